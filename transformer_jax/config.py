@@ -1,0 +1,292 @@
+"""The experiment as frozen dataclasses: every key, its default and its check stand here and nowhere else.
+
+`configs/*.py` start from `default_config()`, a locked ConfigDict made of these classes; `from_config_dict` converts it
+back strictly and checks everything that can be known before data is read or anything compiles.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+
+from transformer_jax import optim, spec
+from transformer_jax.attention import KINDS, Attention
+from transformer_jax.data.batching import BATCHING
+from transformer_jax.data.tasks import TASKS
+from transformer_jax.errors import ConfigError
+from transformer_jax.layers import FFNS, NORMS
+from transformer_jax.positions import POSITIONS
+
+MODELS = ('encoder_decoder',)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The architecture; the defaults are the base model of Vaswani et al. (2017), Table 3."""
+
+    kind: str = 'encoder_decoder'
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    d_model: int = 512
+    d_ff: int = 2048
+    num_heads: int = 8
+    num_kv_heads: int = 0  # 0: as many as num_heads
+    head_dim: int = 0  # d_k; 0: d_model / num_heads
+    value_dim: int = 0  # d_v; 0: as head_dim
+    attention: str = 'softmax'
+    encoder_attention: str = ''  # '': as attention
+    decoder_attention: str = ''
+    cross_attention: str = ''
+    position: str = 'sinusoidal'
+    norm: str = 'layer'
+    norm_placement: str = 'post'
+    ffn: str = 'relu'
+    tie_embeddings: str = 'all'  # all: source, target and output; decoder: target and output; none
+    dropout: float = 0.1
+    dtype: str = 'float32'  # of the computation; parameters are float32
+
+    def heads(self) -> tuple[int, int, int, int]:
+        """(N query heads, K key-value heads, d_k, d_v) with the zeros resolved."""
+        head_dim = self.head_dim or self.d_model // self.num_heads
+        return self.num_heads, self.num_kv_heads or self.num_heads, head_dim, self.value_dim or head_dim
+
+    def attention_at(self, site: str) -> Attention:
+        """The attention kind of a site: 'encoder', 'decoder' or 'cross'."""
+        key = f'{site}_attention' if getattr(self, f'{site}_attention') else 'attention'
+        return spec.parse(getattr(self, key), KINDS, f'model.{key}')
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is read and how it becomes batches."""
+
+    task: str = 'number_words'
+    source: str = 'en'
+    target: str = 'de'
+    source_dir: str = ''  # '': the task's public source
+    cache_dir: str = ''  # '': ~/.cache/transformer_jax
+    vocab_size: int = 8000  # of the joint byte-pair encoding, special tokens included
+    batching: str = 'buckets(lengths=(16, 32, 64, 128))'
+    prefetch: int = 2  # batches prepared ahead by a thread; 0: none
+    limit: int = 0  # train on the first so many examples; 0: all
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    steps: int = 100_000
+    seed: int = 0
+    batch_tokens: int = 25_000  # target tokens per step on all devices together, padding included
+    accumulate: int = 1  # microbatches per step
+    label_smoothing: float = 0.1
+    log_every: int = 100
+    on_nonfinite: str = 'stop'  # stop: exit code 4; skip: keep the old state, count and go on
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """The update; `learning_rate` is the schedule's peak (for `paper` a factor on the paper's formula)."""
+
+    optimizer: str = 'adam(b1=0.9, b2=0.98, eps=1e-9)'
+    schedule: str = 'paper(warmup=4000)'
+    learning_rate: float = 1.0
+    weight_decay: float = 0.0
+    clip: float = 0.0  # global norm; 0: off
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluation during training, on the validation split."""
+
+    every: int = 0  # steps; 0: never
+    every_epochs: int = 0  # beside it
+    best_metric: str = 'loss'
+    patience: int = 0  # stop after so many evaluations without a new best; 0: never
+    max_examples: int = 0  # translated for BLEU; 0: all
+    batch_tokens: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept."""
+
+    every: int = 1000  # steps; 0: only at the end
+    every_epochs: int = 0  # beside it
+    keep: int = 3  # newest checkpoints kept, the best one beside them
+    average: int = 5  # `--checkpoint=avg:N` must be possible up to this N
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig:
+    """Generation; the defaults are those of Vaswani et al. (2017), section 6.1."""
+
+    method: str = 'beam'
+    beam: int = 4
+    length_penalty: float = 0.6
+    max_len: int = 50  # beyond the source's length
+    temperature: float = 1.0
+    top_k: int = 0  # 0: all
+    top_p: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices per mesh axis; one of them may be -1: the rest."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """How the step is laid out over devices."""
+
+    mode: str = 'jit'
+    mesh: MeshConfig = MeshConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """Everything that determines a run."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    optim: OptimConfig = OptimConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    decode: DecodeConfig = DecodeConfig()
+    parallel: ParallelConfig = ParallelConfig()
+
+
+CHOICES = {
+    'model.kind': MODELS,
+    'model.norm_placement': ('post', 'pre'),
+    'model.tie_embeddings': ('all', 'decoder', 'none'),
+    'model.dtype': ('float32', 'bfloat16', 'float16'),
+    'train.on_nonfinite': ('stop', 'skip'),
+    'evaluate.best_metric': ('loss', 'perplexity', 'bleu', 'chrf', 'exact_match'),
+    'decode.method': ('beam', 'greedy', 'sample'),
+    'parallel.mode': ('jit', 'pmap'),
+}
+SPECS = {
+    'model.position': POSITIONS,
+    'model.norm': NORMS,
+    'model.ffn': FFNS,
+    'data.task': TASKS,
+    'data.batching': BATCHING,
+    'optim.optimizer': optim.OPTIMIZERS,
+    'optim.schedule': optim.SCHEDULES,
+}
+# Half-open: a value must be ≥ the first and < the second number.
+RANGES = {
+    'model.dropout': (0, 1), 'train.label_smoothing': (0, 1), 'optim.learning_rate': (0, float('inf')),
+    'optim.weight_decay': (0, float('inf')), 'optim.clip': (0, float('inf')), 'data.vocab_size': (5, 1 << 31),
+    'decode.temperature': (0, float('inf')), 'decode.length_penalty': (0, float('inf')),
+}
+POSITIVE = ('model.d_model', 'model.d_ff', 'model.num_heads', 'train.batch_tokens', 'train.accumulate',
+            'train.log_every', 'evaluate.batch_tokens', 'decode.beam', 'model.encoder_layers',
+            'model.decoder_layers', 'checkpoint.keep')
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """All keys with their defaults, locked: what a file in `configs/` starts from."""
+    return ml_collections.ConfigDict(dataclasses.asdict(ExperimentConfig())).lock()
+
+
+def from_config_dict(config: ml_collections.ConfigDict) -> ExperimentConfig:
+    """Converts strictly and checks.
+
+    Raises:
+        ConfigError: a missing, unknown or wrongly typed key, a value out of range, or an impossible combination.
+    """
+    return from_dict(config.to_dict())
+
+
+def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
+    """`from_config_dict` for a plain dictionary, as `config.json` holds it."""
+    config = _convert(values, ExperimentConfig, '')
+    check(config)
+    return config
+
+
+def to_dict(config: ExperimentConfig) -> dict[str, Any]:
+    """The nested dictionary that `from_dict` reads back as `config`."""
+    return dataclasses.asdict(config)
+
+
+def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
+    """{'train.steps': 100, …} of a config or of its dictionary."""
+    values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
+    flat = {}
+    for key, value in values.items():
+        flat |= flatten(value, f'{prefix}{key}.') if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _convert(values: Mapping[str, Any], cls: type, prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f'{prefix[:-1]}={values!r} is no section: it holds the keys of {cls.__name__}')
+    fields = {field.name: field.type for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f'{prefix}{key}: unknown configuration key; {spec.nearest(key, fields)}')
+    missing = [prefix + key for key in fields if key not in values]
+    if missing:
+        raise ConfigError(f'missing configuration key {", ".join(missing)}; start from transformer_jax.config.'
+                          'default_config(), which holds every key')
+    converted = {}
+    for key, hint in fields.items():
+        if dataclasses.is_dataclass(hint):
+            converted[key] = _convert(values[key], hint, f'{prefix}{key}.')
+            continue
+        converted[key] = spec.convert(values[key], hint)
+        if converted[key] is None:
+            raise ConfigError(f'{prefix}{key}={values[key]!r} is of type {type(values[key]).__name__}, '
+                              f'it takes {spec.type_name(hint)}')
+    return cls(**converted)
+
+
+def check(config: ExperimentConfig) -> None:
+    """Raises ConfigError where a value, or a combination of values, cannot run."""
+    values = flatten(config)
+    for key, choices in CHOICES.items():
+        if values[key] not in choices:
+            raise ConfigError(f'{key}={values[key]!r}: {spec.nearest(str(values[key]), choices)}')
+    for key, table in SPECS.items():
+        spec.parse(values[key], table, key)
+    for key, (low, high) in RANGES.items():
+        if not low <= values[key] < high:
+            raise ConfigError(f'{key}={values[key]} is outside {low} ≤ value < {high}')
+    if not 0 < config.decode.top_p <= 1:
+        raise ConfigError(f'decode.top_p={config.decode.top_p} is outside 0 < value ≤ 1')
+    for key, value in values.items():
+        if type(value) is int and value < (key in POSITIVE) and not key.startswith('parallel.mesh.'):
+            raise ConfigError(f'{key}={value} must be {"positive" if key in POSITIVE else "0 or more"}')
+    _check_model(config.model)
+    sizes = dataclasses.asdict(config.parallel.mesh)
+    if any(size != -1 and size < 1 for size in sizes.values()) or list(sizes.values()).count(-1) > 1:
+        raise ConfigError(f'parallel.mesh={sizes}: sizes are positive, and at most one may be -1 (the rest)')
+    if config.parallel.mode == 'pmap' and (config.parallel.mesh.fsdp, config.parallel.mesh.tensor) != (1, 1):
+        raise ConfigError("parallel.mode='pmap' is data parallel only: set parallel.mesh.fsdp=1 and "
+                          "parallel.mesh.tensor=1, or parallel.mode='jit'")
+
+
+def _check_model(model: ModelConfig) -> None:
+    if not model.head_dim and model.d_model % model.num_heads:
+        fits = [n for n in range(1, 2 * model.num_heads) if model.d_model % n == 0]
+        best = min(fits, key=lambda n: abs(n - model.num_heads))
+        raise ConfigError(f'model.d_model={model.d_model} is not divisible by model.num_heads={model.num_heads}; '
+                          f'set model.head_dim, or for example model.num_heads={best}')
+    if model.num_heads % (model.num_kv_heads or model.num_heads):
+        raise ConfigError(f'model.num_heads={model.num_heads} is not divisible by '
+                          f'model.num_kv_heads={model.num_kv_heads}')
+    if model.position.startswith('sinusoidal') and model.d_model % 2:
+        raise ConfigError(f"model.d_model={model.d_model} is odd: model.position='sinusoidal' pairs sines and cosines")
+    for site in ('encoder', 'decoder', 'cross'):
+        model.attention_at(site)
+    jnp.dtype(model.dtype)

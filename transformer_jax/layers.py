@@ -1,0 +1,142 @@
+"""Dense, norm, feed-forward, embedding, dropout: the only place where parameters get logical axis names."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Initializer = Callable[..., jax.Array]
+
+
+def parameter(module: nn.Module, name: str, shape: Sequence[int], axes: Sequence[str], init: Initializer) -> jax.Array:
+    """A float32 parameter of `module` whose dimensions carry the logical `axes`."""
+    return module.param(name, nn.with_logical_partitioning(init, tuple(axes)), tuple(shape), jnp.float32)
+
+
+def constrain(x_BTD: jax.Array) -> jax.Array:
+    """Pins activations to the mesh at a block's edge; does nothing where no mesh is set."""
+    return nn.with_logical_constraint(x_BTD, ('batch', 'length', 'activation'))
+
+
+def dropout(module: nn.Module, x_BTD: jax.Array, rate: jax.Array | None) -> jax.Array:
+    """Zeroes elements with probability `rate` and rescales the rest; `rate` may be traced, None is no dropout.
+
+    The decision takes 16 random bits, two of them to a drawn word: the rate is met to within 2⁻¹⁷.
+    """
+    if rate is None:
+        return x_BTD
+    words = -(-x_BTD.size // 2)
+    bits = jax.random.bits(module.make_rng('dropout'), (words,), jnp.uint32)
+    bits_BTD = jax.lax.bitcast_convert_type(bits, jnp.uint16).reshape(-1)[:x_BTD.size].reshape(x_BTD.shape)
+    keep_BTD = bits_BTD >= jnp.round(rate * 65536).astype(jnp.uint16)
+    return jnp.where(keep_BTD, x_BTD / (1 - rate).astype(x_BTD.dtype), 0)
+
+
+class HeadsIn(nn.Module):
+    """x_BTD to x_BTNH; no bias, as in the paper's equation for MultiHead."""
+
+    heads: int
+    size: int
+    axis: str
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        D = x_BTD.shape[-1]
+        init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform', in_axis=0, out_axis=(1, 2))
+        w_DNH = parameter(self, 'kernel', (D, self.heads, self.size), ('embed', self.axis, 'head_dim'), init)
+        return jnp.einsum('BTD,DNH->BTNH', x_BTD, w_DNH.astype(x_BTD.dtype))
+
+
+class HeadsOut(nn.Module):
+    """o_BTNH to o_BTD: W^O of MultiHead."""
+
+    d_model: int
+
+    @nn.compact
+    def __call__(self, o_BTNH: jax.Array) -> jax.Array:
+        N, H = o_BTNH.shape[-2:]
+        init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform', in_axis=(0, 1), out_axis=2)
+        w_NHD = parameter(self, 'kernel', (N, H, self.d_model), ('heads', 'head_dim', 'embed'), init)
+        return jnp.einsum('BTNH,NHD->BTD', o_BTNH, w_NHD.astype(o_BTNH.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerNorm:
+    """Ba et al. (2016), with statistics in float32."""
+
+    eps: float = 1e-6
+
+    def __call__(self, module: nn.Module, x_BTD: jax.Array) -> jax.Array:
+        D = x_BTD.shape[-1]
+        scale_D = parameter(module, 'scale', (D,), ('norm',), nn.initializers.ones)
+        bias_D = parameter(module, 'bias', (D,), ('norm',), nn.initializers.zeros)
+        x32_BTD = x_BTD.astype(jnp.float32)
+        centred_BTD = x32_BTD - x32_BTD.mean(-1, keepdims=True)
+        variance_BT1 = jnp.square(centred_BTD).mean(-1, keepdims=True)
+        y_BTD = centred_BTD * jax.lax.rsqrt(variance_BT1 + self.eps) * scale_D[None, None] + bias_D[None, None]
+        return y_BTD.astype(x_BTD.dtype)
+
+
+NORMS: dict[str, type] = {
+    'layer': LayerNorm,
+}
+
+
+class Norm(nn.Module):
+    """Owns the parameters of a norm kind."""
+
+    kind: LayerNorm
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        return self.kind(self, x_BTD)
+
+
+@dataclasses.dataclass(frozen=True)
+class Relu:
+    """max(0, x W₁ + b₁) W₂ + b₂ (Vaswani et al. 2017, equation 2)."""
+
+    def __call__(self, module: nn.Module, x_BTD: jax.Array, d_ff: int) -> jax.Array:
+        D = x_BTD.shape[-1]
+        xavier = nn.initializers.xavier_uniform()
+        w_DF = parameter(module, 'in_kernel', (D, d_ff), ('embed', 'mlp'), xavier)
+        b_F = parameter(module, 'in_bias', (d_ff,), ('mlp',), nn.initializers.zeros)
+        w_FD = parameter(module, 'out_kernel', (d_ff, D), ('mlp', 'embed'), xavier)
+        b_D = parameter(module, 'out_bias', (D,), ('norm',), nn.initializers.zeros)
+        dtype = x_BTD.dtype
+        h_BTF = nn.relu(jnp.einsum('BTD,DF->BTF', x_BTD, w_DF.astype(dtype)) + b_F.astype(dtype)[None, None])
+        return jnp.einsum('BTF,FD->BTD', h_BTF, w_FD.astype(dtype)) + b_D.astype(dtype)[None, None]
+
+
+FFNS: dict[str, type] = {
+    'relu': Relu,
+}
+
+
+class FeedForward(nn.Module):
+    """Owns the parameters of a feed-forward kind."""
+
+    kind: Relu
+    d_ff: int
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        return self.kind(self, x_BTD, self.d_ff)
+
+
+class Embedding(nn.Module):
+    """Tokens to vectors times √d_model, and back to logits (Vaswani et al. 2017, section 3.4)."""
+
+    vocab_size: int
+    d_model: int
+    dtype: str
+
+    def setup(self):
+        # N(0, 1/d): times √d the input has unit variance, and the logits of a unit-variance output do too.
+        self.table_VD = parameter(self, 'table', (self.vocab_size, self.d_model), ('vocab', 'embedding'),
+                                  nn.initializers.normal(self.d_model ** -0.5))
+
+    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
+        return self.table_VD.astype(self.dtype)[tokens_BT] * jnp.asarray(self.d_model ** 0.5, self.dtype)

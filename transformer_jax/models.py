@@ -1,0 +1,123 @@
+"""Whole models, built from a ModelConfig."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from transformer_jax import spec
+from transformer_jax.batch import Batch, Tokens
+from transformer_jax.blocks import DecoderBlock, EncoderBlock
+from transformer_jax.config import ModelConfig
+from transformer_jax.layers import NORMS, Embedding, Norm, constrain, dropout
+from transformer_jax.positions import POSITIONS, Position
+
+
+@flax.struct.dataclass
+class DecodingCache:
+    """What step-by-step decoding carries: one cache a layer, the memory's tokens, the next position."""
+
+    layers: tuple[Any, ...]
+    memory: Tokens
+    position: jax.Array
+
+
+class Positions(nn.Module):
+    """Owns the parameters of a position encoding."""
+
+    kind: Position
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        return self.kind.embed(self, x_BTD, positions_BT)
+
+
+class EncoderDecoder(nn.Module):
+    """The Transformer of Vaswani et al. (2017)."""
+
+    config: ModelConfig
+    vocab_size: int
+
+    def setup(self):
+        config = self.config
+        position = spec.parse(config.position, POSITIONS, 'model.position')
+        self.target_embedding = Embedding(self.vocab_size, config.d_model, config.dtype)
+        if config.tie_embeddings != 'all':
+            self.source_embedding = Embedding(self.vocab_size, config.d_model, config.dtype)
+        if config.tie_embeddings == 'none':
+            self.output = Embedding(self.vocab_size, config.d_model, config.dtype)
+        self.source_positions = Positions(position)
+        self.target_positions = Positions(position)
+        self.encoder = [EncoderBlock(config) for _ in range(config.encoder_layers)]
+        self.decoder = [DecoderBlock(config) for _ in range(config.decoder_layers)]
+        if config.norm_placement == 'pre':
+            norm = spec.parse(config.norm, NORMS, 'model.norm')
+            self.encoder_norm = Norm(norm)
+            self.decoder_norm = Norm(norm)
+
+    def __call__(self, batch: Batch, rate: jax.Array | None = None) -> jax.Array:
+        """logits_BTV of the targets; `rate` is dropout's, None where nothing is dropped."""
+        return self.logits(self.features(batch, rate))
+
+    def features(self, batch: Batch, rate: jax.Array | None = None) -> jax.Array:
+        """x_BTD: what the output layer turns into logits."""
+        source, target = batch.source_tokens, batch.target_tokens
+        memory_BSD = self.encode(batch.source_BS, source, rate)
+        x_BTD = self._embed_target(batch.inputs_BT, target.positions_BT, rate)
+        for block in self.decoder:
+            x_BTD = block(x_BTD, target, memory_BSD, source, rate)
+        return self._decoder_end(x_BTD)
+
+    def encode(self, source_BS: jax.Array, tokens: Tokens, rate: jax.Array | None = None) -> jax.Array:
+        """memory_BSD of the source."""
+        embedding = self.target_embedding if self.config.tie_embeddings == 'all' else self.source_embedding
+        x_BSD = self.source_positions(embedding(source_BS), tokens.positions_BT)
+        x_BSD = constrain(dropout(self, x_BSD, rate))
+        for block in self.encoder:
+            x_BSD = block(x_BSD, tokens, rate)
+        return self.encoder_norm(x_BSD) if self.config.norm_placement == 'pre' else x_BSD
+
+    def output_table(self) -> jax.Array:
+        """w_VD: the vectors whose products with the features are the logits."""
+        return (self.output if self.config.tie_embeddings == 'none' else self.target_embedding).table_VD
+
+    def logits(self, x_BTD: jax.Array) -> jax.Array:
+        """logits_BTV in float32."""
+        w_VD = self.output_table().astype(x_BTD.dtype)
+        return jnp.einsum('BTD,VD->BTV', x_BTD, w_VD, preferred_element_type=jnp.float32)
+
+    def init_cache(self, memory_BSD: jax.Array, memory: Tokens, length: int) -> DecodingCache:
+        """The state of decoding before its first token; room for `length` tokens."""
+        layers = tuple(block.init_cache(memory_BSD, length) for block in self.decoder)
+        return DecodingCache(layers, memory, jnp.zeros((), jnp.int32))
+
+    def step(self, tokens_B: jax.Array, cache: DecodingCache) -> tuple[jax.Array, DecodingCache]:
+        """logits_BV of the tokens that follow `tokens_B`, and the cache with them in it."""
+        tokens_B1 = tokens_B[:, None]
+        target = Tokens(jnp.full_like(tokens_B1, cache.position), jnp.ones_like(tokens_B1))
+        x_B1D = self._embed_target(tokens_B1, target.positions_BT, None)
+        layers = []
+        for block, layer in zip(self.decoder, cache.layers, strict=True):
+            x_B1D, layer = block.step(x_B1D, target, cache.memory, layer)
+            layers.append(layer)
+        logits_BV = self.logits(self._decoder_end(x_B1D))[:, 0]
+        return logits_BV, DecodingCache(tuple(layers), cache.memory, cache.position + 1)
+
+    def _embed_target(self, tokens_BT: jax.Array, positions_BT: jax.Array, rate: jax.Array | None) -> jax.Array:
+        x_BTD = self.target_positions(self.target_embedding(tokens_BT), positions_BT)
+        return constrain(dropout(self, x_BTD, rate))
+
+    def _decoder_end(self, x_BTD: jax.Array) -> jax.Array:
+        return self.decoder_norm(x_BTD) if self.config.norm_placement == 'pre' else x_BTD
+
+
+MODELS: dict[str, type[nn.Module]] = {
+    'encoder_decoder': EncoderDecoder,
+}
+
+
+def build_model(config: ModelConfig, vocab_size: int) -> nn.Module:
+    """The linen module that `config.kind` names."""
+    return MODELS[config.kind](config, vocab_size)

@@ -1,0 +1,128 @@
+"""One training step and one evaluation step: pure functions, the same on one device and on many."""
+
+import jax
+import jax.numpy as jnp
+import flax.linen as nn
+import flax.struct
+import optax
+
+from transformer_jax import spec
+from transformer_jax.batch import Batch
+from transformer_jax.config import ExperimentConfig
+from transformer_jax.losses import Sums, cross_entropy
+from transformer_jax.optim import OPTIMIZERS, SCHEDULES
+
+
+@flax.struct.dataclass
+class Hyper:
+    """Numbers that may vary without recompiling: float32 scalars."""
+
+    learning_rate: jax.Array
+    dropout: jax.Array
+    label_smoothing: jax.Array
+    weight_decay: jax.Array
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step reads and writes. `step` counts steps taken, the skipped ones included."""
+
+    step: jax.Array
+    params: dict
+    opt_state: optax.OptState
+    hyper: Hyper
+    rng: jax.Array
+    skipped: jax.Array
+
+
+def optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
+    """Gradients of the mean loss to the direction of the update, before learning rate and weight decay."""
+    direction = spec.parse(config.optim.optimizer, OPTIMIZERS, 'optim.optimizer').transform()
+    clip = optax.clip_by_global_norm(config.optim.clip) if config.optim.clip else optax.identity()
+    return optax.chain(clip, direction)
+
+
+def dummy_batch(rows: int = 1, length: int = 1) -> Batch:
+    """A batch of the right types, to initialise and to trace with."""
+    tokens = jnp.ones((rows, length), jnp.int32)
+    return Batch(*[tokens] * 7, jnp.ones((rows, length), jnp.float32))
+
+
+def init_state(config: ExperimentConfig, model: nn.Module) -> TrainState:
+    """The state before the first step, its parameters boxed with their logical axes (`nn.meta.unbox` opens them)."""
+    params_rng, rng = jax.random.split(jax.random.PRNGKey(config.train.seed))
+    params = model.init(params_rng, dummy_batch())['params']
+    hyper = Hyper(*(jnp.asarray(value, jnp.float32) for value in (
+        config.optim.learning_rate, config.model.dropout, config.train.label_smoothing, config.optim.weight_decay)))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, optimizer(config).init(params), hyper, rng, zero)
+
+
+def loss_sums(model: nn.Module, params: dict, batch: Batch, smoothing: jax.Array,
+              dropout: jax.Array | None = None, rng: jax.Array | None = None) -> Sums:
+    """The loss of a batch as sums over its target tokens; without `dropout` deterministic."""
+    variables = {'params': params}
+    x_BTD = model.apply(variables, batch, dropout, method='features', rngs=None if rng is None else {'dropout': rng})
+    w_VD = model.apply(variables, method='output_table')
+    return cross_entropy(x_BTD, w_VD, batch.targets_BT, batch.weights_BT, smoothing)
+
+
+def eval_step(model: nn.Module, params: dict, batch: Batch, smoothing: jax.Array) -> Sums:
+    """The sums of a batch without dropout."""
+    return loss_sums(model, params, batch, smoothing)
+
+
+def train_step(model: nn.Module, config: ExperimentConfig, state: TrainState, batch: Batch,
+               axis: str | None = None) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update from `train.accumulate` microbatches.
+
+    Gradients of the summed loss are summed over microbatches, and over the mapped `axis` where there is one, then
+    divided once by the number of target tokens. Where loss, gradient or update is not finite the parameters and the
+    optimizer's state stay as they were.
+
+    Returns:
+        the next state, and scalars: loss and nll in nats per token, accuracy, tokens, grad_norm, learning_rate, finite.
+    """
+    hyper = state.hyper
+    rng = jax.random.fold_in(state.rng, state.step)
+    if axis:
+        rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
+
+    def objective(params, microbatch, rng):
+        sums = loss_sums(model, params, microbatch, hyper.label_smoothing, hyper.dropout, rng)
+        return sums.loss, sums
+    gradient = jax.grad(objective, has_aux=True)
+    if config.train.accumulate == 1:
+        grads, sums = gradient(state.params, batch, rng)
+    else:
+        def body(carry, inputs):
+            return jax.tree.map(jnp.add, carry, gradient(state.params, *inputs)), None
+        microbatches = jax.tree.map(lambda a: _interleave(a, config.train.accumulate), batch)
+        rngs = jax.random.split(rng, config.train.accumulate)
+        zeros = jax.tree.map(jnp.zeros_like, state.params), Sums(*jnp.zeros((4,), jnp.float32))
+        (grads, sums), _ = jax.lax.scan(body, zeros, (microbatches, rngs))
+    if axis:
+        grads, sums = jax.lax.psum((grads, sums), axis)
+
+    tokens = jnp.maximum(sums.weight, 1)
+    grads = jax.tree.map(lambda g: g / tokens, grads)
+    direction, opt_state = optimizer(config).update(grads, state.opt_state, state.params)
+    schedule = spec.parse(config.optim.schedule, SCHEDULES, 'optim.schedule')
+    rate = hyper.learning_rate * schedule(state.step + 1.0, config.train.steps, config.model.d_model)
+    updates = jax.tree.map(lambda d, p: -rate * (d + hyper.weight_decay * p * (p.ndim > 1)), direction, state.params)
+    grad_norm = optax.global_norm(grads)
+    finite = jnp.isfinite(sums.loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.global_norm(updates))
+
+    def keep(new, old):
+        return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    new_state = state.replace(
+        step=state.step + 1, params=keep(optax.apply_updates(state.params, updates), state.params),
+        opt_state=keep(opt_state, state.opt_state), skipped=state.skipped + (1 - finite.astype(jnp.int32)))
+    metrics = {'loss': sums.loss / tokens, 'nll': sums.nll / tokens, 'accuracy': sums.correct / tokens,
+               'tokens': sums.weight, 'grad_norm': grad_norm, 'learning_rate': rate, 'finite': finite}
+    return new_state, metrics
+
+
+def _interleave(a_BT: jax.Array, parts: int) -> jax.Array:
+    # Microbatch i takes rows i, i + parts, …: each device keeps the rows it has.
+    return jnp.moveaxis(a_BT.reshape(a_BT.shape[0] // parts, parts, *a_BT.shape[1:]), 1, 0)
