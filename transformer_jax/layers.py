@@ -27,9 +27,9 @@ def dropout(module: nn.Module, x_BTD: jax.Array, rate: jax.Array | None) -> jax.
     """
     if rate is None:
         return x_BTD
-    words = -(-x_BTD.size // 2)
-    bits = jax.random.bits(module.make_rng('dropout'), (words,), jnp.uint32)
-    bits_BTD = jax.lax.bitcast_convert_type(bits, jnp.uint16).reshape(-1)[:x_BTD.size].reshape(x_BTD.shape)
+    *leading, D = x_BTD.shape
+    words = jax.random.bits(module.make_rng('dropout'), (*leading, -(-D // 2)), jnp.uint32)
+    bits_BTD = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*leading, -1)[..., :D]
     keep_BTD = bits_BTD >= jnp.round(rate * 65536).astype(jnp.uint16)
     return jnp.where(keep_BTD, x_BTD / (1 - rate).astype(x_BTD.dtype), 0)
 

@@ -1,0 +1,99 @@
+"""Logical axes to mesh axes: one table, checked by name, collision and divisibility before anything compiles."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import PartitionSpec
+
+from transformer_jax import spec
+from transformer_jax.config import MeshConfig
+from transformer_jax.errors import ConfigError
+
+# Logical axis → the mesh axes that its dimension is cut over, the first varying slowest. The embedding is cut along its
+# vocabulary alone, by both axes, because a gather from a table cut in two dimensions moves the whole table.
+RULES: dict[str, tuple[str, ...]] = {
+    'batch': ('data', 'fsdp'),
+    'length': (),
+    'activation': (),
+    'vocab': ('tensor', 'fsdp'),
+    'embedding': (),
+    'embed': ('fsdp',),
+    'heads': ('tensor',),
+    'kv_heads': ('tensor',),
+    'head_dim': (),
+    'mlp': ('tensor',),
+    'norm': (),
+    'position': (),
+}
+
+
+def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
+    """Mesh axis to size, with -1 resolved to what `devices` leave.
+
+    Raises:
+        ConfigError: the sizes do not multiply to the number of devices.
+    """
+    sizes = {'data': config.data, 'fsdp': config.fsdp, 'tensor': config.tensor}
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    wild = [axis for axis, size in sizes.items() if size == -1]
+    if devices % fixed or (not wild and fixed != devices):
+        raise ConfigError(f'parallel.mesh={sizes} needs {"a multiple of " if wild else ""}{fixed} devices, '
+                          f'there are {devices}')
+    return sizes | dict.fromkeys(wild, devices // fixed)
+
+
+def batch_spec() -> PartitionSpec:
+    """How the rows of a batch are cut."""
+    return PartitionSpec(RULES['batch'])
+
+
+def logical_rules() -> list[tuple[str, tuple[str, ...] | None]]:
+    """RULES as linen's constraints read them."""
+    return [(name, axes or None) for name, axes in RULES.items()]
+
+
+def partition_specs(boxed: Any, sizes: dict[str, int]) -> Any:
+    """The PartitionSpec of every array of a boxed abstract tree; unboxed arrays are replicated.
+
+    Args:
+        boxed: `jax.eval_shape` of `init_state`, its parameters boxed with their logical axes.
+        sizes: mesh axis to size, see `mesh_sizes`.
+
+    Raises:
+        ConfigError: an unknown logical axis, a mesh axis used twice in one array, or a dimension that does not divide.
+    """
+    def one(path, leaf):
+        if not isinstance(leaf, nn.meta.AxisMetadata):
+            return PartitionSpec()
+        return _partition_spec(_dotted(path), leaf.names, leaf.value.shape, sizes)
+    return jax.tree_util.tree_map_with_path(one, boxed, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
+
+
+def _dotted(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator='.')
+
+
+def _partition_spec(name: str, axes: tuple[str, ...], shape: tuple[int, ...], sizes: dict[str, int]) -> PartitionSpec:
+    used: dict[str, str] = {}
+    for logical, size in zip(axes, shape, strict=True):
+        if logical not in RULES:
+            raise ConfigError(f'{name}: no sharding rule for the logical axis {logical!r}; {spec.nearest(logical, RULES)}')
+        parts = math.prod(sizes[axis] for axis in RULES[logical])
+        if size % parts:
+            raise ConfigError(
+                f'{name}: dimension {logical!r} of size {size} cannot be cut over {parts} devices (mesh '
+                f'{"×".join(RULES[logical])}); sizes that fit: {size // parts * parts or parts} or '
+                f'{(size // parts + 1) * parts}')
+        for axis in RULES[logical]:
+            if sizes[axis] > 1 and axis in used:
+                raise ConfigError(f'{name}: mesh axis {axis!r} would cut both {used[axis]!r} and {logical!r}')
+            used[axis] = logical
+    return PartitionSpec(*(RULES[logical] or None for logical in axes))
+
+
+def bytes_per_device(array: jax.ShapeDtypeStruct, partition: PartitionSpec, sizes: dict[str, int]) -> int:
+    """The bytes of one device's part of an array."""
+    parts = math.prod(sizes[axis] for axes in partition if axes for axis in axes)
+    return math.prod(array.shape) * array.dtype.itemsize // parts
