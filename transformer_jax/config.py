@@ -106,6 +106,7 @@ class EvaluateConfig:
     best_metric: str = 'loss'
     patience: int = 0  # stop after so many evaluations without a new best; 0: never
     max_examples: int = 0  # translated for BLEU; 0: all
+    bleu_tokenize: str = '13a'  # sacreBLEU's tokenizer; none: the text is tokenised already
     batch_tokens: int = 8192
 
 
@@ -170,6 +171,7 @@ CHOICES = {
     'model.dtype': ('float32', 'bfloat16', 'float16'),
     'train.on_nonfinite': ('stop', 'skip'),
     'evaluate.best_metric': ('loss', 'perplexity', 'bleu', 'chrf', 'exact_match'),
+    'evaluate.bleu_tokenize': ('13a', 'none', 'intl', 'char', 'zh'),
     'decode.method': ('beam', 'greedy', 'sample'),
     'parallel.mode': ('jit', 'pmap'),
 }
@@ -217,6 +219,13 @@ def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
 def to_dict(config: ExperimentConfig) -> dict[str, Any]:
     """The nested dictionary that `from_dict` reads back as `config`."""
     return dataclasses.asdict(config)
+
+
+def replace(config: ExperimentConfig, **sections: Any) -> ExperimentConfig:
+    """`config` with whole sections replaced, checked again."""
+    changed = dataclasses.replace(config, **sections)
+    check(changed)
+    return changed
 
 
 def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
@@ -268,12 +277,23 @@ def check(config: ExperimentConfig) -> None:
         if type(value) is int and value < (key in POSITIVE) and not key.startswith('parallel.mesh.'):
             raise ConfigError(f'{key}={value} must be {"positive" if key in POSITIVE else "0 or more"}')
     _check_model(config.model)
+    _check_lengths(config)
     sizes = dataclasses.asdict(config.parallel.mesh)
     if any(size != -1 and size < 1 for size in sizes.values()) or list(sizes.values()).count(-1) > 1:
         raise ConfigError(f'parallel.mesh={sizes}: sizes are positive, and at most one may be -1 (the rest)')
     if config.parallel.mode == 'pmap' and (config.parallel.mesh.fsdp, config.parallel.mesh.tensor) != (1, 1):
         raise ConfigError("parallel.mode='pmap' is data parallel only: set parallel.mesh.fsdp=1 and "
                           "parallel.mesh.tensor=1, or parallel.mode='jit'")
+
+
+def _check_lengths(config: ExperimentConfig) -> None:
+    """Positions must reach as far as the longest row, and as the longest output."""
+    position = spec.parse(config.model.position, POSITIONS, 'model.position')
+    longest = spec.parse(config.data.batching, BATCHING, 'data.batching').row_lengths()[-1]
+    if position.max_len and longest + config.decode.max_len > position.max_len:
+        raise ConfigError(
+            f'model.position={config.model.position!r} ends before the text: data.batching has rows of {longest} tokens '
+            f'and decode.max_len={config.decode.max_len} more may follow; set max_len={longest + config.decode.max_len}')
 
 
 def _check_model(model: ModelConfig) -> None:

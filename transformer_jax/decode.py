@@ -1,11 +1,11 @@
 """Decoding: beam search, greedy search and sampling as pure functions over an explicit cache.
 
-They know nothing of models. They see `step`, which reads one token per row and returns the logits of the next, and a
-cache that `step` returns anew. All run as one `lax.while_loop`, stop when every row is done, and cost one step per
-output position. What they share:
+They know nothing of models. They see `step`, which reads one token per row and returns the logits of the next, and
+a cache that `step` returns anew. Each is one `lax.while_loop` that stops when every row is done and costs one step
+per output position. What they share:
 
-* Y ends with EOS, |Y| counts it, and |Y| ≤ the row's limit. At the limit EOS is the only continuation allowed, so a
-  hypothesis that does not want to end pays the model's own price for ending there; there are no truncated ones.
+* Y ends with EOS, |Y| counts it, and |Y| ≤ the row's limit. At the limit EOS is the only continuation, so that a
+  hypothesis that would rather go on pays the model's own price for ending there; there are no truncated ones.
 * log P(Y) is the model's: normalised over the whole vocabulary, although PAD and BOS are never emitted.
 * Ties go to EOS, then to the better parent, then to the lower token: results are deterministic.
 * A row whose limit is 0 (padding of the batch) is done from the start: length 0, only PAD, score -inf.
@@ -21,15 +21,16 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax import cache as caches
-from transformer_jax.batch import BOS, EOS, PAD
+from transformer_jax.batch import BOS, EOS, PAD, Tokens
 from transformer_jax.config import DecodeConfig
 from transformer_jax.errors import ConfigError
 
-StepFn = Callable[[jax.Array, Any], tuple[jax.Array, Any]]  # (tokens_R int32, cache) -> (logits_RV float32, cache)
-ReorderFn = Callable[[Any, jax.Array], Any]  # (cache, rows_R) -> cache with row i a copy of the old row rows_R[i]
+StepFn = Callable[[jax.Array, Any], tuple[jax.Array, Any]]  # (tokens_R int32, cache) -> (logits_RV f32, cache)
+ReorderFn = Callable[[Any, jax.Array], Any]  # (cache, rows_R) -> cache whose row i is the old row rows_R[i]
+DecoderFn = Callable[..., tuple[jax.Array, jax.Array]]  # see `make_decoder`
 ChooseFn = Callable[[jax.Array, jax.Array], jax.Array]  # (logits_BV, t) -> tokens_B
 
-BLOCK = 64  # of the vocabulary in `_top_words`; 32 to 128 differ by less than 1 ms a step at B=64, K=5, V=10,000
+BLOCK = 64  # words in a block of `_top_words`; 32 to 128 are within 1.2 ms of each other at 320 rows
 
 
 class Decoded(NamedTuple):
@@ -45,7 +46,7 @@ class Decoded(NamedTuple):
 
 
 class _Finished(NamedTuple):
-    """The best finished hypotheses, best first: each is the EOS after live beam `beams_BK` of step `lengths_BK` - 2."""
+    """The best finished hypotheses, best first: |Y|, and the live beam of length |Y| - 1 that EOS was put after."""
 
     scores_BK: jax.Array
     lengths_BK: jax.Array
@@ -53,7 +54,7 @@ class _Finished(NamedTuple):
 
 
 class _Beams(NamedTuple):
-    """Live hypotheses of length t with log P `live_BK` (-inf: none), as back-pointers into the steps before."""
+    """Live hypotheses of length t, as back-pointers into the steps before; log P is -inf where there is none."""
 
     t: jax.Array
     cache: Any
@@ -70,13 +71,13 @@ def length_penalty(length: Any, alpha: float) -> jax.Array:
 
 def beam_search(step: StepFn, cache: Any, reorder: ReorderFn, limits_B: jax.Array, *, beam: int, max_len: int,
                 alpha: float) -> Decoded:
-    """The `beam` best finished hypotheses by log P(Y) / lp(Y) that beam search finds (Wu et al. 2016, section 7).
+    """The `beam` best hypotheses by log P(Y) / lp(Y) that beam search finds (Wu et al. 2016, section 7).
 
-    A step ranks all continuations of a row's live hypotheses by log P. Those that end with EOS and are among the first
-    `beam` of all finish: they leave for a set of the `beam` best by score and are never extended. The first `beam` of
-    the others live on. A row is done when the set is full and no live hypothesis can get in: log P only falls, so with
-    α ≥ 0 none can score above log P / lp(limit). Hence a beam as wide as the continuations are many is exhaustive
-    search over all Y within the limit, and beam 1 with α = 0 is greedy search.
+    A step ranks all continuations of a row's live hypotheses by log P. Those that end with EOS and are among the
+    first `beam` of all finish: they move to a set of the `beam` best by score and are never extended. The first
+    `beam` of the others live on. A row is done when the set is full and no live hypothesis can get in: log P only
+    falls, so with α ≥ 0 none can score above log P / lp(limit). Hence a beam at least as wide as there are
+    continuations is exhaustive search over all Y within the limit, and beam 1 with α = 0 is greedy search.
 
     Args:
         step: the model; called with rows of B·K, the beams of a row side by side.
@@ -107,22 +108,22 @@ def beam_search(step: StepFn, cache: Any, reorder: ReorderFn, limits_B: jax.Arra
 
         bound_B1 = going_BK[:, :1] / length_penalty(limits_B1, alpha)
         going_BK = jnp.where(bound_B1 > finished.scores_BK[:, -1:], going_BK, -jnp.inf)
-        return _Beams(t + 1, reorder(cache, (firsts_B1 + parents_BK).reshape(-1)), going_BK,
-                      beams.parents_TBK.at[t].set(parents_BK), beams.tokens_TBK.at[t].set(tokens_BK), finished)
+        cache = reorder(cache, (firsts_B1 + parents_BK).reshape(-1))
+        return _Beams(t + 1, cache, going_BK, beams.parents_TBK.at[t].set(parents_BK),
+                      beams.tokens_TBK.at[t].set(tokens_BK), finished)
 
-    nothing_BK = jnp.zeros((batch, beam), jnp.int32)
-    nothing_TBK = jnp.zeros((max_len, batch, beam), jnp.int32)
-    start_BK = jnp.where((limits_B1 > 0) & (jnp.arange(beam)[None] == 0), 0.0, -jnp.inf)
-    none = _Finished(jnp.full((batch, beam), -jnp.inf), nothing_BK, nothing_BK)
-    beams = jax.lax.while_loop(
-        lambda beams: (beams.t < max_len) & jnp.any(beams.live_BK > -jnp.inf), advance,
-        _Beams(jnp.int32(0), reorder(cache, jnp.repeat(jnp.arange(batch), beam)), start_BK, nothing_TBK, nothing_TBK,
-               none))
-    return _trace_back(beams)
+    none_BK = jnp.zeros((batch, beam), jnp.int32)
+    none_TBK = jnp.zeros((max_len, batch, beam), jnp.int32)
+    finished = _Finished(jnp.full((batch, beam), -jnp.inf), none_BK, none_BK)
+    live_BK = jnp.where((limits_B1 > 0) & (jnp.arange(beam)[None] == 0), 0.0, -jnp.inf)
+    cache = reorder(cache, jnp.repeat(jnp.arange(batch), beam))
+    beams = _Beams(jnp.int32(0), cache, live_BK, none_TBK, none_TBK, finished)
+    return _trace_back(jax.lax.while_loop(
+        lambda beams: (beams.t < max_len) & jnp.any(beams.live_BK > -jnp.inf), advance, beams))
 
 
 def _continue(live_BK: jax.Array, logits_RV: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """log P of each hypothesis's EOS; and of the best other continuations, best first, with parent and token."""
+    """For every hypothesis log P with EOS after it; log P, parent and token of the best others, best first."""
     batch, beam = live_BK.shape
     totals_RC, words_RC = _top_words(logits_RV, beam)
     normaliser_R1 = jax.nn.logsumexp(logits_RV, axis=1, keepdims=True)
@@ -134,12 +135,12 @@ def _continue(live_BK: jax.Array, logits_RV: jax.Array) -> tuple[jax.Array, jax.
 
 
 def _top_words(logits_RV: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """The k best of the words, the tokens above EOS (fewer where there are fewer), best first: logits and tokens.
+    """Logits and tokens of the k best words (the tokens above EOS), best first; fewer where there are fewer.
 
-    Exactly `lax.top_k`, ties included: the k best lie in the k blocks whose maxima come first, because each block
-    before theirs holds an element before theirs. Measured on 2 CPU cores at 320 rows and V = 10,000: 1.6 ms where
-    `lax.top_k` takes 8.7; with the normaliser and the choice among K·K a search step spends 3.0 ms here, against
-    11.4 for `log_softmax` and `top_k` over K·V.
+    Exactly `lax.top_k`, ties included: the k best lie in the k blocks whose maxima come first, because every block
+    before theirs holds an element before them. Measured on 2 CPU cores at B = 64, K = 5, V = 10,000: 1.8 ms where
+    `lax.top_k` takes 8.7; all that the search adds to a step 3.6 ms, where `log_softmax` and `top_k` over K·V take
+    11.4.
     """
     rows, vocab = logits_RV.shape
     first = EOS + 1
@@ -151,7 +152,8 @@ def _top_words(logits_RV: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     maxima_RC = jnp.max(logits_RV[:, first:rest].reshape(rows, blocks, BLOCK), axis=2)
     starts_RC = first + BLOCK * jnp.sort(jax.lax.top_k(maxima_RC, k)[1], axis=1)
     words_RC = (starts_RC[:, :, None] + jnp.arange(BLOCK)[None, None]).reshape(rows, k * BLOCK)
-    words_RC = jnp.concatenate([words_RC, jnp.broadcast_to(jnp.arange(rest, vocab)[None], (rows, vocab - rest))], axis=1)
+    last_RC = jnp.broadcast_to(jnp.arange(rest, vocab)[None], (rows, vocab - rest))
+    words_RC = jnp.concatenate([words_RC, last_RC], axis=1)
     logits_RC, places_RC = jax.lax.top_k(jnp.take_along_axis(logits_RV, words_RC, axis=1), k)
     return logits_RC, jnp.take_along_axis(words_RC, places_RC, axis=1)
 
@@ -190,11 +192,11 @@ def greedy(step: StepFn, cache: Any, limits_B: jax.Array, *, max_len: int) -> De
 
 def sample(step: StepFn, cache: Any, limits_B: jax.Array, keys_B: jax.Array, *, max_len: int,
            temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Decoded:
-    """Draws each token from softmax(logits / temperature) cut to the top k and then to the nucleus of mass top_p.
+    """Draws each token from softmax(logits / temperature), cut to the top k and then to the nucleus of mass p.
 
-    The nucleus is the smallest set of most probable tokens whose mass is at least `top_p` (Holtzman et al. 2020).
-    `top_k` 0 and `top_p` 1 cut nothing; temperature 0 is greedy search. The score is log P(Y) of
-    the model, before temperature and cuts. Each row draws from its own key (see `row_keys`), so that what it says does
+    The nucleus is the smallest set of most probable tokens whose mass is at least `top_p` (Holtzman et al. 2020,
+    equation 2). `top_k` 0 and `top_p` 1 cut nothing; temperature 0 is greedy search. The score is log P(Y) of the
+    model, before temperature and cuts. Each row draws from its own key (see `row_keys`), so that what it says does
     not depend on the rows beside it. Other arguments as in `beam_search`.
     """
     def choose(logits_BV, t):
@@ -209,7 +211,7 @@ def row_keys(key: jax.Array, rows_B: jax.Array) -> jax.Array:
 
 
 def _best(logits_BV: jax.Array) -> jax.Array:
-    """argmax without PAD and BOS, in the order of ties of beam search."""
+    """The most probable token but PAD and BOS; ties as in beam search."""
     best_B1, words_B1 = _top_words(logits_BV, 1)
     return jnp.where(logits_BV[:, EOS] >= best_B1[:, 0], EOS, words_B1[:, 0])
 
@@ -249,33 +251,36 @@ def _generate(step: StepFn, cache: Any, limits_B: jax.Array, choose: ChooseFn, m
     live_B = limits_B > 0
     start = (jnp.int32(0), cache, jnp.full_like(limits_B, BOS), live_B, jnp.where(live_B, 0.0, -jnp.inf),
              jnp.full((max_len, limits_B.shape[0]), PAD, jnp.int32))
-    *_, scores_B, tokens_TB = jax.lax.while_loop(lambda state: (state[0] < max_len) & jnp.any(state[3]), advance, start)
+    *_, scores_B, tokens_TB = jax.lax.while_loop(
+        lambda state: (state[0] < max_len) & jnp.any(state[3]), advance, start)
     tokens_BT = tokens_TB.T
     return Decoded(tokens_BT[:, None], scores_B[:, None], jnp.sum(tokens_BT != PAD, axis=1, keepdims=True))
 
 
-def make_decoder(model: Any, decode: DecodeConfig, vocab_size: int) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """The compiled translator of a model; it is compiled anew for each shape of the source.
+def make_decoder(model: Any, decode: DecodeConfig, vocab_size: int) -> DecoderFn:
+    """The compiled translator of a model; compiled anew for each shape of the source.
 
     Returns:
         (params, source_BS, positions_BS, segments_BS, key, rows_B) -> (tokens_BT int32, scores_B float32): the best
-        hypothesis of each row, PAD after EOS, T = S + decode.max_len, |Y| ≤ the row's own source length (EOS counted
-        in both) + decode.max_len. One sentence per row; rows without source yield PAD and -inf. `rows_B` are the rows'
-        numbers in the data set, and with `key` they decide what method 'sample' draws; the other methods ignore both.
+        hypothesis of each row, PAD after EOS, T = S + decode.max_len, and |Y| ≤ the row's own source length +
+        decode.max_len (EOS counted in both). One sentence per row; a row without source yields PAD and -inf. Scores
+        are log P / lp for method 'beam' and log P for the others. `rows_B` are the rows' numbers in the data set:
+        with `key` they decide what 'sample' draws; 'beam' and 'greedy' ignore both.
 
     Raises:
-        ConfigError: `decode.top_k` is larger than the vocabulary.
+        ConfigError: `decode.top_k` is more than there are tokens to draw.
     """
     if decode.top_k > vocab_size - EOS:
-        raise ConfigError(f'decode.top_k={decode.top_k} is more than the {vocab_size - EOS} tokens that can be drawn; '
-                          'set it lower, or to 0 for all')
+        raise ConfigError(f'decode.top_k={decode.top_k} is more than the {vocab_size - EOS} tokens that can be '
+                          'drawn; set it lower, or to 0 for all')
 
     @jax.jit
     def best(params, source_BS, positions_BS, segments_BS, key, rows_B):
         variables = {'params': params}
         max_len = source_BS.shape[1] + decode.max_len
-        memory_BSD = model.apply(variables, source_BS, positions_BS, segments_BS, method='encode')
-        cache = model.apply(variables, memory_BSD, segments_BS, max_len, method='init_cache')
+        source = Tokens(positions_BS, segments_BS)
+        memory_BSD = model.apply(variables, source_BS, source, method='encode')
+        cache = model.apply(variables, memory_BSD, source, max_len, method='init_cache')
         lengths_B = jnp.sum(segments_BS > 0, axis=1)
         limits_B = jnp.where(lengths_B > 0, lengths_B + decode.max_len, 0)
 

@@ -25,3 +25,11 @@ class Diverged(UserError):
     """A non-finite loss, gradient or update with `train.on_nonfinite='stop'`."""
 
     exit_code = 4
+
+
+class Stopped(UserError):
+    """The run ended on a signal, its state saved: exit code 130 for SIGINT, 143 for SIGTERM."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.exit_code = 128 + signum

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from transformer_jax import step
@@ -27,6 +28,7 @@ class Parallel:
     """
 
     def __init__(self, config: ExperimentConfig, model: nn.Module):
+        self.model = model
         sizes = mesh_sizes(config.parallel.mesh, jax.device_count())
         self.mesh = jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
@@ -70,6 +72,18 @@ class Parallel:
     def put(self, batch: Any) -> Any:
         """A pytree with this process's rows to one global pytree on the devices."""
         return jax.tree.map(lambda a: jax.make_array_from_process_local_data(self.batch_sharding, a), batch)
+
+    def put_whole(self, a_B: np.ndarray) -> jax.Array:
+        """An array that every process has all rows of, padded with zeros to `rows_multiple`."""
+        rows = -len(a_B) % self.rows_multiple
+        a_B = np.pad(a_B, [(0, rows)] + [(0, 0)] * (a_B.ndim - 1))
+        return jax.make_array_from_callback(a_B.shape, self.batch_sharding, lambda index: a_B[index])
+
+    def gather(self, array: jax.Array) -> np.ndarray:
+        """The whole of an array, on every process."""
+        if array.is_fully_addressable:
+            return np.asarray(array)
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
     def put_train(self, batch: Batch) -> Batch:
         """As `put`, in the shape that `train_step` takes."""

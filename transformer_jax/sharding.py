@@ -82,12 +82,12 @@ def _partition_spec(name: str, axes: tuple[str, ...], shape: tuple[int, ...], si
             raise ConfigError(f'{name}: no sharding rule for the logical axis {logical!r}; {spec.nearest(logical, RULES)}')
         parts = math.prod(sizes[axis] for axis in RULES[logical])
         if size % parts:
+            below = size // parts * parts
             raise ConfigError(
                 f'{name}: dimension {logical!r} of size {size} cannot be cut over {parts} devices (mesh '
-                f'{"×".join(RULES[logical])}); sizes that fit: {size // parts * parts or parts} or '
-                f'{(size // parts + 1) * parts}')
+                f'{"×".join(RULES[logical])}); sizes that fit: {f"{below} or " if below else ""}{below + parts}')
         for axis in RULES[logical]:
-            if sizes[axis] > 1 and axis in used:
+            if axis in used:  # whatever the axis's size: JAX refuses it on one device too
                 raise ConfigError(f'{name}: mesh axis {axis!r} would cut both {used[axis]!r} and {logical!r}')
             used[axis] = logical
     return PartitionSpec(*(RULES[logical] or None for logical in axes))

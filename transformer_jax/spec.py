@@ -53,7 +53,7 @@ def text(value: Any, table: Table) -> str:
     arguments = []
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
-        if item != field.default:
+        if field.init and item != field.default:
             item_table = field.metadata.get('table')
             arguments.append(f'{field.name}={text(item, item_table) if item_table else repr(item)}')
     return f'{name}({", ".join(arguments)})' if arguments else name
@@ -70,7 +70,7 @@ def _build(tree: ast.expr, table: Table, source: str, key: str) -> Any:
     name = call.func.id
     if name not in table:
         raise _error(source, tree.col_offset, key, f'names the unknown {name!r}: {nearest(name, table)}')
-    fields = {field.name: field for field in dataclasses.fields(table[name])}
+    fields = {field.name: field for field in dataclasses.fields(table[name]) if field.init}
     hints = typing.get_type_hints(table[name])
     given = dict(zip(fields, call.args, strict=False))
     if len(call.args) > len(fields):
@@ -99,7 +99,7 @@ def _build(tree: ast.expr, table: Table, source: str, key: str) -> Any:
 def _literal(node: ast.expr, hint: Any, label: str, source: str, key: str) -> Any:
     try:
         value = ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: {[]: 1} is a literal, but not a value
         raise _error(source, node.col_offset, key, f'gives {label} no literal value') from None
     converted = convert(value, hint)
     if converted is None:

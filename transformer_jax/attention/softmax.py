@@ -58,5 +58,6 @@ def masked_softmax(scores_BKGTS: jax.Array, allowed_BKGTS: jax.Array) -> jax.Arr
     scores_BKGTS = jnp.where(allowed_BKGTS, scores_BKGTS, masks.neg_inf(scores_BKGTS.dtype))
     top_BKGT1 = jax.lax.stop_gradient(scores_BKGTS.max(-1, keepdims=True))
     weights_BKGTS = jnp.where(allowed_BKGTS, jnp.exp(scores_BKGTS - top_BKGT1), 0)
-    # At least one weight of a row with an allowed key is exp(0) = 1, so that the floor touches empty rows alone.
-    return weights_BKGTS / jnp.maximum(weights_BKGTS.sum(-1, keepdims=True), 1)
+    # A row with an allowed key sums to exp(0) = 1 or more, an empty one to 0: a floor between them touches empty rows
+    # alone. A floor of 1 would tie where one key holds all the weight, and a tie halves the gradient of the maximum.
+    return weights_BKGTS / jnp.maximum(weights_BKGTS.sum(-1, keepdims=True), 0.5)

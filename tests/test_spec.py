@@ -1,0 +1,132 @@
+"""Spec strings: what is printed is read back, and whatever is written gives a value or one clear message."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transformer_jax import spec
+from transformer_jax.attention import KINDS
+from transformer_jax.config import SPECS
+from transformer_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A required argument that is checked."""
+
+    size: int
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f'size={self.size} must be positive')
+
+
+@dataclasses.dataclass(frozen=True)
+class Full:
+    """No argument, and a field that is none."""
+
+    width: int = dataclasses.field(default=0, init=False)
+
+
+MASKS = {'window': Window, 'full': Full}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """An argument of every type."""
+
+    mask: object = spec.nested(MASKS, Full())
+    theta: float = 1e4
+    heads: int = 8
+    tied: bool = False
+    name: str = 'elu'
+    lengths: tuple[int, ...] = (16, 32)
+
+
+KIND = {'kind': Kind, 'other': Full}
+
+kinds = st.builds(
+    Kind,
+    mask=st.one_of(st.just(Full()), st.builds(Window, st.integers(min_value=1))),
+    theta=st.floats(allow_nan=False, allow_infinity=False),
+    heads=st.integers(), tied=st.booleans(), name=st.text(),
+    lengths=st.lists(st.integers()).map(tuple),
+)
+
+
+@given(kinds)
+def test_a_printed_spec_is_read_back(kind):
+    assert spec.parse(spec.text(kind, KIND), KIND, 'key') == kind
+
+
+def test_defaults_are_not_printed():
+    assert spec.text(Kind(), KIND) == 'kind'
+    assert spec.text(Kind(mask=Window(64), theta=2.0), KIND) == 'kind(mask=window(size=64), theta=2.0)'
+
+
+@pytest.mark.parametrize('key', sorted(SPECS))
+def test_the_tables_of_the_package_print_and_read(key):
+    for name, cls in SPECS[key].items():
+        required = [f for f in dataclasses.fields(cls) if f.init and f.default is dataclasses.MISSING]
+        if not required:
+            assert spec.text(spec.parse(name, SPECS[key], key), SPECS[key]) == name
+    assert spec.text(spec.parse('softmax()', KINDS, 'model.attention'), KINDS) == 'softmax'
+
+
+def test_positional_and_named_arguments_mean_the_same():
+    assert spec.parse(' window(64) ', MASKS, 'key') == spec.parse('window(size=64)', MASKS, 'key') == Window(64)
+
+
+def test_an_integer_will_do_for_a_float():
+    theta = spec.parse('kind(theta=3)', KIND, 'key').theta
+    assert theta == 3.0
+    assert type(theta) is float
+
+
+BAD = {  # text: (part of the message, column of the mark)
+    'kind(': ('is no spec', None),
+    '': ('is no spec', 0),
+    'kind.x': ('is no spec: write name or name(argument=value, …)', 0),
+    'kind + kind': ('is no spec: write name', 0),
+    'kimd': ("names the unknown 'kimd': did you mean 'kind'?", 0),
+    'zzz': ("names the unknown 'zzz': valid: kind, other", 0),
+    'kind(mask=windw(3))': ("names the unknown 'windw': did you mean 'window'?", 10),
+    'kind(theta=1, haeds=2)': ("gives kind an unknown argument 'haeds': did you mean 'heads'?", 14),
+    'other(x=1)': ("gives other an unknown argument 'x': other takes none", 6),
+    'other(width=1)': ("gives other an unknown argument 'width': other takes none", 6),
+    'other(1)': ('gives other 1 arguments, it takes 0', 0),
+    'kind(heads=2, heads=3)': ("gives kind its argument 'heads' twice", 14),
+    'kind(full, mask=full)': ("gives kind its argument 'mask' twice", 11),
+    'kind(mask=window)': ('lacks the argument size of window', 10),
+    'kind(mask=window(0))': ('is invalid: size=0 must be positive', 10),
+    'kind(heads=2.5)': ('gives kind.heads the value 2.5, it takes int', 11),
+    'kind(heads=True)': ('gives kind.heads the value True, it takes int', 11),
+    'kind(tied=1)': ('gives kind.tied the value 1, it takes bool', 10),
+    'kind(lengths=(1, "a"))': ("gives kind.lengths the value (1, 'a'), it takes tuple of int", 13),
+    'kind(heads=__import__("os").getpid())': ('gives kind.heads no literal value', 11),
+    'kind(heads={[]: 1})': ('gives kind.heads no literal value', 11),
+}
+
+
+@pytest.mark.parametrize('text', BAD)
+def test_a_bad_spec_is_refused_with_its_place_marked(text):
+    message, column = BAD[text]
+    with pytest.raises(ConfigError) as caught:
+        spec.parse(text, KIND, 'model.x')
+    first, *shown, mark = str(caught.value).split('\n')
+    assert first.startswith(f'model.x={text!r} ')
+    assert message in first
+    assert shown == [f'  {text}']
+    assert mark.strip() == '^'
+    if column is not None:
+        assert mark.index('^') - 2 == column
+
+
+@given(st.text(alphabet='kind(other=1,.)["\'{}:*-_ \t\nωé#\\', max_size=30) | st.text(max_size=20))
+def test_any_text_is_read_or_refused(text):
+    try:
+        assert type(spec.parse(text, KIND, 'key')) in KIND.values()
+    except ConfigError:
+        pass

@@ -1,0 +1,113 @@
+"""TensorFlow Datasets without TensorFlow: ArrayRecord files, built here or prepared elsewhere."""
+
+import contextlib
+import io
+from collections.abc import Iterator, Mapping
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from transformer_jax.data.files import Pairs, content_hash, new_directory, read_pairs
+from transformer_jax.errors import DataError
+
+CHUNK = 10_000  # records per read
+
+tfds.disable_progress_bar()
+
+
+class Multi30kBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Multi30k (Elliott et al. 2016), task 1: image captions and their translations, in the order of the files."""
+
+    name = 'multi30k'
+    VERSION = tfds.core.Version('1.0.0')
+    # TFDS would look for checksums of downloads beside this file, through a package that it does not install.
+    code_path = None
+
+    def __init__(self, languages: tuple[str, str], splits: Mapping[str, Pairs], data_dir: epath.Path):
+        """`splits` is what `download_and_prepare` writes; it is empty for a set that is prepared already."""
+        self._languages = languages
+        self._splits = splits
+        super().__init__(data_dir=data_dir, file_format='array_record')
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features.Translation(languages=tuple(dict.fromkeys(self._languages)))
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True,
+                                     homepage='https://github.com/multi30k/dataset')
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        del dl_manager  # the files are at hand: they were needed for the directory's name
+        return {split: self._generate_examples(pairs) for split, pairs in self._splits.items()}
+
+    def _generate_examples(self, pairs: Pairs) -> Iterator[tuple[int, dict[str, str]]]:
+        for line, texts in enumerate(zip(pairs.source, pairs.target, strict=True)):
+            yield line, dict(zip(self._languages, texts, strict=True))
+
+
+def multi30k(files: Mapping[str, tuple[epath.Path, epath.Path]], languages: tuple[str, str],
+             cache: epath.Path, split: str) -> Pairs:
+    """One split of the set made of `files`, prepared once in a directory named by the hash of their content.
+
+    Raises:
+        DataError: the files cannot be read as aligned text.
+    """
+    root = cache / 'tfds' / f'multi30k-{content_hash(*(path for pair in files.values() for path in pair))}'
+    if not root.exists():
+        splits = {name: read_pairs(*pair) for name, pair in files.items()}
+        with new_directory(root) as partial, contextlib.redirect_stdout(io.StringIO()):
+            Multi30kBuilder(languages, splits, partial).download_and_prepare()
+    return _read(Multi30kBuilder(languages, {}, root), split, languages, tuple(map(str, files[split])))
+
+
+def translation(name: str, data_dir: str, split: str, languages: tuple[str, str]) -> Pairs:
+    """One split of any TFDS translation set that is prepared as ArrayRecord.
+
+    Raises:
+        DataError: it is not prepared so (the message is the command that does it), or lacks the split or a language.
+    """
+    builder = _prepared(name, data_dir)
+    known = sorted(builder.info.splits)
+    if any(part.split('[')[0] not in known for part in split.split('+')):
+        raise DataError(f'data.task: {name} has no split {split!r}; it has {", ".join(known)}')
+    for key, language in zip(('source', 'target'), languages, strict=True):
+        if language not in builder.info.features:
+            raise DataError(f'data.{key}={language!r}: {name} has the languages {", ".join(builder.info.features)}')
+    return _read(builder, split, languages, tuple(f'{name}/{split}.{language}' for language in languages))
+
+
+def fingerprint(name: str, data_dir: str, split: str) -> str:
+    """Identifies the text of a prepared split without reading it."""
+    info = _prepared(name, data_dir).info
+    return f'{info.full_name} {split} {[(s.num_examples, s.num_bytes) for s in info.splits.values()]}'
+
+
+def _prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    # Only what lies on disk is opened: a set's own code may need TensorFlow.
+    overwrite = ''
+    try:
+        return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir or None,
+                                                              file_format='array_record')
+    except tfds.core.DatasetNotFoundError:
+        reason = 'nothing is prepared there'
+    except ValueError as error:  # prepared in another format only
+        reason, overwrite = str(error).splitlines()[0].rstrip('.'), ' --overwrite'
+    where = f' --data_dir={data_dir}' if data_dir else ''
+    raise DataError(f'data.task: {name} cannot be read as ArrayRecord from {data_dir or "~/tensorflow_datasets"} '
+                    f'({reason}); prepare it with: tfds build {name}{where} --file_format=array_record{overwrite}')
+
+
+def _read(builder: tfds.core.DatasetBuilder, split: str, languages: tuple[str, str], names: tuple[str, str]) -> Pairs:
+    records = builder.as_data_source(split)
+    texts = ([], [])
+    for start in range(0, len(records), CHUNK):
+        for row in records.__getitems__(range(start, min(start + CHUNK, len(records)))):
+            for side, language in enumerate(languages):
+                texts[side].append(_text(row[language], f'{names[side]}:{len(texts[side]) + 1}'))
+    return Pairs(*texts, *names)
+
+
+def _text(raw: bytes, origin: str) -> str:
+    """A line feed inside a record would break the alignment of line-based output: it becomes a space."""
+    try:
+        return raw.decode('utf-8').replace('\n', ' ')
+    except UnicodeDecodeError:
+        raise DataError(f'{origin}: invalid UTF-8') from None

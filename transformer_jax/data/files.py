@@ -1,0 +1,135 @@
+"""Reading aligned text files, and writing to the cache so that no reader ever sees half of it."""
+
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import uuid
+import zlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from etils import epath
+
+from transformer_jax.errors import DataError
+
+if TYPE_CHECKING:
+    from transformer_jax.config import DataConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Aligned sentences; the names say where they come from, as `name:line` in messages."""
+
+    source: list[str]
+    target: list[str]
+    source_name: str
+    target_name: str
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def head(self, count: int) -> 'Pairs':
+        """The first `count` pairs."""
+        return dataclasses.replace(self, source=self.source[:count], target=self.target[:count])
+
+    def origin(self, index: int, side: str) -> str:
+        """'file:line' of one sentence; `side` is 'source' or 'target'."""
+        return f'{getattr(self, side + "_name")}:{index + 1}'
+
+
+def find(path: epath.Path, key: str) -> epath.Path:
+    """`path`, or `path.gz` where only that exists.
+
+    Raises:
+        DataError: neither exists; the message names the configuration `key` to mend.
+    """
+    zipped = path.parent / f'{path.name}.gz'
+    for candidate in (path, zipped):
+        if candidate.is_file():
+            return candidate
+    raise DataError(f'{path}: no such file, plain or .gz; check {key}')
+
+
+def read_lines(path: epath.Path) -> list[str]:
+    """The lines of a plain or gzipped UTF-8 file.
+
+    Only a line feed ends a line: Unicode's other separators occur inside sentences, and splitting there would shift one
+    side against the other.
+
+    Raises:
+        DataError: no permission, damaged gzip data, or invalid UTF-8 (with the line).
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f'{path}: cannot be read ({error.strerror})') from None
+    if raw.startswith(b'\x1f\x8b'):
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f'{path}: damaged gzip data ({error}); get the file again') from None
+    try:
+        text = raw.decode('utf-8')
+    except UnicodeDecodeError as error:
+        line = raw.count(b'\n', 0, error.start) + 1
+        raise DataError(f'{path}:{line}: invalid UTF-8 (byte 0x{raw[error.start]:02x}); '
+                        'convert the file to UTF-8') from None
+    lines = text.removeprefix('\ufeff').split('\n')
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix('\r') for line in lines]
+
+
+def read_pairs(source: epath.Path, target: epath.Path) -> Pairs:
+    """Two files aligned line by line.
+
+    Raises:
+        DataError: as `read_lines`, or the files differ in length.
+    """
+    pairs = Pairs(read_lines(source), read_lines(target), str(source), str(target))
+    if len(pairs.source) != len(pairs.target):
+        raise DataError(f'{source} has {len(pairs.source)} lines but {target} has {len(pairs.target)}: '
+                        'line n of one must translate line n of the other')
+    return pairs
+
+
+def content_hash(*paths: epath.Path) -> str:
+    """SHA-256 over the names and the bytes of files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f'{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0'.encode())
+    return digest.hexdigest()
+
+
+def cache_dir(data: 'DataConfig') -> epath.Path:
+    """Where prepared data is kept between runs: `data.cache_dir`, by default ~/.cache/transformer_jax."""
+    return epath.Path(data.cache_dir or '~/.cache/transformer_jax').expanduser()
+
+
+def write_atomically(path: epath.Path, content: bytes) -> None:
+    """Writes a file so that other processes see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / f'{path.name}.{uuid.uuid4().hex}.partial'
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+@contextlib.contextmanager
+def new_directory(path: epath.Path) -> Iterator[epath.Path]:
+    """A directory to fill, which becomes `path` when the block ends well and vanishes when it fails.
+
+    Several processes may fill the same one at once: the first to finish wins, and the others drop their equal copies.
+    """
+    partial = path.parent / f'{path.name}.{uuid.uuid4().hex}.partial'
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        try:
+            partial.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
+    finally:
+        if partial.exists():
+            partial.rmtree()

@@ -1,0 +1,128 @@
+"""Scores of a model on a split: loss, perplexity, translations and their metrics."""
+
+import dataclasses
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import rich.console
+import rich.table
+from etils import epath
+
+from transformer_jax import config as config_lib
+from transformer_jax.checkpoint import Checkpoints, select
+from transformer_jax.config import ExperimentConfig
+from transformer_jax.data import Data, load_data
+from transformer_jax.data.pipeline import source_batches
+from transformer_jax.decode import make_decoder
+from transformer_jax.losses import Sums
+from transformer_jax.metrics import perplexities, translation_metrics
+from transformer_jax.models import build_model
+from transformer_jax.parallel import Parallel
+from transformer_jax.workdir import Workdir
+
+Log = Callable[[str], None]
+
+
+class Evaluator:
+    """Evaluates parameters against an experiment's data; compiled functions are kept between calls."""
+
+    def __init__(self, config: ExperimentConfig, data: Data, parallel: Parallel, log: Log):
+        self.config, self.data, self.parallel, self.log = config, data, parallel, log
+        self._decoder = make_decoder(parallel.model, config.decode, data.tokenizer.vocab_size)
+
+    def scores(self, params: Any, split: str, max_examples: int = 0) -> dict[str, Any]:
+        """All metrics of a split; at most `max_examples` of its sentences are translated (0: all)."""
+        pairs = self.data.text(split)
+        result = self.likelihood(params, split)
+        count = min(max_examples or len(pairs), len(pairs))
+        hypotheses = self.translate(params, pairs.source[:count])
+        return result | translation_metrics(
+            hypotheses, pairs.target[:count], source=self.config.data.source, target=self.config.data.target,
+            tokenize=self.config.evaluate.bleu_tokenize)
+
+    def likelihood(self, params: Any, split: str) -> dict[str, float]:
+        """Loss in nats per token (EOS counted, no label smoothing), accuracy, perplexity per token and per word."""
+        total = np.zeros(len(Sums._fields), np.float64)
+        for batch in self.data.eval_batches(split, self.parallel.rows_multiple, self.parallel.local_rows):
+            total += np.array(jax.device_get(self.parallel.eval_step(params, self.parallel.put(batch))), np.float64)
+        sums = Sums(*total.tolist())
+        return {'loss': sums.nll / sums.weight, 'accuracy': sums.correct / sums.weight, 'tokens': sums.weight,
+                **perplexities(sums.nll, sums.weight, self.data.text(split).target)}
+
+    def translate(self, params: Any, texts: Sequence[str]) -> list[str]:
+        """One line for each text, in order; '' for an empty one."""
+        hypotheses = [''] * len(texts)
+        lengths = self.data.batching.row_lengths()
+        # A beam multiplies the rows; so many tokens keep the step's matrices large and its caches small.
+        tokens = self.config.evaluate.batch_tokens
+        key = jax.random.PRNGKey(self.config.train.seed)
+        batches = source_batches(self.data.tokenizer, texts, lengths, tokens, self.log)
+        for indices, *source in batches:
+            rows = np.full(len(source[0]), len(texts), np.int32)
+            rows[:len(indices)] = indices
+            source = [self.parallel.put_whole(a) for a in source]
+            with self.parallel.context():
+                tokens_BT, _ = self._decoder(params, *source, key, self.parallel.put_whole(rows))
+            found = self.data.tokenizer.decode(self.parallel.gather(tokens_BT)[:len(indices)].tolist())
+            for index, text in zip(indices, found, strict=True):
+                hypotheses[index] = text if texts[index].strip() else ''
+        return hypotheses
+
+
+class Trained:
+    """A finished or running experiment, read from its workdir alone."""
+
+    def __init__(self, path: epath.PathLike, checkpoint: str, log: Log, decode: Mapping[str, Any],
+                 splits: Sequence[str] = ()):
+        """
+        Args:
+            path: the workdir.
+            checkpoint: 'best', 'last', 'avg:N' or a step; '' is the best where one is recorded, else the last.
+            log: receives remarks.
+            decode: keys of DecodeConfig that replace the run's own.
+            splits: what to read at once.
+        """
+        self.workdir = Workdir(path)
+        config = config_lib.from_dict(self.workdir.read_config())
+        self.config = config_lib.replace(config, parallel=config_lib.ParallelConfig(),
+                                         decode=dataclasses.replace(config.decode, **decode))
+        checkpoints = Checkpoints(self.workdir.checkpoints_path, keep=1, read_only=True)
+        choice = checkpoint or ('last' if checkpoints.best_step() is None else 'best')
+        self.steps = select(checkpoints, choice)
+        self.data = load_data(self.config, self.workdir.tokenizer_path, log, splits)
+        self.model = build_model(self.config.model, self.data.tokenizer.vocab_size)
+        self.parallel = Parallel(self.config, self.model)
+        meta = checkpoints.meta(self.steps[0])
+        self.data.tokenizer.require(meta['tokenizer'], self.workdir.tokenizer_path)
+        self.params = checkpoints.params(self.parallel.abstract.params, self.steps)
+        self.evaluator = Evaluator(self.config, self.data, self.parallel, log)
+        log(f'checkpoint: {choice} (step {", ".join(map(str, self.steps))})')
+        self.choice = choice
+
+    def evaluate(self, split: str) -> dict[str, Any]:
+        """The scores of a split with all that tells what was scored; appended to evaluations.json."""
+        start = time.time()
+        result = {'split': split, 'checkpoint': self.choice, 'steps': list(self.steps),
+                  'decode': config_lib.flatten(self.config.decode), **self.evaluator.scores(self.params, split)}
+        result['seconds'] = round(time.time() - start, 2)
+        self.workdir.append_evaluation(result)
+        return result
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """A result of `Trained.evaluate` as a table for a terminal."""
+    rows = rich.table.Table(title=f'{result["direction"]} {result["split"]}, checkpoint {result["checkpoint"]} '
+                                  f'(step {", ".join(map(str, result["steps"]))})')
+    rows.add_column('metric')
+    rows.add_column('value', overflow='fold')
+    for name, value in result.items():
+        if name not in ('direction', 'split', 'checkpoint', 'steps', 'decode'):
+            rows.add_row(name, f'{value:.4f}' if isinstance(value, float) else str(value))
+    rows.add_row('decode', ', '.join(f'{key}={value}' for key, value in result['decode'].items()))
+    text = io.StringIO()
+    rich.console.Console(file=text, width=110).print(rows)
+    return text.getvalue().rstrip()
