@@ -102,7 +102,7 @@ def test_three_steps_of_adam_by_hand(clip, weight_decay, make_batch, random_rows
     # eps is as large as the gradient's elements, so that its place in the formula shows.
     optim = OptimConfig('adam(b1=0.8, b2=0.9, eps=0.01)', 'constant(warmup=2)', 0.1, weight_decay, clip)
     config = ExperimentConfig(model=ModelConfig(dropout=0.0), train=TrainConfig(steps=STEPS), optim=optim)
-    batches = [make_batch([row for row in random_rows([[(1, 3)], [(1, 2)]], Bigram.V, seed)], 4) for seed in range(3)]
+    batches = [make_batch(random_rows([[(1, 3)], [(1, 2)]], Bigram.V, seed), 4) for seed in range(3)]
     state = step.init_state(config, Bigram())
     expected, norms = adam_by_hand(state.params, batches, optim, 0.8, 0.9, 0.01)
     train = jax.jit(lambda state, batch: step.train_step(Bigram(), config, state, batch))

@@ -1,6 +1,7 @@
 """Dense, norm, feed-forward, embedding, dropout: the only place where parameters get logical axis names."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -34,6 +35,14 @@ def dropout(module: nn.Module, x_BTD: jax.Array, rate: jax.Array | None) -> jax.
     return jnp.where(keep_BTD, x_BTD / (1 - rate).astype(x_BTD.dtype), 0)
 
 
+def product(x: jax.Array, w: jax.Array, contracted: int) -> jax.Array:
+    """x[B, T, *inner] · w[*inner, *outer], summed over the `contracted` inner dimensions, as one plain matrix product."""
+    inner, outer = w.shape[:contracted], w.shape[contracted:]
+    size = math.prod(inner)
+    y = x.reshape(-1, size) @ w.astype(x.dtype).reshape(size, -1)
+    return y.reshape(*x.shape[:-contracted], *outer)
+
+
 class HeadsIn(nn.Module):
     """x_BTD to x_BTNH; no bias, as in the paper's equation for MultiHead."""
 
@@ -46,7 +55,7 @@ class HeadsIn(nn.Module):
         D = x_BTD.shape[-1]
         init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform', in_axis=0, out_axis=(1, 2))
         w_DNH = parameter(self, 'kernel', (D, self.heads, self.size), ('embed', self.axis, 'head_dim'), init)
-        return jnp.einsum('BTD,DNH->BTNH', x_BTD, w_DNH.astype(x_BTD.dtype))
+        return product(x_BTD, w_DNH, 1)
 
 
 class HeadsOut(nn.Module):
@@ -59,7 +68,7 @@ class HeadsOut(nn.Module):
         N, H = o_BTNH.shape[-2:]
         init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform', in_axis=(0, 1), out_axis=2)
         w_NHD = parameter(self, 'kernel', (N, H, self.d_model), ('heads', 'head_dim', 'embed'), init)
-        return jnp.einsum('BTNH,NHD->BTD', o_BTNH, w_NHD.astype(o_BTNH.dtype))
+        return product(o_BTNH, w_NHD, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +115,8 @@ class Relu:
         w_FD = parameter(module, 'out_kernel', (d_ff, D), ('mlp', 'embed'), xavier)
         b_D = parameter(module, 'out_bias', (D,), ('norm',), nn.initializers.zeros)
         dtype = x_BTD.dtype
-        h_BTF = nn.relu(jnp.einsum('BTD,DF->BTF', x_BTD, w_DF.astype(dtype)) + b_F.astype(dtype)[None, None])
-        return jnp.einsum('BTF,FD->BTD', h_BTF, w_FD.astype(dtype)) + b_D.astype(dtype)[None, None]
+        h_BTF = nn.relu(product(x_BTD, w_DF, 1) + b_F.astype(dtype)[None, None])
+        return product(h_BTF, w_FD, 1) + b_D.astype(dtype)[None, None]
 
 
 FFNS: dict[str, type] = {

@@ -41,56 +41,57 @@ def cross_entropy(x_BTD: jax.Array, w_VD: jax.Array, targets_BT: jax.Array, weig
     steps = next(c for c in range(1, T + 1) if T % c == 0 and (c == T or B * c >= CHUNK_TOKENS))
 
     def chunks(a_BT):
-        return jnp.moveaxis(a_BT.reshape(B, T // steps, steps, *a_BT.shape[2:]), 1, 0)
+        a_LBT = jnp.moveaxis(a_BT.reshape(B, T // steps, steps, *a_BT.shape[2:]), 1, 0)
+        return a_LBT.reshape(T // steps, B * steps, *a_BT.shape[2:])
     return _cross_entropy(chunks(x_BTD), w_VD.astype(x_BTD.dtype), chunks(targets_BT), chunks(weights_BT), smoothing)
 
 
 @jax.custom_vjp
-def _cross_entropy(x_LBTD, w_VD, targets_LBT, weights_LBT, smoothing):
+def _cross_entropy(x_LCD, w_VD, targets_LC, weights_LC, smoothing):
     def body(sums, chunk):
         return sums + _chunk(*chunk, w_VD, smoothing)[0], None
     zero = jnp.zeros((), jnp.float32)
-    return jax.lax.scan(body, Sums(zero, zero, zero, zero), (x_LBTD, targets_LBT, weights_LBT))[0]
+    return jax.lax.scan(body, Sums(zero, zero, zero, zero), (x_LCD, targets_LC, weights_LC))[0]
 
 
-def _forward(x_LBTD, w_VD, targets_LBT, weights_LBT, smoothing):
+def _forward(x_LCD, w_VD, targets_LC, weights_LC, smoothing):
     def body(carry, chunk):
         sums, dw_VD = carry
-        x_BTD = chunk[0]
-        new, dlogits_BTV = _chunk(*chunk, w_VD, smoothing)
-        dlogits_BTV = dlogits_BTV.astype(x_BTD.dtype)
-        dx_BTD = jnp.einsum('BTV,VD->BTD', dlogits_BTV, w_VD)
-        dw_VD += jnp.einsum('BTV,BTD->VD', dlogits_BTV, x_BTD, preferred_element_type=jnp.float32)
-        return (sums + new, dw_VD), dx_BTD
+        x_CD = chunk[0]
+        new, dlogits_CV = _chunk(*chunk, w_VD, smoothing)
+        dlogits_CV = dlogits_CV.astype(x_CD.dtype)
+        dx_CD = jnp.einsum('CV,VD->CD', dlogits_CV, w_VD)
+        dw_VD += jnp.einsum('CV,CD->VD', dlogits_CV, x_CD, preferred_element_type=jnp.float32)
+        return (sums + new, dw_VD), dx_CD
     zero = jnp.zeros((), jnp.float32)
     start = Sums(zero, zero, zero, zero), jnp.zeros(w_VD.shape, jnp.float32)
-    (sums, dw_VD), dx_LBTD = jax.lax.scan(body, start, (x_LBTD, targets_LBT, weights_LBT))
-    return sums, (dx_LBTD, dw_VD.astype(w_VD.dtype))
+    (sums, dw_VD), dx_LCD = jax.lax.scan(body, start, (x_LCD, targets_LC, weights_LC))
+    return sums, (dx_LCD, dw_VD.astype(w_VD.dtype))
 
 
 def _backward(gradients, cotangent):
-    dx_LBTD, dw_VD = gradients
+    dx_LCD, dw_VD = gradients
     scale = cotangent.loss
-    return dx_LBTD * scale.astype(dx_LBTD.dtype), dw_VD * scale.astype(dw_VD.dtype), None, None, None
+    return dx_LCD * scale.astype(dx_LCD.dtype), dw_VD * scale.astype(dw_VD.dtype), None, None, None
 
 
 _cross_entropy.defvjp(_forward, _backward)
 
 
-def _chunk(x_BTD, targets_BT, weights_BT, w_VD, smoothing):
+def _chunk(x_CD, targets_C, weights_C, w_VD, smoothing):
     """(sums, gradient of the loss with respect to the logits) of one chunk; what nobody uses is never computed."""
     V = w_VD.shape[0]
-    logits_BTV = jnp.einsum('BTD,VD->BTV', x_BTD, w_VD, preferred_element_type=jnp.float32)
-    top_BT1 = logits_BTV.max(-1, keepdims=True)
-    exp_BTV = jnp.exp(logits_BTV - top_BT1)
-    total_BT1 = exp_BTV.sum(-1, keepdims=True)
-    norm_BT = (jnp.log(total_BT1) + top_BT1)[..., 0]
-    target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], -1)[..., 0]
-    nll_BT = norm_BT - target_BT
-    smooth_BT = norm_BT - logits_BTV.mean(-1)
-    loss_BT = (1 - smoothing) * nll_BT + smoothing * smooth_BT
-    sums = Sums(*((a_BT * weights_BT).sum() for a_BT in (loss_BT, nll_BT, target_BT >= top_BT1[..., 0],
-                                                         jnp.ones_like(nll_BT))))
-    target_BTV = jnp.arange(V)[None, None] == targets_BT[..., None]
-    dlogits_BTV = exp_BTV / total_BT1 - (1 - smoothing) * target_BTV - smoothing / V
-    return sums, dlogits_BTV * weights_BT[..., None]
+    logits_CV = jnp.einsum('CD,VD->CV', x_CD, w_VD, preferred_element_type=jnp.float32)
+    top_C1 = logits_CV.max(-1, keepdims=True)
+    exp_CV = jnp.exp(logits_CV - top_C1)
+    total_C1 = exp_CV.sum(-1, keepdims=True)
+    norm_C = (jnp.log(total_C1) + top_C1)[:, 0]
+    target_C = jnp.take_along_axis(logits_CV, targets_C[:, None], -1)[:, 0]
+    nll_C = norm_C - target_C
+    smooth_C = norm_C - logits_CV.mean(-1)
+    loss_C = (1 - smoothing) * nll_C + smoothing * smooth_C
+    sums = Sums(*((a_C * weights_C).sum() for a_C in (loss_C, nll_C, target_C >= top_C1[:, 0],
+                                                         jnp.ones_like(nll_C))))
+    target_CV = jnp.arange(V)[None] == targets_C[:, None]
+    dlogits_CV = exp_CV / total_C1 - (1 - smoothing) * target_CV - smoothing / V
+    return sums, dlogits_CV * weights_C[:, None]

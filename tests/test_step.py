@@ -1,0 +1,165 @@
+"""The training step: sums divided once, a state that nothing non-finite enters, numbers that vary without recompiling."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from transformer_jax import step
+from transformer_jax.config import ExperimentConfig, OptimConfig, TrainConfig
+from transformer_jax.models import build_model
+
+V, LENGTH = 20, 8
+ROWS = [[(3, 8)], [(8, 1)], [(2, 2)], [(5, 1)], [(1, 7)], [(4, 4)], [(8, 8)], [(2, 3)]]  # uneven over microbatches
+
+
+class Trainer:
+    """A tiny model with its compiled step."""
+
+    def __init__(self, model_config, **train):
+        self.config = ExperimentConfig(
+            model=model_config, train=TrainConfig(steps=100, **train),
+            optim=OptimConfig(schedule='constant', learning_rate=0.01, clip=1.0))
+        self.model = build_model(model_config, V)
+        self.state = nn.meta.unbox(step.init_state(self.config, self.model))
+        self.step = jax.jit(lambda state, batch: step.train_step(self.model, self.config, state, batch))
+
+
+@pytest.fixture(scope='module')
+def trainers(tiny):
+    return functools.cache(lambda accumulate=1, dropout=0.0: Trainer(
+        tiny(encoder_layers=1, decoder_layers=1, dropout=dropout), accumulate=accumulate))
+
+
+@pytest.fixture(scope='module')
+def batch(make_batch, random_rows):
+    return make_batch(random_rows(ROWS, V), LENGTH)
+
+
+def close(found, expected, tolerance=1e-5):
+    """Asserts that two trees agree, tensor by tensor, to a relative tolerance."""
+    whole = float(optax.tree.norm(expected))
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+        error, size = np.linalg.norm(np.asarray(a) - b), np.linalg.norm(b)
+        assert error <= tolerance * max(size, 1e-3 * whole), jax.tree_util.keystr(path)
+
+
+def identical(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def gradient(state):
+    """The (clipped) mean gradient of a first step: Adam's first moment is (1 − b1) of it."""
+    return jax.tree.map(lambda m: m / 0.1, optax.tree.get(state.opt_state, 'mu'))
+
+
+def test_metrics_are_per_token(trainers, batch):
+    trainer = trainers()
+    state, metrics = trainer.step(trainer.state, batch)
+    tokens = sum(pairs[0][1] for pairs in ROWS)
+    sums = step.eval_step(trainer.model, trainer.state.params, batch, 0.1)
+    assert metrics['tokens'] == tokens == sums.weight
+    for name, total in (('loss', sums.loss), ('nll', sums.nll), ('accuracy', sums.correct)):
+        assert float(metrics[name]) == pytest.approx(float(total) / tokens, rel=1e-5)
+    assert float(metrics['learning_rate']) == pytest.approx(0.01)
+    assert metrics['finite']
+    assert (state.step, state.skipped) == (1, 0)
+
+
+def test_four_microbatches_are_one(trainers, batch):
+    (one, metrics), (four, metrics_of_four) = (
+        trainers(accumulate=n).step(trainers().state, batch) for n in (1, 4))
+    close(gradient(four), gradient(one))
+    for name, value in metrics.items():
+        assert float(metrics_of_four[name]) == pytest.approx(float(value), rel=1e-5), name
+
+
+def test_microbatches_drop_out_differently(trainers, batch):
+    trainer = trainers(accumulate=4, dropout=0.5)
+    same = jax.tree.map(lambda a: np.repeat(a[:2], 4, axis=0), batch)  # four equal microbatches
+    state, _ = trainer.step(trainer.state, same)
+    alone, _ = trainers(dropout=0.5).step(trainer.state, jax.tree.map(lambda a: a[:2], batch))
+    with pytest.raises(AssertionError):
+        close(gradient(state), gradient(alone))
+
+
+def test_a_few_steps_learn(trainers, batch):
+    trainer = trainers()
+    state, losses = trainer.state, []
+    for _ in range(60):
+        state, metrics = trainer.step(state, batch)
+        losses.append(float(metrics['nll']))
+    assert losses[0] > 2.5
+    assert losses[-1] < 0.5
+    assert metrics['accuracy'] > 0.9
+
+
+def poisoned(name, state, batch):
+    """A state and batch whose loss, gradient or update is not finite."""
+    if name == 'loss':
+        return state, batch._replace(weights_BT=batch.weights_BT * np.float32('nan'))
+    if name == 'gradient':  # the loss stays finite: its tokens weigh 1e30, the squares of the gradient overflow
+        return state, batch._replace(weights_BT=batch.weights_BT * np.where(np.arange(8)[:, None], 1e30, -1e30))
+    return state.replace(hyper=state.hyper.replace(learning_rate=jnp.float32('inf'))), batch
+
+
+@pytest.mark.parametrize('name', ['loss', 'gradient', 'update'])
+def test_nothing_non_finite_enters_the_state(name, trainers, batch):
+    trainer = trainers()
+    before, _ = trainer.step(trainer.state, batch)
+    bad_state, bad_batch = poisoned(name, before, jax.tree.map(np.asarray, batch))
+    after, metrics = trainer.step(bad_state, jax.tree.map(lambda a, b: np.asarray(a, b.dtype), bad_batch, batch))
+    assert not metrics['finite']
+    assert np.isfinite(metrics['loss']) == (name != 'loss')
+    identical((after.params, after.opt_state), (before.params, before.opt_state))
+    assert (after.step, after.skipped) == (2, 1)
+    recovered, metrics = trainer.step(after.replace(hyper=before.hyper), batch)
+    assert metrics['finite']
+    expected, _ = trainer.step(before.replace(step=jnp.int32(2)), batch)
+    identical(recovered.params, expected.params)
+    assert (recovered.step, recovered.skipped) == (3, 1)
+
+
+def test_hyperparameters_do_not_recompile(trainers, batch):
+    trainer = trainers(dropout=0.1)
+    base = trainer.step(trainer.state, batch)
+    changes = {'learning_rate': 0.02, 'dropout': 0.4, 'label_smoothing': 0.3, 'weight_decay': 0.2}
+    for name, value in changes.items():
+        hyper = trainer.state.hyper.replace(**{name: jnp.float32(value)})
+        state, metrics = trainer.step(trainer.state.replace(hyper=hyper), batch)
+        assert np.any(state.params['target_embedding']['table'] != base[0].params['target_embedding']['table']), name
+        assert (metrics['loss'] == base[1]['loss']) == (name in ('learning_rate', 'weight_decay'))
+    assert trainer.step._cache_size() == 1
+
+
+def test_each_step_drops_out_anew_and_repeats_exactly(trainers, batch):
+    trainer = trainers(dropout=0.1)
+    still = trainer.state.replace(hyper=trainer.state.hyper.replace(learning_rate=jnp.float32(0)))
+    losses = []
+    state = still
+    for _ in range(3):
+        state, metrics = trainer.step(state, batch)
+        losses.append(float(metrics['loss']))
+    assert len(set(losses)) == 3
+    identical(state.params, still.params)
+    assert float(trainer.step(still, batch)[1]['loss']) == losses[0]
+    other = still.replace(rng=jax.random.PRNGKey(99))
+    assert float(trainer.step(other, batch)[1]['loss']) != losses[0]
+
+
+def test_the_seed_decides_the_first_state(tiny, trainers):
+    config = tiny(encoder_layers=1, decoder_layers=1)
+    same, other = Trainer(config, seed=0).state, Trainer(config, seed=1).state
+    identical(same, trainers().state)
+    assert np.any(same.params['target_embedding']['table'] != other.params['target_embedding']['table'])
+    assert np.any(same.rng != other.rng)
+
+
+def test_evaluation_is_deterministic_and_ignores_the_dropout_rate(trainers, batch):
+    params = trainers().state.params
+    sums = [step.eval_step(trainers(dropout=dropout).model, params, batch, 0.1) for dropout in (0.0, 0.5)]
+    identical(*sums)

@@ -1,0 +1,239 @@
+"""Pictures: where every attention head looks, and learning curves. Matplotlib without pyplot and its global state."""
+
+import collections
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from etils import epath
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from transformer_jax.batch import BOS, EOS, Batch
+from transformer_jax.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformer_jax.evaluate import Trained
+
+FORMATS = ('.png', '.svg', '.pdf')
+DPI = 110
+# A picture with a longer side shows heads, but no words, on a screen: its layers are then drawn one by one as well.
+READABLE_INCHES = 40
+LARGEST_PIXELS = 16_000  # matplotlib draws up to 65,536, few viewers show that
+FONT_POINTS = 7
+LETTER_INCHES = 0.062  # the width of a letter of that size
+CELL_INCHES = 0.13  # a line of that size
+PANEL_INCHES = 1.1  # short sentences get larger cells instead of a smaller panel
+LABEL_LETTERS = 16  # longer tokens are cut
+LINE_INCHES = 0.2
+GAP_INCHES = 0.15
+COLOURS = 'Blues'
+SCALE = Normalize(0, 1)
+
+
+class Panel(NamedTuple):
+    """One head of one layer: its weights [rows, columns], and the labels of both."""
+
+    title: str
+    weights: np.ndarray
+    rows: list[str]
+    columns: list[str]
+
+
+def attention_weights(model: nn.Module, params: Any, source_S: Sequence[int],
+                      target_T: Sequence[int]) -> dict[str, np.ndarray]:
+    """Where every head looks while the model reads a sentence and, teacher-forced, writes its translation.
+
+    Args:
+        model: an encoder-decoder.
+        params: its parameters.
+        source_S: token ids, EOS included.
+        target_T: token ids, EOS included.
+
+    Returns:
+        float32 weights by layer and head: 'encoder' [L, N, S, S], 'decoder' [L, N, T, T], 'cross' [L, N, T, S]. Row t
+        of the last two is the step that produces target t; column t of 'decoder' is its input: BOS, then the targets.
+    """
+    sides = [np.asarray(ids, np.int32)[None] for ids in (source_S, [BOS, *target_T[:-1]], target_T)]
+    source_BS, inputs_BT, targets_BT = sides
+    places = [(np.arange(a.shape[1], dtype=np.int32)[None], np.ones_like(a)) for a in (source_BS, targets_BT)]
+    batch = Batch(source_BS, *places[0], inputs_BT, targets_BT, *places[1], np.ones(targets_BT.shape, np.float32))
+
+    @jax.jit
+    def run(params, batch):
+        return model.apply({'params': params}, batch, method='features', mutable=['intermediates'])[1]['intermediates']
+    sown = jax.device_get(run(params, batch))
+
+    def stack(blocks: str, layers: int, site: str) -> np.ndarray:
+        return np.stack([sown[f'{blocks}_{layer}'][site]['weights_BNTS'][0][0] for layer in range(layers)])
+    config = model.config
+    return {'encoder': stack('encoder', config.encoder_layers, 'attention'),
+            'decoder': stack('decoder', config.decoder_layers, 'attention'),
+            'cross': stack('decoder', config.decoder_layers, 'cross')}
+
+
+def draw_attention(weights: dict[str, np.ndarray], source_tokens: Sequence[str], target_tokens: Sequence[str],
+                   path: epath.PathLike) -> list[epath.Path]:
+    """Draws every layer (down) and head (across) of every stack as a heat map with its tokens.
+
+    Everything is in `path`. Where that is more than a screen can show readably, each layer is also drawn by itself, its
+    heads side by side: `heads.png` is joined by `heads-encoder-1.png`, `heads-decoder-1.png`, `heads-cross-1.png`, …
+
+    Args:
+        weights: see `attention_weights`.
+        source_tokens: S labels.
+        target_tokens: T labels, those of the targets.
+        path: PNG, SVG or PDF by its suffix.
+
+    Returns:
+        the files written, `path` first.
+
+    Raises:
+        ConfigError: another suffix.
+    """
+    path = epath.Path(path)
+    source, target = (list(map(_label, tokens)) for tokens in (source_tokens, target_tokens))
+    labels = {'encoder': (source, source), 'decoder': (target, ['<s>', *target[:-1]]), 'cross': (target, source)}
+    layers = {(stack, number): [Panel(f'{stack} {number} · head {head}', weights_TS, *labels[stack])
+                                for head, weights_TS in enumerate(weights_NTS, 1)]
+              for stack, weights_LNTS in weights.items() for number, weights_NTS in enumerate(weights_LNTS, 1)}
+    figure = _grid(list(layers.values()))
+    files = [_save(figure, path)]
+    if max(figure.get_size_inches()) > READABLE_INCHES:
+        for (stack, number), panels in layers.items():
+            across = next(n for n in range(math.isqrt(len(panels) - 1) + 1, len(panels) + 1) if len(panels) % n == 0)
+            rows = [panels[start:start + across] for start in range(0, len(panels), across)]
+            files.append(_save(_grid(rows), path.parent / f'{path.stem}-{stack}-{number}{path.suffix}'))
+    return files
+
+
+def draw_translation(trained: 'Trained', text: str, path: epath.PathLike) -> tuple[str, list[epath.Path]]:
+    """Translates a sentence and draws the attention of it; returns (the translation, the files written).
+
+    Raises:
+        DataError: an empty text, or one that is longer than what the model reads.
+        ConfigError: `path` has a suffix that is no picture's.
+    """
+    _check_format(epath.Path(path))
+    tokenizer = trained.data.tokenizer
+    longest = trained.data.batching.row_lengths()[-1]
+    source = [*tokenizer.encode([text])[0], EOS]
+    if not 1 < len(source) <= longest:
+        raise DataError(f'--text has {len(source) - 1} tokens; a picture needs 1 to {longest - 1}')
+    [hypothesis] = trained.evaluator.translate(trained.params, [text])
+    target = [*tokenizer.encode([hypothesis])[0], EOS]
+    weights = attention_weights(trained.model, trained.params, source, target)
+    return hypothesis, draw_attention(weights, tokenizer.pieces(source), tokenizer.pieces(target), path)
+
+
+def curves(metrics_path: epath.PathLike, path: epath.PathLike) -> epath.Path:
+    """Draws a run's metrics.jsonl: loss of training and validation, then validation perplexity and BLEU where present.
+
+    Values that are not finite leave a gap.
+
+    Raises:
+        ConfigError: a suffix that is no picture's.
+        DataError: there is nothing to draw.
+    """
+    series = collections.defaultdict(lambda: ([], []))
+    for line in epath.Path(metrics_path).read_text().splitlines():
+        event = json.loads(line)
+        for name in ('loss', 'perplexity', 'bleu'):
+            if name in event:
+                steps, values = series[name, event['split']]
+                steps.append(event['step'])
+                values.append(float(event[name]))
+    names = [name for name in ('loss', 'perplexity', 'bleu')
+             if (name, 'validation') in series or (name, 'train') in series]
+    if not names:
+        raise DataError(f'{metrics_path} has no losses yet')
+    figure = Figure(figsize=(4.5 * len(names), 3.2), dpi=DPI, layout='constrained')
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for split, colour in (('train', 'tab:gray'), ('validation', 'tab:blue')):
+            if (name, split) in series:
+                marker = 'o' if split == 'validation' else ''
+                axes.plot(*series[name, split], color=colour, label=split, marker=marker, markersize=3, linewidth=1.2)
+        axes.set(title={'loss': 'loss (nats per token)', 'bleu': 'BLEU'}.get(name, name), xlabel='step')
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+        axes.spines[['top', 'right']].set_visible(False)
+    return _save(figure, epath.Path(path))
+
+
+def _grid(rows: Sequence[Sequence[Panel]]) -> Figure:
+    """A figure of rows of panels, all cells equal, sized so that each label has a line of its own."""
+    panels = [panel for row in rows for panel in row]
+    left = _room(label for panel in panels for label in panel.rows)
+    tops = [_room(label for panel in row for label in panel.columns) + LINE_INCHES for row in rows]
+    cell = max(CELL_INCHES, PANEL_INCHES / max(max(panel.weights.shape) for panel in panels))
+    width = max(sum(left + cell * len(panel.columns) + GAP_INCHES for panel in row) for row in rows)
+    height = sum(tops) + sum(cell * len(row[0].rows) + GAP_INCHES for row in rows) + 2 * LINE_INCHES
+    figure = Figure(figsize=(width, height), dpi=min(DPI, LARGEST_PIXELS / max(width, height)))
+    _legend(figure)
+    y = height - 2 * LINE_INCHES
+    for top, row in zip(tops, rows, strict=True):
+        x = 0.0
+        y -= top + cell * len(row[0].rows)
+        for panel in row:
+            T, S = panel.weights.shape
+            box = (x + left) / width, y / height, cell * S / width, cell * T / height
+            _heat_map(figure.add_axes(box), panel)
+            x += left + cell * S + GAP_INCHES
+        y -= GAP_INCHES
+    return figure
+
+
+def _room(labels: Iterable[str]) -> float:
+    return LETTER_INCHES * (max(map(len, labels)) + 2)
+
+
+def _heat_map(axes: Axes, panel: Panel) -> None:
+    T, S = panel.weights.shape
+    axes.imshow(panel.weights, cmap=COLOURS, norm=SCALE, interpolation='nearest', aspect='equal')
+    axes.hlines(np.arange(T - 1) + 0.5, -0.5, S - 0.5, color='0.85', linewidth=0.4)
+    axes.vlines(np.arange(S - 1) + 0.5, -0.5, T - 0.5, color='0.85', linewidth=0.4)
+    # Without mathematics: a token may hold a dollar sign.
+    axes.set_xticks(range(S), panel.columns, rotation=90, fontsize=FONT_POINTS, parse_math=False)
+    axes.set_yticks(range(T), panel.rows, fontsize=FONT_POINTS, parse_math=False)
+    axes.tick_params(length=0, pad=2, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.spines[:].set_color('0.7')
+    axes.set_title(panel.title, fontsize=FONT_POINTS + 1, fontweight='bold')
+
+
+def _legend(figure: Figure) -> None:
+    """What colours, rows and columns are, in the top left corner."""
+    width, height = figure.get_size_inches()
+    box = 0.3 / width, 1 - 0.25 / height, 1.2 / width, 0.1 / height
+    bar = figure.colorbar(ScalarMappable(SCALE, COLOURS), cax=figure.add_axes(box), orientation='horizontal')
+    bar.set_ticks([0, 1])
+    bar.ax.tick_params(labelsize=FONT_POINTS, length=0, pad=1)
+    bar.outline.set_edgecolor('0.7')
+    figure.text(1.7 / width, 1 - 0.2 / height, 'row: the token that is read or written    column: where the head looks '
+                'for it (inputs so far in the decoder)', fontsize=FONT_POINTS, verticalalignment='center')
+
+
+def _label(token: str) -> str:
+    # Sentencepiece's mark of a word's start reads as a tick of the axis.
+    token = token.replace('▁', '·')
+    return token if len(token) <= LABEL_LETTERS else token[:LABEL_LETTERS - 1] + '…'
+
+
+def _check_format(path: epath.Path) -> None:
+    if path.suffix not in FORMATS:
+        raise ConfigError(f'{path}: pictures are {", ".join(FORMATS)}, by the suffix of the file')
+
+
+def _save(figure: Figure, path: epath.Path) -> epath.Path:
+    _check_format(path)
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.getvalue())
+    return path
