@@ -15,7 +15,7 @@ def get_config(arg='en-de'):
     config.data.task = 'number_words'
     config.data.source, config.data.target = arg.split('-')
     config.data.vocab_size = 160
-    config.data.batching = 'buckets(lengths=(24, 40))'
+    config.data.batching = 'buckets(lengths=(8, 12, 16, 24))'
 
     config.model.encoder_layers = 2
     config.model.decoder_layers = 2
@@ -23,12 +23,12 @@ def get_config(arg='en-de'):
     config.model.d_ff = 256
     config.model.num_heads = 4
 
-    config.train.steps = 1500
-    config.train.batch_tokens = 4096
-    config.train.log_every = 50
+    config.train.steps = 600
+    config.train.batch_tokens = 2048
+    config.train.log_every = 20
     config.optim.schedule = 'linear(warmup=100)'
-    config.optim.learning_rate = 2e-3
-    config.evaluate.every = 500
+    config.optim.learning_rate = 1e-3
+    config.evaluate.every = 200
     config.evaluate.max_examples = 200
-    config.checkpoint.every = 500
+    config.checkpoint.every = 200
     return config

@@ -278,9 +278,9 @@ def test_top_words_is_top_k_ties_included(vocab, k, digits):
 
 
 @pytest.mark.parametrize('options', [{'top_k': 1}, {'top_p': 1e-6}, {'temperature': 0.0},
-                                     {'temperature': 1e-38, 'top_k': 3}], ids=str)
+                                     {'temperature': 1e-37}], ids=str)
 def test_sampling_at_its_limits_is_greedy_search(options):
-    model = HashModel(vocab=30)
+    model = HashModel(vocab=30, scale=100.0)  # many a logit overflows when divided by 1e-37
     limits = list(range(1, 9)) * 3
     for left, right in zip(sample(model, range(24), limits, **options), greedy(model, range(24), limits), strict=True):
         np.testing.assert_array_equal(left, right)

@@ -188,6 +188,7 @@ SPECS = {
 RANGES = {
     'model.dropout': (0, 1), 'train.label_smoothing': (0, 1), 'optim.learning_rate': (0, float('inf')),
     'optim.weight_decay': (0, float('inf')), 'optim.clip': (0, float('inf')), 'data.vocab_size': (5, 1 << 31),
+    'train.seed': (0, 1 << 32),
     'decode.temperature': (0, float('inf')), 'decode.length_penalty': (0, float('inf')),
 }
 POSITIVE = ('model.d_model', 'model.d_ff', 'model.num_heads', 'train.batch_tokens', 'train.accumulate',

@@ -12,8 +12,6 @@ import jax
 import numpy as np
 from etils import epath
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from transformer_jax.batch import BOS, EOS, Batch
@@ -26,16 +24,16 @@ FORMATS = ('.png', '.svg', '.pdf')
 DPI = 110
 # A picture with a longer side shows heads, but no words, on a screen: its layers are then drawn one by one as well.
 READABLE_INCHES = 40
-LARGEST_PIXELS = 16_000  # matplotlib draws up to 65,536, few viewers show that
+LARGEST_PIXELS = 10_000  # of a side; what is larger is drawn with fewer dots to the inch
 FONT_POINTS = 7
 LETTER_INCHES = 0.062  # the width of a letter of that size
 CELL_INCHES = 0.13  # a line of that size
-PANEL_INCHES = 1.1  # short sentences get larger cells instead of a smaller panel
+PANEL_INCHES = 1.3  # short sentences get larger cells instead of a smaller panel
 LABEL_LETTERS = 16  # longer tokens are cut
 LINE_INCHES = 0.2
 GAP_INCHES = 0.15
-COLOURS = 'Blues'
-SCALE = Normalize(0, 1)
+LEGEND_INCHES = 7.5
+IMAGE = {'cmap': 'Blues', 'vmin': 0, 'vmax': 1, 'interpolation': 'nearest', 'aspect': 'auto'}
 
 
 class Panel(NamedTuple):
@@ -168,25 +166,26 @@ def curves(metrics_path: epath.PathLike, path: epath.PathLike) -> epath.Path:
 
 
 def _grid(rows: Sequence[Sequence[Panel]]) -> Figure:
-    """A figure of rows of panels, all cells equal, sized so that each label has a line of its own."""
+    """A figure of rows of panels, all cells equal, sized so that each label has a line of its own.
+
+    It is a single system of axes in inches from the top left corner: axes and ticks for every panel take ten times as
+    long to draw.
+    """
     panels = [panel for row in rows for panel in row]
     left = _room(label for panel in panels for label in panel.rows)
     tops = [_room(label for panel in row for label in panel.columns) + LINE_INCHES for row in rows]
     cell = max(CELL_INCHES, PANEL_INCHES / max(max(panel.weights.shape) for panel in panels))
-    width = max(sum(left + cell * len(panel.columns) + GAP_INCHES for panel in row) for row in rows)
+    width = max(LEGEND_INCHES, *(sum(left + cell * len(panel.columns) + GAP_INCHES for panel in row) for row in rows))
     height = sum(tops) + sum(cell * len(row[0].rows) + GAP_INCHES for row in rows) + 2 * LINE_INCHES
     figure = Figure(figsize=(width, height), dpi=min(DPI, LARGEST_PIXELS / max(width, height)))
-    _legend(figure)
-    y = height - 2 * LINE_INCHES
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    _legend(axes)
+    y = 2 * LINE_INCHES
     for top, row in zip(tops, rows, strict=True):
-        x = 0.0
-        y -= top + cell * len(row[0].rows)
-        for panel in row:
-            T, S = panel.weights.shape
-            box = (x + left) / width, y / height, cell * S / width, cell * T / height
-            _heat_map(figure.add_axes(box), panel)
-            x += left + cell * S + GAP_INCHES
-        y -= GAP_INCHES
+        for index, panel in enumerate(row):
+            _heat_map(axes, panel, left + index * (left + cell * len(panel.columns) + GAP_INCHES), y + top, cell)
+        y += top + cell * len(row[0].rows) + GAP_INCHES
     return figure
 
 
@@ -194,29 +193,29 @@ def _room(labels: Iterable[str]) -> float:
     return LETTER_INCHES * (max(map(len, labels)) + 2)
 
 
-def _heat_map(axes: Axes, panel: Panel) -> None:
+def _heat_map(axes: Axes, panel: Panel, x: float, y: float, cell: float) -> None:
+    """A panel whose first cell has its upper left corner at (x, y)."""
     T, S = panel.weights.shape
-    axes.imshow(panel.weights, cmap=COLOURS, norm=SCALE, interpolation='nearest', aspect='equal')
-    axes.hlines(np.arange(T - 1) + 0.5, -0.5, S - 0.5, color='0.85', linewidth=0.4)
-    axes.vlines(np.arange(S - 1) + 0.5, -0.5, T - 0.5, color='0.85', linewidth=0.4)
+    x_S, y_T = x + cell * np.arange(S + 1), y + cell * np.arange(T + 1)
+    axes.imshow(panel.weights, extent=(x, x_S[-1], y_T[-1], y), **IMAGE)
+    axes.hlines(y_T, x, x_S[-1], color='0.85', linewidth=0.4)
+    axes.vlines(x_S, y, y_T[-1], color='0.85', linewidth=0.4)
     # Without mathematics: a token may hold a dollar sign.
-    axes.set_xticks(range(S), panel.columns, rotation=90, fontsize=FONT_POINTS, parse_math=False)
-    axes.set_yticks(range(T), panel.rows, fontsize=FONT_POINTS, parse_math=False)
-    axes.tick_params(length=0, pad=2, top=True, labeltop=True, bottom=False, labelbottom=False)
-    axes.spines[:].set_color('0.7')
-    axes.set_title(panel.title, fontsize=FONT_POINTS + 1, fontweight='bold')
+    style = {'fontsize': FONT_POINTS, 'parse_math': False}
+    for label, middle in zip(panel.rows, y_T[:-1] + cell / 2, strict=True):
+        axes.text(x - LETTER_INCHES / 2, middle, label, ha='right', va='center_baseline', **style)
+    for label, middle in zip(panel.columns, x_S[:-1] + cell / 2, strict=True):
+        axes.text(middle, y - LETTER_INCHES / 2, label, ha='center', va='bottom', rotation=90, **style)
+    above = y - _room(panel.columns)
+    axes.text((x + x_S[-1]) / 2, above, panel.title, ha='center', fontsize=FONT_POINTS + 1, fontweight='bold')
 
 
-def _legend(figure: Figure) -> None:
+def _legend(axes: Axes) -> None:
     """What colours, rows and columns are, in the top left corner."""
-    width, height = figure.get_size_inches()
-    box = 0.3 / width, 1 - 0.25 / height, 1.2 / width, 0.1 / height
-    bar = figure.colorbar(ScalarMappable(SCALE, COLOURS), cax=figure.add_axes(box), orientation='horizontal')
-    bar.set_ticks([0, 1])
-    bar.ax.tick_params(labelsize=FONT_POINTS, length=0, pad=1)
-    bar.outline.set_edgecolor('0.7')
-    figure.text(1.7 / width, 1 - 0.2 / height, 'row: the token that is read or written    column: where the head looks '
-                'for it (inputs so far in the decoder)', fontsize=FONT_POINTS, verticalalignment='center')
+    axes.imshow(np.linspace(0, 1, 100)[None], extent=(0.2, 1.4, 0.25, 0.15), **IMAGE)
+    key = 'row: the token that is read or written    column: where the head looks (in the decoder, its inputs so far)'
+    for x, text in ((0.1, '0'), (1.45, '1    ' + key)):
+        axes.text(x, 0.2, text, va='center_baseline', fontsize=FONT_POINTS)
 
 
 def _label(token: str) -> str:

@@ -69,12 +69,24 @@ def read_lines(path: epath.Path) -> list[str]:
             raw = gzip.decompress(raw)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f'{path}: damaged gzip data ({error}); get the file again') from None
+    return decode_lines(raw, str(path))
+
+
+def decode_lines(raw: bytes, name: str) -> list[str]:
+    """The lines of UTF-8 text; `name` is what messages call it.
+
+    Only a line feed ends a line: Unicode's other separators occur inside sentences, and splitting there would shift one
+    side against the other.
+
+    Raises:
+        DataError: invalid UTF-8 (with the line).
+    """
     try:
         text = raw.decode('utf-8')
     except UnicodeDecodeError as error:
         line = raw.count(b'\n', 0, error.start) + 1
-        raise DataError(f'{path}:{line}: invalid UTF-8 (byte 0x{raw[error.start]:02x}); '
-                        'convert the file to UTF-8') from None
+        raise DataError(f'{name}:{line}: invalid UTF-8 (byte 0x{raw[error.start]:02x}); '
+                        'convert it to UTF-8') from None
     lines = text.removeprefix('\ufeff').split('\n')
     if not lines[-1]:
         lines.pop()

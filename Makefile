@@ -1,0 +1,39 @@
+# Two targets do all set-up in .venv: `make demo` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/demo
+
+.PHONY: demo test test-slow lint clean
+
+demo: .venv/installed
+	$(BIN)/transformer-jax train --config=configs/number_words.py:en-de --workdir=$(RUN)
+	$(BIN)/transformer-jax evaluate --workdir=$(RUN)
+	@printf '\nA few numbers, typed as words:\n'
+	@printf '%s\n' 'seven' 'twenty-four' 'three hundred and sixty-five' 'nine thousand, eight hundred and seventy-six' \
+	  > $(RUN)/numbers.txt
+	@$(BIN)/transformer-jax translate --workdir=$(RUN) < $(RUN)/numbers.txt > $(RUN)/translated.txt
+	@paste -d'|' $(RUN)/numbers.txt $(RUN)/translated.txt | sed 's/|/  ->  /'
+	@$(BIN)/transformer-jax attention --workdir=$(RUN) --text='twenty-four' --out=$(RUN)/attention.png > /dev/null
+	@printf '\nEverything lies in %s: attention.png (every head), evaluations.json, metrics.jsonl, checkpoints/\n' $(RUN)
+
+test: .venv/installed-dev lint
+	$(BIN)/python -m pytest -q -n 2 -m 'not slow'
+
+test-slow: .venv/installed-dev
+	$(BIN)/python -m pytest -q -n 2 -m slow
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check transformer_jax configs experiments tests
+
+.venv/installed: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs
