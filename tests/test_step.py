@@ -1,4 +1,4 @@
-"""The training step: sums divided once, a state that nothing non-finite enters, numbers that vary without recompiling."""
+"""The training step: sums divided once, nothing non-finite in the state, numbers that vary without recompiling."""
 
 import functools
 

@@ -27,7 +27,8 @@ def torch_parameters(params, config):
                     ('queries', 'query'), ('keys', 'key'), ('keys', 'value')))
                 found[f'{prefix}{name}.in_proj_weight'] = np.concatenate(
                     [np.reshape(kernel, (config.d_model, -1)).T for kernel in kernels])
-                found[f'{prefix}{name}.out_proj.weight'] = np.reshape(block[site]['out']['kernel'], (-1, config.d_model)).T
+                out = np.reshape(block[site]['out']['kernel'], (-1, config.d_model))
+                found[f'{prefix}{name}.out_proj.weight'] = out.T
             for index, site in enumerate((*sites, 'ffn'), 1):
                 for ours, theirs in (('scale', 'weight'), ('bias', 'bias')):
                     found[f'{prefix}norm{index}.{theirs}'] = block[f'{site}_connection']['norm'][ours]
@@ -85,7 +86,8 @@ def test_forward_and_gradients_are_those_of_torch(placement, tiny, make_batch, r
         rng.normal(scale=0.3, size=leaf.shape) + (leaf.ndim == 1), jnp.float32) for leaf in leaves])
 
     def objective(params):
-        return loss_sums(module, params, batch, SMOOTHING).loss, module.apply({'params': params}, batch, method='features')
+        x_BTD = module.apply({'params': params}, batch, method='features')
+        return loss_sums(module, params, batch, SMOOTHING).loss, x_BTD
     (loss, x_BTD), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
 
     model, named = torch_model(params, config)

@@ -1,8 +1,11 @@
 """The command line: `transformer-jax COMMAND --flags`, exit codes, one clear message an error."""
 
+import difflib
 import json
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +22,7 @@ Flags = flags.FlagValues
 
 
 class Command(NamedTuple):
-    """One word after `transformer-jax`."""
+    """One word after `transformer-jax`, or two."""
 
     help: str
     define: Callable[[Flags], None]
@@ -38,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ('help', '--help', '-h'):
         print(_overview())
         return 0 if arguments else 2
-    name, *rest = arguments
+    words = 2 if ' '.join(arguments[:2]) in COMMANDS else 1
+    name, rest = ' '.join(arguments[:words]), arguments[words:]
     values = Flags()
     flags.DEFINE_bool('debug', False, 'Show the traceback of an error.', flag_values=values)
     flags.DEFINE_bool('help', False, 'Show these flags.', short_name='h', flag_values=values)
@@ -48,14 +52,14 @@ def main(argv: list[str] | None = None) -> int:
         COMMANDS[name].define(values)
         _parse(values, name, rest)
         if values.help:
-            print(f'transformer-jax {name}: {COMMANDS[name].help}\n\n{values.main_module_help()}')
+            print(_usage(name, values))
             return 0
         _prepare(values)
         COMMANDS[name].run(values)
         sys.stdout.flush()
         return 0
     except UserError as error:
-        if values.is_parsed() and values.debug:
+        if '--debug' in rest:
             raise
         print(f'transformer-jax: {error}', file=sys.stderr)
         return error.exit_code
@@ -69,25 +73,60 @@ def main(argv: list[str] | None = None) -> int:
 
 def _overview() -> str:
     lines = ['Transformers in JAX: train, ablate, reproduce.', '', 'Commands (each has --help):']
-    return '\n'.join(lines + [f'  transformer-jax {name:<10} {command.help}' for name, command in COMMANDS.items()])
+    return '\n'.join(lines + [f'  transformer-jax {name:<12} {command.help}' for name, command in COMMANDS.items()])
+
+
+def _usage(name: str, values: Flags) -> str:
+    lines = [f'transformer-jax {name}: {COMMANDS[name].help}', '']
+    shown = [values[flag] for flag in sorted(values) if flag == values[flag].name and '.' not in flag]
+    return '\n'.join(lines + [f'  --{flag.name:<15} {flag.help}' for flag in shown])
 
 
 def _parse(values: Flags, name: str, arguments: list[str]) -> None:
+    _check_keys(arguments)
     # config_flags reads the overrides (--config.train.steps=…) from sys.argv itself.
-    program = f'transformer-jax {name}'
-    sys.argv = [program, *arguments]
+    sys.argv = [f'transformer-jax {name}', *arguments]
     try:
         rest = values(sys.argv)[1:]
+        # A file that could not be read is no error before something of it is used.
+        getattr('config' in values and values.config, 'lock', None)
     except flags.UnrecognizedFlagError as error:
-        key = error.flagname.removeprefix('config.')
-        valid = flatten(ExperimentConfig()) if key != error.flagname else values
-        raise ConfigError(f'unknown flag --{error.flagname}: {spec.nearest(key, valid)}') from None
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f'{program}: {str(error).splitlines()[0]}') from error
-    except FileNotFoundError as error:
-        raise ConfigError(f'--config: no such file {error.filename}') from None
+        raise ConfigError(f'unknown flag --{error.flagname}: {spec.nearest(error.flagname, values)}') from None
+    except Exception as error:  # A configuration file is a program, and may raise anything.
+        raise ConfigError(_explain(error)) from error
     if rest:
-        raise ConfigError(f'{program}: unexpected argument {rest[0]!r}')
+        raise ConfigError(f'unexpected argument {rest[0]!r}; flags are written --NAME=VALUE')
+
+
+def _check_keys(arguments: list[str]) -> None:
+    """Refuses `--config.KEY` where there is no such key, with the nearest one of its section or of any."""
+    keys = list(flatten(ExperimentConfig()))
+    for argument in arguments:
+        flag, _, key = argument.partition('=')[0].lstrip('-').partition('.')
+        if flag == 'config' and key and key not in keys:
+            section, _, last = key.rpartition('.')
+            nearby = [k for k in keys if k.rpartition('.')[0] == section] or [
+                k for k in keys if difflib.get_close_matches(last, [k.rpartition('.')[2]])]
+            hint = spec.nearest(key, nearby) if nearby else 'transformer_jax/config.py holds them all'
+            raise ConfigError(f'--config.{key}: unknown configuration key; {hint}')
+
+
+def _explain(error: Exception) -> str:
+    """One line for what absl and ml_collections raise over flags, or the configuration file over itself."""
+    cause = error
+    while cause.__context__ is not None:
+        cause = cause.__context__
+    reason = str(cause).strip().splitlines()[-1:]
+    frames = [frame for frame in traceback.extract_tb(cause.__traceback__) if frame.name in ('<module>', 'get_config')]
+    if frames:
+        where = f'{frames[-1].filename}:{frames[-1].lineno}'
+        return f'--config: {where}: {": ".join([type(cause).__name__, *reason])}'
+    first = str(error).partition('\n')[0]
+    if not isinstance(error, flags.Error) or 'config file' in first:
+        return f'--config: {": ".join([type(cause).__name__, *reason])}'
+    first = re.sub('^flag ', '', first)
+    first = re.sub('invalid literal for int.*', 'not a whole number', first)
+    return re.sub('could not convert string to float.*', 'not a number', first)
 
 
 def _prepare(values: Flags) -> None:
@@ -205,6 +244,34 @@ def _inspect(values: Flags) -> None:
         inspect.inspect_config(_config(values), values.devices)
 
 
+def _define_bench_train(values: Flags) -> None:
+    _define_config(values)
+    flags.DEFINE_integer('steps', 30, 'Steps of the loop.', 1, flag_values=values)
+    flags.DEFINE_bool('json', False, 'Print one JSON object.', flag_values=values)
+
+
+def _bench_train(values: Flags) -> None:
+    from transformer_jax import bench, timing
+    config = _config(values)
+    jax.config.update('jax_enable_compilation_cache', False)  # What is measured includes compiling.
+    result = bench.bench_train(config, values.steps, log)
+    timing.show(result, bench.tables(result), values.json)
+
+
+def _define_bench_decode(values: Flags) -> None:
+    _define_config(values)
+    flags.DEFINE_integer('longest', 128, 'Output tokens; an eighth, a quarter and a half of it beside it.', 16,
+                         flag_values=values)
+    flags.DEFINE_integer('rows', 64, 'Sentences of a batch.', 1, flag_values=values)
+    flags.DEFINE_bool('json', False, 'Print one JSON object.', flag_values=values)
+
+
+def _bench_decode(values: Flags) -> None:
+    from transformer_jax import bench_decode, timing
+    result = bench_decode.bench_decode(_config(values), values.longest, values.rows, log)
+    timing.show(result, bench_decode.tables(result), values.json)
+
+
 COMMANDS = {
     'train': Command('train a model, or go on where its workdir stopped', _define_train, _train),
     'evaluate': Command('score a trained model on a split', _define_evaluate, _evaluate),
@@ -212,4 +279,6 @@ COMMANDS = {
     'attention': Command('draw the attention of every layer and head', _define_attention, _attention),
     'inspect': Command('parameters, FLOPs, memory and shardings of a config; the state of a workdir',
                        _define_inspect, _inspect),
+    'bench train': Command('time training steps, and where they go', _define_bench_train, _bench_train),
+    'bench decode': Command('time decoding against the length of its output', _define_bench_decode, _bench_decode),
 }

@@ -1,4 +1,4 @@
-"""The experiment as frozen dataclasses: every key, its default and its check stand here and nowhere else.
+"""The experiment as frozen dataclasses: every key and its default stand here and nowhere else.
 
 `configs/*.py` start from `default_config()`, a locked ConfigDict made of these classes; `from_config_dict` converts it
 back strictly and checks everything that can be known before data is read or anything compiles.
@@ -8,18 +8,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import ml_collections
 
-from transformer_jax import optim, spec
+from transformer_jax import spec
 from transformer_jax.attention import KINDS, Attention
-from transformer_jax.data.batching import BATCHING
-from transformer_jax.data.tasks import TASKS
+from transformer_jax.checks import check
 from transformer_jax.errors import ConfigError
-from transformer_jax.layers import FFNS, NORMS
-from transformer_jax.positions import POSITIONS
-
-MODELS = ('encoder_decoder',)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,38 +158,6 @@ class ExperimentConfig:
     parallel: ParallelConfig = ParallelConfig()
 
 
-CHOICES = {
-    'model.kind': MODELS,
-    'model.norm_placement': ('post', 'pre'),
-    'model.tie_embeddings': ('all', 'decoder', 'none'),
-    'model.dtype': ('float32', 'bfloat16', 'float16'),
-    'train.on_nonfinite': ('stop', 'skip'),
-    'evaluate.best_metric': ('loss', 'perplexity', 'bleu', 'chrf', 'exact_match'),
-    'evaluate.bleu_tokenize': ('13a', 'none', 'intl', 'char', 'zh'),
-    'decode.method': ('beam', 'greedy', 'sample'),
-    'parallel.mode': ('jit', 'pmap'),
-}
-SPECS = {
-    'model.position': POSITIONS,
-    'model.norm': NORMS,
-    'model.ffn': FFNS,
-    'data.task': TASKS,
-    'data.batching': BATCHING,
-    'optim.optimizer': optim.OPTIMIZERS,
-    'optim.schedule': optim.SCHEDULES,
-}
-# Half-open: a value must be ≥ the first and < the second number.
-RANGES = {
-    'model.dropout': (0, 1), 'train.label_smoothing': (0, 1), 'optim.learning_rate': (0, float('inf')),
-    'optim.weight_decay': (0, float('inf')), 'optim.clip': (0, float('inf')), 'data.vocab_size': (5, 1 << 31),
-    'train.seed': (0, 1 << 32),
-    'decode.temperature': (0, float('inf')), 'decode.length_penalty': (0, float('inf')),
-}
-POSITIVE = ('model.d_model', 'model.d_ff', 'model.num_heads', 'train.batch_tokens', 'train.accumulate',
-            'train.log_every', 'evaluate.batch_tokens', 'decode.beam', 'model.encoder_layers',
-            'model.decoder_layers', 'checkpoint.keep')
-
-
 def default_config() -> ml_collections.ConfigDict:
     """All keys with their defaults, locked: what a file in `configs/` starts from."""
     return ml_collections.ConfigDict(dataclasses.asdict(ExperimentConfig())).lock()
@@ -213,7 +175,7 @@ def from_config_dict(config: ml_collections.ConfigDict) -> ExperimentConfig:
 def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
     """`from_config_dict` for a plain dictionary, as `config.json` holds it."""
     config = _convert(values, ExperimentConfig, '')
-    check(config)
+    check(config, flatten(config))
     return config
 
 
@@ -225,7 +187,7 @@ def to_dict(config: ExperimentConfig) -> dict[str, Any]:
 def replace(config: ExperimentConfig, **sections: Any) -> ExperimentConfig:
     """`config` with whole sections replaced, checked again."""
     changed = dataclasses.replace(config, **sections)
-    check(changed)
+    check(changed, flatten(changed))
     return changed
 
 
@@ -259,55 +221,3 @@ def _convert(values: Mapping[str, Any], cls: type, prefix: str) -> Any:
             raise ConfigError(f'{prefix}{key}={values[key]!r} is of type {type(values[key]).__name__}, '
                               f'it takes {spec.type_name(hint)}')
     return cls(**converted)
-
-
-def check(config: ExperimentConfig) -> None:
-    """Raises ConfigError where a value, or a combination of values, cannot run."""
-    values = flatten(config)
-    for key, choices in CHOICES.items():
-        if values[key] not in choices:
-            raise ConfigError(f'{key}={values[key]!r}: {spec.nearest(str(values[key]), choices)}')
-    for key, table in SPECS.items():
-        spec.parse(values[key], table, key)
-    for key, (low, high) in RANGES.items():
-        if not low <= values[key] < high:
-            raise ConfigError(f'{key}={values[key]} is outside {low} ≤ value < {high}')
-    if not 0 < config.decode.top_p <= 1:
-        raise ConfigError(f'decode.top_p={config.decode.top_p} is outside 0 < value ≤ 1')
-    for key, value in values.items():
-        if type(value) is int and value < (key in POSITIVE) and not key.startswith('parallel.mesh.'):
-            raise ConfigError(f'{key}={value} must be {"positive" if key in POSITIVE else "0 or more"}')
-    _check_model(config.model)
-    _check_lengths(config)
-    sizes = dataclasses.asdict(config.parallel.mesh)
-    if any(size != -1 and size < 1 for size in sizes.values()) or list(sizes.values()).count(-1) > 1:
-        raise ConfigError(f'parallel.mesh={sizes}: sizes are positive, and at most one may be -1 (the rest)')
-    if config.parallel.mode == 'pmap' and (config.parallel.mesh.fsdp, config.parallel.mesh.tensor) != (1, 1):
-        raise ConfigError("parallel.mode='pmap' is data parallel only: set parallel.mesh.fsdp=1 and "
-                          "parallel.mesh.tensor=1, or parallel.mode='jit'")
-
-
-def _check_lengths(config: ExperimentConfig) -> None:
-    """Positions must reach as far as the longest row, and as the longest output."""
-    position = spec.parse(config.model.position, POSITIONS, 'model.position')
-    longest = spec.parse(config.data.batching, BATCHING, 'data.batching').row_lengths()[-1]
-    if position.max_len and longest + config.decode.max_len > position.max_len:
-        raise ConfigError(
-            f'model.position={config.model.position!r} ends before the text: data.batching has rows of {longest} tokens '
-            f'and decode.max_len={config.decode.max_len} more may follow; set max_len={longest + config.decode.max_len}')
-
-
-def _check_model(model: ModelConfig) -> None:
-    if not model.head_dim and model.d_model % model.num_heads:
-        fits = [n for n in range(1, 2 * model.num_heads) if model.d_model % n == 0]
-        best = min(fits, key=lambda n: abs(n - model.num_heads))
-        raise ConfigError(f'model.d_model={model.d_model} is not divisible by model.num_heads={model.num_heads}; '
-                          f'set model.head_dim, or for example model.num_heads={best}')
-    if model.num_heads % (model.num_kv_heads or model.num_heads):
-        raise ConfigError(f'model.num_heads={model.num_heads} is not divisible by '
-                          f'model.num_kv_heads={model.num_kv_heads}')
-    if model.position.startswith('sinusoidal') and model.d_model % 2:
-        raise ConfigError(f"model.d_model={model.d_model} is odd: model.position='sinusoidal' pairs sines and cosines")
-    for site in ('encoder', 'decoder', 'cross'):
-        model.attention_at(site)
-    jnp.dtype(model.dtype)

@@ -27,8 +27,8 @@ def cross_entropy(x_BTD: jax.Array, w_VD: jax.Array, targets_BT: jax.Array, weig
     """Label-smoothed cross-entropy of the logits x Wᵀ, without ever holding all of them.
 
     The target distribution is (1−ε) at the target plus ε/V everywhere (Szegedy et al. 2016, section 7). Time is cut
-    into chunks. Because the loss is linear in its own cotangent, the gradient of a chunk is made while its logits are at
-    hand, so that the backward pass has no logits to recompute: three matrix products a chunk instead of four.
+    into chunks. Because the loss is linear in its own cotangent, the gradient of a chunk is made while its logits are
+    at hand, so that the backward pass has no logits to recompute: three matrix products a chunk instead of four.
 
     Args:
         x_BTD: features.

@@ -79,7 +79,8 @@ def _partition_spec(name: str, axes: tuple[str, ...], shape: tuple[int, ...], si
     used: dict[str, str] = {}
     for logical, size in zip(axes, shape, strict=True):
         if logical not in RULES:
-            raise ConfigError(f'{name}: no sharding rule for the logical axis {logical!r}; {spec.nearest(logical, RULES)}')
+            raise ConfigError(f'{name}: no sharding rule for the logical axis {logical!r}; '
+                              f'{spec.nearest(logical, RULES)}')
         parts = math.prod(sizes[axis] for axis in RULES[logical])
         if size % parts:
             below = size // parts * parts
@@ -91,9 +92,3 @@ def _partition_spec(name: str, axes: tuple[str, ...], shape: tuple[int, ...], si
                 raise ConfigError(f'{name}: mesh axis {axis!r} would cut both {used[axis]!r} and {logical!r}')
             used[axis] = logical
     return PartitionSpec(*(RULES[logical] or None for logical in axes))
-
-
-def bytes_per_device(array: jax.ShapeDtypeStruct, partition: PartitionSpec, sizes: dict[str, int]) -> int:
-    """The bytes of one device's part of an array."""
-    parts = math.prod(sizes[axis] for axes in partition if axes for axis in axes)
-    return math.prod(array.shape) * array.dtype.itemsize // parts

@@ -1,9 +1,9 @@
 """One training step and one evaluation step: pure functions, the same on one device and on many."""
 
-import jax
-import jax.numpy as jnp
 import flax.linen as nn
 import flax.struct
+import jax
+import jax.numpy as jnp
 import optax
 
 from transformer_jax import spec
@@ -110,8 +110,8 @@ def train_step(model: nn.Module, config: ExperimentConfig, state: TrainState, ba
     schedule = spec.parse(config.optim.schedule, SCHEDULES, 'optim.schedule')
     rate = hyper.learning_rate * schedule(state.step + 1.0, config.train.steps, config.model.d_model)
     updates = jax.tree.map(lambda d, p: -rate * (d + hyper.weight_decay * p * (p.ndim > 1)), direction, state.params)
-    grad_norm = optax.global_norm(grads)
-    finite = jnp.isfinite(sums.loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.global_norm(updates))
+    grad_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(sums.loss) & jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
 
     def keep(new, old):
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)

@@ -13,7 +13,7 @@ from transformer_jax import config as config_lib
 from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import ExperimentConfig
 from transformer_jax.data import Data, load_data
-from transformer_jax.errors import Diverged, Stopped
+from transformer_jax.errors import Diverged, Stopped, UserError
 from transformer_jax.evaluate import Evaluator
 from transformer_jax.models import build_model
 from transformer_jax.parallel import Parallel
@@ -28,14 +28,16 @@ FALLING = ('loss', 'perplexity')
 
 @dataclasses.dataclass
 class Record:
-    """What a run remembers beside its state: the best evaluation, and how many have failed to beat it."""
+    """What a run remembers beside its state: the best evaluation, how many failed to beat it, the last one's step."""
 
     best: dict[str, Any] | None = None
     evaluations_since_best: int = 0
     stopped_early: bool = False
+    evaluated: int = 0
 
     def update(self, step: int, metric: str, scores: dict[str, Any]) -> bool:
         """Takes in an evaluation; returns whether it is the best so far."""
+        self.evaluated = step
         value = scores[metric]
         sign = -1 if metric in FALLING else 1
         better = value == value and (self.best is None or sign * value > sign * self.best['value'])
@@ -52,17 +54,22 @@ def train(config: ExperimentConfig, path: epath.PathLike, log: Callable[[str], N
         UserError: anything that a user can mend, see `errors`; Stopped after SIGINT or SIGTERM, its state saved.
     """
     workdir = Workdir(path)
-    with workdir.open_for_training(config_lib.to_dict(config)) as run, StopSignals() as signals:
-        data = load_data(config, workdir.tokenizer_path, log, _splits(config))
-        model = build_model(config.model, data.tokenizer.vocab_size)
-        parallel = Parallel(config, model)
+    with workdir.open_for_training(config_lib.to_dict(config)), StopSignals() as signals:
+        try:
+            data = load_data(config, workdir.tokenizer_path, log, _splits(config))
+            parallel = Parallel(config, build_model(config.model, data.tokenizer.vocab_size))
+        except UserError:
+            # A configuration that has never trained must not bind the next one.
+            if not workdir.checkpoints_path.exists():
+                workdir.config_path.unlink(missing_ok=True)
+            raise
         checkpoints = Checkpoints(workdir.checkpoints_path, keep=max(config.checkpoint.keep, config.checkpoint.average))
         trainer = Trainer(config, data, parallel, checkpoints, log)
         trainer.start(workdir)
         try:
             trainer.run(signals)
-        except Stopped as stop:
-            run['exit'] = str(stop)
+        except Diverged:
+            checkpoints.wait()  # Every process diverges at the same step; the save before it must not be lost.
             raise
         finally:
             trainer.close()
@@ -109,6 +116,8 @@ class Trainer:
         """Steps until the last one, early stopping or a signal; saves and evaluates on the way."""
         steps = self.config.train.steps
         pending = None
+        if 0 < self.step != self.record.evaluated and self._due(steps)[0]:
+            self._evaluate()  # A signal came between this step and its evaluation.
         with Progress(self.step, steps, self.config.train.log_every, self.log) as progress:
             while self.step < steps and not self.record.stopped_early:
                 waited = time.perf_counter()
@@ -121,7 +130,9 @@ class Trainer:
                     self._account(progress, *pending)
                 pending = self.step, metrics, waited
                 evaluate, save = self._due(steps)
-                if signum := signals.received(self.step):
+                # After the last step there is nothing left to interrupt but its evaluation, which completes the run.
+                signum = self.step < steps and signals.received(self.step)
+                if signum:
                     evaluate, save = False, True
                 if evaluate or save or self.step == steps:
                     self._account(progress, *pending)
@@ -155,10 +166,10 @@ class Trainer:
         """(whether to evaluate, whether to save) after the current step."""
         def due(every: int, every_epochs: int) -> bool:
             epoch = every_epochs * self.data.steps_per_epoch
-            return bool(every and self.step % every == 0 or epoch and self.step % epoch == 0)
+            return any(period and self.step % period == 0 for period in (every, epoch))
         evaluate, checkpoint = self.config.evaluate, self.config.checkpoint
         evaluates = bool(evaluate.every or evaluate.every_epochs)
-        return (due(evaluate.every, evaluate.every_epochs) or evaluates and self.step == steps,
+        return (due(evaluate.every, evaluate.every_epochs) or (evaluates and self.step == steps),
                 due(checkpoint.every, checkpoint.every_epochs) or self.step == steps)
 
     def _account(self, progress: Progress, step: int, metrics: dict[str, jax.Array], waited: float) -> None:

@@ -23,8 +23,8 @@ class Scope(Protocol):
 class Attention:
     """One kind of attention: pure mathematics behind two projections.
 
-    Queries and keys are pytrees of the kind's own. They are projected apart because cross-attention projects the keys of
-    a sentence once and its queries at every step.
+    Queries and keys are pytrees of the kind's own. They are projected apart because cross-attention projects the keys
+    of a sentence once and its queries at every step.
     """
 
     def queries(self, scope: Scope, x_BTD: jax.Array) -> Any:

@@ -1,0 +1,115 @@
+"""What the benchmarks count is right, and their numbers agree with each other; how fast anything is, is not tested."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from transformer_jax import bench, bench_decode, cli, inspect, timing
+from transformer_jax.config import DataConfig, DecodeConfig, ExperimentConfig, TrainConfig
+from transformer_jax.data import load_data
+from transformer_jax.errors import ConfigError
+from transformer_jax.models import build_model
+from transformer_jax.parallel import Parallel
+from transformer_jax.workdir import Workdir
+
+
+@pytest.fixture(scope='module')
+def config(tiny, tmp_path_factory) -> ExperimentConfig:
+    data = DataConfig(task='number_words(limit=120, held_out=10)', vocab_size=70, batching='buckets(lengths=(8, 24))',
+                      cache_dir=str(tmp_path_factory.mktemp('cache')))
+    model = tiny(encoder_layers=1, decoder_layers=1)
+    return ExperimentConfig(model=model, data=data, train=TrainConfig(batch_tokens=192, accumulate=1),
+                            decode=DecodeConfig(beam=2))
+
+
+@pytest.fixture(scope='module')
+def data(config, tmp_path_factory):
+    return load_data(config, Workdir(tmp_path_factory.mktemp('run')).tokenizer_path, lambda line: None, ('train',))
+
+
+@pytest.fixture(scope='module')
+def result(config, data) -> bench.TrainBench:
+    return bench.bench_train(config, data.steps_per_epoch, lambda line: None, matmul_size=64)
+
+
+def test_an_epochs_padding_and_tokens_are_the_plans(data, result):
+    assert result.padding == pytest.approx(1 - data.plan.fill) == result.epoch_padding
+    assert result.tokens == data.train.lengths[:, 1].sum()
+    assert result.tokens_per_second == pytest.approx(result.tokens / (result.loop_seconds * result.steps))
+
+
+def test_every_shape_is_compiled_and_counted_as_inspect_counts(config, data, result):
+    assert tuple((shape.rows, shape.length) for shape in result.shapes) == data.shapes
+    assert sum(shape.steps for shape in result.shapes) == result.steps == data.steps_per_epoch
+    described = {(cost.rows, cost.length): cost.flops for cost in inspect.describe(config).steps}
+    for shape in result.shapes:
+        assert shape.flops == described[shape.rows, shape.length] > 0
+        assert shape.compile_seconds > 0
+        assert 0 < shape.temporary_bytes <= result.temporary_bytes
+    flops = sum(shape.steps * shape.flops for shape in result.shapes)
+    assert result.peak_share == pytest.approx(flops / (result.steps * result.bare_seconds) / result.peak_flops)
+
+
+def test_times_agree_with_each_other(result):
+    assert 0 < result.data_wait < 1
+    assert result.loop_over_bare == pytest.approx(result.loop_seconds / result.bare_seconds)
+    assert tuple(result.parts) == bench.PARTS
+    assert min(result.parts.values()) >= 0
+    assert sum(result.parts.values()) > 0
+    assert result.parts_shape in [(shape.rows, shape.length) for shape in result.shapes]
+
+
+def test_parts_add_up_to_the_step(config, data, monkeypatch):
+    """With a clock that says how long each program takes, the parts are the differences, microbatches counted."""
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=2))
+    parallel = Parallel(config, build_model(config.model, data.tokenizer.vocab_size))
+    batch = next(data.train_iterator(parallel.local_rows, parallel.rows_multiple))
+    clock = iter([1.0, 2.0, 7.0, 8.0, 19.0] * bench.ROUNDS)
+    monkeypatch.setattr(bench, 'seconds', lambda program: next(clock))
+    parts = bench.step_parts(config, parallel, batch)
+    assert parts == dict(zip(bench.PARTS, [2.0, 4.0, 8.0, 2.0, 3.0], strict=True))
+
+
+@pytest.mark.parametrize('method', bench_decode.METHODS)
+def test_every_hypothesis_is_as_long_as_it_is_forced_to_be(config, method):
+    parallel = Parallel(config, build_model(config.model, config.data.vocab_size))
+    decode = bench_decode.forced_decoder(config, parallel, parallel.init_state().params, method, (8, 3, 6))
+    np.testing.assert_array_equal((np.asarray(decode()) > 0).sum(axis=1), 6)
+
+
+def test_a_line_is_found_in_times_that_lie_on_one():
+    times = bench_decode.fit((16, 32, 64), [0.5 + 0.01 * 16, 0.5 + 0.01 * 32, 0.5 + 0.01 * 64], rows=4)
+    assert (times.seconds_per_step, times.constant_seconds, times.r_squared) == pytest.approx((0.01, 0.5, 1))
+    assert times.tokens_per_second[0] == pytest.approx(4 * 16 / 0.66)
+    assert bench_decode.fit((16, 32, 64), [1.0, 4.0, 16.0], rows=4).exponent == pytest.approx(2)
+
+
+def test_the_peak_is_of_all_devices():
+    assert timing.matmul_peak('float32', 32) > 0
+    assert jax.device_count() > 1
+
+
+def test_both_results_are_one_json_object_or_tables(config, result, capsys):
+    decoded = bench_decode.bench_decode(config, 16, 8, lambda line: None)
+    for made, tables in ((result, bench.tables), (decoded, bench_decode.tables)):
+        timing.show(made, tables(made), as_json=True)
+        assert json.loads(capsys.readouterr().out).keys() == dataclasses.asdict(made).keys()
+        timing.show(made, tables(made), as_json=False)
+        assert made.machine['devices'] in capsys.readouterr().out
+    assert [times.lengths for times in decoded.methods.values()] == [(2, 4, 8, 16)] * 2
+
+
+def test_positions_that_end_before_the_output_are_refused(config):
+    short = dataclasses.replace(config.model, position='learned(max_len=60)')
+    with pytest.raises(ConfigError, match='--longest=64 .*max_len=60'):
+        bench_decode.bench_decode(dataclasses.replace(config, model=short), 64, 8, lambda line: None)
+
+
+def test_commands_of_two_words(capsys):
+    assert cli.main(['bench', 'decode', '--help']) == 0
+    assert '--longest' in capsys.readouterr().out
+    assert cli.main(['bench', 'nothing']) == 2
+    assert 'bench train' in capsys.readouterr().err
