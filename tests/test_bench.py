@@ -104,7 +104,7 @@ def test_both_results_are_one_json_object_or_tables(config, result, capsys):
 
 def test_positions_that_end_before_the_output_are_refused(config):
     short = dataclasses.replace(config.model, position='learned(max_len=60)')
-    with pytest.raises(ConfigError, match='--longest=64 .*max_len=60'):
+    with pytest.raises(ConfigError, match=r'--longest=64 .*max_len=60'):
         bench_decode.bench_decode(dataclasses.replace(config, model=short), 64, 8, lambda line: None)
 
 

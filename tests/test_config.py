@@ -200,6 +200,6 @@ def test_config_files_are_valid_and_explain_themselves(path):
     assert ast.get_docstring(tree)
     scope = {}
     exec(compile(tree, path, 'exec'), scope)  # as `--config` does
-    config = scope['get_config']('en-de')
+    config = scope['get_config']()
     assert isinstance(config, ml_collections.ConfigDict)
     from_config_dict(config)

@@ -55,8 +55,8 @@ class Model:
 
     @functools.cached_property
     def step(self):
-        return jax.jit(lambda tokens_B, cache: self.module.apply(
-            {'params': self.params}, tokens_B, cache, method='step'))
+        return jax.jit(lambda tokens_R, cache, memory: self.module.apply(
+            {'params': self.params}, tokens_R, cache, memory, method='step'))
 
     def cache(self, source_BS, source, length):
         variables = {'params': self.params}
@@ -135,9 +135,9 @@ def test_scores_do_not_depend_on_the_batch_or_its_padding(model, make_batch, ran
 def test_cached_decoding_is_teacher_forcing(model, make_batch, random_rows):
     batch = make_batch(random_rows([[(3, 8)], [(8, 8)], [(1, 8)], [(5, 8)]], V), LENGTH)
     expected = model.scores(batch)
-    cache = model.cache(batch.source_BS, batch.source_tokens, LENGTH)
+    cache, memory = model.cache(batch.source_BS, batch.source_tokens, LENGTH)
     for t in range(LENGTH):
-        logits_BV, cache = model.step(batch.inputs_BT[:, t], cache)
+        logits_BV, cache = model.step(batch.inputs_BT[:, t], cache, memory)
         assert logits_BV.dtype == jnp.float32
         np.testing.assert_allclose(jax.nn.log_softmax(logits_BV), expected[:, t], atol=1e-5, err_msg=f'step {t}')
 
@@ -146,12 +146,26 @@ def test_a_reordered_cache_goes_on_with_the_other_rows(models, make_batch, rando
     model = models('paper')
     batch = make_batch(random_rows([[(3, 8)], [(8, 8)], [(1, 8)], [(5, 8)]], V), LENGTH)
     expected = np.asarray(model.scores(batch))
-    cache = model.cache(batch.source_BS, batch.source_tokens, LENGTH)
+    cache, memory = model.cache(batch.source_BS, batch.source_tokens, LENGTH)
     for t in range(3):
-        _, cache = model.step(batch.inputs_BT[:, t], cache)
-    for rows in ([2, 0, 0, 1], [3, 3, 2, 2, 0, 1, 1, 0]):  # as many rows, and beams
-        logits_BV, _ = model.step(batch.inputs_BT[rows, 3], caches.reorder(cache, jnp.array(rows)))
+        _, cache = model.step(batch.inputs_BT[:, t], cache, memory)
+    for rows in ([2, 0, 0, 1], [3, 3, 2, 2, 0, 1, 1, 0]):  # as many rows, and more
+        logits_BV, _ = model.step(batch.inputs_BT[rows, 3], *caches.reorder((cache, memory), jnp.array(rows)))
         np.testing.assert_allclose(jax.nn.log_softmax(logits_BV), expected[rows, 3], atol=1e-5)
+
+
+def test_the_beams_of_a_sentence_share_its_memory(models, make_batch, random_rows):
+    model = models('paper')
+    batch = make_batch(random_rows([[(3, 8)], [(8, 8)], [(1, 8)], [(5, 8)]], V), LENGTH)
+    others = make_batch(random_rows([[(3, 8)], [(8, 8)], [(1, 8)], [(5, 8)]], V, seed=1), LENGTH)
+    second = batch._replace(inputs_BT=others.inputs_BT)  # another hypothesis of the same sources
+    expected = np.stack([model.scores(batch), model.scores(second)], axis=1)  # B, K, T, V
+    cache, memory = model.cache(batch.source_BS, batch.source_tokens, LENGTH)
+    cache = caches.reorder(cache, jnp.repeat(jnp.arange(4), 2))
+    inputs_RT = np.stack([batch.inputs_BT, second.inputs_BT], axis=1).reshape(8, -1)
+    for t in range(LENGTH):
+        logits_RV, cache = model.step(inputs_RT[:, t], cache, memory)
+        np.testing.assert_allclose(jax.nn.log_softmax(logits_RV), expected[:, :, t].reshape(8, -1), atol=1e-5)
 
 
 def test_dropout_of_rate_0_is_none_and_the_rate_is_traced(models, batch):

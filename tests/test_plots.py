@@ -29,7 +29,9 @@ def model():
 
 @pytest.fixture(scope='module')
 def params(model):
-    return nn.meta.unbox(jax.jit(model.init)(jax.random.PRNGKey(0), step.dummy_batch())['params'])
+    shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.PRNGKey(0), step.dummy_batch())['params'])
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda a: random.normal(scale=0.5, size=a.shape).astype(a.dtype), shapes)
 
 
 @pytest.fixture(scope='module')
@@ -164,7 +166,8 @@ def trained(model, params):
 
 
 def test_a_translation_is_drawn_with_its_tokens(trained, figures):
-    assert plots.draw_translation(trained, 'abc', 'heads.png') == ('cba', ['heads.png'])
+    hypothesis, [path] = plots.draw_translation(trained, 'abc', 'heads.png')
+    assert (hypothesis, path.name) == ('cba', 'heads.png')
     labels = [text.get_text() for text in figures[0].axes[0].texts]
     last_cross = labels[-len(['c', 'b', 'a', '</s>']) - len(['a', 'b', 'c', '</s>']) - 1:]
     assert last_cross == ['c', 'b', 'a', '</s>', 'a', 'b', 'c', '</s>', 'cross 3 · head 4']

@@ -126,17 +126,19 @@ class DecoderBlock(nn.Module):
             x_BTD, lambda y_BTD: self.attention(y_BTD, self.attention.keys(y_BTD), visible), rate)
         return self._rest(x_BTD, tokens, self.cross.keys(memory_BSD), memory_tokens, rate)
 
-    def init_cache(self, memory_BSD: jax.Array, length: int) -> tuple[Any, Any]:
-        """(the empty cache of self-attention, the projected keys of the memory)."""
-        return self.attention.init_cache(memory_BSD[:, :1], length), self.cross.keys(memory_BSD)
+    def init_cache(self, x_BSD: jax.Array, length: int) -> Any:
+        """The empty cache of self-attention, for as many rows as `x_BSD` has."""
+        return self.attention.init_cache(x_BSD[:, :1], length)
 
-    def step(self, x_BTD: jax.Array, tokens: Tokens, memory_tokens: Tokens,
-             cache: tuple[Any, Any]) -> tuple[jax.Array, tuple[Any, Any]]:
-        """New target tokens, given the cache of those before them."""
-        own, memory_keys = cache
-        x_BTD, own = self.attention_connection(
-            x_BTD, lambda y_BTD: self.attention.step(y_BTD, tokens, Segments() & Causal(), own), None)
-        return self._rest(x_BTD, tokens, memory_keys, memory_tokens, None), (own, memory_keys)
+    def step(self, x_R1D: jax.Array, tokens: Tokens, cache: Any, memory_keys: Any,
+             memory_tokens: Tokens) -> tuple[jax.Array, Any]:
+        """One new token for each of R hypotheses, given the cache of those before them."""
+        x_R1D, cache = self.attention_connection(
+            x_R1D, lambda y_R1D: self.attention.step(y_R1D, tokens, Segments() & Causal(), cache), None)
+        # The hypotheses of a sentence are to its memory what the times of a target are: rows of one matrix product.
+        x_BTD, tokens = jax.tree.map(
+            lambda a: a.reshape(len(memory_tokens.segments_BT), -1, *a.shape[2:]), (x_R1D, tokens))
+        return self._rest(x_BTD, tokens, memory_keys, memory_tokens, None).reshape(x_R1D.shape), cache
 
     def _rest(self, x_BTD: jax.Array, tokens: Tokens, memory_keys: Any, memory_tokens: Tokens,
               rate: jax.Array | None) -> jax.Array:

@@ -280,12 +280,12 @@ def make_decoder(model: Any, decode: DecodeConfig, vocab_size: int) -> DecoderFn
         max_len = source_BS.shape[1] + decode.max_len
         source = Tokens(positions_BS, segments_BS)
         memory_BSD = model.apply(variables, source_BS, source, method='encode')
-        cache = model.apply(variables, memory_BSD, source, max_len, method='init_cache')
+        cache, memory = model.apply(variables, memory_BSD, source, max_len, method='init_cache')
         lengths_B = jnp.sum(segments_BS > 0, axis=1)
         limits_B = jnp.where(lengths_B > 0, lengths_B + decode.max_len, 0)
 
-        def step(tokens_B, cache):
-            return model.apply(variables, tokens_B, cache, method='step')
+        def step(tokens_R, cache):
+            return model.apply(variables, tokens_R, cache, memory, method='step')
 
         if decode.method == 'beam':
             found = beam_search(step, cache, caches.reorder, limits_B, beam=decode.beam, max_len=max_len,

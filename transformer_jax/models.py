@@ -17,11 +17,18 @@ from transformer_jax.positions import POSITIONS, Position
 
 @flax.struct.dataclass
 class DecodingCache:
-    """What step-by-step decoding carries: one cache a layer, the memory's tokens, the next position."""
+    """What step-by-step decoding carries from token to token: one cache a layer, and the next position."""
 
     layers: tuple[Any, ...]
-    memory: Tokens
     position: jax.Array
+
+
+@flax.struct.dataclass
+class Memory:
+    """What decoding reads and never changes: the encoder's output as each decoder layer projects it."""
+
+    keys: tuple[Any, ...]
+    tokens: Tokens
 
 
 class Positions(nn.Module):
@@ -88,22 +95,26 @@ class EncoderDecoder(nn.Module):
         w_VD = self.output_table().astype(x_BTD.dtype)
         return jnp.einsum('BTD,VD->BTV', x_BTD, w_VD, preferred_element_type=jnp.float32)
 
-    def init_cache(self, memory_BSD: jax.Array, memory: Tokens, length: int) -> DecodingCache:
-        """The state of decoding before its first token; room for `length` tokens."""
+    def init_cache(self, memory_BSD: jax.Array, source: Tokens, length: int) -> tuple[DecodingCache, Memory]:
+        """The state of decoding before its first token, with room for `length` tokens, and what it reads."""
         layers = tuple(block.init_cache(memory_BSD, length) for block in self.decoder)
-        return DecodingCache(layers, memory, jnp.zeros((), jnp.int32))
+        keys = tuple(block.cross.keys(memory_BSD) for block in self.decoder)
+        return DecodingCache(layers, jnp.zeros((), jnp.int32)), Memory(keys, source)
 
-    def step(self, tokens_B: jax.Array, cache: DecodingCache) -> tuple[jax.Array, DecodingCache]:
-        """logits_BV of the tokens that follow `tokens_B`, and the cache with them in it."""
-        tokens_B1 = tokens_B[:, None]
-        target = Tokens(jnp.full_like(tokens_B1, cache.position), jnp.ones_like(tokens_B1))
-        x_B1D = self._embed_target(tokens_B1, target.positions_BT, None)
+    def step(self, tokens_R: jax.Array, cache: DecodingCache, memory: Memory) -> tuple[jax.Array, DecodingCache]:
+        """logits_RV of the tokens that follow `tokens_R`, and the cache with them in it.
+
+        R is B, or a multiple: the beams of a sentence side by side, which share its memory.
+        """
+        tokens_R1 = tokens_R[:, None]
+        target = Tokens(jnp.full_like(tokens_R1, cache.position), jnp.ones_like(tokens_R1))
+        x_R1D = self._embed_target(tokens_R1, target.positions_BT, None)
         layers = []
-        for block, layer in zip(self.decoder, cache.layers, strict=True):
-            x_B1D, layer = block.step(x_B1D, target, cache.memory, layer)
+        for block, layer, keys in zip(self.decoder, cache.layers, memory.keys, strict=True):
+            x_R1D, layer = block.step(x_R1D, target, layer, keys, memory.tokens)
             layers.append(layer)
-        logits_BV = self.logits(self._decoder_end(x_B1D))[:, 0]
-        return logits_BV, DecodingCache(tuple(layers), cache.memory, cache.position + 1)
+        logits_RV = self.logits(self._decoder_end(x_R1D))[:, 0]
+        return logits_RV, DecodingCache(tuple(layers), cache.position + 1)
 
     def _embed_target(self, tokens_BT: jax.Array, positions_BT: jax.Array, rate: jax.Array | None) -> jax.Array:
         x_BTD = self.target_positions(self.target_embedding(tokens_BT), positions_BT)

@@ -1,6 +1,7 @@
 """Pictures: where every attention head looks, and learning curves. Matplotlib without pyplot and its global state."""
 
 import collections
+import functools
 import io
 import json
 import math
@@ -63,11 +64,7 @@ def attention_weights(model: nn.Module, params: Any, source_S: Sequence[int],
     source_BS, inputs_BT, targets_BT = sides
     places = [(np.arange(a.shape[1], dtype=np.int32)[None], np.ones_like(a)) for a in (source_BS, targets_BT)]
     batch = Batch(source_BS, *places[0], inputs_BT, targets_BT, *places[1], np.ones(targets_BT.shape, np.float32))
-
-    @jax.jit
-    def run(params, batch):
-        return model.apply({'params': params}, batch, method='features', mutable=['intermediates'])[1]['intermediates']
-    sown = jax.device_get(run(params, batch))
+    sown = jax.device_get(_intermediates(model, params, batch))
 
     def stack(blocks: str, layers: int, site: str) -> np.ndarray:
         return np.stack([sown[f'{blocks}_{layer}'][site]['weights_BNTS'][0][0] for layer in range(layers)])
@@ -75,6 +72,11 @@ def attention_weights(model: nn.Module, params: Any, source_S: Sequence[int],
     return {'encoder': stack('encoder', config.encoder_layers, 'attention'),
             'decoder': stack('decoder', config.decoder_layers, 'attention'),
             'cross': stack('decoder', config.decoder_layers, 'cross')}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _intermediates(model: nn.Module, params: Any, batch: Batch) -> Any:
+    return model.apply({'params': params}, batch, method='features', mutable=['intermediates'])[1]['intermediates']
 
 
 def draw_attention(weights: dict[str, np.ndarray], source_tokens: Sequence[str], target_tokens: Sequence[str],
