@@ -23,13 +23,13 @@ def get_config(arg='en-de'):
     config.model.d_ff = 256
     config.model.num_heads = 4
 
-    config.train.steps = 300
+    config.train.steps = 500
     config.train.batch_tokens = 2048
     config.train.log_every = 20
     config.optim.schedule = 'linear(warmup=60)'
     config.optim.learning_rate = 1e-3
-    config.evaluate.every = 150
+    config.evaluate.every = 250
     config.evaluate.max_examples = 200
     config.evaluate.bleu_tokenize = 'char'  # a number is one word or a few
-    config.checkpoint.every = 150
+    config.checkpoint.every = 250
     return config

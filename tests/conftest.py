@@ -16,6 +16,13 @@ hypothesis.settings.register_profile('tests', deadline=None, derandomize=True)
 hypothesis.settings.load_profile('tests')
 
 
+def pytest_configure(config):
+    """Compiled programs are kept in pytest's cache, for the next run and for the other workers of this one."""
+    if config.pluginmanager.hasplugin('cacheprovider'):
+        jax.config.update('jax_compilation_cache_dir', str(config.cache.mkdir('jax')))
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
 @pytest.fixture(scope='session')
 def tiny() -> Callable[..., ModelConfig]:
     """A model that compiles in about a second: `tiny(norm_placement='pre')`."""

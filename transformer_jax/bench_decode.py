@@ -145,8 +145,8 @@ def _table(bench: DecodeBench, method: str, times: DecodeTimes) -> rich.table.Ta
     name = f'beam {bench.beam}' if method == 'beam' else method
     table = result_table(
         f'{name}: {bench.rows} sentences of {bench.source_length} tokens',
-        ('output tokens', 's', 'sentences/s', 'tokens/s'),
-        [(f'{length}', f'{s:.3f}', f'{sentences:,.1f}', f'{tokens:,.0f}') for length, s, sentences, tokens in zip(
+        ('output tokens', 'ms', 'sentences/s', 'tokens/s'),
+        [(f'{length}', f'{1e3 * s:.1f}', f'{sentences:,.1f}', f'{tokens:,.0f}') for length, s, sentences, tokens in zip(
             times.lengths, times.seconds, times.sentences_per_second, times.tokens_per_second, strict=True)])
     table.caption = (f'{1e3 * times.constant_seconds:.1f} ms + {1e3 * times.seconds_per_step:.2f} ms per token '
                      f'(R² {times.r_squared:.4f}); grows as length^{times.exponent:.2f}')

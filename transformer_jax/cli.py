@@ -113,20 +113,26 @@ def _check_keys(arguments: list[str]) -> None:
 
 def _explain(error: Exception) -> str:
     """One line for what absl and ml_collections raise over flags, or the configuration file over itself."""
-    cause = error
-    while cause.__context__ is not None:
-        cause = cause.__context__
-    reason = str(cause).strip().splitlines()[-1:]
-    frames = [frame for frame in traceback.extract_tb(cause.__traceback__) if frame.name in ('<module>', 'get_config')]
-    if frames:
-        where = f'{frames[-1].filename}:{frames[-1].lineno}'
-        return f'--config: {where}: {": ".join([type(cause).__name__, *reason])}'
+    chain = [error]
+    while inner := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(inner)
+    for cause in chain:
+        places = [frame for frame in traceback.extract_tb(cause.__traceback__)
+                  if frame.name in ('<module>', 'get_config')]
+        if places:
+            return f'--config: {places[-1].filename}:{places[-1].lineno}: {_last_line(cause)}'
     first = str(error).partition('\n')[0]
     if not isinstance(error, flags.Error) or 'config file' in first:
-        return f'--config: {": ".join([type(cause).__name__, *reason])}'
+        return f'--config: {_last_line(chain[-1])}'
     first = re.sub('^flag ', '', first)
     first = re.sub('invalid literal for int.*', 'not a whole number', first)
     return re.sub('could not convert string to float.*', 'not a number', first)
+
+
+def _last_line(error: BaseException) -> str:
+    # A KeyError's text is the repr of its argument.
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return ': '.join([type(error).__name__, *text.strip().splitlines()[-1:]])
 
 
 def _prepare(values: Flags) -> None:
@@ -141,7 +147,7 @@ def _prepare(values: Flags) -> None:
 
 
 def _config(values: Flags) -> ExperimentConfig:
-    if values.config is None:
+    if not values['config'].present:
         raise ConfigError('--config is missing: give a file of configs/, as in --config=configs/number_words.py:en-de')
     if not isinstance(values.config, ml_collections.ConfigDict):
         raise ConfigError(f'--config: get_config returned {type(values.config).__name__}, not a ConfigDict')

@@ -22,6 +22,7 @@ from transformer_jax.losses import Sums
 from transformer_jax.metrics import perplexities, translation_metrics
 from transformer_jax.models import build_model
 from transformer_jax.parallel import Parallel
+from transformer_jax.storage import reported, write_text
 from transformer_jax.workdir import Workdir
 
 Log = Callable[[str], None]
@@ -34,12 +35,16 @@ class Evaluator:
         self.config, self.data, self.parallel, self.log = config, data, parallel, log
         self._decoder = make_decoder(parallel.model, config.decode, data.tokenizer.vocab_size)
 
-    def scores(self, params: Any, split: str, max_examples: int = 0) -> dict[str, Any]:
-        """All metrics of a split; at most `max_examples` of its sentences are translated (0: all)."""
+    def scores(self, params: Any, split: str, samples: epath.Path, max_examples: int = 0) -> dict[str, Any]:
+        """All metrics of a split; at most `max_examples` of its sentences are translated (0: all), into `samples`."""
         pairs = self.data.text(split)
         result = self.likelihood(params, split)
         count = min(max_examples or len(pairs), len(pairs))
         hypotheses = self.translate(params, pairs.source[:count])
+        if jax.process_index() == 0:
+            with reported(samples):
+                samples.parent.mkdir(parents=True, exist_ok=True)
+                write_text(samples, ''.join(f'{line}\n' for line in hypotheses))
         return result | translation_metrics(
             hypotheses, pairs.target[:count], source=self.config.data.source, target=self.config.data.target,
             tokenize=self.config.evaluate.bleu_tokenize)
@@ -107,7 +112,9 @@ class Trained:
         """The scores of a split with all that tells what was scored; appended to evaluations.json."""
         start = time.time()
         result = {'split': split, 'checkpoint': self.choice, 'steps': list(self.steps),
-                  'decode': config_lib.flatten(self.config.decode), **self.evaluator.scores(self.params, split)}
+                  'decode': config_lib.flatten(self.config.decode)}
+        samples = self.workdir.samples_path / f'{split}-{self.choice.replace(":", "")}.txt'
+        result |= self.evaluator.scores(self.params, split, samples)
         result['seconds'] = round(time.time() - start, 2)
         self.workdir.append_evaluation(result)
         return result
@@ -121,8 +128,16 @@ def table(result: Mapping[str, Any]) -> str:
     rows.add_column('value', overflow='fold')
     for name, value in result.items():
         if name not in ('direction', 'split', 'checkpoint', 'steps', 'decode'):
-            rows.add_row(name, f'{value:.4f}' if isinstance(value, float) else str(value))
+            rows.add_row(name, _readable(value))
     rows.add_row('decode', ', '.join(f'{key}={value}' for key, value in result['decode'].items()))
     text = io.StringIO()
     rich.console.Console(file=text, width=110).print(rows)
     return text.getvalue().rstrip()
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, list):
+        return ' … '.join(map(_readable, value))
+    if isinstance(value, float):
+        return f'{value:,.0f}' if value.is_integer() and abs(value) > 1 else f'{value:.4f}'
+    return str(value)

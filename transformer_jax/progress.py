@@ -26,7 +26,8 @@ class Progress:
         return self
 
     def __exit__(self, *_) -> None:
-        self._bar.stop()
+        if self._bar.console.is_terminal:
+            self._bar.stop()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

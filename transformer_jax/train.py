@@ -17,6 +17,7 @@ from transformer_jax.errors import Diverged, Stopped, UserError
 from transformer_jax.evaluate import Evaluator
 from transformer_jax.models import build_model
 from transformer_jax.parallel import Parallel
+from transformer_jax.plots import curves
 from transformer_jax.progress import Progress
 from transformer_jax.signals import StopSignals
 from transformer_jax.step import TrainState
@@ -73,6 +74,8 @@ def train(config: ExperimentConfig, path: epath.PathLike, log: Callable[[str], N
             raise
         finally:
             trainer.close()
+        if jax.process_index() == 0:
+            curves(workdir.metrics_path, workdir.curves_path)
         return trainer.record.best
 
 
@@ -111,6 +114,7 @@ class Trainer:
             self.state = self.parallel.init_state()
         self.position = self.iterator.get_state()
         self.metrics = workdir.metrics(resumed)
+        self.samples = workdir.samples_path
 
     def run(self, signals: StopSignals) -> None:
         """Steps until the last one, early stopping or a signal; saves and evaluates on the way."""
@@ -191,7 +195,8 @@ class Trainer:
         """Scores the validation split; returns whether it is the best so far."""
         start = time.perf_counter()
         settings = self.config.evaluate
-        scores = self.evaluator.scores(self.state.params, 'validation', settings.max_examples)
+        samples = self.samples / f'validation-{self.step}.txt'
+        scores = self.evaluator.scores(self.state.params, 'validation', samples, settings.max_examples)
         best = self.record.update(self.step, settings.best_metric, scores)
         self.record.stopped_early = bool(settings.patience) and (
             self.record.evaluations_since_best >= settings.patience)

@@ -46,6 +46,7 @@ class Workdir:
         self.checkpoints_path = self.path / 'checkpoints'
         self.tokenizer_path = self.path / 'tokenizer'
         self.samples_path = self.path / 'samples'
+        self.curves_path = self.path / 'curves.png'
 
     @contextlib.contextmanager
     def open_for_training(self, config: Mapping[str, Any]) -> Iterator[dict]:
