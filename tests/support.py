@@ -1,9 +1,9 @@
 """Tiny experiments for the end-to-end tests, in this process and in others."""
 
-import functools
 import io
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -29,7 +29,8 @@ XLA_CACHE = tempfile.TemporaryDirectory(prefix='transformer_jax-tests-')
 jax.config.update('jax_compilation_cache_dir', XLA_CACHE.name)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
-CONFIG = f'--config={Path(__file__).parent.parent}/configs/number_words.py:en-de'
+CONFIG_FILE = Path(__file__).parent.parent / 'configs' / 'number_words.py'
+CONFIG = f'--config={CONFIG_FILE}:en-de'
 TINY = {
     'data.task': 'number_words(limit=300, held_out=20)', 'data.vocab_size': 90,
     'data.batching': 'buckets(lengths=(24,))',
@@ -43,11 +44,9 @@ TINY = {
 
 def experiment(**changes: Any) -> ExperimentConfig:
     """The tiny experiment; `train__steps=3` stands for train.steps=3."""
-    values = config_lib.to_dict(ExperimentConfig())
-    for key, value in (TINY | _dotted(changes)).items():
-        *sections, name = key.split('.')
-        functools.reduce(dict.__getitem__, sections, values)[name] = value
-    return config_lib.from_dict(values)
+    config = runpy.run_path(str(CONFIG_FILE))['get_config']('en-de')
+    config.update_from_flattened_dict(TINY | _dotted(changes))
+    return config_lib.from_config_dict(config)
 
 
 def flags(**changes: Any) -> list[str]:

@@ -53,7 +53,7 @@ def refused(call, monkeypatch):
 def trained(tmp_path_factory):
     """The workdir of a finished run; tests that change it take a copy."""
     workdir = tmp_path_factory.mktemp('trained')
-    train(experiment(train__steps=4), workdir, quiet)
+    train(experiment(), workdir, quiet)
     return workdir
 
 
@@ -222,14 +222,14 @@ def test_unusable_workdirs(refused, tmp_path, monkeypatch):
 def test_a_second_run_is_refused(refused, trained):
     with storage.lock(storage.absolute(trained) / 'lock'):
         before = contents(trained)
-        message = refused('train', f'--workdir={trained}', *flags(train__steps=4), code=3)
+        message = refused('train', f'--workdir={trained}', *flags(), code=3)
         assert contents(trained) == before
     assert re.search(r'is in use by process \d+ on .*: wait for it, stop it, or choose another --workdir', message)
 
 
 def test_another_configuration_is_refused_and_loses_nothing(refused, trained):
     before = contents(trained)
-    message = refused('train', f'--workdir={trained}', *flags(train__steps=4, train__seed=5))
+    message = refused('train', f'--workdir={trained}', *flags(train__seed=5))
     assert 'train.seed: 0 -> 5' in message
     assert contents(trained) == before
 
@@ -246,8 +246,8 @@ def test_checkpoints_that_are_not_there(refused, trained, tmp_path):
 
 def test_a_damaged_checkpoint_is_named(call, trained, tmp_path):
     shutil.copytree(trained, tmp_path / 'run')
-    (tmp_path / 'run' / 'checkpoints' / '4' / 'meta.json').write_text('{}')
-    code, output, errors = call('evaluate', f'--workdir={tmp_path / "run"}', '--checkpoint=4')
+    (tmp_path / 'run' / 'checkpoints' / '12' / 'meta.json').write_text('{}')
+    code, output, errors = call('evaluate', f'--workdir={tmp_path / "run"}', '--checkpoint=12')
     assert (code, output) == (3, '')
     assert re.search(r'^transformer-jax: .*meta\.json differs', errors, re.MULTILINE)
 
@@ -255,10 +255,12 @@ def test_a_damaged_checkpoint_is_named(call, trained, tmp_path):
 # --- What works ------------------------------------------------------------------------------------------------------
 
 def test_training_goes_on_and_inspect_prints_its_hash(call, trained, tmp_path):
-    code, output, remarks = call('train', f'--workdir={tmp_path}', *flags(train__steps=4))
+    code, output, remarks = call('train', f'--workdir={tmp_path}', *flags())
     assert (code, output) == (0, '')
     assert f'done: {tmp_path}' in remarks
-    assert 'resumed after step 4' in call('train', f'--workdir={tmp_path}', *flags(train__steps=4))[2]
+    (record,) = json.loads((tmp_path / 'run.json').read_text())
+    assert record['command'].startswith(f'transformer-jax train --workdir={tmp_path} ')  # to be pasted into a shell
+    assert 'resumed after step 12' in call('train', f'--workdir={tmp_path}', *flags())[2]
     code, output, _ = call('inspect', f'--workdir={tmp_path}')
     assert (code, output.splitlines()[-1]) == (0, fingerprint(trained))
 

@@ -61,7 +61,7 @@ def whole(tmp_path_factory):
 
 
 def test_crashes_leave_no_trace(whole, tmp_path):
-    for step in (3, 8, 15, 20, 30):  # before the first save, after one, in another epoch, at an evaluation, at the end
+    for step in (3, 15, 20, 30):  # before the first save, in the second epoch, at an evaluation, at the end
         crash_at(step, experiment(**RUN), tmp_path)
     assert events(tmp_path)[-1]['step'] == 30
     train(experiment(**RUN), tmp_path, quiet)
@@ -77,7 +77,7 @@ def test_the_seed_decides_how_a_run_ends(whole, tmp_path):
 
 
 def test_prefetched_batches_are_not_lost(whole, tmp_path):
-    for prefetch, step in ((3, 9), (0, 16), (1, 24)):
+    for prefetch, step in ((3, 9), (0, 16)):
         crash_at(step, experiment(data__prefetch=prefetch, **RUN), tmp_path)
     train(experiment(data__prefetch=3, **RUN), tmp_path, quiet)
     assert recorded(tmp_path) == recorded(whole)

@@ -84,10 +84,10 @@ def _usage(name: str, values: Flags) -> str:
 
 def _parse(values: Flags, name: str, arguments: list[str]) -> None:
     _check_keys(arguments)
-    # config_flags reads the overrides (--config.train.steps=…) from sys.argv itself.
-    sys.argv = [f'transformer-jax {name}', *arguments]
+    # config_flags reads the overrides (--config.train.steps=…) from sys.argv itself, and run.json the command.
+    sys.argv = ['transformer-jax', *name.split(), *arguments]
     try:
-        rest = values(sys.argv)[1:]
+        rest = values(['', *arguments])[1:]
         # A file that could not be read is no error before something of it is used.
         getattr('config' in values and values.config, 'lock', None)
     except flags.UnrecognizedFlagError as error:
