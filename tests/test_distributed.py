@@ -43,21 +43,29 @@ def test_two_processes_are_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_take_over(tmp_path):
+    train(experiment(**RUN), tmp_path / 'one', quiet)
+    stop_at(6, experiment(**RUN), tmp_path / 'two')
+    for process in pair(tmp_path / 'two'):
+        finish(process)
+    assert steps(tmp_path / 'two') == list(range(1, 13))
+    np.testing.assert_allclose(losses(tmp_path / 'two'), losses(tmp_path / 'one'), rtol=1e-4)
+
+
+@pytest.mark.slow
 def test_two_processes_stop_resume_and_end_together(tmp_path):
     changes = {'train__steps': 1500, 'checkpoint__every': 0}
-    processes = pair(tmp_path / 'two', **changes)
-    wait_until(lambda: len(steps(tmp_path / 'two')) >= 20, processes[0])
+    processes = pair(tmp_path, **changes)
+    wait_until(lambda: len(steps(tmp_path)) >= 20, processes[0])
     processes[1].send_signal(signal.SIGTERM)  # the cluster may take away either
     for process in processes:
         finish(process, 143)
-    (saved,) = (int(path.name) for path in (tmp_path / 'two' / 'checkpoints').iterdir())
-    assert saved == steps(tmp_path / 'two')[-1] < 1500
-    for process in pair(tmp_path / 'two', **changes):
+    (saved,) = (int(path.name) for path in (tmp_path / 'checkpoints').iterdir())
+    assert saved == steps(tmp_path)[-1] < 1500
+    for process in pair(tmp_path, **changes):
         finish(process)
-    finish(start('train', f'--workdir={tmp_path / "one"}', *flags(**RUN | changes)))
-    assert steps(tmp_path / 'two') == steps(tmp_path / 'one') == list(range(1, 1501))
-    np.testing.assert_allclose(losses(tmp_path / 'two')[:20], losses(tmp_path / 'one')[:20], rtol=1e-4)
-    exits = [run['exit'] for run in json.loads((tmp_path / 'two' / 'run.json').read_text())]
+    assert steps(tmp_path) == list(range(1, 1501))
+    exits = [run['exit'] for run in json.loads((tmp_path / 'run.json').read_text())]
     assert len(exits) == 2
     assert 'SIGTERM' in exits[0]
     assert exits[1] == 'done'

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if arguments else 2
     words = 2 if ' '.join(arguments[:2]) in COMMANDS else 1
     name, rest = ' '.join(arguments[:words]), arguments[words:]
-    values = Flags()
+    values, given = Flags(), sys.argv
     flags.DEFINE_bool('debug', False, 'Show the traceback of an error.', flag_values=values)
     flags.DEFINE_bool('help', False, 'Show these flags.', short_name='h', flag_values=values)
     try:
@@ -69,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # The reader of our output has left, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        sys.argv = given
 
 
 def _overview() -> str:
@@ -130,7 +132,9 @@ def _explain(error: Exception) -> str:
 
 
 def _last_line(error: BaseException) -> str:
-    # A KeyError's text is the repr of its argument.
+    # ConfigDict wraps its own errors, with the hint in the last line; a KeyError's text is the repr of its argument.
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return ': '.join([type(error).__name__, *text.strip().splitlines()[-1:]])
 
