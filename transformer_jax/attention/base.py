@@ -1,5 +1,6 @@
 """The boundary between a kind of attention and everything else."""
 
+import abc
 import dataclasses
 from typing import Any, Protocol
 
@@ -20,24 +21,24 @@ class Scope(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Attention:
+class Attention(abc.ABC):
     """One kind of attention: pure mathematics behind two projections.
 
     Queries and keys are pytrees of the kind's own. They are projected apart because cross-attention projects the keys
     of a sentence once and its queries at every step.
     """
 
+    @abc.abstractmethod
     def queries(self, scope: Scope, x_BTD: jax.Array) -> Any:
         """What asks."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def keys(self, scope: Scope, x_BSD: jax.Array) -> Any:
         """What is asked, the values included; the leaves have batch and time as their first two axes."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def attend(self, queries: Any, keys: Any, visible: Visible) -> tuple[jax.Array, jax.Array]:
         """(o_BTNH, weights_BNTS): the mixed values, and how they were mixed."""
-        raise NotImplementedError
 
     def init_cache(self, keys: Any, length: int) -> Any:
         """An empty cache for `length` steps of keys shaped like `keys`."""

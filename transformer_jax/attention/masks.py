@@ -4,6 +4,7 @@ A mask is a frozen dataclass that says which keys a query may see; nothing is ma
 the tile at hand, so that an engine that tiles never holds a T×S matrix.
 """
 
+import abc
 import dataclasses
 from typing import Any
 
@@ -13,12 +14,12 @@ import jax.numpy as jnp
 from transformer_jax.batch import Tokens
 
 
-class Mask:
+class Mask(abc.ABC):
     """The base of all masks."""
 
+    @abc.abstractmethod
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
         """allowed_BTS: whether each query may see each key."""
-        raise NotImplementedError
 
     def __and__(self, other: 'Mask') -> 'Mask':
         return And(self, other)
