@@ -65,9 +65,9 @@ class Workdir:
         with contextlib.ExitStack() as stack:
 
             def claim() -> int:
-                if self.path.exists() and not self.path.is_dir():
-                    raise WorkdirError(f'--workdir={self.path} is a file: choose a directory')
                 with reported(self.path):
+                    if self.path.exists() and not self.path.is_dir():
+                        raise WorkdirError(f'--workdir={self.path} is a file: choose a directory')
                     self.path.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(lock(self.path / 'lock'))
                     self._settle(_flat(json.loads(json.dumps(config))), config)
