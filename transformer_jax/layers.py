@@ -31,7 +31,7 @@ def dropout(module: nn.Module, x_BTD: jax.Array, rate: jax.Array | None) -> jax.
     *leading, D = x_BTD.shape
     words = jax.random.bits(module.make_rng('dropout'), (*leading, -(-D // 2)), jnp.uint32)
     bits_BTD = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*leading, -1)[..., :D]
-    keep_BTD = bits_BTD >= jnp.round(rate * 65536).astype(jnp.uint16)
+    keep_BTD = bits_BTD >= jnp.minimum(jnp.round(rate * 65536), 65535).astype(jnp.uint16)
     return jnp.where(keep_BTD, x_BTD / (1 - rate).astype(x_BTD.dtype), 0)
 
 

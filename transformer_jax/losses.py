@@ -28,7 +28,8 @@ def cross_entropy(x_BTD: jax.Array, w_VD: jax.Array, targets_BT: jax.Array, weig
 
     The target distribution is (1−ε) at the target plus ε/V everywhere (Szegedy et al. 2016, section 7). Time is cut
     into chunks. Because the loss is linear in its own cotangent, the gradient of a chunk is made while its logits are
-    at hand, so that the backward pass has no logits to recompute: three matrix products a chunk instead of four.
+    at hand, so that the backward pass has no logits to recompute: three matrix products a chunk instead of four. It is
+    the gradient of `loss`, with respect to features and table; the other sums, and the other arguments, have none.
 
     Args:
         x_BTD: features.
