@@ -1,6 +1,7 @@
 """The workdir: its lock, its configuration, and logs that survive a crash; also on an object store."""
 
 import json
+import shlex
 import struct
 import subprocess
 import sys
@@ -293,7 +294,7 @@ def test_run_json_records_every_start_and_how_it_ended(tmp_path):
     expected = {'python', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint'}
     assert expected <= records[0]['versions'].keys()
     assert records[0]['devices'].endswith('cpu cpu')
-    assert 'pytest' in records[0]['command']
+    assert records[0]['command'] == shlex.join(sys.argv)
 
 
 def test_git_commit_is_of_the_package_and_no_other_checkout(tmp_path):
