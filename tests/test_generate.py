@@ -81,6 +81,8 @@ def test_the_command_line_says_what_a_model_can_do(workdir, capsys):
     assert capsys.readouterr().out.startswith('six')
     assert cli.main(['classify', f'--workdir={workdir}']) == 2
     assert "a model of kind 'decoder_only', which cannot; it can generate and evaluate" in capsys.readouterr().err
+    assert cli.main(['attention', f'--workdir={workdir}', '--text=six']) == 2
+    assert 'attention: ' in capsys.readouterr().err
     assert cli.main(['evaluate', f'--workdir={workdir}', '--lengths=24,48,99']) == 2
     assert 'reach from 2 to 60 tokens' in capsys.readouterr().err
     assert cli.main(['evaluate', f'--workdir={workdir}', '--split=validation', '--lengths=24,48']) == 0

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import promises
 import pytest
 
 from transformer_jax import cache as caches
@@ -104,28 +105,11 @@ def test_causality_by_gradient(name, tiny, make_batch, random_rows):
 
 
 def test_padding_has_no_influence(model, batch):
-    before = np.asarray(model.features(model.params, batch))
-    source_padding, target_padding = batch.source_segments_BS == 0, batch.segments_BT == 0
-    assert source_padding.any()
-    assert target_padding.any()
-    changed = batch._replace(
-        source_BS=np.where(source_padding, 7, batch.source_BS), inputs_BT=np.where(target_padding, 9, batch.inputs_BT),
-        source_positions_BS=np.where(source_padding, 5, batch.source_positions_BS),
-        positions_BT=np.where(target_padding, 6, batch.positions_BT))
-    after = np.asarray(model.features(model.params, changed))
-    np.testing.assert_array_equal(before[~target_padding], after[~target_padding])
-    assert np.isfinite(after).all()
+    promises.padding_has_no_influence(lambda batch: model.features(model.params, batch), batch)
 
 
 def test_packed_is_separate(model, make_batch, random_rows):
-    rows = random_rows(LENGTHS, V)
-    packed = model.scores(make_batch(rows, LENGTH))
-    for row, pairs in enumerate(rows):
-        alone = model.scores(make_batch([[pair] for pair in pairs] + [[]] * (len(rows) - len(pairs)), LENGTH))
-        start = 0
-        for index, (_, target) in enumerate(pairs):
-            np.testing.assert_allclose(packed[row, start:start + len(target)], alone[index, :len(target)], atol=1e-5)
-            start += len(target)
+    promises.packed_is_separate(model.scores, lambda rows: make_batch(rows, LENGTH), random_rows(LENGTHS, V))
 
 
 def test_scores_do_not_depend_on_the_batch_or_its_padding(model, make_batch, random_rows):

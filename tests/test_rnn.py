@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import promises
 import pytest
 import support
 
@@ -173,25 +174,11 @@ def test_the_decoder_starts_from_the_ends_of_its_own_source_segment():
 # --- What every model promises ----------------------------------------------------------------------------------------
 
 def test_packed_is_separate(model, make_batch, random_rows):
-    rows = random_rows(LENGTHS, V)
-    packed = model.scores(make_batch(rows, LENGTH))
-    for row, pairs in enumerate(rows):
-        alone = model.scores(make_batch([[pair] for pair in pairs] + [[]] * (len(rows) - len(pairs)), LENGTH))
-        start = 0
-        for index, (_, target) in enumerate(pairs):
-            np.testing.assert_allclose(packed[row, start:start + len(target)], alone[index, :len(target)], atol=1e-5)
-            start += len(target)
+    promises.packed_is_separate(model.scores, lambda rows: make_batch(rows, LENGTH), random_rows(LENGTHS, V))
 
 
 def test_padding_has_no_influence(model, batch):
-    source_padding, target_padding = batch.source_segments_BS == 0, batch.segments_BT == 0
-    changed = batch._replace(
-        source_BS=np.where(source_padding, 7, batch.source_BS), inputs_BT=np.where(target_padding, 9, batch.inputs_BT),
-        source_positions_BS=np.where(source_padding, 5, batch.source_positions_BS),
-        positions_BT=np.where(target_padding, 6, batch.positions_BT))
-    before, after = np.asarray(model.scores(batch)), np.asarray(model.scores(changed))
-    np.testing.assert_array_equal(before[~target_padding], after[~target_padding])
-    assert np.isfinite(after).all()
+    promises.padding_has_no_influence(model.scores, batch)
 
 
 def test_the_past_and_the_whole_source_are_seen_and_the_future_is_not(model, make_batch, random_rows):

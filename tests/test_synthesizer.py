@@ -1,5 +1,6 @@
 """The synthesizer against the equations of Tay et al. (2020) in float64, and what its scores may not depend on."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -97,4 +98,7 @@ def test_what_it_cannot_do_is_refused():
 @pytest.mark.parametrize('position', ['rope', 'shaw', 'cope'])
 def test_mixed_with_softmax_it_takes_every_position(position):
     model = ModelConfig(attention='synthesizer(mix=True)', cross_attention='softmax', position=position)
-    config_lib.replace(ExperimentConfig(), model=model)
+    assert config_lib.replace(ExperimentConfig(), model=model).model == model
+    kind, place = model.attention_at('decoder', 0), model.position_at('decoder')
+    assert kind.refuses(place, 'auto') == ''
+    assert dataclasses.replace(kind, mix=False).refuses(place, 'auto')

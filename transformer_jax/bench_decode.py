@@ -63,6 +63,8 @@ def bench_decode(config: ExperimentConfig, longest: int, rows: int, log: Log) ->
     Raises:
         ConfigError: the model's positions do not reach as far.
     """
+    if config.model.kind == 'classifier':
+        raise ConfigError("model.kind='classifier' decodes nothing; bench train times it")
     lengths = tuple(longest // part for part in (8, 4, 2, 1))
     position = spec.parse(config.model.position, POSITIONS, 'model.position')
     if position.max_len and longest > position.max_len:

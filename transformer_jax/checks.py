@@ -102,7 +102,8 @@ def _check_task(config: 'ExperimentConfig') -> None:
         able = [name for name, forms in FORMS.items() if task.form in forms]
         raise ConfigError(f'model.kind={kind!r} cannot learn data.task={config.data.task!r}, its form is {task.form}: '
                           f'set model.kind to {" or ".join(able)}')
-    if task.form == 'classification' and isinstance(spec.parse(config.data.batching, BATCHING, ''), Packed):
+    batching = spec.parse(config.data.batching, BATCHING, 'data.batching')
+    if task.form == 'classification' and isinstance(batching, Packed):
         raise ConfigError(f"data.batching={config.data.batching!r}: a class belongs to a row of one text; set "
                           "data.batching='buckets(…)'")
     prefixed = [layer for site, layer in config.model.sites()
@@ -118,7 +119,7 @@ def _check_task(config: 'ExperimentConfig') -> None:
                           f'symbols, the special tokens included: set data.vocab_size={size}')
     source, target = (max(sides) for sides in zip(*map(task.longest, ('train', 'validation')), strict=True))
     needed = source + target if kind == 'decoder_only' else max(source, target)
-    longest = spec.parse(config.data.batching, BATCHING, 'data.batching').row_lengths()[-1]
+    longest = batching.row_lengths()[-1]
     if longest < needed:
         raise ConfigError(f'data.batching={config.data.batching!r} has rows of {longest} tokens at most, but examples '
                           f'of data.task={config.data.task!r} have up to {needed}')

@@ -70,10 +70,14 @@ def _train(values: Flags) -> None:
     log(f'done: {workdir}' + (f'; best {best["metric"]} {best["value"]:.4f} at step {best["step"]}' if best else ''))
 
 
-def _define_checkpoint(values: Flags) -> None:
+def _define_trained(values: Flags) -> None:
     _define_workdir(values)
     flags.DEFINE_string('checkpoint', '', 'best, last, avg:N or a step; by default the best, or the last where none '
                         'was evaluated.', flag_values=values)
+
+
+def _define_checkpoint(values: Flags) -> None:
+    _define_trained(values)
     flags.DEFINE_integer('beam', None, 'Replaces decode.beam (1: greedy).', 1, flag_values=values)
     flags.DEFINE_float('length_penalty', None, 'Replaces decode.length_penalty.', flag_values=values)
 
@@ -129,9 +133,7 @@ def _translate(values: Flags) -> None:
 
 
 def _define_generate(values: Flags) -> None:
-    _define_workdir(values)
-    flags.DEFINE_string('checkpoint', '', 'best, last, avg:N or a step; by default the best, or the last where none '
-                        'was evaluated.', flag_values=values)
+    _define_trained(values)
     flags.DEFINE_string('prompt', None, 'The text to continue; without it, standard input.', flag_values=values)
     flags.DEFINE_integer('max_tokens', 256, 'Tokens to add at most.', 1, flag_values=values)
     flags.DEFINE_enum('method', None, ['sample', 'greedy', 'beam'], 'Replaces decode.method.', flag_values=values)
@@ -180,8 +182,11 @@ def _define_attention(values: Flags) -> None:
 
 def _attention(values: Flags) -> None:
     text = _required(values, 'text')
+    trained = _trained(values)
+    from transformer_jax.generate import require_ability
     from transformer_jax.plots import draw_translation
-    hypothesis, files = draw_translation(_trained(values), text, values.out)
+    require_ability(trained, 'attention')
+    hypothesis, files = draw_translation(trained, text, values.out)
     print(hypothesis)
     for file in files:
         log(f'wrote {file}')

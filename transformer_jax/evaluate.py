@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,7 +20,13 @@ from transformer_jax.config import ExperimentConfig
 from transformer_jax.data import Data, load_data, source_batches
 from transformer_jax.decode import make_decoder
 from transformer_jax.losses import Sums
-from transformer_jax.metrics import classification_metrics, perplexities, translation_metrics, wilson_interval
+from transformer_jax.metrics import (
+    classification_metrics,
+    perplexities,
+    perplexity,
+    translation_metrics,
+    wilson_interval,
+)
 from transformer_jax.models import build
 from transformer_jax.parallel import Parallel
 from transformer_jax.storage import reported, write_text
@@ -59,7 +64,7 @@ class Evaluator:
         if stride:
             scores['stride'] = stride
         if self.data.form == 'classification' or self.data.task.drawn:
-            return scores | {'perplexity': math.exp(min(scores['loss'], 700))}
+            return scores | {'perplexity': perplexity(scores['loss'])}
         return scores | perplexities(sums.nll, sums.weight, self.data.text(split).target)
 
     def classification(self, params: Any, split: str) -> dict[str, Any]:

@@ -121,8 +121,8 @@ class Generator:
 
     def _held(self, text: str) -> int:
         """Letters at the end of a text that a later token may change, or make part of a stop string."""
-        starts = (n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n]))
-        return max(*starts, len(text) - len(text.rstrip('�')), 0, 0)
+        starts = [n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n])]
+        return max([*starts, len(text) - len(text.rstrip('�'))])
 
 
 def classify(trained: Trained, texts: Sequence[str]) -> Iterator[tuple[str, float]]:

@@ -90,7 +90,8 @@ def perplexities(loss_sum: float, tokens: float, references: Sequence[str]) -> d
     per byte are loss_sum / ln 2 over the bytes of the text in UTF-8, one end of sentence counted as a byte likewise.
     """
     size = sum(len(reference.encode()) + 1 for reference in references)
-    return {'perplexity': _exp(loss_sum / tokens), 'word_perplexity': _exp(loss_sum / count_words(references)),
+    return {'perplexity': perplexity(loss_sum / tokens),
+            'word_perplexity': perplexity(loss_sum / count_words(references)),
             'bits_per_byte': loss_sum / math.log(2) / size}
 
 
@@ -99,5 +100,6 @@ def count_words(sentences: Sequence[str]) -> int:
     return sum(len(sentence.split()) + 1 for sentence in sentences)
 
 
-def _exp(x: float) -> float:
-    return math.exp(x) if x < 709 else math.inf  # math.exp raises where a float64 overflows
+def perplexity(loss: float) -> float:
+    """Exp of a mean loss in nats."""
+    return math.exp(loss) if loss < 709 else math.inf  # math.exp raises where a float64 overflows

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax import spec
+from transformer_jax.attention import projections
 from transformer_jax.attention.base import Attention, Context
 from transformer_jax.attention.decays import DECAYS, Decay, NoDecay
 from transformer_jax.attention.features import FEATURES, Elu, FeatureMap
@@ -75,15 +76,11 @@ class Linear(Attention):
         return frozenset({'causal', 'padding', 'segments', 'decode'} | both_ways)
 
     def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
-        num_heads, _, head_dim, _ = scope.heads
-        return scope.position.rotate(scope.heads_in('query', x_BTD, num_heads, head_dim, 'heads'), tokens.positions_BT)
+        return projections.queries(scope, x_BTD, tokens)
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
-        _, kv_heads, head_dim, value_dim = scope.heads
-        k_BSKH = scope.heads_in('key', x_BSD, kv_heads, head_dim, 'kv_heads')
-        return KeysValues(scope.position.rotate(k_BSKH, tokens.positions_BT),
-                          scope.heads_in('value', x_BSD, kv_heads, value_dim, 'kv_heads'),
-                          self.decay.log(scope, x_BSD, self.feature.size(head_dim)))
+        return KeysValues(*projections.keys_values(scope, x_BSD, tokens),
+                          self.decay.log(scope, x_BSD, self.feature.size(scope.heads[2])))
 
     def parameters(self, scope: Scope) -> dict[str, jax.Array]:
         shape = scope.heads[3:]

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from transformer_jax.attention import projections
 from transformer_jax.attention.base import Attention, Context
 from transformer_jax.attention.softmax import dot_product_scores
 from transformer_jax.batch import Tokens
@@ -61,15 +62,10 @@ class Linformer(Attention):
         return frozenset({'encoder', 'cross', 'padding'})
 
     def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
-        num_heads, _, head_dim, _ = scope.heads
-        q_BTNH = scope.heads_in('query', x_BTD, num_heads, head_dim, 'heads')
-        return Queries(scope.position.rotate(q_BTNH, tokens.positions_BT))
+        return Queries(projections.queries(scope, x_BTD, tokens))
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
-        _, kv_heads, head_dim, value_dim = scope.heads
-        k_BSKH = scope.heads_in('key', x_BSD, kv_heads, head_dim, 'kv_heads')
-        return KeysValues(scope.position.rotate(k_BSKH, tokens.positions_BT),
-                          scope.heads_in('value', x_BSD, kv_heads, value_dim, 'kv_heads'))
+        return KeysValues(*projections.keys_values(scope, x_BSD, tokens))
 
     def parameters(self, scope: Scope) -> dict[str, Any]:
         shape, axes = (self.length, self.rank), ('position', 'rank')

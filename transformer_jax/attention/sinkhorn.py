@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from transformer_jax.attention import projections
 from transformer_jax.attention.base import Attention, Context
 from transformer_jax.attention.masks import neg_inf
 from transformer_jax.batch import Tokens
@@ -63,16 +64,13 @@ class Sinkhorn(Attention):
         return frozenset({'encoder', 'padding'})
 
     def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
-        num_heads, kv_heads, head_dim, _ = scope.heads
-        q_BTNH = scope.heads_in('query', x_BTD, num_heads, head_dim, 'heads')
-        return Queries(scope.position.rotate(q_BTNH, tokens.positions_BT),
+        _, kv_heads, head_dim, _ = scope.heads
+        return Queries(projections.queries(scope, x_BTD, tokens),
                        scope.heads_in('sort_query', x_BTD, kv_heads, head_dim, 'kv_heads'))
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
-        _, kv_heads, head_dim, value_dim = scope.heads
-        k_BSKH = scope.heads_in('key', x_BSD, kv_heads, head_dim, 'kv_heads')
-        return KeysValues(scope.position.rotate(k_BSKH, tokens.positions_BT),
-                          scope.heads_in('value', x_BSD, kv_heads, value_dim, 'kv_heads'),
+        _, kv_heads, head_dim, _ = scope.heads
+        return KeysValues(*projections.keys_values(scope, x_BSD, tokens),
                           scope.heads_in('sort_key', x_BSD, kv_heads, head_dim, 'kv_heads'))
 
     def attend(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from transformer_jax.attention import projections
 from transformer_jax.attention.base import Context
 from transformer_jax.attention.scored import Scored
 from transformer_jax.attention.softmax import dot_product_scores
@@ -72,8 +73,7 @@ class Synthesizer(Scored):
             hidden_BTNH = scope.heads_in('hidden', x_BTD, num_heads, head_dim, 'heads')
             hidden_BTNH = jax.nn.relu(hidden_BTNH + bias_NH.astype(x_BTD.dtype)[None, None])
         if self.mix:
-            q_BTNH = scope.heads_in('query', x_BTD, num_heads, head_dim, 'heads')
-            q_BTNH = scope.position.rotate(q_BTNH, tokens.positions_BT)
+            q_BTNH = projections.queries(scope, x_BTD, tokens)
         return Queries(hidden_BTNH, q_BTNH)
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
