@@ -218,15 +218,15 @@ def order_and_amount_of_padding_do_not_matter(at: Site) -> None:
 
 
 def cached_is_teacher_forced(at: Site) -> None:
-    """Token by token, rows reordered on the way as beams are, the outputs are those of all tokens at once."""
+    """Token by token, as beams of one row that change places on the way, the outputs are those of all at once."""
     rows, change = np.array([2, 0, 0]), 6
     first_BTD, second_BTD = inputs(10), inputs(11)
     x_BTD = np.concatenate([first_BTD[rows, :change], second_BTD[:, change:]], axis=1)
     expected_BTD = np.asarray(at.forward(at.params, x_BTD, whole(B, T)))
-    cache, found = at.init_cache(first_BTD, T), []
+    cache, found = reorder(at.init_cache(first_BTD[:1], B * T), jnp.zeros((1, B), jnp.int32)), []
     for t in range(T):
         if t == change:
-            cache = reorder(cache, jnp.asarray(rows))
+            cache = reorder(cache, jnp.asarray(rows)[None])
             found = [np.asarray(o_B1D)[rows] for o_B1D in found]
         x_B1D = (first_BTD if t < change else second_BTD)[:, t:t + 1]
         o_B1D, cache = at.take_step(at.params, x_B1D, whole(B, 1, start=t), cache)

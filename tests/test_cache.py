@@ -134,29 +134,41 @@ def test_a_step_of_padding_leaves_a_ring_as_it_is():
         np.testing.assert_array_equal(a, b)
 
 
+def widened(cache, beams=2):
+    """A cache before its first key, for so many hypotheses a row."""
+    _, keys = arrays()
+    return reorder(KIND.init_cache(keys, beams * T, MASKS[cache]), np.zeros((B, beams), np.int32))
+
+
 @both
-def test_reordered_rows_go_on_as_if_they_had_always_been_there(cache):
-    queries, keys = arrays()
-    tokens, rows, early = tokens_of(REAL), np.array([1, 1]), 7
-    _, half = decoded(MASKS[cache], queries, keys, tokens, (early,))
-    half = reorder(half, rows)
-    # Both rows have row 1's past, and go each its own way.
+def test_beams_go_on_from_the_past_of_their_parents(cache):
+    # Two hypotheses of each of two rows; the first row goes on with its second alone, the other's change places.
+    parents, early = np.array([[1, 1], [1, 0]]), 7
+    rows = (2 * np.arange(B)[:, None] + parents).reshape(-1)
+    real = np.array([*REAL, *REAL[::-1]])
+    pairs, tokens = [arrays(seed=seed) for seed in (0, 1)], tokens_of(real)
+    queries, keys = jax.tree.map(lambda *leaves: np.concatenate(leaves), *pairs)
+    _, half = step(MASKS[cache], *(part(tree, 0, early) for tree in (queries, keys, tokens)), widened(cache))
+    half = reorder(half, parents)
+
     def joined(tree):
         return jax.tree.map(lambda leaf: np.concatenate([leaf[rows, :early], leaf[:, early:]], axis=1), tree)
     queries, keys = joined((queries, keys))
-    tokens = tokens_of(np.array(REAL)[rows])
+    tokens = tokens_of(np.concatenate([real[rows, :early], real[:, early:]], axis=1))
     expected = attend(MASKS[cache], queries, keys, tokens)
     for t in range(early, T):
-        o_BTNH, half = step(MASKS[cache], *(part(tree, t, t + 1) for tree in (queries, keys, tokens)), half)
-        np.testing.assert_allclose(o_BTNH, expected[:, t:t + 1], atol=1e-6)
+        o_RTNH, half = step(MASKS[cache], *(part(tree, t, t + 1) for tree in (queries, keys, tokens)), half)
+        np.testing.assert_allclose(o_RTNH, expected[:, t:t + 1], atol=1e-6)
     assert abs(expected[0, -1] - expected[1, -1]).max() > 0.01
 
 
-@both
-def test_a_row_is_widened_to_its_beams(cache):
-    _, keys = arrays()
-    wide = reorder(KIND.init_cache(keys, T, MASKS[cache]), np.repeat(np.arange(B), 3))
-    assert all(leaf.shape[0] == 3 * B for leaf in jax.tree.leaves(wide) if leaf.ndim)
+def test_beams_that_change_their_order_move_no_key_of_a_growing_cache():
+    cache = widened(GrowingCache)
+    assert all(leaf.shape[:2] == (B, 2 * T) for leaf in jax.tree.leaves((cache.keys, cache.tokens)))
+    after = reorder(cache, np.ones((B, 2), np.int32))
+    for before, leaf in zip(jax.tree.leaves((cache.keys, cache.tokens)), jax.tree.leaves((after.keys, after.tokens)),
+                            strict=True):
+        assert leaf is before
 
 
 @both
@@ -164,5 +176,5 @@ def test_keys_are_kept_in_the_type_that_they_have(cache):
     _, keys = arrays()
     half = jax.tree.map(lambda leaf: leaf.astype(np.float16), keys)
     empty = KIND.init_cache(half, T, MASKS[cache])
-    (seen, _), after = empty.append(part(half, 0, 1), part(tokens_of(np.ones((B, T))), 0, 1))
+    (seen, *_), after = empty.append(part(half, 0, 1), part(tokens_of(np.ones((B, T))), 0, 1))
     assert {leaf.dtype for leaf in jax.tree.leaves((empty.keys, after.keys, seen))} == {np.dtype(np.float16)}

@@ -47,6 +47,22 @@ values = jax.jit(cross_entropy)
 gradients = jax.jit(jax.grad(lambda *args: cross_entropy(*args).loss, argnums=(0, 1)))
 
 
+def test_what_does_not_count_is_not_even_computed(monkeypatch):
+    monkeypatch.setattr(losses, 'CHUNK_TOKENS', 2 * B)  # two times a chunk
+    x_BTD, w_VD, targets_BT, _ = inputs()
+    weights_BT = np.zeros((B, T), np.float32)
+    for row, counted in enumerate(([0, 5], [2, 7], [3, 4])):
+        weights_BT[row, counted] = 1
+    expected = paper(x_BTD, w_VD, targets_BT, weights_BT, 0.1)
+    x_BTD[weights_BT == 0] = np.nan  # which times 0 would be nan
+    loss, (dx_BTD, dw_VD) = jax.value_and_grad(lambda *args: cross_entropy(*args, targets_BT, weights_BT, 0.1).loss,
+                                               argnums=(0, 1))(x_BTD, w_VD)
+    for found in (loss, cross_entropy(x_BTD, w_VD, targets_BT, weights_BT, 0.1).loss):
+        assert float(found) == pytest.approx(expected['loss'], rel=1e-5)
+    assert np.isfinite(dw_VD).all()
+    np.testing.assert_array_equal(np.any(dx_BTD, axis=-1), weights_BT != 0)
+
+
 @pytest.mark.parametrize('smoothing', [0.0, 0.1, 0.5])
 @pytest.mark.parametrize('scale', [1.0, 1000.0])  # 1000: exp of a logit would overflow
 def test_sums_are_the_papers(smoothing, scale):

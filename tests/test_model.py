@@ -137,37 +137,29 @@ def test_cached_decoding_is_teacher_forcing_in_every_block(changes, tiny, make_b
     model = Model(tiny(encoder_layers=1, decoder_layers=1, **changes))
     batch = make_batch(random_rows([[(3, 8)], [(8, 8)]], V), LENGTH)
     expected = model.scores(batch)
-    cache, memory = model.cache(batch.source_BS, batch.source_tokens, LENGTH)
+    cache, memory = model.cache(batch.source_BS, batch.source_tokens, 2 * LENGTH)
     # Two beams of a sentence share its memory.
-    cache = caches.reorder(cache, jnp.array([0, 0, 1, 1]))
+    cache = caches.reorder(cache, jnp.zeros((2, 2), jnp.int32))
     for t in range(LENGTH):
         logits_RV, cache = model.step(np.repeat(batch.inputs_BT[:, t], 2), cache, memory)
         np.testing.assert_allclose(jax.nn.log_softmax(logits_RV), np.repeat(expected[:, t], 2, 0), atol=1e-5)
 
 
-def test_a_reordered_cache_goes_on_with_the_other_rows(models, make_batch, random_rows):
-    model = models('paper')
-    batch = make_batch(random_rows([[(3, 8)], [(8, 8)], [(1, 8)], [(5, 8)]], V), LENGTH)
-    expected = np.asarray(model.scores(batch))
-    cache, memory = model.cache(batch.source_BS, batch.source_tokens, LENGTH)
-    for t in range(3):
-        _, cache = model.step(batch.inputs_BT[:, t], cache, memory)
-    for rows in ([2, 0, 0, 1], [3, 3, 2, 2, 0, 1, 1, 0]):  # as many rows, and more
-        logits_BV, _ = model.step(batch.inputs_BT[rows, 3], *caches.reorder((cache, memory), jnp.array(rows)))
-        np.testing.assert_allclose(jax.nn.log_softmax(logits_BV), expected[rows, 3], atol=1e-5)
-
-
-def test_the_beams_of_a_sentence_share_its_memory(models, make_batch, random_rows):
+def test_the_beams_of_a_sentence_share_its_memory_and_change_places(models, make_batch, random_rows):
     model = models('paper')
     batch = make_batch(random_rows([[(3, 8)], [(8, 8)], [(1, 8)], [(5, 8)]], V), LENGTH)
     others = make_batch(random_rows([[(3, 8)], [(8, 8)], [(1, 8)], [(5, 8)]], V, seed=1), LENGTH)
     second = batch._replace(inputs_BT=others.inputs_BT)  # another hypothesis of the same sources
     expected = np.stack([model.scores(batch), model.scores(second)], axis=1)  # B, K, T, V
-    cache, memory = model.cache(batch.source_BS, batch.source_tokens, LENGTH)
-    cache = caches.reorder(cache, jnp.repeat(jnp.arange(4), 2))
-    inputs_RT = np.stack([batch.inputs_BT, second.inputs_BT], axis=1).reshape(8, -1)
+    cache, memory = model.cache(batch.source_BS, batch.source_tokens, 2 * LENGTH)
+    cache = caches.reorder(cache, jnp.zeros((4, 2), jnp.int32))
+    inputs = np.stack([batch.inputs_BT, second.inputs_BT], axis=1)
     for t in range(LENGTH):
-        logits_RV, cache = model.step(inputs_RT[:, t], cache, memory)
+        if t == 3:  # beams change places, each row's in its own way; one goes on twice
+            rows, parents = np.arange(4)[:, None], np.array([[1, 0], [0, 1], [1, 1], [0, 0]])
+            cache = caches.reorder(cache, jnp.array(parents))
+            expected, inputs = expected[rows, parents], inputs[rows, parents]
+        logits_RV, cache = model.step(inputs[:, :, t].reshape(-1), cache, memory)
         np.testing.assert_allclose(jax.nn.log_softmax(logits_RV), expected[:, :, t].reshape(8, -1), atol=1e-5)
 
 

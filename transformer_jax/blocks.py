@@ -74,17 +74,16 @@ class MultiHead(nn.Module):
 
     def __call__(self, x_BTD: jax.Array, keys: Any, context: Context, rate: jax.Array | None) -> jax.Array:
         """Attends from x_BTD to projected `keys`; `context` holds mask and tokens."""
-        return self._attend(x_BTD, keys, context.replace(engine=self.engine), rate)
-
-    def look(self, x_BTD: jax.Array, keys: Any, context: Context) -> jax.Array:
-        """The same for the few queries of a decoding step, of which a kernel's tile would be nearly empty: dense."""
-        return self._attend(x_BTD, keys, context.replace(engine='dense'), None)
-
-    def _attend(self, x_BTD: jax.Array, keys: Any, context: Context, rate: jax.Array | None) -> jax.Array:
-        queries, context = self.queries(x_BTD, context.query), self._complete(context, rate)
+        queries = self.queries(x_BTD, context.query)
+        context = self._complete(context.replace(engine=self.engine), rate)
         if self.is_mutable_collection('intermediates'):
             self.sow('intermediates', 'weights_BNTS', self.kind.weights(queries, keys, context))
         return self._out(x_BTD, self.kind.attend(queries, keys, context), context)
+
+    def look(self, x_BTD: jax.Array, keys: Any, context: Context) -> jax.Array:
+        """The same for the few queries of a decoding step."""
+        queries, context = self.queries(x_BTD, context.query), self._complete(context, None)
+        return self._out(x_BTD, self.kind.look(queries, keys, context), context)
 
     def step(self, x_BTD: jax.Array, tokens: Tokens, mask: Mask, cache: Any) -> tuple[jax.Array, Any]:
         """Attends from x_BTD to itself and to all that the cache holds."""
@@ -93,7 +92,7 @@ class MultiHead(nn.Module):
         return self._out(x_BTD, o_BTNH, context), cache
 
     def init_cache(self, x_B1D: jax.Array, tokens: Tokens, length: int, mask: Mask) -> Any:
-        """An empty cache for `length` steps."""
+        """An empty cache with room for `length` keys a row."""
         return self.kind.init_cache(self.keys(x_B1D, tokens), length, self.kind.mask.within(mask))
 
     def _complete(self, context: Context, rate: jax.Array | None) -> Context:

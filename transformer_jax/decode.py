@@ -26,7 +26,7 @@ from transformer_jax.config import DecodeConfig
 from transformer_jax.errors import ConfigError
 
 StepFn = Callable[[jax.Array, Any], tuple[jax.Array, Any]]  # (tokens_R int32, cache) -> (logits_RV f32, cache)
-ReorderFn = Callable[[Any, jax.Array], Any]  # (cache, rows_R) -> cache whose row i is the old row rows_R[i]
+ReorderFn = Callable[[Any, jax.Array], Any]  # (cache, parents_BK) -> cache of those hypotheses; see `cache.reorder`
 DecoderFn = Callable[..., tuple[jax.Array, jax.Array]]  # see `make_decoder`
 ChooseFn = Callable[[jax.Array, jax.Array], jax.Array]  # (logits_BV, t) -> tokens_B
 
@@ -82,10 +82,10 @@ def beam_search(step: StepFn, cache: Any, reorder: ReorderFn, limits_B: jax.Arra
     Args:
         step: the model; called with rows of B·K, the beams of a row side by side.
         cache: with B rows, before BOS; it is widened to B·K by `reorder`.
-        reorder: gathers rows of the cache.
+        reorder: gathers hypotheses of the cache.
         limits_B: int32, the longest |Y| allowed per row; clipped to `max_len`.
         beam: K.
-        max_len: T, the steps that the cache has room for.
+        max_len: T, the steps that the cache has room for, in `beam` hypotheses.
         alpha: α ≥ 0 of the length penalty; 0 scores by log P alone.
 
     Returns:
@@ -93,7 +93,6 @@ def beam_search(step: StepFn, cache: Any, reorder: ReorderFn, limits_B: jax.Arra
     """
     batch = limits_B.shape[0]
     limits_B1 = jnp.minimum(limits_B, max_len)[:, None]
-    firsts_B1 = beam * jnp.arange(batch)[:, None]
 
     def advance(beams: _Beams) -> _Beams:
         t, live_BK, finished = beams.t, beams.live_BK, beams.finished
@@ -108,16 +107,14 @@ def beam_search(step: StepFn, cache: Any, reorder: ReorderFn, limits_B: jax.Arra
 
         bound_B1 = going_BK[:, :1] / length_penalty(limits_B1, alpha)
         going_BK = jnp.where(bound_B1 > finished.scores_BK[:, -1:], going_BK, -jnp.inf)
-        cache = reorder(cache, (firsts_B1 + parents_BK).reshape(-1))
-        return _Beams(t + 1, cache, going_BK, beams.parents_TBK.at[t].set(parents_BK),
+        return _Beams(t + 1, reorder(cache, parents_BK), going_BK, beams.parents_TBK.at[t].set(parents_BK),
                       beams.tokens_TBK.at[t].set(tokens_BK), finished)
 
     none_BK = jnp.zeros((batch, beam), jnp.int32)
     none_TBK = jnp.zeros((max_len, batch, beam), jnp.int32)
     finished = _Finished(jnp.full((batch, beam), -jnp.inf), none_BK, none_BK)
     live_BK = jnp.where((limits_B1 > 0) & (jnp.arange(beam)[None] == 0), 0.0, -jnp.inf)
-    cache = reorder(cache, jnp.repeat(jnp.arange(batch), beam))
-    beams = _Beams(jnp.int32(0), cache, live_BK, none_TBK, none_TBK, finished)
+    beams = _Beams(jnp.int32(0), reorder(cache, none_BK), live_BK, none_TBK, none_TBK, finished)
     return _trace_back(jax.lax.while_loop(
         lambda beams: (beams.t < max_len) & jnp.any(beams.live_BK > -jnp.inf), advance, beams))
 
@@ -280,7 +277,8 @@ def make_decoder(model: Any, decode: DecodeConfig, vocab_size: int) -> DecoderFn
         variables = {'params': params}
         max_len = source_BS.shape[1] + decode.max_len
         source = Tokens(positions_BS, segments_BS)
-        cache, memory = model.apply(variables, source_BS, source, max_len, method='start')
+        room = max_len * (decode.beam if decode.method == 'beam' else 1)
+        cache, memory = model.apply(variables, source_BS, source, room, method='start')
         lengths_B = jnp.sum(segments_BS > 0, axis=1)
         limits_B = jnp.where(lengths_B > 0, lengths_B + decode.max_len, 0)
 

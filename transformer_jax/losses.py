@@ -30,9 +30,10 @@ def cross_entropy(x_BTD: jax.Array, w_VD: jax.Array, targets_BT: jax.Array, weig
     """Label-smoothed cross-entropy of the logits x Wᵀ, without ever holding all of them.
 
     The target distribution is (1−ε) at the target plus ε/V everywhere (Szegedy et al. 2016, section 7). Time is cut
-    into chunks. Because the loss is linear in its own cotangent, the gradient of a chunk is made while its logits are
-    at hand, so that the backward pass has no logits to recompute: three matrix products a chunk instead of four. It is
-    the gradient of `loss`, with respect to features and table; the other sums, and the other arguments, have none.
+    into chunks, and a chunk in which no token counts costs nothing. Because the loss is linear in its own cotangent,
+    the gradient of a chunk is made while its logits are at hand, so that the backward pass has no logits to recompute:
+    three matrix products a chunk instead of four. It is the gradient of `loss`, with respect to features and table; the
+    other sums, and the other arguments, have none.
 
     Args:
         x_BTD: features.
@@ -42,43 +43,67 @@ def cross_entropy(x_BTD: jax.Array, w_VD: jax.Array, targets_BT: jax.Array, weig
         smoothing: ε, may be traced.
         softcap: logits are c·tanh(x Wᵀ / c); 0: x Wᵀ.
     """
-    B, T = targets_BT.shape
-    steps = next(c for c in range(1, T + 1) if T % c == 0 and (c == T or B * c >= CHUNK_TOKENS))
-
-    def chunks(a_BT):
-        a_LBT = jnp.moveaxis(a_BT.reshape(B, T // steps, steps, *a_BT.shape[2:]), 1, 0)
-        return a_LBT.reshape(T // steps, B * steps, *a_BT.shape[2:])
-    return _cross_entropy(softcap, chunks(x_BTD), w_VD.astype(x_BTD.dtype), chunks(targets_BT), chunks(weights_BT),
-                          smoothing)
+    return _cross_entropy(softcap, x_BTD, w_VD.astype(x_BTD.dtype), targets_BT, weights_BT, smoothing)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropy(softcap, x_LCD, w_VD, targets_LC, weights_LC, smoothing):
+def _cross_entropy(softcap, x_BTD, w_VD, targets_BT, weights_BT, smoothing):
     def body(sums, chunk):
-        return sums + _chunk(*chunk, w_VD, smoothing, softcap)[0], None
-    zero = jnp.zeros((), jnp.float32)
-    return jax.lax.scan(body, Sums(zero, zero, zero, zero), (x_LCD, targets_LC, weights_LC))[0]
+        return sums + jax.lax.cond(
+            (chunk[-1] != 0).any(), lambda: _chunk(*chunk, w_VD, smoothing, softcap)[0], _nothing), None
+    order_BT = _order(weights_BT)
+    chunks = tuple(_chunks(_ordered(a_BT, order_BT)) for a_BT in (x_BTD, targets_BT, weights_BT))
+    return jax.lax.scan(body, _nothing(), chunks)[0]
 
 
-def _forward(softcap, x_LCD, w_VD, targets_LC, weights_LC, smoothing):
-    def body(carry, chunk):
-        sums, dw_VD = carry
+def _forward(softcap, x_BTD, w_VD, targets_BT, weights_BT, smoothing):
+    def compute(chunk, dw_VD):
         x_CD = chunk[0]
-        new, dlogits_CV = _chunk(*chunk, w_VD, smoothing, softcap)
+        sums, dlogits_CV = _chunk(*chunk, w_VD, smoothing, softcap)
         dlogits_CV = dlogits_CV.astype(x_CD.dtype)
         dx_CD = jnp.einsum('CV,VD->CD', dlogits_CV, w_VD)
         dw_VD += jnp.einsum('CV,CD->VD', dlogits_CV, x_CD, preferred_element_type=jnp.float32)
+        return sums, dw_VD, dx_CD
+
+    def body(carry, chunk):
+        sums, dw_VD = carry
+        new, dw_VD, dx_CD = jax.lax.cond(
+            (chunk[-1] != 0).any(), compute, lambda chunk, dw_VD: (_nothing(), dw_VD, jnp.zeros_like(chunk[0])),
+            chunk, dw_VD)
         return (sums + new, dw_VD), dx_CD
-    zero = jnp.zeros((), jnp.float32)
-    start = Sums(zero, zero, zero, zero), jnp.zeros(w_VD.shape, jnp.float32)
-    (sums, dw_VD), dx_LCD = jax.lax.scan(body, start, (x_LCD, targets_LC, weights_LC))
-    return sums, (dx_LCD, dw_VD.astype(w_VD.dtype))
+    order_BT = _order(weights_BT)
+    chunks = tuple(_chunks(_ordered(a_BT, order_BT)) for a_BT in (x_BTD, targets_BT, weights_BT))
+    (sums, dw_VD), dx_LCD = jax.lax.scan(body, (_nothing(), jnp.zeros(w_VD.shape, jnp.float32)), chunks)
+    B, T, D = x_BTD.shape
+    dx_BTD = jnp.moveaxis(dx_LCD.reshape(len(dx_LCD), B, -1, D), 0, 1).reshape(B, T, D)
+    return sums, (_ordered(dx_BTD, jnp.argsort(order_BT, axis=1)), dw_VD.astype(w_VD.dtype))
 
 
 def _backward(softcap, gradients, cotangent):
-    dx_LCD, dw_VD = gradients
+    dx_BTD, dw_VD = gradients
     scale = cotangent.loss
-    return dx_LCD * scale.astype(dx_LCD.dtype), dw_VD * scale.astype(dw_VD.dtype), None, None, None
+    return dx_BTD * scale.astype(dx_BTD.dtype), dw_VD * scale.astype(dw_VD.dtype), None, None, None
+
+
+def _nothing() -> Sums:
+    return Sums(*4 * [jnp.zeros((), jnp.float32)])
+
+
+def _order(weights_BT):
+    """The places of each row, what counts first: of a prompt, and of padding, whole chunks need no logits."""
+    return jnp.argsort(weights_BT == 0, axis=1, stable=True)
+
+
+def _ordered(a_BT, order_BT):
+    return jnp.take_along_axis(a_BT, order_BT.reshape(*order_BT.shape, *[1] * (a_BT.ndim - 2)), axis=1)
+
+
+def _chunks(a_BT):
+    """a_LC: time cut into L chunks, each of C tokens: all rows' tokens of some times."""
+    B, T = a_BT.shape[:2]
+    steps = next(c for c in range(1, T + 1) if T % c == 0 and (c == T or B * c >= CHUNK_TOKENS))
+    a_LBT = jnp.moveaxis(a_BT.reshape(B, T // steps, steps, *a_BT.shape[2:]), 1, 0)
+    return a_LBT.reshape(T // steps, B * steps, *a_BT.shape[2:])
 
 
 _cross_entropy.defvjp(_forward, _backward)

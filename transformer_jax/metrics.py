@@ -11,6 +11,8 @@ from sacrebleu.metrics import BLEU, CHRF
 from transformer_jax.errors import DataError
 
 Z_95 = 1.959963984540054  # the standard normal distribution's 97.5% point
+# Of these less is better; of the other metrics more.
+FALLING = ('loss', 'perplexity', 'word_perplexity', 'bits_per_byte')
 
 
 def translation_metrics(hypotheses: Sequence[str], references: Sequence[str], *, source: str, target: str,

@@ -19,7 +19,7 @@ from transformer_jax.rnn import RnnSeq2Seq
 
 @flax.struct.dataclass
 class DecodingCache:
-    """What step-by-step decoding carries from token to token, R hypotheses in front of every leaf.
+    """What step-by-step decoding carries from token to token, of R hypotheses.
 
     One cache a layer, the position of the next token, and the token that decoding starts from.
     """
@@ -100,7 +100,7 @@ class EncoderDecoder(Model):
         return self.encoder_norm(x_BSD) if self.encoder_norm else x_BSD
 
     def start(self, source_BS: jax.Array, source: Tokens, length: int) -> tuple[DecodingCache, Memory]:
-        """The state of decoding before its first token, with room for `length` tokens, and what it reads."""
+        """The state of decoding before its first token, with room for `length` keys a row, and what it reads."""
         memory_BSD = self.encode(source_BS, source)
         layers = tuple(block.init_cache(memory_BSD, source, length) for block in self.decoder)
         keys = tuple(block.cross.keys(memory_BSD, source) for block in self.decoder)
@@ -148,7 +148,7 @@ class DecoderOnly(Model):
         return self.decoder_norm(x_BTD) if self.decoder_norm else x_BTD
 
     def start(self, source_BS: jax.Array, source: Tokens, length: int) -> tuple[DecodingCache, Memory]:
-        """The state of decoding behind a prompt, which is read at once, with room for `length` more tokens."""
+        """The state of decoding behind a prompt, which is read at once, with room for `length` more keys a row."""
         inputs_BS = jnp.pad(source_BS, ((0, 0), (1, 0)), constant_values=BOS)[:, :-1]
         first_B1 = jnp.maximum(source.segments_BT.sum(1, keepdims=True) - 1, 0)
         # The last token of a prompt is what decoding starts from; a prompt of none starts from BOS.

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import flax.struct
@@ -16,6 +17,7 @@ from transformer_jax.positions import Position
 from transformer_jax.scope import Scope
 
 GATES = ('none', 'head', 'element')
+FEW = 64  # keys that are not worth a choice of how many to look at
 # What a kind may promise; `Attention.supports` says which it keeps, and the contract tests hold it to them.
 PROMISES = ('encoder', 'causal', 'cross', 'padding', 'segments', 'decode', 'bias')
 
@@ -31,11 +33,13 @@ class Context:
     parameters: Any = ()  # of the kind
     position_parameters: Any = ()
     dropout: tuple[jax.Array, jax.Array] | None = None  # (rng, rate) for the weights
+    past_BTS: jax.Array | None = None  # of a cache: the keys that each query has in its past, whatever the mask says
     engine: str = flax.struct.field(pytree_node=False, default='dense')
 
     def allowed_BTS(self) -> jax.Array:
         """The whole matrix, for an engine that does not tile."""
-        return self.mask.allowed(self.query, self.key)
+        allowed_BTS = self.mask.allowed(self.query, self.key)
+        return allowed_BTS if self.past_BTS is None else allowed_BTS & self.past_BTS
 
     def dropped(self, weights: jax.Array) -> jax.Array:
         """Weights of any shape, some of them set to 0 and the rest scaled up where attention has dropout."""
@@ -107,11 +111,29 @@ class Attention(abc.ABC):
         """What follows the mixing, such as a norm of each head; `parameters` as in the context."""
         return o_BTNH
 
+    def look(self, queries: Any, keys: Any, context: Context) -> jax.Array:
+        """`attend` for the few queries of a decoding step."""
+        return self.attend(queries, keys, context)
+
     def init_cache(self, keys: Any, length: int, mask: Mask) -> Any:
-        """An empty cache for `length` steps of keys shaped like `keys`, seen through `mask`."""
+        """An empty cache with room for `length` keys a row, shaped like `keys` and seen through `mask`."""
         return GrowingCache.empty(keys, length)
 
     def step(self, queries: Any, keys: Any, context: Context, cache: Any) -> tuple[jax.Array, Any]:
-        """Attends from new tokens, context.query, to all so far: (o_BTNH, the cache with the new tokens in it)."""
-        (keys, tokens), cache = cache.append(keys, context.query)
-        return self.attend(queries, keys, context.replace(key=tokens)), cache
+        """Attends from new tokens, context.query, to all so far: (o_RTNH, the cache with the new tokens in it)."""
+        (keys, tokens, past_RTS, end), cache = cache.append(keys, context.query)
+        (R, T), S = context.query.positions_BT.shape, tokens.positions_BT.shape[1]
+        # The hypotheses that share a row of keys are to them what the times of a query are: one matrix product.
+        def fold(a_RT):
+            return a_RT.reshape(len(tokens.positions_BT), -1, *a_RT.shape[2:])
+        queries, query, past_BTS = jax.tree.map(fold, (queries, context.query, past_RTS))
+
+        def look(places):
+            first_keys, key = jax.tree.map(lambda a_BS: a_BS[:, :places], (keys, tokens))
+            past = past_BTS if past_BTS is None else past_BTS[..., :places]
+            return self.look(queries, first_keys, context.replace(query=query, key=key, past_BTS=past))
+        # A step costs what there is to see, to a factor of two, and not what there is room for.
+        sizes = [S] if end is None else [S >> n for n in range(S.bit_length()) if S >> n >= FEW or n == 0][::-1]
+        branch = 0 if len(sizes) == 1 else sum(end > size for size in sizes[:-1])
+        o_BTNH = jax.lax.switch(branch, [functools.partial(look, size) for size in sizes])
+        return o_BTNH.reshape(R, T, *o_BTNH.shape[2:]), cache

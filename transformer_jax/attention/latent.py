@@ -105,12 +105,11 @@ class Latent(Scored):
     def weights(self, queries: Queries, keys: Latents, context: Context) -> jax.Array:
         return super().weights(queries, expand(keys, context.parameters), context)
 
-    def step(self, queries: Queries, keys: Latents, context: Context, cache: Any) -> tuple[jax.Array, Any]:
+    def look(self, queries: Queries, keys: Latents, context: Context) -> jax.Array:
         position = context.position
         if position.content or type(position).value is not Position.value:  # It reads keys, or adds to the values.
-            return super().step(queries, keys, context, cache)
-        (keys, tokens), cache = cache.append(keys, context.query)
-        return self.absorbed(queries, keys, context.replace(key=tokens, engine='dense')), cache
+            return super().look(queries, keys, context)
+        return self.absorbed(queries, keys, context)
 
     def absorbed(self, queries: Queries, keys: Latents, context: Context) -> jax.Array:
         """`attend` without keys or values in full: W_uk is applied to the queries, W_uv to the mixed latents."""
@@ -122,7 +121,8 @@ class Latent(Scored):
         c_BS1R = keys.c_BSR[:, :, None]
         weights_BKGTS, _ = dense.weigh(self, queries._replace(q_BTNH=q_BTKGR.reshape(B, T, N, R)),
                                        KeysValues(c_BS1R, keys.turned_BSP[:, :, None], c_BS1R), context)
-        o_BTKGR = jnp.einsum('BKGTS,BSR->BTKGR', weights_BKGTS.astype(keys.c_BSR.dtype), keys.c_BSR)
+        o_BKGTR = jnp.einsum('BKGTS,BSR->BKGTR', weights_BKGTS.astype(keys.c_BSR.dtype), keys.c_BSR)
+        o_BTKGR = jnp.moveaxis(o_BKGTR, 3, 1)
         return jnp.einsum('BTKGR,RKH->BTKGH', o_BTKGR, value_RKH).reshape(B, T, N, -1)
 
     def _rank(self, scope: Scope) -> int:

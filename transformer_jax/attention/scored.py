@@ -96,5 +96,6 @@ class Scored(Attention):
         back, _ = mask.reach()
         return RingCache.empty(keys, int(back) + 1) if back + 1 < length else GrowingCache.empty(keys, length)
 
-    def step(self, queries: Any, keys: Any, context: Context, cache: Any) -> tuple[jax.Array, Any]:
-        return super().step(queries, keys, context.replace(engine='dense'), cache)
+    def look(self, queries: Any, keys: Any, context: Context) -> jax.Array:
+        # Of a kernel's tile so few queries would leave most empty.
+        return self.attend(queries, keys, context.replace(engine='dense'))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.attention.base import Context
+from transformer_jax.attention.engines import dense
 from transformer_jax.attention.masks import Mask
 from transformer_jax.attention.scored import Scored
 from transformer_jax.batch import Tokens
@@ -30,7 +31,14 @@ class KeysValues(NamedTuple):
 
     k_BSKH: jax.Array
     v_BSKH: jax.Array
-    decay_BSN: jax.Array | None = None  # log of the forget gate; summed from the start of the row inside `attend`
+    decay_BSN: jax.Array | None = None  # log of the forget gate; summed from the start of the row where they meet
+
+
+class Forgetting(NamedTuple):
+    """What a cache holds where there is a forget gate: keys with their decay summed, and the sum so far."""
+
+    seen: GrowingCache | RingCache
+    total_RN: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,19 +115,20 @@ class Softmax(Scored):
     def weights(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
         return super().weights(*self._decayed(queries, keys), context)
 
-    def init_cache(self, keys: KeysValues, length: int, mask: Mask) -> GrowingCache | RingCache:
-        # The forget gate is summed in the order of time, which a ring does not keep.
-        return GrowingCache.empty(keys, length) if self.forget else super().init_cache(keys, length, mask)
+    def look(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
+        return dense.attend(self, queries, keys, context)
+
+    def init_cache(self, keys: KeysValues, length: int, mask: Mask) -> Any:
+        cache = super().init_cache(keys, length, mask)
+        return Forgetting(cache, jnp.zeros_like(keys.decay_BSN[:, 0])) if self.forget else cache
 
     def step(self, queries: Queries, keys: KeysValues, context: Context, cache: Any) -> tuple[jax.Array, Any]:
         if not self.forget:
             return super().step(queries, keys, context, cache)
-        (keys, tokens), cache = cache.append(keys, context.query)
-        decay_BSN = jnp.cumsum(keys.decay_BSN, axis=1)
-        steps = context.query.positions_BT.shape[1]
-        decay_BTN = jax.lax.dynamic_slice_in_dim(decay_BSN, cache.index - steps, steps, axis=1)
-        return super().attend(queries._replace(decay_BTN=decay_BTN), keys._replace(decay_BSN=decay_BSN),
-                              context.replace(key=tokens, engine='dense')), cache
+        decay_RTN = cache.total_RN[:, None] + jnp.cumsum(keys.decay_BSN, axis=1)
+        o_RTNH, seen = super().step(queries._replace(decay_BTN=decay_RTN), keys._replace(decay_BSN=decay_RTN), context,
+                                    cache.seen)
+        return o_RTNH, Forgetting(seen, decay_RTN[:, -1])
 
     def _talks(self) -> tuple[str, ...]:
         return {'none': (), 'both': ('before', 'after')}.get(self.talking, (self.talking,))

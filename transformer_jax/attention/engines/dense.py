@@ -33,7 +33,10 @@ def mix(kind: Any, weights_BKGTS: jax.Array, keys: Any, tile: Tile, context: Any
     `dtype` is the result's, by default the values'.
     """
     v_BSKH = kind.values(keys)
-    o_BTKGH = jnp.einsum('BKGTS,BSKH->BTKGH', weights_BKGTS.astype(v_BSKH.dtype), v_BSKH, preferred_element_type=dtype)
+    # Times before heads only afterwards: asked for at once, XLA makes the product the other way round, which took 2 to
+    # 6 times as long on CPUs.
+    o_BKGTH = jnp.einsum('BKGTS,BSKH->BKGTH', weights_BKGTS.astype(v_BSKH.dtype), v_BSKH, preferred_element_type=dtype)
+    o_BTKGH = jnp.moveaxis(o_BKGTH, 3, 1)
     extra_BTKGH = context.position.value(context.position_parameters, weights_BKGTS, tile)
     if extra_BTKGH is not None:
         o_BTKGH += extra_BTKGH.astype(o_BTKGH.dtype)
