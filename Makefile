@@ -25,6 +25,7 @@ test-slow: .venv/installed-dev
 
 docs: .venv/installed
 	$(BIN)/python -m transformer_jax.attention.supports README.md
+	$(BIN)/python -m transformer_jax.report.readme README.md
 
 golden: .venv/installed-dev
 	$(BIN)/python tests/golden.py

@@ -97,4 +97,4 @@ def test_the_message_names_the_parameter_of_a_model(tiny):
 
 
 def test_rules_name_axes_of_the_mesh():
-    assert {axis for axes in RULES.values() for axis in axes} <= set(ONE)
+    assert {axis for axes in RULES.values() for axis in axes} <= {'replica', *ONE}

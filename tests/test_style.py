@@ -19,11 +19,12 @@ LAYERS = (
     'blocks', 'rnn', 'models',                                                # modules
     'step',
     'sharding', 'parallel',
-    'storage', 'manifest', 'workdir', 'checkpoint', 'metrics', 'decode',
+    'storage', 'manifest', 'workdir', 'checkpoint', 'metrics', 'decode', 'runs', 'replicas',
     'signals', 'progress', 'plots', 'timing',
     'evaluate', 'lengths', 'generate', 'train', 'costs', 'inspect', 'bench_decode', 'bench_attention', 'bench',
-    'ablate', 'report',
-    'commands', 'cli', '__main__',
+    'match', 'probes',
+    'experiment', 'results', 'measure', 'plan', 'rows', 'board', 'stats', 'bootstrap', 'agreement', 'ablate', 'report',
+    'commands_ablate', 'commands_probe', 'commands_report', 'commands', 'cli', '__main__',
 )
 # `data` stands beside these layers: it uses `DATA_USES` alone, and all from `checks` on may use it.
 DATA_USES = {'errors', 'batch', 'spec'}
@@ -143,7 +144,7 @@ def test_imports_go_downward(path):
 def test_config_dicts_end_at_the_conversion(path):
     names = {node.attr for node in ast.walk(TREES[path]) if isinstance(node, ast.Attribute)}
     names |= {alias.name for node in ast.walk(TREES[path]) if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert not names & {'ConfigDict', 'FrozenConfigDict'} or module_of(path) in ('config', 'commands')
+    assert not names & {'ConfigDict', 'FrozenConfigDict'} or module_of(path) in ('config', 'experiment', 'commands')
 
 
 @every_file

@@ -33,6 +33,7 @@ from transformer_jax.data.batching import padded_rows
 from transformer_jax.losses import cross_entropy
 from transformer_jax.models import build
 from transformer_jax.parallel import Parallel
+from transformer_jax.runs import Run
 from transformer_jax.timing import TimedIterator, describe_machine, matmul_peak, result_table, seconds
 from transformer_jax.train import Trainer
 from transformer_jax.workdir import Workdir
@@ -232,8 +233,11 @@ def _bare(parallel: Parallel, batches: list[Batch]) -> np.ndarray:
 def _loop(config: ExperimentConfig, data: Data, parallel: Parallel, workdir: Workdir) -> tuple[float, float]:
     """(seconds of the training loop as a run has it, of these waiting for data)."""
     # The loop's own lines would be of no use here: the bar is all that is seen of it.
-    trainer = Trainer(config, data, parallel, Checkpoints(workdir.checkpoints_path, keep=1), lambda line: None)
-    trainer.start(workdir)
+    def quiet(line: str) -> None:
+        pass
+    run = Run(config, data, workdir, quiet)
+    trainer = Trainer(config, [run], parallel, Checkpoints(workdir.checkpoints_path, keep=1), quiet)
+    trainer.start(workdir.tokenizer_path)
     trainer.iterator = TimedIterator(trainer.iterator)
     trainer.saved = config.train.steps  # The last step counts as saved.
     taken = seconds(lambda: (trainer.run(_NoSignals()), trainer.state))

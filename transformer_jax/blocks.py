@@ -78,6 +78,8 @@ class MultiHead(nn.Module):
         context = self._complete(context.replace(engine=self.engine), rate)
         if self.is_mutable_collection('intermediates'):
             self.sow('intermediates', 'weights_BNTS', self.kind.weights(queries, keys, context))
+        if self.is_mutable_collection('heads') and not self.is_initializing():
+            self.sow('heads', 'inputs', (queries, keys, context))
         return self._out(x_BTD, self.kind.attend(queries, keys, context), context)
 
     def look(self, x_BTD: jax.Array, keys: Any, context: Context) -> jax.Array:

@@ -47,7 +47,7 @@ class Checkpoints:
         if keep < 1:
             raise ConfigError(f'checkpoint.keep={keep}: at least 1 checkpoint must be kept')
         self.directory = absolute(directory)
-        self._keep = keep
+        self.keep = keep
         self._read_only = read_only
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         self._finisher: threading.Thread | None = None
@@ -82,9 +82,8 @@ class Checkpoints:
         self._finisher = self._failure = None
         if failure is not None:
             reason = str(failure).splitlines()[0][-160:]  # TensorStore tells at length where, then what.
-            raise WorkdirError(
-                f'{name} was not saved in {self.directory}: {reason}; make room or choose another --workdir'
-            ) from failure
+            raise WorkdirError(f'{name} was not saved in {self.directory}: {reason}; make room or choose another '
+                               '--workdir') from failure
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(name)
 
@@ -140,6 +139,10 @@ class Checkpoints:
             except WorkdirError as error:
                 logging.warning('%s', error)
         return None
+
+    def spared(self) -> set[int | None]:
+        """The steps that retention spares beside the newest."""
+        return {self.best_step()}
 
     def average(self, abstract_params: Any, n: int) -> Any:
         """The mean of the parameters of the newest `n` intact steps (Vaswani et al. 2017, section 6.1)."""
@@ -218,7 +221,7 @@ class Checkpoints:
 
     def _remove_steps_not_kept(self) -> None:
         steps = self.valid_steps()
-        for step in set(steps[: -self._keep]) - {self.best_step()}:
+        for step in set(steps[: -self.keep]) - self.spared():
             (self.path(step) / manifest.NAME).unlink()  # First: a run killed in between leaves a torn step.
             self.path(step).rmtree()
 
@@ -284,10 +287,8 @@ def _check_same(step: int, stored: Mapping[str, str], expected: Mapping[str, str
     for name in sorted(stored.keys() | expected.keys()):
         there, here = (side.get(name, 'absent') for side in (stored, expected))
         if there != here:
-            raise ConfigError(
-                f'{name} is {there} in the checkpoint of step {step} and {here} in this model: use the '
-                'configuration that the checkpoint was written with'
-            )
+            raise ConfigError(f'{name} is {there} in the checkpoint of step {step} and {here} in this model: use the '
+                              'configuration that the checkpoint was written with')
 
 
 def _target(leaf: Any) -> jax.ShapeDtypeStruct:

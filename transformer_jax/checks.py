@@ -8,7 +8,7 @@ from transformer_jax import optim, spec
 from transformer_jax.attention import KINDS
 from transformer_jax.attention.engines import ENGINES, unfit
 from transformer_jax.cells import RNNS
-from transformer_jax.data.batching import BATCHING, Packed
+from transformer_jax.data.batching import BATCHING, Buckets, Packed
 from transformer_jax.data.tasks import TASKS
 from transformer_jax.errors import ConfigError
 from transformer_jax.ffns import FFNS
@@ -55,7 +55,7 @@ RANGES = {
     'decode.temperature': (0, float('inf')), 'decode.length_penalty': (0, float('inf')),
 }
 POSITIVE = ('model.d_model', 'model.d_ff', 'model.num_heads', 'train.batch_tokens', 'train.accumulate',
-            'train.log_every', 'evaluate.batch_tokens', 'decode.beam', 'model.encoder_layers',
+            'train.replicas', 'train.log_every', 'evaluate.batch_tokens', 'decode.beam', 'model.encoder_layers',
             'model.decoder_layers', 'checkpoint.keep')
 
 
@@ -88,6 +88,24 @@ def check(config: 'ExperimentConfig', values: Mapping[str, Any]) -> None:
     if config.parallel.mode == 'pmap' and (config.parallel.mesh.fsdp, config.parallel.mesh.tensor) != (1, 1):
         raise ConfigError("parallel.mode='pmap' is data parallel only: set parallel.mesh.fsdp=1 and "
                           "parallel.mesh.tensor=1, or parallel.mode='jit'")
+    if config.train.replicas > 1:
+        _check_replicas(config)
+
+
+def _check_replicas(config: 'ExperimentConfig') -> None:
+    """Runs side by side need batches of one shape, and a program for the devices of which one is for them all."""
+    replicas = f'train.replicas={config.train.replicas}'
+    lengths = spec.parse(config.data.batching, BATCHING, 'data.batching')
+    if isinstance(lengths, Buckets) and len(lengths.lengths) > 1:
+        longest = lengths.lengths[-1]
+        raise ConfigError(f'{replicas} needs batches of one shape, but data.batching={config.data.batching!r} has '
+                          f"{len(lengths.lengths)}: set data.batching='packed(length={longest})' or "
+                          f"'buckets(lengths=({longest},))'")
+    if config.parallel.mode == 'pmap':
+        raise ConfigError(f"{replicas} cannot work with parallel.mode='pmap': set parallel.mode='jit'")
+    last = config.train.seed + config.train.replicas
+    if last > RANGES['train.seed'][1]:
+        raise ConfigError(f'{replicas} counts train.seed={config.train.seed} up beyond {RANGES["train.seed"][1] - 1}')
 
 
 # What each kind of model can learn, by the form of a task.

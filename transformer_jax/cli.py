@@ -59,13 +59,15 @@ def _overview() -> str:
 
 
 def _usage(name: str, values: Flags) -> str:
-    lines = [f'transformer-jax {name}: {COMMANDS[name].help}', '']
+    argument = COMMANDS[name].argument
+    lines = [f'transformer-jax {name}{argument and f" {argument.upper()}"}: {COMMANDS[name].help}', '']
     shown = [values[flag] for flag in sorted(values) if flag == values[flag].name and '.' not in flag]
     return '\n'.join(lines + [f'  --{flag.name:<15} {flag.help}' for flag in shown])
 
 
 def _parse(values: Flags, name: str, arguments: list[str]) -> None:
     _check_keys(arguments)
+    arguments = [_underscored(argument) for argument in arguments]
     # config_flags reads the overrides (--config.train.steps=…) from sys.argv itself, and run.json the command.
     sys.argv = ['transformer-jax', *name.split(), *arguments]
     try:
@@ -76,8 +78,15 @@ def _parse(values: Flags, name: str, arguments: list[str]) -> None:
         raise ConfigError(f'unknown flag --{error.flagname}: {spec.nearest(error.flagname, values)}') from None
     except Exception as error:  # A configuration file is a program, and may raise anything.
         raise ConfigError(_explain(error)) from error
+    if rest and COMMANDS[name].argument:
+        values[COMMANDS[name].argument].parse(rest.pop(0))
     if rest:
         raise ConfigError(f'unexpected argument {rest[0]!r}; flags are written --NAME=VALUE')
+
+
+def _underscored(argument: str) -> str:
+    """--dry-run as --dry_run; what follows an equals sign or a dot is left alone."""
+    return re.sub('^--[a-z-]+', lambda flag: '--' + flag[0][2:].replace('-', '_'), argument)
 
 
 def _check_keys(arguments: list[str]) -> None:

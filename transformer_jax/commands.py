@@ -10,6 +10,9 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from transformer_jax.commands_ablate import define_ablate, run_ablate
+from transformer_jax.commands_probe import define_probe, run_probe
+from transformer_jax.commands_report import define_report, run_report
 from transformer_jax.config import ExperimentConfig, from_config_dict
 from transformer_jax.errors import ConfigError
 
@@ -22,6 +25,7 @@ class Command(NamedTuple):
     help: str
     define: Callable[[Flags], None]
     run: Callable[[Flags], None]
+    argument: str = ''  # the flag that a word without dashes stands for
 
 
 def log(message: str) -> None:
@@ -271,8 +275,12 @@ COMMANDS = {
     'generate': Command('continue a text with a language model', _define_generate, _generate),
     'classify': Command('the class of each line of standard input', _define_checkpoint, _classify),
     'attention': Command('draw the attention of every layer and head', _define_attention, _attention),
+    'probe': Command('entropy, distance, sink and largest score of every head', define_probe, run_probe),
     'inspect': Command('parameters, FLOPs, memory and shardings of a config; the state of a workdir',
                        _define_inspect, _inspect),
+    'ablate': Command('run what is missing of an experiment: its variants, with seeds', define_ablate, run_ablate,
+                      'experiment'),
+    'report': Command('what an ablation found: tables, tests, figures, curves', define_report, run_report, 'results'),
     'bench train': Command('time training steps, and where they go', _define_bench_train, _bench_train),
     'bench decode': Command('time decoding against the length of its output', _define_bench_decode, _bench_decode),
     'bench attention': Command('time and memory of kinds of attention against the sequence length',

@@ -146,6 +146,7 @@ class TrainConfig:
 
     steps: int = 100_000
     seed: int = 0
+    replicas: int = 1  # seeds trained side by side in one program, each from `seed` on
     batch_tokens: int = 25_000  # target tokens per step on all devices together, padding included
     accumulate: int = 1  # microbatches per step
     label_smoothing: float = 0.1

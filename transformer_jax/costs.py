@@ -1,18 +1,72 @@
-"""What a model costs, read off its traced program: no array is made and no device is needed.
+"""What a model costs, read off its shapes and its traced program: no array is made and no device is needed.
 
 FLOPs are those of matrix products alone, 2·m·n·k each, counted in the traced forward pass so that every kind of
 attention is right by construction. A masked score is counted like any other, a recomputed one is not, a `while` loop
 counts once.
 """
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from transformer_jax import step
+from transformer_jax import spec, step
+from transformer_jax.attention.engines import KERNELS, unfit
+from transformer_jax.config import ExperimentConfig, TracedConfig
+from transformer_jax.data.batching import BATCHING
+from transformer_jax.models import build
+
+
+@dataclasses.dataclass(frozen=True)
+class PortableConfig(TracedConfig):
+    """A model to count: the engine that `auto` and kernels stand for is that of a machine without kernels.
+
+    So whatever machine counts finds the same number, and a window costs what it shows of the keys.
+    """
+
+    def engine_at(self, site: str, layer: int) -> str:
+        kind = self.attention_at(site, layer)
+        if not kind.engines or self.engine not in ('auto', *KERNELS):
+            return super().engine_at(site, layer)
+        refused = kind.refuses(self.position_at(site), 'blocked') or unfit('blocked', kind, self.place_at(site))
+        return 'dense' if refused else 'blocked'
+
+
+def non_embedding_params(config: ExperimentConfig) -> int:
+    """Parameters but for tables of tokens and of positions that are added to them; all experts of a mixture count."""
+    boxed = jax.tree.leaves(_boxed_params(build(config)), is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
+    return sum(leaf.value.size for leaf in boxed if not is_embedding(leaf.names))
+
+
+def is_embedding(axes: Sequence[str | None]) -> bool:
+    """Whether the logical `axes` of a parameter are those of a table of tokens, or of positions added to them.
+
+    What attention itself learns for positions (relative ones, Linformer's mixtures, the synthesizer's scores) is none.
+    """
+    return 'vocab' in axes or tuple(axes) == ('position', 'embed')
+
+
+def flops_per_token(config: ExperimentConfig) -> float:
+    """Forward FLOPs per target token of a row, padding included, as long as the middle one of `data.batching`.
+
+    For a classifier per source token. The same number on every machine.
+    """
+    model = build(dataclasses.replace(config, model=PortableConfig(**dataclasses.asdict(config.model))))
+    lengths = sorted(length for _, length in batch_shapes(config))
+    length = lengths[(len(lengths) - 1) // 2]  # Sentences crowd in the shorter half of the buckets.
+    return forward_flops(model, nn.meta.unbox(_boxed_params(model)), 1, length) / length
+
+
+def batch_shapes(config: ExperimentConfig) -> tuple[tuple[int, int], ...]:
+    """(rows, length) of every shape that training compiles, before rows are padded for the devices."""
+    batching = spec.parse(config.data.batching, BATCHING, 'data.batching')
+    lengths = np.array([(length, length) for length in batching.row_lengths()])
+    return batching.plan(lengths, np.arange(len(lengths)), config.train.batch_tokens, seed=None).shapes
 
 
 def forward_flops(model: nn.Module, params: Any, rows: int, length: int) -> int:
@@ -61,3 +115,8 @@ def activation_bytes(model: nn.Module, state: step.TrainState, rows: int, length
     batch = jax.eval_shape(lambda: step.dummy_batch(rows, length, model.config.kind))
     kept = jax.eval_shape(residuals, state.params, state.hyper, state.rng, batch)
     return sum(array.size * array.dtype.itemsize for array in kept)
+
+
+def _boxed_params(model: nn.Module) -> Any:
+    """The parameters as shapes with their logical axes."""
+    return jax.eval_shape(model.init, jax.random.PRNGKey(0), step.dummy_batch(kind=model.config.kind))['params']

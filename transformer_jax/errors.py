@@ -21,6 +21,10 @@ class WorkdirError(UserError):
     exit_code = 3
 
 
+class Busy(WorkdirError):
+    """Another process works in that workdir."""
+
+
 class Diverged(UserError):
     """A non-finite loss, gradient or update with `train.on_nonfinite='stop'`."""
 

@@ -1,5 +1,6 @@
 """Scores of a model on a split: loss, perplexity, translations and their metrics."""
 
+import copy
 import dataclasses
 import io
 import time
@@ -15,7 +16,7 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax.attention.engines import is_here
 from transformer_jax.batch import Batch
-from transformer_jax.checkpoint import Checkpoints, select
+from transformer_jax.checkpoint import select
 from transformer_jax.config import ExperimentConfig
 from transformer_jax.data import Data, load_data, source_batches
 from transformer_jax.decode import make_decoder
@@ -29,6 +30,7 @@ from transformer_jax.metrics import (
 )
 from transformer_jax.models import build
 from transformer_jax.parallel import Parallel
+from transformer_jax.replicas import reader
 from transformer_jax.storage import reported, write_text
 from transformer_jax.workdir import Workdir
 
@@ -41,6 +43,12 @@ class Evaluator:
     def __init__(self, config: ExperimentConfig, data: Data, parallel: Parallel, log: Log):
         self.config, self.data, self.parallel, self.log = config, data, parallel, log
         self._decoder = make_decoder(parallel.model, config.decode, data.tokenizer.vocab_size)
+
+    def of(self, config: ExperimentConfig) -> 'Evaluator':
+        """The same for another run of such a model; what is compiled is shared."""
+        other = copy.copy(self)
+        other.config = config
+        return other
 
     def scores(self, params: Any, split: str, samples: epath.Path, max_examples: int = 0) -> dict[str, Any]:
         """All metrics of a split, by what the task predicts.
@@ -150,19 +158,23 @@ class Trained:
             config = config_lib.replace(config, model=dataclasses.replace(config.model, engine='auto'))
         self.config = config_lib.replace(config, parallel=config_lib.ParallelConfig(),
                                          decode=dataclasses.replace(config.decode, **decode))
-        checkpoints = Checkpoints(self.workdir.checkpoints_path, keep=1, read_only=True)
-        choice = checkpoint or ('last' if checkpoints.best_step() is None else 'best')
-        self.steps = select(checkpoints, choice)
+        self.checkpoints = reader(self.workdir)
+        choice = checkpoint or ('last' if self.checkpoints.best_step() is None else 'best')
+        self.steps = select(self.checkpoints, choice)
         self.data = load_data(self.config, self.workdir.tokenizer_path, log, splits)
         self.model = build(self.config)
         self.parallel = Parallel(self.config, self.model)
-        meta = checkpoints.meta(self.steps[0])
+        meta = self.checkpoints.meta(self.steps[0])
         self.data.tokenizer.require(meta['tokenizer'], self.workdir.tokenizer_path)
-        tree = 'ema' if self.config.train.ema else 'params'
-        self.params = checkpoints.params(self.parallel.abstract.params, self.steps, tree)
+        self.params = self.params_of(self.steps)
         self.evaluator = Evaluator(self.config, self.data, self.parallel, log)
         log(f'checkpoint: {choice} (step {", ".join(map(str, self.steps))})')
         self.choice = choice
+
+    def params_of(self, steps: Sequence[int]) -> Any:
+        """The mean over `steps` of the parameters that evaluation uses."""
+        tree = 'ema' if self.config.train.ema else 'params'
+        return self.checkpoints.params(self.parallel.abstract.params, steps, tree)
 
     def evaluate(self, split: str) -> dict[str, Any]:
         """The scores of a split with all that tells what was scored; appended to evaluations.json."""

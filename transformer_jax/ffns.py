@@ -73,7 +73,7 @@ class Gated(abc.ABC):
     equal_parameters: bool = True
 
     def __call__(self, layer: FeedForward, x_BTD: jax.Array) -> jax.Array:
-        width = 2 * layer.d_ff // 3 if self.equal_parameters else layer.d_ff
+        width = max(2 * layer.d_ff // 3, 1) if self.equal_parameters else layer.d_ff
         gate_BTF = self.activation(layer.wide('gate', x_BTD, width))
         return layer.narrow('out', gate_BTF * layer.wide('in', x_BTD, width), x_BTD.shape[-1])
 

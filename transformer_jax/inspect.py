@@ -22,7 +22,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 import rich.box
 import rich.console
 import rich.table
@@ -30,17 +29,16 @@ from etils import epath
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from transformer_jax import config as config_lib
-from transformer_jax import spec, step
-from transformer_jax.checkpoint import Checkpoints, fingerprint
+from transformer_jax import step
+from transformer_jax.checkpoint import fingerprint
 from transformer_jax.config import ExperimentConfig
-from transformer_jax.costs import activation_bytes, forward_flops
-from transformer_jax.data.batching import BATCHING, padded_rows
+from transformer_jax.costs import activation_bytes, batch_shapes, forward_flops, is_embedding
+from transformer_jax.data.batching import padded_rows
 from transformer_jax.models import build
+from transformer_jax.replicas import reader
 from transformer_jax.sharding import mesh_sizes, partition_specs
 from transformer_jax.workdir import Workdir
 
-# Parameters with one of these logical axes are embeddings: tables of tokens and of positions.
-EMBEDDING_AXES = ('vocab', 'position')
 GROWTH = (512, 1024, 2048, 4096, 8192)  # lengths at which one sequence is costed
 FILE_WIDTH = 160  # columns, where the output is no terminal, which has a width of its own
 
@@ -63,8 +61,8 @@ class Parameter:
 
     @property
     def is_embedding(self) -> bool:
-        """Whether it is a table of tokens or of positions."""
-        return any(axis in EMBEDDING_AXES for axis in self.axes)
+        """Whether it is a table of tokens, or of positions added to them."""
+        return is_embedding(self.axes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,13 +130,6 @@ def describe(config: ExperimentConfig, devices: int | None = None) -> Report:
                   sum(jax.tree.leaves(optimizer_bytes)), steps, growth)
 
 
-def batch_shapes(config: ExperimentConfig) -> tuple[tuple[int, int], ...]:
-    """(rows, length) of every shape that training compiles, before rows are padded for the devices."""
-    batching = spec.parse(config.data.batching, BATCHING, 'data.batching')
-    lengths = np.array([(length, length) for length in batching.row_lengths()])
-    return batching.plan(lengths, np.arange(len(lengths)), config.train.batch_tokens, seed=None).shapes
-
-
 def inspect_config(config: ExperimentConfig, devices: int | None = None,
                    console: rich.console.Console | None = None) -> None:
     """Prints the report of a config; arguments and errors as `describe`."""
@@ -166,7 +157,7 @@ def inspect_workdir(path: epath.PathLike, console: rich.console.Console | None =
     """
     workdir = Workdir(path)
     config = config_lib.from_dict(workdir.read_config())
-    checkpoints = Checkpoints(workdir.checkpoints_path, keep=1, read_only=True)
+    checkpoints = reader(workdir)
     model = build(config)
     # Without shardings: the arrays are read to the first device, whatever mesh wrote them.
     abstract = nn.meta.unbox(jax.eval_shape(functools.partial(step.init_state, config, model)))

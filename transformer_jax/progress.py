@@ -1,11 +1,24 @@
 """What a person sees of a running loop: a bar on a terminal, lines elsewhere."""
 
 import contextlib
+import contextvars
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import rich.progress
+
+_drawn = contextvars.ContextVar('drawn', default=True)
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Inside, a loop logs lines, as where there is no terminal: who runs many has a display of its own."""
+    token = _drawn.set(False)
+    try:
+        yield
+    finally:
+        _drawn.reset(token)
 
 
 class Progress:
@@ -17,16 +30,17 @@ class Progress:
             rich.progress.TextColumn('step {task.completed}/{task.total}'), rich.progress.BarColumn(),
             rich.progress.TextColumn('loss {task.fields[loss]}  {task.fields[speed]} tokens/s'),
             rich.progress.TimeRemainingColumn(), console=rich.console.Console(stderr=True), transient=True)
+        self._draws = self._bar.console.is_terminal and _drawn.get()
         self._task = self._bar.add_task('train', total=steps, completed=start, loss='-', speed='-')
         self._reset(start)
 
     def __enter__(self) -> 'Progress':
-        if self._bar.console.is_terminal:
+        if self._draws:
             self._bar.start()
         return self
 
     def __exit__(self, *_) -> None:
-        if self._bar.console.is_terminal:
+        if self._draws:
             self._bar.stop()
 
     @contextlib.contextmanager
@@ -53,7 +67,7 @@ class Progress:
             return None
         line = values | {'tokens_per_second': speed, 'steps_per_second': (step - self._step) / max(seconds, 1e-9),
                          'data_wait': self._waited / max(seconds, 1e-9)}
-        if not self._bar.console.is_terminal:
+        if not self._draws:
             self._log(f'step {step}/{self._steps}: loss {values["loss"]:.4f}, {speed:,.0f} tokens/s')
         self._reset(step)
         return line

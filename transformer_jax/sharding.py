@@ -14,6 +14,7 @@ from transformer_jax.errors import ConfigError
 # Logical axis → the mesh axes that its dimension is cut over, the first varying slowest. The embedding is cut along its
 # vocabulary alone, by both axes, because a gather from a table cut in two dimensions moves the whole table.
 RULES: dict[str, tuple[str, ...]] = {
+    'replica': ('replica',),
     'batch': ('data', 'fsdp'),
     'length': (),
     'activation': (),
@@ -46,9 +47,23 @@ def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
     return sizes | dict.fromkeys(wild, devices // fixed)
 
 
+def replica_sizes(config: MeshConfig, sizes: dict[str, int], replicas: int) -> dict[str, int]:
+    """The mesh on which so many replicas are trained side by side: they share out the rest of the devices.
+
+    What `config` leaves to the axis 'data' goes to 'replica' as far as the number of replicas divides.
+    """
+    parts = math.gcd(replicas, sizes['data']) if config.data == -1 else 1
+    return {'replica': parts} | sizes | {'data': sizes['data'] // parts}
+
+
 def batch_spec() -> PartitionSpec:
     """How the rows of a batch are cut."""
     return PartitionSpec(RULES['batch'])
+
+
+def stacked_spec(partition: PartitionSpec) -> PartitionSpec:
+    """How arrays of replicas, stacked, are cut where each is cut like `partition`."""
+    return PartitionSpec(RULES['replica'], *partition)
 
 
 def logical_rules() -> list[tuple[str, tuple[str, ...] | None]]:

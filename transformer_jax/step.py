@@ -79,15 +79,22 @@ def dummy_batch(rows: int = 1, length: int = 1, kind: str = 'encoder_decoder') -
     return Batch(*[source] * 3, *[target] * 4, target.astype(jnp.float32))
 
 
-def init_state(config: ExperimentConfig, model: nn.Module) -> TrainState:
-    """The state before the first step, its parameters boxed with their logical axes (`nn.meta.unbox` opens them)."""
-    params_rng, rng = jax.random.split(jax.random.PRNGKey(config.train.seed))
-    params = model.init(params_rng, dummy_batch(kind=config.model.kind))['params']
-    hyper = Hyper(*(jnp.asarray(value, jnp.float32) for value in (
+def hyper(config: ExperimentConfig) -> Hyper:
+    """The numbers of a configuration that may vary without recompiling."""
+    return Hyper(*(jnp.asarray(value, jnp.float32) for value in (
         config.optim.learning_rate, config.model.dropout, config.train.label_smoothing, config.optim.weight_decay)))
+
+
+def init_state(config: ExperimentConfig, model: nn.Module, key: jax.Array | None = None) -> TrainState:
+    """The state before the first step, its parameters boxed with their logical axes (`nn.meta.unbox` opens them).
+
+    `key`: that of `train.seed` where it is traced, so that one program serves all seeds.
+    """
+    params_rng, rng = jax.random.split(jax.random.PRNGKey(config.train.seed) if key is None else key)
+    params = model.init(params_rng, dummy_batch(kind=config.model.kind))['params']
     zero = jnp.zeros((), jnp.int32)
     ema = jax.tree.map(jnp.copy, params) if config.train.ema else None
-    return TrainState(zero, params, optimizer(config, model).init(params), hyper, rng, zero, ema)
+    return TrainState(zero, params, optimizer(config, model).init(params), hyper(config), rng, zero, ema)
 
 
 def loss_sums(model: nn.Module, params: dict, batch: Batch, smoothing: jax.Array,
@@ -176,6 +183,15 @@ def train_step(model: nn.Module, config: ExperimentConfig, state: TrainState, ba
     metrics = {'loss': sums.loss / tokens, 'nll': sums.nll / tokens, 'accuracy': sums.correct / tokens,
                'tokens': sums.weight, 'grad_norm': grad_norm, 'learning_rate': rate, 'finite': finite}
     return new_state, metrics | load_metrics(loads, tokens)
+
+
+def replica_step(model: nn.Module, config: ExperimentConfig, state: TrainState, batch: Batch,
+                 live: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`train_step` of one run among several: one that is not `live`, or that has diverged, keeps its state for good."""
+    new_state, metrics = train_step(model, config, state, batch)
+    if config.train.on_nonfinite == 'stop':
+        live &= state.skipped == 0
+    return jax.tree.map(lambda new, old: jnp.where(live, new, old), new_state, state), metrics
 
 
 def _moved(ema: dict, params: dict, decay: float, step: jax.Array) -> dict:

@@ -20,7 +20,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from transformer_jax.errors import WorkdirError
+from transformer_jax.errors import Busy, WorkdirError
 
 # Object stores have no locks, only a lease: its holder renews it; it may be taken over once it is this old.
 LEASE_RENEWAL_S = 30
@@ -97,7 +97,7 @@ def from_primary(work: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def lock(path: epath.Path) -> Iterator[None]:
-    """Holds `path` for this process; raises WorkdirError naming the holder when another process has it.
+    """Holds `path` for this process; raises Busy naming the holder when another process has it.
 
     Local: flock, because the kernel drops it with the process that holds it: a crash, kill -9 or reboot
     leaves nothing to clear, and neither reused process numbers nor clocks matter (the text in the file only
@@ -121,12 +121,12 @@ def _owner() -> dict:
     return {'host': socket.gethostname(), 'pid': os.getpid(), 'since': time.strftime('%Y-%m-%d %H:%M:%S %z')}
 
 
-def _busy(path: epath.Path, owner: str) -> WorkdirError:
+def _busy(path: epath.Path, owner: str) -> Busy:
     try:
         holder = 'process {pid} on {host} since {since}'.format_map(json.loads(owner))
     except ValueError:  # The holder is between locking and writing its name.
         holder = 'another process'
-    return WorkdirError(f'{path.parent} is in use by {holder}: wait for it, stop it, or choose another --workdir')
+    return Busy(f'{path.parent} is in use by {holder}: wait for it, stop it, or choose another --workdir')
 
 
 def _flock(path: epath.Path) -> int | None:

@@ -76,16 +76,20 @@ def result_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str,
     return table
 
 
+def console() -> rich.console.Console:
+    """Standard output, wide where it is no terminal."""
+    found = rich.console.Console()
+    return found if found.is_terminal else rich.console.Console(width=FILE_WIDTH)
+
+
 def show(bench: Any, tables: Iterable[rich.table.Table], as_json: bool) -> None:
     """Prints a result, a dataclass with a `machine`: as one JSON object, or as tables."""
     if as_json:
         print(json.dumps(dataclasses.asdict(bench), allow_nan=False))
         return
-    console = rich.console.Console()
-    if not console.is_terminal:
-        console = rich.console.Console(width=FILE_WIDTH)
     machine = bench.machine
-    console.print(f"{machine['devices']}, {machine['cpus']} CPUs, jax {machine['versions']['jax']}, load average "
-                  f"{machine['load_average']:.1f} at the start", highlight=False)
+    out = console()
+    out.print(f"{machine['devices']}, {machine['cpus']} CPUs, jax {machine['versions']['jax']}, load average "
+              f"{machine['load_average']:.1f} at the start", highlight=False)
     for table in tables:
-        console.print(table)
+        out.print(table)

@@ -1,89 +1,126 @@
-"""The training loop."""
+"""The training loop, of one run or of several side by side."""
 
+import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from transformer_jax import config as config_lib
+from transformer_jax import replicas
 from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import ExperimentConfig
-from transformer_jax.data import Data, load_data
-from transformer_jax.errors import Diverged, Stopped, UserError
+from transformer_jax.data import load_data
+from transformer_jax.errors import ConfigError, Diverged, Stopped, UserError, WorkdirError
 from transformer_jax.evaluate import Evaluator
 from transformer_jax.models import build
-from transformer_jax.parallel import Parallel
+from transformer_jax.parallel import Parallel, Replicas
 from transformer_jax.plots import curves
 from transformer_jax.progress import Progress
+from transformer_jax.runs import Record, Run
 from transformer_jax.signals import StopSignals
 from transformer_jax.step import TrainState, optimizer_summary
-from transformer_jax.workdir import MetricsWriter, Workdir
+from transformer_jax.workdir import Workdir
 
-# Metrics of which less is better; the others are better when higher.
-FALLING = ('loss', 'perplexity')
-# What a line of the log says of an evaluation, where it was measured.
-SHOWN = {'loss': ('loss', '{:.4f}'), 'perplexity': ('perplexity', '{:.3f}'), 'accuracy': ('accuracy', '{:.2%}'),
-         'bleu': ('BLEU', '{:.2f}'), 'exact_match': ('exact match', '{:.2%}')}
+Log = Callable[[str], None]
+REMEDY = ("lower optim.learning_rate, raise the warmup or set optim.clip, or go on without such steps with "
+          "train.on_nonfinite='skip'")
 
 
-@dataclasses.dataclass
-class Record:
-    """What a run remembers beside its state: the best evaluation, how many failed to beat it, the last one's step."""
-
-    best: dict[str, Any] | None = None
-    evaluations_since_best: int = 0
-    stopped_early: bool = False
-    evaluated: int = 0
-
-    def update(self, step: int, metric: str, scores: dict[str, Any]) -> bool:
-        """Takes in an evaluation; returns whether it is the best so far."""
-        self.evaluated = step
-        value = scores[metric]
-        sign = -1 if metric in FALLING else 1
-        better = value == value and (self.best is None or sign * value > sign * self.best['value'])
-        if better:
-            self.best = {'step': step, 'metric': metric, 'value': value}
-        self.evaluations_since_best = 0 if better else self.evaluations_since_best + 1
-        return better
-
-
-def train(config: ExperimentConfig, path: epath.PathLike, log: Callable[[str], None]) -> dict[str, Any] | None:
+def train(config: ExperimentConfig, path: epath.PathLike, log: Log) -> dict[str, Any] | None:
     """Trains to `train.steps`, resuming what `path` holds; returns the best evaluation, or None without any.
 
+    With `train.replicas` a group of seeds, see `train_group`; then the log tells the best of each.
+
     Raises:
-        UserError: anything that a user can mend, see `errors`; Stopped after SIGINT or SIGTERM, its state saved.
+        UserError: anything that a user can mend, see `errors`; Stopped after SIGINT or SIGTERM, its state saved;
+            Diverged, of a group at its end, where one seed or more did.
     """
-    workdir = Workdir(path)
+    if config.train.replicas == 1:
+        [record] = _train(config, Workdir(path), {}, log)
+        return record.best
+    members = replicas.seeds(config)
+    records = train_group(members, path, log)
+    failed = [f'seed {member.train.seed} at {record.failed}' for member, record in zip(members, records, strict=True)
+              if record.failed]
+    if failed:
+        raise Diverged(f'{len(failed)} of {len(members)} seeds diverged ({"; ".join(failed)}); the others are done. '
+                       f'To train all, {REMEDY}')
+    return None
+
+
+def train_group(configs: Sequence[ExperimentConfig], path: epath.PathLike, log: Log,
+                folders: Sequence[str] = ()) -> list[Record]:
+    """Trains runs side by side in one compiled program, resuming what `path` holds.
+
+    Each has a workdir of its own, as if it had been trained alone, but the group at `path` holds the checkpoints, see
+    `replicas`. One that diverges or stops early stands still from there on; the others go on.
+
+    Args:
+        configs: of the runs, which differ in `replicas.VARIES` alone. One of them is trained alone, in its folder.
+        path: the workdir of the group.
+        log: receives remarks.
+        folders: the runs' workdirs, relative to `path`; by default their seeds.
+
+    Returns:
+        what is remembered of each run: `best`, its best evaluation, and `failed`, how it diverged if it did.
+
+    Raises:
+        UserError: as `train`; ConfigError where the runs cannot be trained side by side, Diverged where all did.
+    """
+    folders = list(folders) or [str(config.train.seed) for config in configs]
+    if len(configs) == 1:
+        return _train(configs[0], Workdir(epath.Path(path) / folders[0]), {}, log)
+    if len(set(folders)) < len(folders):
+        raise ConfigError(f'runs side by side need folders of their own, these are {", ".join(folders)}')
+    group = replicas.group_config(configs)
+    return _train(group, Workdir(path), dict(zip(folders, configs, strict=True)), log)
+
+
+def _train(config: ExperimentConfig, workdir: Workdir, members: Mapping[str, ExperimentConfig],
+           log: Log) -> list[Record]:
+    """Trains the group of `members` (folder to configuration), or without any the run that `config` is."""
+    if workdir.replica is not None:
+        raise WorkdirError(f'{workdir.path} holds a run of a group, whose checkpoints are in '
+                           f'{workdir.checkpoints_path}: go on with the whole group there')
     engines = config.model.engines()
-    with workdir.open_for_training(config_lib.to_dict(config), engines=engines), StopSignals() as signals:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workdir.open_for_training(config_lib.to_dict(config), engines=engines))
+        signals = stack.enter_context(StopSignals())
         if engines:
             log('engines: ' + '; '.join(f'{site} {names}' for site, names in engines.items()))
         try:
             data = load_data(config, workdir.tokenizer_path, log, _splits(config))
-            parallel = Parallel(config, build(config))
-            log(f'optimizer: {optimizer_summary(config, parallel.model)}')
+            model = build(config)
+            runs, parallel, checkpoints = [Run(config, data, workdir, log)], Parallel(config, model), Checkpoints
+            if members:
+                runs = stack.enter_context(replicas.opened(workdir, members, data, log))
+                parallel, checkpoints = Replicas(parallel, config, members.values()), replicas.GroupCheckpoints
+            log(f'optimizer: {optimizer_summary(config, model)}')
         except UserError:
             # A configuration that has never trained must not bind the next one.
             if not workdir.checkpoints_path.exists():
                 workdir.config_path.unlink(missing_ok=True)
             raise
-        checkpoints = Checkpoints(workdir.checkpoints_path, keep=max(config.checkpoint.keep, config.checkpoint.average))
-        trainer = Trainer(config, data, parallel, checkpoints, log)
-        trainer.start(workdir)
+        keep = max(config.checkpoint.keep, config.checkpoint.average)
+        trainer = Trainer(config, runs, parallel, checkpoints(workdir.checkpoints_path, keep=keep), log)
+        trainer.start(workdir.tokenizer_path)
         try:
             trainer.run(signals)
         except Diverged:
-            checkpoints.wait()  # Every process diverges at the same step; the save before it must not be lost.
+            trainer.checkpoints.wait()  # Every process diverges at the same step; the save before it must not be lost.
             raise
         finally:
             trainer.close()
-        if jax.process_index() == 0:
-            curves(workdir.metrics_path, workdir.curves_path)
-        return trainer.record.best
+        for run in runs if jax.process_index() == 0 else ():
+            if run.workdir.metrics_path.exists():  # not so where the first update was not finite
+                curves(run.workdir.metrics_path, run.workdir.curves_path)
+        return [run.record for run in runs]
 
 
 def _splits(config: ExperimentConfig) -> tuple[str, ...]:
@@ -92,125 +129,127 @@ def _splits(config: ExperimentConfig) -> tuple[str, ...]:
 
 
 class Trainer:
-    """A run in progress: its state, where its data stands, and what it has recorded."""
+    """A run in progress, or a group of them: its state, where its data stands, and its records."""
 
     state: TrainState
     position: Any
-    metrics: MetricsWriter
 
-    def __init__(self, config: ExperimentConfig, data: Data, parallel: Parallel, checkpoints: Checkpoints,
-                 log: Callable[[str], None]):
-        self.config, self.data, self.parallel, self.checkpoints, self.log = config, data, parallel, checkpoints, log
-        self.record = Record()
-        self.evaluator = Evaluator(config, data, parallel, log)
+    def __init__(self, config: ExperimentConfig, runs: Sequence[Run], parallel: Parallel | Replicas,
+                 checkpoints: Checkpoints, log: Log):
+        """`config` is the run's own, or the group's; of its `runs` replicas each has its own."""
+        self.config, self.runs, self.parallel, self.checkpoints, self.log = config, runs, parallel, checkpoints, log
+        self.evaluator = Evaluator(config, runs[0].data, parallel.one, log)
         self.step = 0
         self.saved = -1
 
-    def start(self, workdir: Workdir) -> None:
+    @property
+    def live(self) -> list[Run]:
+        """The runs that go on."""
+        return [run for run in self.runs if run.record.live]
+
+    def start(self, tokenizer_path: epath.Path) -> None:
         """Restores the newest intact checkpoint, or initialises."""
-        self.iterator = self.data.train_iterator(self.parallel.local_rows, self.parallel.rows_multiple)
+        data, *others = (run.data for run in self.runs)
+        rows = self.parallel.local_rows, self.parallel.rows_multiple
+        self.iterator = data.replicas_iterator(others, *rows) if others else data.train_iterator(*rows)
         resumed = None
         if self.checkpoints.valid_steps():
             resumed, self.state, meta = self.checkpoints.restore(self.parallel.abstract)
-            self.data.tokenizer.require(meta['tokenizer'], workdir.tokenizer_path)
+            data.tokenizer.require(meta['tokenizer'], tokenizer_path)
             self.iterator.set_state(meta['data'])
-            self.record = Record(**meta['record'])
+            for run, record in zip(self.runs, meta['records'] if others else [meta['record']], strict=True):
+                run.record = Record(**record)
             self.step = self.saved = resumed
             self.log(f'resumed after step {resumed}')
         else:
             self.state = self.parallel.init_state()
         self.position = self.iterator.get_state()
-        self.metrics = workdir.metrics(resumed)
-        self.samples = workdir.samples_path
+        for run in self.runs:
+            run.start(resumed)
 
     def run(self, signals: StopSignals) -> None:
         """Steps until the last one, early stopping or a signal; saves and evaluates on the way."""
         steps = self.config.train.steps
         pending = None
-        if 0 < self.step != self.record.evaluated and self._due(steps)[0]:
-            self._evaluate()  # A signal came between this step and its evaluation.
+        for run in self.live:
+            if 0 < self.step != run.record.evaluated and run.due(self.step)[0]:
+                self._evaluate(run)  # A signal came between this step and its evaluation.
         with Progress(self.step, steps, self.config.train.log_every, self.log) as progress:
-            while self.step < steps and not self.record.stopped_early:
+            while self.step < steps and self.live:
                 waited = time.perf_counter()
                 batch, position = next(self.iterator), self.iterator.get_state()
                 waited = time.perf_counter() - waited
-                self.state, metrics = self.parallel.train_step(self.state, self.parallel.put_train(batch))
+                live = [run.record.live for run in self.runs]
+                self.state, metrics = self.parallel.advance(self.state, batch, live)
                 self.step, self.position = self.step + 1, position
                 # The metrics of the step before, so that the devices already work on this one.
                 if pending:
                     self._account(progress, *pending)
                 pending = self.step, metrics, waited
-                evaluate, save = self._due(steps)
                 # After the last step there is nothing left to interrupt but its evaluation, which completes the run.
                 signum = self.step < steps and signals.received(self.step)
-                if signum:
-                    evaluate, save = False, True
-                if evaluate or save or self.step == steps:
+                if signum or self.step == steps or any(any(run.due(self.step)) for run in self.live):
                     self._account(progress, *pending)
                     pending = None
                     with progress.paused():
-                        best = evaluate and self._evaluate()
-                        if save or best or self.record.stopped_early:
-                            self.save()
+                        kept = [run for run in self.live if self._completes(run, signum)]
+                        if kept or signum:
+                            self.save(kept)
                 if signum:
                     self.checkpoints.wait()
                     raise Stopped(signum, f'stopped by {signal.Signals(signum).name} after step {self.step}, which is '
                                           f'saved; the same command goes on from there')
         if self.saved != self.step:
-            self.save()
+            self.save(self.live)
         self.checkpoints.wait()
 
-    def save(self) -> None:
-        """Starts to write a checkpoint of the current step, unless there is one."""
+    def save(self, kept: Sequence[Run]) -> None:
+        """Starts to write a checkpoint of the current step, unless there is one; it is to be `kept` of these runs."""
         if self.saved == self.step:
             return
-        meta = {'data': self.position, 'record': dataclasses.asdict(self.record), 'best': self.record.best,
-                'tokenizer': self.data.tokenizer.sha256, 'config': config_lib.to_dict(self.config)}
-        self.checkpoints.save(self.step, self.state, meta)
+        for run in kept:
+            run.record.saved(self.step, self.checkpoints.keep)
+        records = [dataclasses.asdict(run.record) for run in self.runs]
+        recorded = ({'records': records, 'best': None} if len(records) > 1 else
+                    {'record': records[0], 'best': records[0]['best']})
+        meta = {'data': self.position, 'tokenizer': self.runs[0].data.tokenizer.sha256,
+                'config': config_lib.to_dict(self.config)}
+        self.checkpoints.save(self.step, self.state, meta | recorded)
         self.saved = self.step
 
     def close(self) -> None:
         """Flushes what is written in the background."""
-        self.metrics.close()
-
-    def _due(self, steps: int) -> tuple[bool, bool]:
-        """(whether to evaluate, whether to save) after the current step."""
-        def due(every: int, every_epochs: int) -> bool:
-            epoch = every_epochs * self.data.steps_per_epoch
-            return any(period and self.step % period == 0 for period in (every, epoch))
-        evaluate, checkpoint = self.config.evaluate, self.config.checkpoint
-        evaluates = bool(evaluate.every or evaluate.every_epochs)
-        return (due(evaluate.every, evaluate.every_epochs) or (evaluates and self.step == steps),
-                due(checkpoint.every, checkpoint.every_epochs) or self.step == steps)
+        for run in self.runs:
+            run.metrics.close()
 
     def _account(self, progress: Progress, step: int, metrics: dict[str, jax.Array], waited: float) -> None:
         """Fetches a step's metrics, refuses to go on from a non-finite one, and logs."""
-        values = {name: value.item() for name, value in jax.device_get(metrics).items()}
-        if not values.pop('finite'):
-            message = (f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}: the update was not "
-                       'finite and was not applied')
-            if self.config.train.on_nonfinite == 'stop':
-                raise Diverged(f"{message}; lower optim.learning_rate, raise the warmup or set optim.clip, or go on "
-                               "without such steps with train.on_nonfinite='skip'")
-            self.log(message)
-            self.metrics.write(step, 'skipped', values)
-        line = progress.advance(step, values, waited)
-        if line:
-            self.metrics.write(step, 'train', line)
+        fetched = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+        values = {}
+        for index, run in enumerate(self.runs):
+            mine = {name: value[index].item() for name, value in fetched.items()}
+            if run.record.live and run.goes_on(step, mine):
+                values[run] = mine
+        if all(run.record.failed for run in self.runs):
+            raise Diverged(f'{"; ".join(run.record.failed for run in self.runs)}; {REMEDY}')
+        if not values:
+            return
+        losses, tokens = ([mine[name] for mine in values.values()] for name in ('loss', 'tokens'))
+        whole = next(iter(values.values())) | {'loss': sum(losses) / len(losses), 'tokens': sum(tokens)}
+        line = progress.advance(step, whole, waited)
+        for run, mine in values.items() if line else ():
+            run.metrics.write(step, 'train', line | mine)
 
-    def _evaluate(self) -> bool:
+    def _completes(self, run: Run, signum: int) -> bool:
+        """Evaluates a run where it is due; returns whether the checkpoint of this step is to be kept of it."""
+        evaluates, saves = run.due(self.step)
+        better = evaluates and not signum and self._evaluate(run)
+        return saves or better or run.record.stopped_early or bool(signum)
+
+    def _evaluate(self, run: Run) -> bool:
         """Scores the validation split; returns whether it is the best so far."""
         start = time.perf_counter()
-        settings = self.config.evaluate
-        samples = self.samples / f'validation-{self.step}.txt'
-        scores = self.evaluator.scores(self.state.evaluated, 'validation', samples, settings.max_examples)
-        best = self.record.update(self.step, settings.best_metric, scores)
-        self.record.stopped_early = bool(settings.patience) and (
-            self.record.evaluations_since_best >= settings.patience)
-        numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
-        self.metrics.write(self.step, 'validation', numbers | {'seconds': time.perf_counter() - start})
-        shown = ', '.join(f'{name} {form.format(scores[key])}' for key, (name, form) in SHOWN.items() if key in scores)
-        self.log(f'step {self.step}: validation {shown}{" (best " + settings.best_metric + ")" if best else ""}')
-        if self.record.stopped_early:
-            self.log(f'stopping early: {settings.patience} evaluations without a better {settings.best_metric}')
-        return best
+        params = self.parallel.member(self.state.evaluated, self.runs.index(run))
+        samples = run.workdir.samples_path / f'validation-{self.step}.txt'
+        scores = self.evaluator.of(run.config).scores(params, 'validation', samples, run.config.evaluate.max_examples)
+        return run.take_scores(self.step, scores, time.perf_counter() - start)

@@ -5,6 +5,7 @@
 - metrics.jsonl: one object per event, with `step` and `split`; events/ has the same for TensorBoard
 - evaluations.json: what `evaluate` found
 - checkpoints/, tokenizer/, samples/, lock
+- replica.json: of a run that others were trained beside, where these two are instead, see `replicas`
 """
 
 import contextlib
@@ -43,8 +44,12 @@ class Workdir:
         self.metrics_path = self.path / 'metrics.jsonl'
         self.events_path = self.path / 'events'
         self.evaluations_path = self.path / 'evaluations.json'
-        self.checkpoints_path = self.path / 'checkpoints'
-        self.tokenizer_path = self.path / 'tokenizer'
+        pointer = self.path / 'replica.json'
+        replica = _read_json(pointer) if pointer.exists() else {'group': '.', 'index': None}
+        self.replica = replica['index']  # the place of the run in its group; None: it was trained alone
+        group = absolute(self.path / replica['group'])
+        self.checkpoints_path = group / 'checkpoints'
+        self.tokenizer_path = group / 'tokenizer'
         self.samples_path = self.path / 'samples'
         self.curves_path = self.path / 'curves.png'
 

@@ -107,6 +107,10 @@ class Attention(abc.ABC):
         o_BTNH = self.attend(queries, keys._replace(v_BSKH=v_BSKH), context.replace(dropout=None))
         return jnp.moveaxis(o_BTNH, 2, 1)
 
+    def logits(self, queries: Any, keys: Any, context: Context) -> jax.Array | None:
+        """float32 scores_BNTS that become weights, forbidden pairs included; None: the kind has none for each pair."""
+        return None
+
     def finish(self, o_BTNH: jax.Array, parameters: Any) -> jax.Array:
         """What follows the mixing, such as a norm of each head; `parameters` as in the context."""
         return o_BTNH

@@ -90,6 +90,12 @@ class Differential(Scored):
         first_BNTS, second_BNTS = (weights(*one, context) for one in _maps(queries, keys))
         return first_BNTS - context.parameters['lambda'] * second_BNTS
 
+    def logits(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
+        """The larger of both maps' scores."""
+        logits = super().logits
+        first_BNTS, second_BNTS = (logits(*one, context) for one in _maps(queries, keys))
+        return jnp.maximum(first_BNTS, second_BNTS)
+
     def finish(self, o_BTNH: jax.Array, parameters: Any) -> jax.Array:
         return rms_norm(o_BTNH, parameters['scale_H'])
 

@@ -99,11 +99,8 @@ class Latent(Scored):
                  for q_BTNH, k_BSKH in zip(queries, keys[:2], strict=True))
         return sum(parts)
 
-    def attend(self, queries: Queries, keys: Latents, context: Context) -> jax.Array:
-        return super().attend(queries, expand(keys, context.parameters), context)
-
-    def weights(self, queries: Queries, keys: Latents, context: Context) -> jax.Array:
-        return super().weights(queries, expand(keys, context.parameters), context)
+    def prepare(self, queries: Queries, keys: Latents, context: Context) -> tuple[Queries, KeysValues]:
+        return queries, expand(keys, context.parameters)
 
     def look(self, queries: Queries, keys: Latents, context: Context) -> jax.Array:
         position = context.position

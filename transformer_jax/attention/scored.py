@@ -84,13 +84,20 @@ class Scored(Attention):
         """Why its scores are not q·k times the tile's scale, all that a fused kernel makes; '' where they are."""
         return 'its scores are not the products of queries and keys that the kernel makes'
 
+    def prepare(self, queries: Any, keys: Any, context: Context) -> tuple[Any, Any]:
+        """Queries and keys of whole rows as tiles read them."""
+        return queries, keys
+
     def attend(self, queries: Any, keys: Any, context: Context) -> jax.Array:
-        return ENGINES[context.engine].attend(self, queries, keys, context)
+        return ENGINES[context.engine].attend(self, *self.prepare(queries, keys, context), context)
 
     def weights(self, queries: Any, keys: Any, context: Context) -> jax.Array:
-        weights_BKGTS, _ = dense.weigh(self, queries, keys, context)
-        B, K, G, T, S = weights_BKGTS.shape
-        return weights_BKGTS.reshape(B, K * G, T, S)
+        weights_BKGTS, _ = dense.weigh(self, *self.prepare(queries, keys, context), context)
+        return _by_head(weights_BKGTS)
+
+    def logits(self, queries: Any, keys: Any, context: Context) -> jax.Array:
+        scores_BKGTS, _ = dense.score(self, *self.prepare(queries, keys, context), context)
+        return _by_head(scores_BKGTS)
 
     def init_cache(self, keys: Any, length: int, mask: Mask) -> GrowingCache | RingCache:
         back, _ = mask.reach()
@@ -99,3 +106,8 @@ class Scored(Attention):
     def look(self, queries: Any, keys: Any, context: Context) -> jax.Array:
         # Of a kernel's tile so few queries would leave most empty.
         return self.attend(queries, keys, context.replace(engine='dense'))
+
+
+def _by_head(x_BKGTS: jax.Array) -> jax.Array:
+    B, K, G, T, S = x_BKGTS.shape
+    return x_BKGTS.reshape(B, K * G, T, S)

@@ -109,11 +109,11 @@ class Softmax(Scored):
             return 'the kernel has no forget gate'
         return '' if self.talking == 'none' else 'in the kernel heads do not talk'
 
-    def attend(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
-        return super().attend(*self._decayed(queries, keys), context)
-
-    def weights(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
-        return super().weights(*self._decayed(queries, keys), context)
+    def prepare(self, queries: Queries, keys: KeysValues, context: Context) -> tuple[Queries, KeysValues]:
+        if not self.forget:
+            return queries, keys
+        decay_BTN = jnp.cumsum(keys.decay_BSN, axis=1)
+        return queries._replace(decay_BTN=decay_BTN), keys._replace(decay_BSN=decay_BTN)
 
     def look(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
         return dense.attend(self, queries, keys, context)
@@ -139,12 +139,6 @@ class Softmax(Scored):
         if self.qk_norm:
             y_BTNH = rms_norm(y_BTNH, scope.parameter(f'{name}_norm', (size,), ('head_dim',), jax.nn.initializers.ones))
         return scope.position.rotate(y_BTNH, tokens.positions_BT)
-
-    def _decayed(self, queries: Queries, keys: KeysValues) -> tuple[Queries, KeysValues]:
-        if not self.forget:
-            return queries, keys
-        decay_BTN = jnp.cumsum(keys.decay_BSN, axis=1)
-        return queries._replace(decay_BTN=decay_BTN), keys._replace(decay_BSN=decay_BTN)
 
 
 def dot_product_scores(q_BTNH: jax.Array, k_BSKH: jax.Array) -> jax.Array:

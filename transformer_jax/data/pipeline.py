@@ -39,6 +39,7 @@ class Data:
     log: Log
     plan: Plan | None = None
     train: Examples | None = None
+    kept: np.ndarray | None = None  # of `train`: what can be learned from
     _texts: dict[str, Texts] = dataclasses.field(default_factory=dict, init=False)
     _evaluation: dict[tuple[str, int], tuple[Plan, Examples]] = dataclasses.field(default_factory=dict, init=False)
 
@@ -77,12 +78,29 @@ class Data:
             local_rows: from the number of rows of a (padded) global batch to the [start, stop) of this process.
             rows_multiple: global batches are padded to a multiple of so many rows.
         """
+        return self._without_end(lambda n: self._train_batch(n, local_rows, rows_multiple))
+
+    def replicas_iterator(self, others: Sequence['Data'], local_rows: LocalRows,
+                          rows_multiple: int) -> grain.DatasetIterator:
+        """The training batches of this run and of `others` beside it, stacked: all must be of one shape."""
+        def stacked(number):
+            batches = [data._train_batch(number, local_rows, rows_multiple) for data in (self, *others)]
+            return Batch(*(None if side[0] is None else np.stack(side) for side in zip(*batches, strict=True)))
+        return self._without_end(stacked)
+
+    def reordered(self, seed: int) -> 'Data':
+        """The same with the training batches of another seed."""
+        config = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, seed=seed))
+        plan = self.batching.plan(self.train.lengths, self.kept, config.train.batch_tokens, seed)
+        return dataclasses.replace(self, config=config, plan=plan)
+
+    def _train_batch(self, number: int, local_rows: LocalRows, rows_multiple: int) -> Batch:
+        return materialise(self.plan.step(number), self.train, rows_multiple, local_rows, self._target_length)
+
+    def _without_end(self, batch: Callable[[int], Batch]) -> grain.DatasetIterator:
         prefetch = self.config.data.prefetch
         options = grain.ReadOptions(num_threads=min(prefetch, 1), prefetch_buffer_size=prefetch)
-        steps = grain.MapDataset.range(sys.maxsize)
-        batches = steps.map(lambda n: materialise(self.plan.step(int(n)), self.train, rows_multiple, local_rows,
-                                                  self._target_length))
-        return iter(batches.to_iter_dataset(options))
+        return iter(grain.MapDataset.range(sys.maxsize).map(lambda n: batch(int(n))).to_iter_dataset(options))
 
     def eval_batches(self, split: str, rows_multiple: int, local_rows: LocalRows, stride: int = 0) -> Iterator[Batch]:
         """Every example of a split once, teacher-forced, in a fixed order; what is too long is cut.
@@ -167,7 +185,10 @@ def load_data(config: 'ExperimentConfig', tokenizer_dir: epath.Path, log: Log,
     if 'train' in splits:
         examples, names = _train_examples(data, texts)
         data.train = _as_read(data, _whole_or_cut(data, examples, names))
-        data.plan = _plan_train(data, _empty(task, examples.lengths), names)
+        data.kept = _kept(data, _empty(task, examples.lengths), names)
+        data.plan = data.reordered(config.train.seed).plan
+        log(f'data: {len(data.kept)} training examples, {data.plan.steps_per_epoch} steps per epoch, '
+            f'{1 - data.plan.fill:.1%} padding, batches (rows, length) {data.plan.shapes}')
     for split in splits:
         if split != 'train':
             data.evaluation(split)
@@ -236,22 +257,18 @@ def _empty(task: Task, lengths: np.ndarray) -> np.ndarray:
     return (lengths <= 1) & sides
 
 
-def _plan_train(data: Data, empty: np.ndarray, names: Texts) -> Plan:
-    """The plan over the examples that can be learned from; the others are counted and reported."""
+def _kept(data: Data, empty: np.ndarray, names: Texts) -> np.ndarray:
+    """The examples that can be learned from; the others are counted and reported."""
     longest = data.batching.row_lengths()[-1]
-    lengths = data.train.lengths
-    long = lengths > longest
+    long = data.train.lengths > longest
     _report(empty, names, 'training examples with an empty line dropped', data.log)
     _report(long, names, f'training examples longer than {longest} tokens dropped', data.log)
-    examples = np.flatnonzero(~(empty | long).any(axis=1))
-    if not len(examples):
+    kept = np.flatnonzero(~(empty | long).any(axis=1))
+    if not len(kept):
         raise DataError(f'{names.source_name}: no training example is left: {empty.any(axis=1).sum()} have an empty '
                         f'line, {long.any(axis=1).sum()} are longer than the {longest} tokens of data.batching; raise '
                         'that')
-    plan = data.batching.plan(lengths, examples, data.config.train.batch_tokens, data.config.train.seed)
-    data.log(f'data: {len(examples)} training examples, {plan.steps_per_epoch} steps per epoch, '
-             f'{1 - plan.fill:.1%} padding, batches (rows, length) {plan.shapes}')
-    return plan
+    return kept
 
 
 def _report_unknown(encoded: Encoded, texts: Texts, split: str, log: Log) -> None:

@@ -21,10 +21,15 @@ def attend(kind: Any, queries: Any, keys: Any, context: Any) -> jax.Array:
 
 def weigh(kind: Any, queries: Any, keys: Any, context: Any) -> tuple[jax.Array, Tile]:
     """float32 weights_BKGTS before dropout, and the tile that they belong to."""
-    tile = kind.tile(queries, keys, context, context.allowed_BTS())
-    scores_BKGTS = kind.scores(queries, keys, tile, context)
+    scores_BKGTS, tile = score(kind, queries, keys, context)
     weights_BKGTS = kind.normaliser.weights(context.parameters['normaliser'], scores_BKGTS, tile.allowed_BTS)
     return kind.reweigh(weights_BKGTS, context.parameters), tile
+
+
+def score(kind: Any, queries: Any, keys: Any, context: Any) -> tuple[jax.Array, Tile]:
+    """float32 scores_BKGTS as the normaliser takes them, before the mask, and the tile that they belong to."""
+    tile = kind.tile(queries, keys, context, context.allowed_BTS())
+    return kind.scores(queries, keys, tile, context), tile
 
 
 def mix(kind: Any, weights_BKGTS: jax.Array, keys: Any, tile: Tile, context: Any, dtype: Any = None) -> jax.Array:

@@ -1,0 +1,46 @@
+"""Which positions go on beyond the lengths of training (Kazemnejad et al. 2023): train ≤ 20, test ≤ 40.
+
+    transformer-jax ablate experiments/length_generalization/copy.py:small --root=runs/lengths
+    transformer-jax report runs/lengths
+
+A decoder-only model copies, reverses, sorts or adds. `small`: copy with 10 symbols, a model of 2 layers of 64; `copy`,
+`reverse`, `sort` and `addition` are the tasks in full, with 12 layers of 768 as in the paper, for a GPU. Learned
+positions cannot reach beyond their table, so theirs is as long as the longest test, its end never trained, as in the
+paper. Accuracy is teacher-forced, per token of the answer.
+
+The paper's numbers are mean reciprocal ranks over many tasks (Figure 2): none .69, T5 .55, ALiBi .50, RoPE .33,
+learned .22. Expected: that order, roughly.
+"""
+
+from transformer_jax.experiment import Experiment, Metric, Published, at_scale, config_file
+
+POSITIONS = {
+    'none': 'none', 'T5': 't5', 'ALiBi': 'alibi', 'RoPE': 'rope', 'learned': 'learned(max_len=128)',
+    'sinusoidal': 'sinusoidal', 'Shaw': 'shaw', 'Transformer-XL': 'transformer_xl', 'KERPLE': 'kerple', 'FIRE': 'fire',
+    'CoPE': 'cope',
+}
+TASKS = {'small': 'copy(alphabet=10)', 'copy': 'copy', 'reverse': 'reverse', 'sort': 'sort', 'addition': 'addition'}
+# Of the test split: the longer side in tokens, its end included.
+LENGTHS = (25, 31, 41)
+
+
+def get_experiment(scale='small'):
+    """`scale`: small, or a task in full: copy, reverse, sort, addition."""
+    base = config_file(f'configs/generated.py:{at_scale(scale, TASKS)},decoder_only')
+    if scale == 'small':
+        base.train.steps = 1500
+        base.evaluate.every = 500
+    else:
+        base.model.decoder_layers = 12
+        base.model.d_model = 768
+        base.model.d_ff = 3072
+        base.model.num_heads = 12
+        base.model.dropout = 0.1
+        base.train.steps = 40_000
+    return Experiment(
+        claim='a decoder without position encoding generalises to longer sequences best',
+        base=base, variants={name: {'model.position': position} for name, position in POSITIONS.items()},
+        metrics=(Metric('accuracy'), *(Metric('exact_match', length=length) for length in LENGTHS)),
+        published=(Published('Kazemnejad et al. (2023), Figure 2', 'mean reciprocal rank', 'test accuracy',
+                             {'none': 0.69, 'T5': 0.55, 'ALiBi': 0.50, 'RoPE': 0.33, 'learned': 0.22}),),
+        seeds=3)

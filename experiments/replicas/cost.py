@@ -1,0 +1,83 @@
+"""What seeds side by side cost: a step of all of them in one program beside a step of each alone, in one process.
+
+    python experiments/replicas/cost.py [SEEDS] [--config.KEY=VALUE …]
+
+Trains configs/number_words.py:en-de with rows of 24 tokens, once as `train.replicas=SEEDS` does (5) and once seed by
+seed with the program that all of them share, in alternating rounds, and prints one JSON object: seconds of compiling,
+the median seconds of a step, their ratio by round, and temporary memory. Start-up (imports, data, compilation) is paid
+once by the group and once by each of the runs that it stands for; with a compilation cache these share the compiling.
+"""
+
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+
+import jax
+
+from configs.number_words import get_config
+from transformer_jax import replicas
+from transformer_jax.config import from_config_dict
+from transformer_jax.data import load_data
+from transformer_jax.models import build
+from transformer_jax.parallel import Parallel, Replicas
+from transformer_jax.timing import describe_machine
+from transformer_jax.workdir import Workdir
+
+ROUNDS, STEPS = 12, 2
+
+
+def main(seeds: int, overrides: dict[str, str]) -> None:
+    """Measures and prints."""
+    machine = describe_machine()
+    config = get_config('en-de')
+    config.data.batching = 'buckets(lengths=(24,))'
+    config.train.replicas = seeds
+    config.update_from_flattened_dict(overrides)
+    config = from_config_dict(config)
+    members = replicas.seeds(config)
+    with tempfile.TemporaryDirectory() as folder:
+        data = load_data(config, Workdir(folder).tokenizer_path, lambda line: None, ('train',))
+    orders = [data.reordered(member.train.seed) for member in members]
+    one = Parallel(members[0], build(config))
+    together = Replicas(one, config, members)
+    rows = together.local_rows, together.rows_multiple
+    stacked = list(itertools.islice(orders[0].replicas_iterator(orders[1:], *rows), STEPS))
+    alone = [list(itertools.islice(order.train_iterator(one.local_rows, one.rows_multiple), STEPS)) for order in orders]
+    state, states = together.init_state(), [one.init_state(member.train.seed) for member in members]
+
+    def group() -> None:
+        nonlocal state
+        for batch in stacked:
+            state, metrics = together.advance(state, batch, [True] * seeds)
+        jax.block_until_ready((state, metrics))
+
+    def each() -> None:
+        for index, batches in enumerate(alone):
+            for batch in batches:
+                states[index], metrics = one.advance(states[index], batch, [True])
+            jax.block_until_ready((states[index], metrics))
+
+    def seconds(function) -> float:
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+    first = {'alone': seconds(each), 'together': seconds(group)}
+    times = [(seconds(each), seconds(group)) for _ in range(ROUNDS)]
+    steps = {name: statistics.median(column) / STEPS for name, column in zip(first, zip(*times, strict=True),
+                                                                                strict=True)}
+    ratios = [after / before for before, after in times]
+    print(json.dumps({
+        'machine': machine, 'seeds': seeds, 'rows': list(alone[0][0].targets_BT.shape),
+        'compile_seconds': {name: first[name] - steps[name] * STEPS for name in first},
+        'step_seconds_of_all_seeds': steps, 'ratio': statistics.median(ratios),
+        'ratio_range': [min(ratios), max(ratios)],
+    }, indent=1))
+
+
+if __name__ == '__main__':
+    keys = dict(argument.removeprefix('--config.').split('=', 1) for argument in sys.argv[1:] if '=' in argument)
+    counts = [int(argument) for argument in sys.argv[1:] if '=' not in argument]
+    main(*(counts or [5]), keys)

@@ -1,0 +1,44 @@
+"""Whose answer lies far back: accuracy against the distance of a dependency, recurrent models beside the Transformer.
+
+    transformer-jax ablate experiments/why_transformer/dependency.py:small --root=runs/dependency
+    transformer-jax report runs/dependency
+
+The source is noise around one marked symbol, `distance` tokens from either end; the target is that symbol. A recurrent
+model without attention has one vector to carry it in; with attention (Bahdanau et al. 2015) and in the Transformer
+every symbol is one step away. A model of its own is trained for each distance.
+
+Expected: the LSTM without attention falls with the distance, the other two hold.
+"""
+
+from transformer_jax.experiment import Axis, Experiment, Metric, at_scale, config_file
+
+MODELS = {
+    'LSTM': {'model.kind': 'rnn_seq2seq', 'model.rnn': "lstm(attention='none')"},
+    'LSTM + attention': {'model.kind': 'rnn_seq2seq', 'model.rnn': "lstm(attention='additive')"},
+    'Transformer': {'model.kind': 'encoder_decoder', 'model.encoder_layers': 2},
+}
+SCALES = {'small': ((5, 10, 15, 20), 3000), 'long': ((10, 30, 100, 300, 1000), 5000)}
+ROWS = 32
+
+
+def get_experiment(scale='small'):
+    """`scale`: small, or long: up to 1,000 tokens back, for a GPU."""
+    distances, steps = at_scale(scale, SCALES)
+    base = config_file(f'configs/generated.py:dependency(distance={distances[0]})')
+    base.model.d_model = 32 if scale == 'small' else 128
+    base.model.encoder_layers = 1
+    base.model.decoder_layers = 1
+    base.train.steps = steps
+    base.optim.learning_rate = 2e-3
+    base.evaluate.every = steps // 4
+    variants = {f'{name} at {distance}': changes | {
+        'data.task': f'dependency(distance={distance})',
+        'data.batching': f'buckets(lengths=({2 * distance + 3},))',
+        'train.batch_tokens': ROWS * (2 * distance + 3),
+        'evaluate.batch_tokens': 8 * ROWS * (2 * distance + 3)}
+        for distance in distances for name, changes in MODELS.items()}
+    points = {f'{name} at {distance}': (name, distance) for distance in distances for name in MODELS}
+    return Experiment(
+        claim='recurrent models lose distant dependencies; attention is a shortcut',
+        base=base, variants=variants, metrics=(Metric('exact_match'),), seeds=3,
+        reference=f'Transformer at {distances[-1]}', axis=Axis('distance in tokens', points))

@@ -1,0 +1,43 @@
+"""Time of a training step against sequence length: one token after another, or all at once.
+
+    transformer-jax ablate experiments/why_transformer/step_time.py:small --root=runs/step_time
+    transformer-jax report runs/step_time
+
+Every step has the same number of tokens, so that only their order of computation differs: what is recurrent needs as
+many steps one after another as a row is long. Look at the measured step time beside each row; the loss after these few
+steps means nothing. On a CPU, which has little to do at once, the difference is small; on an accelerator it is the
+reason why the Transformer was born (Vaswani et al. 2017, section 1).
+"""
+
+from transformer_jax.experiment import Axis, Experiment, Metric, at_scale, config_file
+
+MODELS = {
+    'LSTM + attention': {'model.kind': 'rnn_seq2seq', 'model.rnn': "lstm(attention='additive')"},
+    'GRU + attention': {'model.kind': 'rnn_seq2seq', 'model.rnn': "gru(attention='additive')"},
+    'Transformer': {'model.kind': 'encoder_decoder'},
+}
+SCALES = {'small': ((16, 64, 256), 4096, 128), 'long': ((64, 256, 1024, 4096), 65_536, 512)}
+
+
+def get_experiment(scale='small'):
+    """`scale`: small, or long: for an accelerator."""
+    lengths, tokens, width = at_scale(scale, SCALES)
+    base = config_file(f'configs/generated.py:copy(length={lengths[0]}, test_length={lengths[0]})')
+    base.model.d_model = width
+    base.model.d_ff = 4 * width
+    base.train.steps = 30
+    base.train.log_every = 5
+    base.train.batch_tokens = tokens
+    base.evaluate.every = 0
+    variants, points = {}, {}
+    for length in lengths:
+        for name, changes in MODELS.items():
+            row = f'{name} at {length}'
+            points[row] = name, length
+            variants[row] = changes | {
+                'data.task': f'copy(length={length}, test_length={length})',
+                'data.batching': f'buckets(lengths=({length + 1},))', 'evaluate.batch_tokens': tokens}
+    return Experiment(
+        claim='a recurrent step takes time in the length of the sequence, a Transformer step does not',
+        base=base, variants=variants, metrics=(Metric('loss', 'validation'),), seeds=1,
+        axis=Axis('tokens in a row', points))

@@ -1,0 +1,76 @@
+"""What a person sees of an ablation that runs: a live table on a terminal, lines elsewhere."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+import rich.console
+import rich.live
+import rich.table
+import rich.text
+
+from transformer_jax.plan import Plan, Row, Run
+from transformer_jax.progress import without_bars
+from transformer_jax.results import last_event
+from transformer_jax.timing import result_table
+
+IN_WORK = ('training', 'scoring', 'running elsewhere')
+
+
+class Board:
+    """The states of runs: waiting, training, scoring, done, failed, running elsewhere."""
+
+    def __init__(self, plan: Plan, lacking: set[Run], log: Callable[[str], None]):
+        self._plan, self._log, self._remark = plan, log, ''
+        self._console = rich.console.Console(stderr=True)
+        self._begun, self._missing = time.monotonic(), len(lacking)
+        self.states = {run: 'waiting' if run in lacking else 'done' for run in plan.runs}
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Inside, a terminal shows the table, and single runs draw nothing."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with without_bars(), rich.live.Live(get_renderable=self._renderable, console=self._console,
+                                            refresh_per_second=1, vertical_overflow='ellipsis'):
+            yield
+
+    def say(self, run: Run, line: str) -> None:
+        """Takes a remark of a run in work."""
+        if self.states[run] == 'waiting':
+            self.states[run] = 'training'
+        self._remark = f'{run.name}: {line}'
+        if not self._console.is_terminal:
+            self._log(self._remark)
+
+    def table(self) -> rich.table.Table:
+        """A line for each row of the plan."""
+        rows = {run.row: None for run in self._plan.runs}
+        return result_table(f'{self._plan.file} in {self._plan.root}',
+                            ('variant', 'seeds done', 'now', 'step', 'loss', 'minutes left'),
+                            [self._cells(row) for row in rows])
+
+    def _cells(self, row: Row) -> tuple[str, ...]:
+        states = {run: state for run, state in self.states.items() if run.row == row}
+        counts = list(states.values())
+        now = next((run for run, state in states.items() if state in IN_WORK), None)
+        failed = f'{counts.count("failed")} failed' if 'failed' in counts else ''
+        cells = ', '.join(row.variants), f'{counts.count("done")}/{len(counts)}'
+        if now is None:
+            return *cells, failed, '', '', ''
+        event, steps = last_event(now.workdir), row.config.train.steps
+        state = ', '.join(filter(None, (f'{states[now]} seed {now.seed}', failed)))
+        if not event:
+            return *cells, state, '', '', ''
+        left = (steps - event['step']) / event['steps_per_second'] / 60
+        return *cells, state, f'{event["step"]:,}/{steps:,}', f'{event["loss"]:.4f}', f'{left:.1f}'
+
+    def _renderable(self) -> rich.console.Group:
+        ended = self._missing - sum(state in ('waiting', *IN_WORK) for state in self.states.values())
+        spent = (time.monotonic() - self._begun) / 60
+        left = f', about {spent / ended * (self._missing - ended):.0f} left' if ended else ''
+        counts = list(self.states.values())
+        line = f'{counts.count("done")} of {len(counts)} runs done; {spent:.0f} minutes{left}'
+        remark = rich.text.Text(self._remark, 'dim', no_wrap=True, overflow='ellipsis')
+        return rich.console.Group(self.table(), rich.text.Text(line), remark)

@@ -1,0 +1,147 @@
+"""Figures for a paper: differences with their intervals, and learning curves. Told apart without red and green."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+from matplotlib.figure import Figure
+
+from transformer_jax.experiment import slug
+from transformer_jax.plots import DPI, save_figure
+from transformer_jax.report.analysis import Report, Row, Table
+from transformer_jax.report.traces import Curve
+
+FORMATS = ('.png', '.svg')
+# Okabe and Ito (2008); the reference is black. page.js has the same.
+COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#8c8c8c')
+DASHES = ('-', '--', ':', '-.')
+OF_VERDICT = {'better': '#009e73', 'worse': '#d55e00', 'open': '#6b7280'}
+ROW_INCHES = 0.3
+LONGEST_NAME = 48  # letters of a variant's name; of longer ones the middle is left out
+
+
+def draw(report: Report, out: epath.Path) -> list[str]:
+    """Writes all figures as PNG and SVG; returns the names of the PNG files."""
+    figures = {f'differences-{slug(table.label)}': _differences(table) for table in report.tables
+               if _compared(table)}
+    wanted = [f'validation {metric["name"]}' for metric in report.experiment['metrics']]
+    axis = report.experiment['axis']
+    if axis:
+        figures |= {f'by-{slug(table.label)}': _along(axis, table.label, _scores(table)) for table in report.tables}
+        figures['by-step-time'] = _along(axis, 'ms per step', _step_times(report.tables[0]))
+    for name, found in report.curves.items():
+        if name in (*wanted, 'validation loss', 'train loss') and found:
+            figures[f'curves-{slug(name)}'] = _curves(report, name, found)
+    for stem, figure in figures.items():
+        for suffix in FORMATS:
+            save_figure(figure, out / f'{stem}{suffix}')
+    return [f'{stem}.png' for stem in figures]
+
+
+def _differences(table: Table) -> Figure:
+    """A forest plot: a row a variant, the reference's mean at zero."""
+    rows = _compared(table)
+    figure = Figure(figsize=(6.8, 1.1 + ROW_INCHES * len(rows)), dpi=DPI, layout='constrained')
+    axes = figure.subplots()
+    axes.axvline(0, color='0.5', linewidth=0.8, linestyle='--')
+    for place, row in enumerate(rows):
+        found = row.comparison
+        axes.plot([found.low, found.high], [place, place], color=OF_VERDICT[row.verdict], linewidth=1.8,
+                  solid_capstyle='butt')
+        axes.plot(found.difference, place, marker='D' if row.verdict == 'open' else 'o', color=OF_VERDICT[row.verdict],
+                  markersize=5, markerfacecolor='white' if row.verdict == 'open' else OF_VERDICT[row.verdict])
+    axes.set(ylim=(len(rows) - 0.5, -0.5))
+    # Names are no mathematics: they may hold dollar signs.
+    axes.set_yticks(range(len(rows)), [_cut(row.variant) for row in rows], parse_math=False)
+    better = 'left' if table.falling else 'right'
+    axes.set_xlabel(f'{table.label}: difference from {_cut(table.reference)}, 95% interval (better: {better})',
+                    parse_math=False, fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.tick_params(axis='y', length=0)
+    axes.grid(axis='x', alpha=0.3)
+    axes.spines[['top', 'right', 'left']].set_visible(False)
+    return figure
+
+
+def _compared(table: Table) -> list[Row]:
+    return [row for row in table.rows if row.comparison and row.comparison.difference is not None]
+
+
+def _along(axis: Mapping[str, Any], label: str, found: Mapping[str, tuple[float, float, float]]) -> Figure:
+    """Lines over what the experiment varies, from variant -> (value, lower, upper)."""
+    lines: dict[str, list[tuple[float, ...]]] = {}
+    for variant, (line, x) in axis['points'].items():
+        lines.setdefault(line, []).extend([(x, *found[variant])] if variant in found else [])
+    figure = Figure(figsize=(5.4, 3.6), dpi=DPI, layout='constrained')
+    axes = figure.subplots()
+    for number, (line, points) in enumerate(lines.items()):
+        if points:
+            x, y, low, high = np.transpose(sorted(points))
+            axes.errorbar(x, y, [y - low, high - y], color=COLOURS[number % 7], linestyle=DASHES[number // 7 % 4],
+                          marker='o', markersize=4, capsize=3, linewidth=1.5, label=line)
+    places = sorted({x for _, x in axis['points'].values()})
+    if places[-1] > 4 * places[0] > 0:
+        axes.set_xscale('log', base=2)
+    axes.set_xticks(places, [f'{x:g}' for x in places])
+    axes.minorticks_off()
+    axes.set(xlabel=axis['label'], ylabel=label)
+    axes.grid(alpha=0.3)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _scores(table: Table) -> dict[str, tuple[float, float, float]]:
+    """The means of variants, with their 95% intervals where they have some."""
+    found = {row.variant: row.summary for row in table.rows if row.summary.seeds}
+    return {variant: (s.mean, *((s.low, s.high) if s.low is not None else (s.mean, s.mean)))
+            for variant, s in found.items()}
+
+
+def _step_times(table: Table) -> dict[str, tuple[float, float, float]]:
+    return {row.variant: 3 * (1e3 * row.cost.step_seconds,) for row in table.rows if row.cost.step_seconds}
+
+
+def _curves(report: Report, name: str, found: Mapping[str, Curve]) -> Figure:
+    """The mean over seeds, thick, and each seed, thin."""
+    figure = Figure(figsize=(7.2, 4.0), dpi=DPI, layout='constrained')
+    axes, handles, labels = figure.subplots(), [], []
+    for variant, (colour, dash, width) in _styles(report).items():
+        if variant not in found:
+            continue
+        curve = found[variant]
+        for points in curve.seeds.values():
+            axes.plot(*np.transpose(points), color=colour, linestyle=dash, linewidth=0.6, alpha=0.35)
+        if curve.mean:
+            [line] = axes.plot(*np.transpose(curve.mean), color=colour, linestyle=dash, linewidth=width)
+            handles.append(line)
+            labels.append(_cut(variant))
+    axes.set(xlabel='step', ylabel=name)
+    axes.grid(alpha=0.3)
+    axes.spines[['top', 'right']].set_visible(False)
+    if handles:
+        legend = figure.legend(handles, labels, frameon=False, fontsize=7, loc='outside right upper')
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    return figure
+
+
+def _styles(report: Report) -> dict[str, tuple[str, str, float]]:
+    """Colour, dash and width of each variant that has a curve of any kind."""
+    styles: dict[str, tuple[str, str, float]] = {}
+    drawn = [variant for variant in report.experiment['variants']
+             if any(variant in found for found in report.curves.values())]
+    for number, variant in enumerate(_others(drawn, report.experiment['reference'])):
+        styles[variant] = COLOURS[number % 7], DASHES[number // 7 % 4], 1.5
+    reference = {report.experiment['reference']: ('black', '-', 2.0)}
+    return (reference if report.experiment['reference'] in drawn else {}) | styles
+
+
+def _others(variants: Iterable[str], reference: str) -> list[str]:
+    return [variant for variant in variants if variant != reference]
+
+
+def _cut(name: str) -> str:
+    half = LONGEST_NAME // 2
+    return name if len(name) <= LONGEST_NAME else f'{name[:half]}…{name[1 - half:]}'

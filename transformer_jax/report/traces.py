@@ -1,0 +1,135 @@
+"""What the runs of an ablation left beside their scores: learning curves, probes and pictures of attention."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from transformer_jax.probes import FILE as PROBED
+from transformer_jax.probes import PROBES
+
+PICTURES = 'attention*.png'  # as the command `attention` writes them
+POINTS = 200  # of a curve; where more was logged, a point is the mean of several neighbours
+# What describes a validation and not the model.
+NO_SCORES = ('step', 'split', 'tokens', 'sentences', 'examples', 'seconds', 'stride')
+FROM_TRAINING = ('loss', 'nll', 'accuracy', 'grad_norm', 'learning_rate')
+
+Points = list[tuple[int, float]]
+
+
+class Curve(NamedTuple):
+    """One quantity during training, of one variant; NaN where a value was not finite."""
+
+    seeds: dict[int, Points]
+    mean: Points  # at the steps that all seeds have, so that it never jumps where one of them ends
+    merged: int  # logged values in a point, at most
+
+
+def read_curves(root: epath.Path, runs: Mapping[str, Sequence[tuple[str, int]]]) -> dict[str, dict[str, Curve]]:
+    """'validation loss' -> variant -> curve, the curves of validation first.
+
+    Args:
+        root: of the ablation.
+        runs: of each variant the folders and seeds. A run without metrics.jsonl has no curve.
+    """
+    logged = {variant: {seed: _read(root / folder / str(seed) / 'metrics.jsonl') for folder, seed in places}
+              for variant, places in runs.items()}
+    names = dict.fromkeys(name for split in ('validation', 'train') for seeds in logged.values()
+                          for values in seeds.values() for name in values if name.startswith(split))
+    curves = {}
+    for name in names:
+        found = {variant: {seed: values[name] for seed, values in seeds.items() if name in values}
+                 for variant, seeds in logged.items()}
+        curves[name] = {variant: _curve(seeds) for variant, seeds in found.items() if seeds}
+    return curves
+
+
+def _read(path: epath.Path) -> dict[str, Points]:
+    """'validation loss' -> its points; a line that is torn or foreign is left out."""
+    series: dict[str, Points] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            event = json.loads(line)
+            split, step = event['split'], int(event['step'])
+        except (ValueError, KeyError, TypeError):
+            continue
+        for name, value in event.items():
+            wanted = name in FROM_TRAINING if split == 'train' else name not in NO_SCORES
+            if wanted and _is_number(value):
+                series.setdefault(f'{split} {name}', []).append((step, float(value)))
+    return series
+
+
+def _is_number(value: Any) -> bool:
+    """Numbers, and those that metrics.jsonl writes as strings."""
+    return value in ('nan', 'inf', '-inf') or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _curve(seeds: Mapping[int, Points]) -> Curve:
+    merged = math.ceil(max(map(len, seeds.values())) / POINTS)
+    thinned = {seed: list(_merged(points, merged)) for seed, points in seeds.items()}
+    tables = [dict(points) for points in thinned.values()]
+    common = sorted(set.intersection(*map(set, tables)))
+    return Curve(thinned, [(step, float(np.mean([table[step] for table in tables]))) for step in common], merged)
+
+
+def _merged(points: Points, count: int) -> Iterator[tuple[int, float]]:
+    """The means of `count` neighbours each, at the last one's step."""
+    for start in range(0, len(points), count):
+        group = points[start:start + count]
+        values = [value if math.isfinite(value) else math.nan for _, value in group]
+        yield group[-1][0], float(np.mean(values))
+
+
+class Heads(NamedTuple):
+    """What was measured of every head of one run, by the checkpoints that were probed."""
+
+    seed: int
+    split: str
+    steps: list[int]
+    maps: dict[str, list[np.ndarray]]  # 'encoder: entropy (nats)' -> of each step [layer, head]; NaN: no meaning
+    pictures: list[epath.Path]
+
+
+def read_heads(root: epath.Path, runs: Mapping[str, Sequence[tuple[str, int]]]) -> dict[str, Heads]:
+    """Variant -> what its first run that has been probed, or drawn, tells; see `read_curves` for the arguments."""
+    found = {}
+    for variant, places in runs.items():
+        for folder, seed in places:
+            workdir = root / folder / str(seed)
+            content, pictures = _probed(workdir / PROBED), sorted(workdir.glob(PICTURES))
+            if content or pictures:
+                found[variant] = Heads(seed, content.get('split', ''), [one['step'] for one in content.get(
+                    'checkpoints', ())], _maps(content), pictures)
+                break
+    return found
+
+
+def _probed(path: epath.Path) -> dict[str, Any]:
+    """A probes.json; {} where there is none that can be read."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _maps(content: Mapping[str, Any]) -> dict[str, list[np.ndarray]]:
+    checkpoints = [one['sites'] for one in content.get('checkpoints', ())]
+    maps: dict[str, list[np.ndarray]] = {}
+    for site in dict.fromkeys(row['site'] for rows in checkpoints for row in rows):
+        for probe, label in PROBES.items():
+            grids = [_grid([row for row in rows if row['site'] == site], probe) for rows in checkpoints]
+            if any(np.isfinite(grid).any() for grid in grids):
+                maps[f'{site}: {label}'] = grids
+    return maps
+
+
+def _grid(rows: Sequence[Mapping[str, Any]], probe: str) -> np.ndarray:
+    shape = [max((row[axis] for row in rows), default=-1) + 1 for axis in ('layer', 'head')]
+    grid = np.full(shape, np.nan)
+    for row in rows:
+        grid[row['layer'], row['head']] = np.nan if row.get(probe) is None else row[probe]
+    return grid
