@@ -12,7 +12,7 @@ import jax
 import pytest
 from support import CONFIG, experiment, fingerprint, flags, quiet
 
-from transformer_jax import cli, parallel, storage
+from transformer_jax import cli, storage
 from transformer_jax.train import train
 
 
@@ -37,7 +37,6 @@ def refused(call, monkeypatch):
     def run(*arguments: str, code: int = 2) -> str:
         with monkeypatch.context() as patch:
             patch.setattr(jax, 'jit', compiled)
-            patch.setattr(parallel.Parallel, '_compiled', compiled)
             found, output, errors = call(*arguments)
         *remarks, message = errors.removesuffix('\n').split('transformer-jax: ')
         assert (found, output) == (code, ''), errors

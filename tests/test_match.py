@@ -78,12 +78,10 @@ def test_a_window_saves_flops_and_a_kernel_elsewhere_changes_none():
 VARIANTS = {
     'attention of fewer sizes': {'num_kv_heads': 1, 'head_dim': 4},
     'gated': {'ffn': 'swiglu'},
-    'gated in full': {'ffn': 'geglu(equal_parameters=False)'},
     'experts': {'ffn': 'moe(experts=3, k=1)'},
     'two layers': {'decoder_layers': 2},
     'recurrent': {'kind': 'rnn_seq2seq'},
     'recurrent and fed': {'kind': 'rnn_seq2seq', 'rnn': "gru(attention='multiplicative', input_feeding=True)"},
-    'linear': {'attention': 'linear'},
 }
 
 

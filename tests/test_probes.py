@@ -177,9 +177,9 @@ def test_what_has_no_meaning_is_none():
 
 
 @pytest.mark.parametrize('changes', [
-    {'position': 'rope', 'attention': 'softmax(normaliser=sink)'},
+    pytest.param({'position': 'rope', 'attention': 'softmax(normaliser=sink)'}, marks=pytest.mark.slow),
     {'attention': 'softmax(forget=True)', 'num_kv_heads': 2},
-    {'attention': 'latent', 'position': 't5'}])
+    pytest.param({'attention': 'latent', 'position': 't5'}, marks=pytest.mark.slow)])
 def test_an_engine_that_holds_no_weights_gives_the_same(changes, make_batch, random_rows, tiny):
     batch = make_batch(random_rows(LENGTHS, V), LENGTH)
     batch = batch._replace(source_BS=None, source_positions_BS=None, source_segments_BS=None)
@@ -189,7 +189,8 @@ def test_an_engine_that_holds_no_weights_gives_the_same(changes, make_batch, ran
         assert [pytest.approx(row, rel=1e-4) for row in rows] == chunked[place]
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', [kind if kind in ('linear', 'differential') else pytest.param(
+    kind, marks=pytest.mark.slow) for kind in KINDS])
 def test_every_kind_can_be_probed(kind, make_batch, random_rows, tiny):
     batch = make_batch(random_rows(WHOLE, V), LENGTH)
     config = tiny(kind='classifier', encoder_layers=1, attention=kind, position='none', num_heads=2)

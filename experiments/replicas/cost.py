@@ -26,7 +26,7 @@ from transformer_jax.parallel import Parallel, Replicas
 from transformer_jax.timing import describe_machine
 from transformer_jax.workdir import Workdir
 
-ROUNDS, STEPS = 12, 2
+ROUNDS, STEPS = 8, 1
 
 
 def main(seeds: int, overrides: dict[str, str]) -> None:

@@ -4,9 +4,9 @@
     transformer-jax report runs/mqar
 
 `small`: 64 tokens, 4 pairs. `128`, `256` and `512` are the paper's longer settings (8, 16 and 64 pairs), for a GPU. The
-paper trains 100,000 sequences for 64 epochs and takes the best of several learning rates; `small` sees them two and
-a half times at one rate, in which softmax attention learns it, and leaves out Taylor features, too slow on a CPU. Width 64,
-2 layers, 1 head, as there.
+paper trains 100,000 sequences for 64 epochs and takes the best of several learning rates; `small` sees them two and a
+half times at one rate, in which softmax attention learns it, and leaves out Taylor features, too slow on a CPU. Width
+64, 2 layers, 1 head, as there.
 
 Expected: softmax attention at 0.99 or more; a window gets what lies within its reach, so 8 < 16 < 32 < all.
 """

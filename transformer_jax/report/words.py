@@ -250,7 +250,7 @@ def provenance(report: Report) -> Iterator[tuple[str, str]]:
     for machine in dict.fromkeys(_machine(run['machine']) for run in report.runs):
         yield 'machine', machine
     yield 'dates', dates(report)
-    yield 'commits', ', '.join(dict.fromkeys(str(run['commit']) for run in report.runs)) or numbers.NONE
+    yield 'commits', ', '.join(dict.fromkeys(run['commit'] or 'unknown' for run in report.runs)) or numbers.NONE
     yield 'seeds', ', '.join(map(str, report.experiment['seeds']))
     yield 'steps', ', '.join(dict.fromkeys(f'{run["steps"]:,}' for run in report.runs)) or numbers.NONE
 
