@@ -39,7 +39,7 @@ def get_experiment(scale='small'):
         'Performer': 'linear(feature=favor(features=256))',
     }
     if scale == 'small':
-        base.train.steps = 1500
+        base.train.steps = 600
     if scale == 'speed':
         base.data.task = 'listops(held_out=8)'  # 20 steps learn nothing that is worth an evaluation
         base.train.steps = 20
