@@ -1,6 +1,6 @@
 """What must happen before JAX's backend starts, and what many tests share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import hypothesis
 import jax
@@ -21,6 +21,13 @@ def pytest_configure(config):
     if config.pluginmanager.hasplugin('cacheprovider'):
         jax.config.update('jax_compilation_cache_dir', str(config.cache.mkdir('jax')))
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _forget_programs() -> Iterator[None]:
+    """Compiled programs pile up, gigabytes over a whole run; few of a file's serve the next one."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope='session')

@@ -180,7 +180,7 @@ def test_all_that_diverge_end_the_group(tmp_path):
     assert not (tmp_path / 'checkpoints').exists()
 
 
-@pytest.mark.parametrize('interrupted', [False, True])
+@pytest.mark.parametrize('interrupted', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_patience_ends_one_run_and_freezes_it(tmp_path, interrupted):
     changes = {'evaluate__every': 2, 'evaluate__patience': 2, 'checkpoint__keep': 1, 'evaluate__max_examples': 1}
     configs = [experiment(optim__learning_rate=rate, **changes) for rate in (0.0, 0.003)]  # 0 beats nothing
@@ -271,8 +271,8 @@ def mixture(tiny, make_batch, random_rows):
     return config, members, build_model(config.model, 20), batches
 
 
-@pytest.mark.parametrize('layout', [
-    pytest.param('all devices', marks=pytest.mark.slow), 'an axis of replicas', 'one by one'])
+@pytest.mark.slow
+@pytest.mark.parametrize('layout', ['all devices', 'an axis of replicas', 'one by one'])
 def test_experts_microbatches_and_averages_side_by_side(mixture, layout):
     config, members, model, batches = mixture
     count = 3 if layout == 'one by one' else 4
