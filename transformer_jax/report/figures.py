@@ -78,7 +78,8 @@ def _along(axis: Mapping[str, Any], label: str, found: Mapping[str, tuple[float,
     for number, (line, points) in enumerate(lines.items()):
         if points:
             x, y, low, high = np.transpose(sorted(points))
-            axes.errorbar(x, y, [y - low, high - y], color=COLOURS[number % 7], linestyle=DASHES[number // 7 % 4],
+            # Dashes differ from line to line: those that lie upon each other are both seen.
+            axes.errorbar(x, y, [y - low, high - y], color=COLOURS[number % 7], linestyle=DASHES[number % 4],
                           marker='o', markersize=4, capsize=3, linewidth=1.5, label=line)
     places = sorted({x for _, x in axis['points'].values()})
     if places[-1] > 4 * places[0] > 0:
