@@ -180,7 +180,8 @@ def test_all_that_diverge_end_the_group(tmp_path):
     assert not (tmp_path / 'checkpoints').exists()
 
 
-@pytest.mark.parametrize('interrupted', [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('interrupted', [False, True])
 def test_patience_ends_one_run_and_freezes_it(tmp_path, interrupted):
     changes = {'evaluate__every': 2, 'evaluate__patience': 2, 'checkpoint__keep': 1, 'evaluate__max_examples': 1}
     configs = [experiment(optim__learning_rate=rate, **changes) for rate in (0.0, 0.003)]  # 0 beats nothing
