@@ -18,10 +18,10 @@ demo: .venv/installed
 	@printf '\nEverything lies in %s: attention.png (every head), evaluations.json, metrics.jsonl, checkpoints/\n' $(RUN)
 
 test: .venv/installed-dev lint
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'not slow'
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow'
 
 test-slow: .venv/installed-dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m slow
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow
 
 docs: .venv/installed
 	$(BIN)/python -m transformer_jax.attention.supports README.md

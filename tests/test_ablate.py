@@ -1,9 +1,11 @@
 """Ablations: what is run, once and in whatever pieces; what fails alone; and that a plan never mixes two versions."""
 
+import functools
 import json
 import os
 import re
 import runpy
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ from test_cli import call  # noqa: F401
 
 from transformer_jax import ablate as ablate_lib
 from transformer_jax import config as config_lib
-from transformer_jax import measure, rows
+from transformer_jax import measure, replicas, rows, storage
 from transformer_jax.ablate import Unfinished, ablate, dry_run, duration
 from transformer_jax.board import Board
 from transformer_jax.data import load_data
@@ -24,6 +26,8 @@ from transformer_jax.errors import Busy, ConfigError, DataError, Diverged, Stopp
 from transformer_jax.experiment import Experiment, Metric
 from transformer_jax.plan import Plan
 from transformer_jax.results import load_results
+from transformer_jax.runs import Record
+from transformer_jax.signals import StopSignals
 from transformer_jax.storage import lock
 
 METRICS = (Metric('exact_match'), Metric('loss', 'validation', 'last'))
@@ -70,7 +74,7 @@ def test_only_and_shards_divide_the_runs(tmp_path):
     assert names(plan(tmp_path, only=('two heads', 'no dropout')).runs) == EVERYTHING[:2] + EVERYTHING[4:]
     parts = [names(plan(tmp_path, shard=f'{i}/4').runs) for i in (1, 2, 3, 4)]
     assert sorted(name for part in parts for name in part) == sorted(EVERYTHING)
-    assert parts[1] == ['base/1', 'no-dropout/1']
+    assert parts == [EVERYTHING[:1], EVERYTHING[1:3], EVERYTHING[3:4], EVERYTHING[4:]]  # neighbours
 
 
 @pytest.mark.parametrize('shard', ['3/2', '0/2', 'x', '1', '1/0', '-1/2', '1/2/3', ''])
@@ -82,6 +86,11 @@ def test_shards_that_are_none(tmp_path, shard):
 def test_only_knows_the_variants(tmp_path):
     with pytest.raises(ConfigError, match="--only=one haed: no such variant; did you mean 'one head'"):
         plan(tmp_path, only=('one haed',))
+
+
+def test_the_seeds_are_those_of_ablate(tmp_path):
+    with pytest.raises(ConfigError, match=r'base: train\.replicas=2: the seeds are those of ablate, and --replicas'):
+        plan(tmp_path, {'base': {}}, **{'train.replicas': 2})
 
 
 @pytest.mark.parametrize(('metric', 'changes', 'message'), [
@@ -147,19 +156,32 @@ def write_result(run, **changes) -> None:
 
 @pytest.fixture
 def pretend(monkeypatch):
-    """Runs cost nothing, and those named in the dictionary that is returned raise; `trained` lists the others."""
+    """Runs cost nothing, and those named in the dictionary that is returned raise; `trained` lists the others.
+
+    In a group only a run that diverges fails alone.
+    """
     errors, trained = {}, []
 
-    def train(config, workdir, log):
-        name = f'{workdir.parent.name}/{workdir.name}'
-        if name in errors:
-            raise errors[name]
+    def train_group(configs, path, log, folders):
+        records = [Record() for _ in configs]
+        for index, (config, folder, record) in enumerate(zip(configs, folders, records, strict=True)):
+            error = errors.get(f'{path.parent.name}/{config.train.seed}')
+            if error and (len(configs) == 1 or not isinstance(error, Diverged)):
+                raise error
+            record.failed = str(error) if error else ''
+            workdir = storage.absolute(path / folder)
+            workdir.mkdir(parents=True, exist_ok=True)
+            (workdir / 'config.json').write_text(json.dumps(config_lib.to_dict(config)))
+            if len(configs) > 1:
+                path.mkdir(exist_ok=True)
+                (path / 'replicas.json').write_text(json.dumps({'folders': folders}))
+                (workdir / 'replica.json').write_text(json.dumps({'group': f'../{path.name}', 'index': index}))
         log('step 4/4')
-        trained.append(name)
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / 'config.json').write_text(json.dumps(config_lib.to_dict(config)))
-    monkeypatch.setattr(rows, 'train', train)
+        trained.append(f'{path.parent.name}/{path.name}')
+        return records
+    monkeypatch.setattr(rows, 'train_group', train_group)
     monkeypatch.setattr(rows, 'score', lambda run, metrics, log: write_result(run))
+    monkeypatch.setattr(replicas, 'can_share', lambda config: False)
     errors['trained'] = trained
     return errors
 
@@ -234,7 +256,7 @@ def test_a_signal_stops_at_once_and_the_same_command_goes_on(pretend, tmp_path, 
 def test_the_table_on_a_terminal(tmp_path):
     made, lines = plan(tmp_path), []
     board = Board(made, set(made.runs[1:]), lines.append)
-    board.say(made.runs[1], 'step 2')
+    board.say(made.runs[1:2], 'step 2')
     board.states[made.runs[2]] = 'failed'
     made.runs[1].workdir.mkdir(parents=True)
     (made.runs[1].workdir / 'metrics.jsonl').write_text(json.dumps(
@@ -243,7 +265,44 @@ def test_the_table_on_a_terminal(tmp_path):
     assert list(rows_) == [
         ('base, two heads', '1/2', 'training seed 1', '2/4', '3.2500', '3.3'),
         ('one head', '0/2', '1 failed', '', '', ''), ('no dropout', '0/2', '', '', '', '')]
-    assert lines == ['base/1: step 2']
+    board.say(made.runs[4:], 'both')
+    assert next(cells for cells in zip(*(column.cells for column in board.table().columns), strict=True)
+                if cells[0] == 'no dropout')[2] == 'training seed 0, 1'
+    assert lines == ['base/1: step 2', 'no-dropout/0-1: both']
+
+
+def test_the_seeds_of_a_row_share_a_program(pretend, tmp_path, monkeypatch):
+    monkeypatch.setattr(replicas, 'can_share', lambda config: True)
+    pretend |= {'base/1': Diverged('step 3: loss nan'), 'one-head/0': ZeroDivisionError('oh')}
+    with pytest.raises(Unfinished, match='3 of 6 runs are not done:\n  base/1: step 3: loss nan\n  one-head/0: Zero'):
+        ablate(plan(tmp_path), quiet)
+    assert pretend['trained'] == ['base/0-1', 'no-dropout/0-1']
+    assert json.loads((tmp_path / 'base/1/failure.json').read_text())['error'] == 'step 3: loss nan'
+    assert {run['why'] for run in load_results(tmp_path)['missing'][1:]} == {'failed: ZeroDivisionError: oh'}
+
+
+def test_so_many_seeds_share_a_program(pretend, tmp_path, monkeypatch):
+    monkeypatch.setattr(replicas, 'can_share', lambda config: True)
+    ablate(plan(tmp_path, {'base': {}}, seeds=5), quiet, most=2)
+    assert pretend['trained'] == ['base/0-1', 'base/2-3', 'base/4']
+
+
+def test_what_was_begun_goes_on_as_it_was(pretend, tmp_path, monkeypatch):
+    """A group whole, also where one of it was not asked for; a run that was alone, alone."""
+    ablate(plan(tmp_path, {'base': {}}, seeds=1), quiet)
+    monkeypatch.setattr(replicas, 'can_share', lambda config: True)
+    (tmp_path / 'base/0/metrics.jsonl').touch()
+    ablate(plan(tmp_path, {'base': {}}, seeds=3), quiet)
+    assert pretend['trained'] == ['base/0', 'base/1-2']
+    for seed in (0, 1):
+        (tmp_path / f'base/{seed}/result.json').unlink()
+    pretend['trained'].clear()
+    ablate(plan(tmp_path, {'base': {}}, seeds=2), quiet)
+    assert pretend['trained'] == ['base/1-2', 'base/0']
+    (tmp_path / 'base/1/result.json').unlink()
+    shutil.rmtree(tmp_path / 'base/1-2')
+    with pytest.raises(Unfinished, match=r'base/1: .* was trained beside other runs in .*/base/1-2, which is gone'):
+        ablate(plan(tmp_path, {'base': {}}), quiet)
 
 
 def test_shards_meet_in_the_root(pretend, tmp_path):
@@ -354,6 +413,26 @@ def test_a_result_tells_quality_and_cost(real):
     assert 'host' not in run['machine']
     assert lines[-1].startswith('1 of 1 runs done')
     assert any(line.startswith('base/0: step 4/4: loss') for line in lines)
+
+
+def test_seeds_side_by_side_are_the_runs_alone(real, tmp_path):
+    stopped = functools.partial(plan, tmp_path, {'base': {}}, seeds=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StopSignals, 'received', lambda self, now: signal.SIGTERM * (now == 3))
+        with pytest.raises(Stopped):
+            ablate(stopped(), quiet)
+    lines = []
+    ablate(plan(tmp_path, {'base': {}}, seeds=3), lines.append)
+    assert 'base/0-1: resumed after step 3' in lines
+    alone, found = load_results(real[0])['runs'][0], load_results(tmp_path)['runs']
+    assert [run['side_by_side'] for run in found] == [2, 2, 1]
+    assert all(0 < run['step_seconds'] < run['wall_seconds'] for run in found)
+    for label, score in alone['scores'].items():
+        assert found[0]['scores'][label] == pytest.approx(score, abs=1e-4)
+    losses = {run['scores']['validation loss'] for run in found}
+    assert len(losses) == 3
+    assert {key: found[0][key] for key in ('params', 'flops', 'memory_bytes', 'step')} == {
+        key: alone[key] for key in ('params', 'flops', 'memory_bytes', 'step')}
 
 
 def test_a_new_metric_is_scored_without_training(real, monkeypatch):

@@ -48,9 +48,7 @@ FAST = (contract.causality_by_gradient, contract.causality_by_intervention, cont
 
 
 def marks(case, check):
-    # The checks of a case share compiled programs: one worker runs them all.
-    group = pytest.mark.xdist_group(str(case))
-    return group if case.attention in KINDS and check in FAST else [group, pytest.mark.slow]
+    return () if case.attention in KINDS and check in FAST else pytest.mark.slow
 
 
 def held_to():

@@ -329,6 +329,7 @@ def test_what_an_experiment_varies_is_an_axis_of_figures(tmp_path, monkeypatch):
     lines = {bars.get_label(): bars[0].get_xydata().tolist() for bars in axes.containers}
     assert lines == {'quadratic': [[8, means['softmax']], [64, means['additive']]],
                      'subquadratic': [[8, means['linear']]]}
+    assert re.findall('<img alt="(.*?)"', page(report)) == ['by test bleu', 'by test loss', 'by step time']
 
 
 def test_a_markdown_table_has_equal_rows_whatever_the_names(tmp_path):

@@ -31,11 +31,16 @@ class Unfinished(UserError):
         self.exit_code = codes.pop() if len(codes) == 1 else 1
 
 
-def ablate(plan: Plan, log: Log) -> None:
+def ablate(plan: Plan, log: Log, most: int = 0) -> None:
     """Trains, scores and measures all runs of the plan that have no sound result, then writes results.json.
 
     A run that fails does not stop the others; one that another process has in hand is left to it. The same call goes
     on where an earlier one was killed or stopped.
+
+    Args:
+        plan: what to run.
+        log: receives remarks.
+        most: how many seeds of a row may share a program, see `rows.train_seeds`; 0: all.
 
     Raises:
         ConfigError: this machine cannot have some variants; nothing has run.
@@ -54,11 +59,11 @@ def ablate(plan: Plan, log: Log) -> None:
     try:
         with board.shown(), _signals_stop():
             for _, members in itertools.groupby(lacking, key=lambda run: run.row.folder):
-                for run, error in _row(plan, list(members), board):
+                for run, error in _row(plan, list(members), most, board):
                     board.states[run] = _state(error)
                     if error:
                         errors[run] = error
-                        board.say(run, rows.message(error))
+                        board.say([run], rows.message(error))
                 jax.clear_caches()  # What was compiled for one row serves no other; it would pile up, some 50 MB each.
     except Stopped as stop:
         done = list(board.states.values()).count('done')
@@ -70,7 +75,7 @@ def ablate(plan: Plan, log: Log) -> None:
         raise Unfinished(errors, len(plan.runs))
 
 
-def _row(plan: Plan, members: Sequence[Run], board: Board) -> Iterator[tuple[Run, Exception | None]]:
+def _row(plan: Plan, members: Sequence[Run], most: int, board: Board) -> Iterator[rows.Ended]:
     """Trains and scores the seeds of a row that no other process works on; yields each with its error."""
     with contextlib.ExitStack() as claims:
         claimed = []
@@ -86,7 +91,7 @@ def _row(plan: Plan, members: Sequence[Run], board: Board) -> Iterator[tuple[Run
                 claimed.append(run)
             else:  # Another process has done it meanwhile.
                 yield run, None
-        for run, error in rows.train_seeds(claimed, board.say):
+        for run, error in rows.train_seeds(claimed, most, board.say):
             if error is None:
                 board.states[run] = 'scoring'
                 error = _scored(plan, run, board)
@@ -97,7 +102,7 @@ def _row(plan: Plan, members: Sequence[Run], board: Board) -> Iterator[tuple[Run
 
 def _scored(plan: Plan, run: Run, board: Board) -> Exception | None:
     try:
-        rows.score(run, plan.experiment.metrics, lambda line: board.say(run, line))
+        rows.score(run, plan.experiment.metrics, lambda line: board.say([run], line))
     except Stopped:
         raise
     except Exception as error:
@@ -173,8 +178,8 @@ def dry_run(plan: Plan, log: Log) -> rich.table.Table:
                       duration(left)))
         log(f'tried {row.folder}')
     table = result_table(
-        f'{len(lacking)} of {len(plan.runs)} runs to do, {duration(spent)} of training steps; compiling and evaluation '
-        'come on top',
+        f'{len(lacking)} of {len(plan.runs)} runs to do, {duration(spent)} of training steps one after the other; '
+        'compiling and evaluation come on top',
         ('folder', 'variants', 'seeds', 'to do', 'parameters', 'GFLOP per step', 'ms per step', 'time'), lines)
     if errors:
         raise Unfinished(errors, len(plan.runs))

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import rich.console
 import rich.live
@@ -36,11 +36,12 @@ class Board:
                                             refresh_per_second=1, vertical_overflow='ellipsis'):
             yield
 
-    def say(self, run: Run, line: str) -> None:
-        """Takes a remark of a run in work."""
-        if self.states[run] == 'waiting':
-            self.states[run] = 'training'
-        self._remark = f'{run.name}: {line}'
+    def say(self, runs: Sequence[Run], line: str) -> None:
+        """Takes a remark of a run in work, or of several side by side."""
+        for run in runs:
+            if self.states.get(run) == 'waiting':
+                self.states[run] = 'training'
+        self._remark = f'{runs[0].row.folder}/{"-".join(str(run.seed) for run in runs)}: {line}'
         if not self._console.is_terminal:
             self._log(self._remark)
 
@@ -60,7 +61,8 @@ class Board:
         if now is None:
             return *cells, failed, '', '', ''
         event, steps = last_event(now.workdir), row.config.train.steps
-        state = ', '.join(filter(None, (f'{states[now]} seed {now.seed}', failed)))
+        seeds = ', '.join(str(run.seed) for run, state in states.items() if state == states[now])
+        state = ', '.join(filter(None, (f'{states[now]} seed {seeds}', failed)))
         if not event:
             return *cells, state, '', '', ''
         left = (steps - event['step']) / event['steps_per_second'] / 60

@@ -16,6 +16,8 @@ def define_ablate(values: Flags) -> None:
     flags.DEFINE_integer('seeds', None, 'How many; by default as the experiment says.', 1, flag_values=values)
     flags.DEFINE_list('only', [], 'These variants alone, divided by commas.', flag_values=values)
     flags.DEFINE_string('shard', '1/1', 'i/n: the i-th of n parts of the runs, for job arrays.', flag_values=values)
+    flags.DEFINE_integer('replicas', 0, 'How many seeds of a variant may be trained in one program; 0: all. Only where '
+                         'its batches have one shape.', 0, flag_values=values)
     flags.DEFINE_bool('dry_run', False, 'Only print the plan, with the time of some steps; write nothing.',
                       flag_values=values)
 
@@ -35,4 +37,4 @@ def run_ablate(values: Flags) -> None:
     if values.dry_run:
         timing.console().print(ablate.dry_run(plan, log))
     else:
-        ablate.ablate(plan, log)
+        ablate.ablate(plan, log, values.replicas)

@@ -94,16 +94,18 @@ def trial(config: ExperimentConfig) -> Trial:
     return Trial(flops, times)
 
 
-def logged(path: epath.Path) -> tuple[float | None, float]:
+def logged(path: epath.Path, together: int = 1) -> tuple[float | None, float]:
     """(seconds of a step, the median; seconds in all) of what a run's metrics.jsonl tells.
 
-    A step's seconds are None where fewer than two lines of training tell them: the first has compiled.
+    A step's seconds are None where fewer than two lines of training tell them: the first has compiled. Of runs that
+    were trained `together` each has its share of the seconds in all.
     """
     steps, spent, last = [], 0.0, 0
     for event in map(json.loads, path.read_text().splitlines()):
         if event['split'] == 'train':
             steps.append(1 / event['steps_per_second'])
-            spent, last = spent + (event['step'] - last) / event['steps_per_second'], event['step']
+            spent += (event['step'] - last) / event['steps_per_second'] / together
+            last = event['step']
         else:
             spent += event.get('seconds', 0.0)
     return statistics.median(steps[1:]) if len(steps) > 1 else None, spent

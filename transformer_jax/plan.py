@@ -45,6 +45,10 @@ class Run:
         """As it is called in the log: its folder under the root."""
         return f'{self.row.folder}/{self.seed}'
 
+    def beside(self, seed: int) -> 'Run':
+        """The same row's run of another seed."""
+        return Run(self.row, seed, self.workdir.parent / str(seed))
+
     @property
     def config(self) -> ExperimentConfig:
         """What it trains with."""
@@ -86,7 +90,7 @@ class Plan:
         self.runs = [Run(row, seed, self.root / row.folder / str(seed)) for row in self.rows for seed in wanted]
 
     def narrow(self, only: Sequence[str], shard: str) -> None:
-        """Leaves the runs of some variants (none: of all), and of these every n-th from the i-th: 'i/n'."""
+        """Leaves the runs of some variants (none: of all), and of these the i-th of n parts: 'i/n'."""
         for name in only:
             if name not in self.experiment.variants:
                 raise ConfigError(f'--only={name}: no such variant; {spec.nearest(name, self.experiment.variants)}')
@@ -94,7 +98,9 @@ class Plan:
         index, _, count = shard.partition('/')
         if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
             raise ConfigError(f'--shard={shard}: it takes i/n, the i-th of n parts, with 1 ≤ i ≤ n')
-        self.runs = self.runs[int(index) - 1::int(count)]
+        # Neighbours stay together: the seeds of a row share what is compiled.
+        first, last = (len(self.runs) * end // int(count) for end in (int(index) - 1, int(index)))
+        self.runs = self.runs[first:last]
 
     def require_machine(self) -> None:
         """Raises ConfigError for all rows whose engine, or mesh, this machine does not have."""
@@ -170,8 +176,10 @@ def checked_configs(experiment: Experiment) -> dict[str, ExperimentConfig]:
         ConfigError: some cannot; all of them are listed.
     """
     configs = experiment.configs()
-    reasons = [f'{name}: {why}' for name, config in configs.items() for metric in experiment.metrics
-               if (why := _unmeasurable(config, metric))]
+    reasons = [f'{name}: train.replicas={config.train.replicas}: the seeds are those of ablate, and --replicas says '
+               'how many share a program' for name, config in configs.items() if config.train.replicas != 1]
+    reasons += [f'{name}: {why}' for name, config in configs.items() for metric in experiment.metrics
+                if (why := _unmeasurable(config, metric))]
     if reasons:
         raise impossible(reasons)
     return configs

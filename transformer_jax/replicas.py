@@ -56,6 +56,15 @@ def group_config(configs: Sequence[ExperimentConfig]) -> ExperimentConfig:
     return config_lib.replace(configs[0], train=dataclasses.replace(configs[0].train, replicas=len(configs)))
 
 
+def can_share(config: ExperimentConfig) -> bool:
+    """Whether seeds of a configuration can be trained side by side; `group_config` tells why not."""
+    try:
+        group_config([config, config])
+    except ConfigError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def opened(group: Workdir, members: Mapping[str, ExperimentConfig], data: Data,
            log: Callable[[str], None]) -> Iterator[list[Run]]:
@@ -82,6 +91,20 @@ def opened(group: Workdir, members: Mapping[str, ExperimentConfig], data: Data,
         for run, end in zip(runs, ends, strict=True):
             if run.record.failed:
                 end['exit'] = f'Diverged: {run.record.failed}'
+
+
+def group_of(workdir: Workdir) -> tuple[epath.Path, list[str]] | None:
+    """The path of the group that a run belongs to, and the folders of its runs, relative to it; None of one alone.
+
+    Raises:
+        WorkdirError: it belongs to one that is not there.
+    """
+    if workdir.replica is None:
+        return None
+    path = workdir.checkpoints_path.parent
+    if not (path / GROUP).exists():
+        raise WorkdirError(f'{workdir.path} was trained beside other runs in {path}, which is gone: delete it too')
+    return path, json.loads((path / GROUP).read_text())['folders']
 
 
 def reader(workdir: Workdir) -> Checkpoints:

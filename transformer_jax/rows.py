@@ -13,36 +13,70 @@ import numpy as np
 from etils import epath
 from sacrebleu.metrics import BLEU
 
-from transformer_jax import lengths, measure
+from transformer_jax import lengths, measure, replicas
 from transformer_jax.config import ExperimentConfig
 from transformer_jax.data.files import decode_lines
-from transformer_jax.errors import ConfigError, Stopped, UserError
+from transformer_jax.errors import ConfigError, Diverged, Stopped, UserError
 from transformer_jax.evaluate import Trained
 from transformer_jax.experiment import Metric, evaluations, lengths_of
 from transformer_jax.plan import Run
 from transformer_jax.results import FAILURE, RESULT, SENTENCES
 from transformer_jax.storage import reported, write_text
-from transformer_jax.train import train
-from transformer_jax.workdir import describe_run, finite
+from transformer_jax.train import train_group
+from transformer_jax.workdir import Workdir, describe_run, finite
+
+Ended = tuple[Run, Exception | None]
 
 
-def train_seeds(runs: Sequence[Run], log: Callable[[Run, str], None]) -> Iterator[tuple[Run, Exception | None]]:
-    """Trains the runs of one row, one after the other; yields each at its end, with the error that ended it.
+def train_seeds(runs: Sequence[Run], most: int, log: Callable[[Sequence[Run], str], None]) -> Iterator[Ended]:
+    """Trains the runs of one row; yields each at its end, with the error that ended it.
 
-    A finished one is not trained any further. `log` receives the remarks of each.
+    Runs whose batches have one shape are trained side by side, see `replicas`. What was begun goes on as it was: a
+    group with all of its runs, also those that are done or were not asked for; a run that was begun alone, alone.
+
+    Args:
+        runs: of the row. One that is trained is not trained any further.
+        most: how many may share a program; 0: all.
+        log: receives remarks, and of which runs they are.
 
     Raises:
-        Stopped: after SIGINT or SIGTERM, the run's state saved.
+        Stopped: after SIGINT or SIGTERM, the state of what was being trained is saved.
     """
+    begun, alone, fresh = {}, [], []
     for run in runs:
         try:
-            train(run.config, run.workdir, functools.partial(log, run))
-        except Stopped:
-            raise
-        except Exception as error:  # The others go on, whatever became of this one.
+            workdir = Workdir(run.workdir)
+            group = replicas.group_of(workdir)
+        except UserError as error:
             yield run, error
+            continue
+        if group:
+            path, folders = group
+            begun[path] = tuple(run.beside(int(epath.Path(folder).name)) for folder in folders)
+        elif workdir.checkpoints_path.exists() or workdir.metrics_path.exists():
+            alone.append((run,))
         else:
-            yield run, None
+            fresh.append(run)
+    fresh = [run for run in fresh if not any(run in members for members in begun.values())]
+    most = (most or len(fresh)) if fresh and replicas.can_share(fresh[0].config) else 1
+    together = [tuple(fresh[first:first + most]) for first in range(0, len(fresh), most)]
+    for members in (*begun.values(), *alone, *together):
+        ends = _train(members, functools.partial(log, members))
+        yield from ((run, error) for run, error in ends if run in runs)
+
+
+def _train(members: Sequence[Run], log: Callable[[str], None]) -> list[Ended]:
+    """Trains runs that share a program, in a group named by their seeds; of one alone nothing but its workdir is."""
+    seeds = [str(run.seed) for run in members]
+    path = members[0].workdir.parent / '-'.join(seeds)
+    try:
+        records = train_group([run.config for run in members], path, log, [f'../{seed}' for seed in seeds])
+    except Stopped:
+        raise
+    except Exception as error:  # The others go on, whatever became of these.
+        return [(run, error) for run in members]
+    return [(run, Diverged(record.failed) if record.failed else None)
+            for run, record in zip(members, records, strict=True)]
 
 
 def score(run: Run, metrics: Sequence[Metric], log: Callable[[str], None]) -> None:
@@ -149,10 +183,18 @@ def _compiled_costs(config: ExperimentConfig) -> dict[str, Any]:
             'memory_bytes': measure.memory_bytes(config)}
 
 
+@functools.lru_cache(maxsize=4)
+def _step_seconds_alone(config: ExperimentConfig) -> float:
+    return measure.trial(config).step_seconds
+
+
 def _costs(run: Run) -> dict[str, Any]:
-    taken, spent = measure.logged(run.workdir / 'metrics.jsonl')
-    return {**_compiled_costs(run.row.config), 'step_seconds': taken, 'wall_seconds': spent,
-            'steps': run.row.config.train.steps}
+    """Those of the run as if it had been trained alone, but for the time in all: of a group's it is a share."""
+    group = replicas.group_of(Workdir(run.workdir))
+    together = len(group[1]) if group else 1
+    taken, spent = measure.logged(run.workdir / 'metrics.jsonl', together)
+    return {**_compiled_costs(run.row.config), 'wall_seconds': spent, 'steps': run.row.config.train.steps,
+            'step_seconds': _step_seconds_alone(run.row.config) if group else taken, 'side_by_side': together}
 
 
 def _origin() -> dict[str, Any]:

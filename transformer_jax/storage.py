@@ -36,9 +36,12 @@ def is_local(path: epath.Path) -> bool:
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """`path` with ~ and the current directory filled in; epath's `resolve` would make `gs://` a local path."""
+    """`path` without ~ and .., the current directory filled in; epath's `resolve` would make `gs://` a local path."""
     path = epath.Path(path).expanduser()
-    return path.resolve() if is_local(path) else path
+    if is_local(path):
+        return path.resolve()
+    scheme, _, rest = os.fspath(path).partition('://')
+    return epath.Path(f'{scheme}://{os.path.normpath(rest)}')
 
 
 @contextlib.contextmanager

@@ -26,10 +26,7 @@ def draw(report: Report, out: epath.Path) -> list[str]:
     figures = {f'differences-{slug(table.label)}': _differences(table) for table in report.tables
                if _compared(table)}
     wanted = [f'validation {metric["name"]}' for metric in report.experiment['metrics']]
-    axis = report.experiment['axis']
-    if axis:
-        figures |= {f'by-{slug(table.label)}': _along(axis, table.label, _scores(table)) for table in report.tables}
-        figures['by-step-time'] = _along(axis, 'ms per step', _step_times(report.tables[0]))
+    figures |= along(report)
     for name, found in report.curves.items():
         if name in (*wanted, 'validation loss', 'train loss') and found:
             figures[f'curves-{slug(name)}'] = _curves(report, name, found)
@@ -37,6 +34,15 @@ def draw(report: Report, out: epath.Path) -> list[str]:
         for suffix in FORMATS:
             save_figure(figure, out / f'{stem}{suffix}')
     return [f'{stem}.png' for stem in figures]
+
+
+def along(report: Report) -> dict[str, Figure]:
+    """Scores, and the time of a step, over what the experiment varies; {} where it has no axis."""
+    axis = report.experiment['axis']
+    if not axis:
+        return {}
+    scores = {f'by-{slug(table.label)}': _along(axis, table.label, _scores(table)) for table in report.tables}
+    return scores | {'by-step-time': _along(axis, 'ms per step', _step_times(report.tables[0]))}
 
 
 def _differences(table: Table) -> Figure:

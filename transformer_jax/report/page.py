@@ -3,6 +3,7 @@
 import base64
 import html
 import importlib.resources
+import io
 import itertools
 import json
 import math
@@ -10,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from transformer_jax.report import words
 from transformer_jax.report.analysis import Report, Row, Table
+from transformer_jax.report.figures import along
 from transformer_jax.report.traces import Curve, Heads
 
 DRAWN_WIDTH, DRAWN_HEIGHT = 90, 18
@@ -26,6 +27,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-s
 def page(report: Report) -> str:
     """The whole document."""
     sections = [('Results', 'results', ''.join(_table(table) for table in report.tables)),
+                ('What is varied', 'axis', _along(report)),
                 ('Missing runs', 'missing', _missing(report)),
                 ('Learning curves', 'curves', _curves(report)),
                 ('What differs between the variants', 'config', _differences(report)),
@@ -171,6 +173,15 @@ def _missing(report: Report) -> str:
     return f'<p>{escape(words.missing(report))}</p>\n' + _simple(('variant', 'seeds', 'why'), rows)
 
 
+def _along(report: Report) -> str:
+    parts = []
+    for name, figure in along(report).items():
+        picture = io.BytesIO()
+        figure.savefig(picture, format='png')
+        parts.append(_picture(name.replace('-', ' '), picture.getvalue()))
+    return '<p class="note">Means over seeds with their 95% intervals.</p>\n' + ''.join(parts) if parts else ''
+
+
 def _curves(report: Report) -> str:
     if not report.curves:
         return ''
@@ -212,14 +223,13 @@ def _heads(found: Mapping[str, Heads]) -> str:
             hidden = '' if number == len(heads.steps) - 1 else ' hidden'
             parts.append(f'<div class="heads" data-step="{step}"{hidden}>{maps}</div>')
         parts.append('</div>\n')
-        parts += [f'<p><img alt="where every head looks" src="data:image/png;base64,{_base64(picture)}"></p>\n'
-                  for picture in heads.pictures]
+        parts += [_picture('where every head looks', picture.read_bytes()) for picture in heads.pictures]
     note = '<p class="note">Layers down, heads across.</p>'
     return note + ''.join(parts) if parts else ''
 
 
-def _base64(picture: epath.Path) -> str:
-    return base64.b64encode(picture.read_bytes()).decode()
+def _picture(alt: str, png: bytes) -> str:
+    return f'<p><img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></p>\n'
 
 
 def _map(name: str, maps: Sequence[np.ndarray], number: int) -> str:

@@ -56,7 +56,7 @@ def columns(table: Table, drawn: bool = False) -> list[Column]:
             Column('flops', 'FLOPs', 'cost', 'forward, of matrix products, per target token'),
             Column('step', 'step', 'cost', 'measured time of a training step, the median over runs'),
             Column('memory', 'memory', 'cost', 'of the compiled training step: arguments and temporaries'),
-            Column('wall', 'wall time', 'cost', 'of a run, the mean over runs')]
+            Column('wall', 'wall time', 'cost', 'of a run, the mean over runs; seeds side by side have shares of it')]
 
 
 def cell(table: Table, row: Row, column: Column) -> Cell:
