@@ -4,8 +4,8 @@
 
 Trains configs/number_words.py:en-de with rows of 24 tokens, once as `train.replicas=SEEDS` does (5) and once seed by
 seed with the program that all of them share, in alternating rounds, and prints one JSON object: seconds of compiling,
-the median seconds of a step, their ratio by round, and temporary memory. Start-up (imports, data, compilation) is paid
-once by the group and once by each of the runs that it stands for; with a compilation cache these share the compiling.
+the median seconds of a step of all, and their ratio by round. Start-up (imports, data, compilation) is paid once by the
+group and once by each of the runs that it stands for; with a compilation cache these share the compiling.
 """
 
 import itertools
