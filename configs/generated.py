@@ -2,7 +2,7 @@
 
     transformer-jax train    --config=configs/generated.py:mqar --workdir=runs/mqar
     transformer-jax train    --config=configs/generated.py:copy,decoder_only --workdir=runs/copy
-    transformer-jax evaluate --workdir=runs/copy --lengths=11,21,31,41
+    transformer-jax evaluate --workdir=runs/copy --lengths=50,62,82
 
 The part before the comma is a task, or a spec of one: "mqar(length=128, pairs=8)". The part behind it is the model's
 kind where the task leaves a choice. `docs/tasks.md` lists tasks, options and sources.

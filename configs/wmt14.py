@@ -3,8 +3,9 @@
     transformer-jax train --config=configs/wmt14.py:en-de,base --workdir=gs://bucket/wmt14-base
 
 On 8 devices; the paper took 12 hours (base, 100,000 steps) and 3.5 days (big, 300,000 steps) on 8 P100 and reports
-newstest2014 BLEU 27.3 and 28.4 (tokenised, compound splitting; averages of the last 5 and 20 checkpoints). The set must
-have been prepared as ArrayRecord; the error that says so prints the command.
+newstest2014 BLEU 27.3 and 28.4 (tokenised, compound splitting; averages of the last 5 and 20 checkpoints); `evaluate`
+reports sacreBLEU's 13a on plain text, without compound splitting: not comparable to the decimal. The set must have been
+prepared as ArrayRecord; the error that says so prints the command.
 """
 
 from transformer_jax.config import default_config

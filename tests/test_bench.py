@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import runpy
 
 import jax
 import numpy as np
 import pytest
 
 from transformer_jax import bench, bench_attention, bench_decode, cli, inspect, timing
+from transformer_jax import config as config_lib
 from transformer_jax.config import DataConfig, DecodeConfig, ExperimentConfig, TrainConfig
 from transformer_jax.data import load_data
 from transformer_jax.errors import ConfigError
@@ -60,6 +62,17 @@ def test_times_agree_with_each_other(result):
     assert min(result.parts.values()) >= 0
     assert sum(result.parts.values()) > 0
     assert result.parts_shape in [(shape.rows, shape.length) for shape in result.shapes]
+
+
+@pytest.mark.parametrize('task', ['induction(length=14)', 'parity(length=14)'])
+def test_language_models_and_classifiers_are_measured_too(task, config):
+    changed = runpy.run_path('configs/generated.py')['get_config'](task)
+    changed.update_from_flattened_dict({'train.batch_tokens': 128, 'model.d_model': 16, 'model.encoder_layers': 1,
+                                        'model.decoder_layers': 1, 'data.cache_dir': config.data.cache_dir})
+    result = bench.bench_train(config_lib.from_config_dict(changed), 2, lambda line: None, matmul_size=64)
+    assert 0 <= result.padding < 1
+    assert result.shapes[0].steps == 2
+    assert min(result.parts.values()) >= 0
 
 
 def test_parts_add_up_to_the_step(config, data, monkeypatch):

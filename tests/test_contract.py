@@ -25,7 +25,7 @@ CASES = [*map(Case, KINDS),
          Case('linformer(length=24, rank=4, share="kv")', kv_heads=2),
          Case('reformer(buckets=4, chunk=4, rounds=2)', 'rope', 2),
          Case('reformer(buckets=6, chunk=3, rounds=3)'), Case('sinkhorn(block=4, iterations=5)', 'rope', 2)]
-# What DESIGN asks of each kind: declaring less does not pass.
+# The least that each kind must promise: declaring less does not pass.
 SCORED = {'encoder', 'causal', 'cross', 'padding', 'segments', 'decode', 'bias'}
 REQUIRED = {
     'softmax': SCORED, 'additive': SCORED, 'latent': SCORED, 'differential': SCORED, 'linear': SCORED - {'bias'},

@@ -30,6 +30,11 @@ class Batch(NamedTuple):
     weights_BT: Any
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, length) as the plan of the data has them: a class, of which there is one a row, has no length."""
+        return (self.targets_BT if self.source_BS is None else self.source_BS).shape
+
+    @property
     def source_tokens(self) -> Tokens:
         """Where the source's tokens stand."""
         return Tokens(self.source_positions_BS, self.source_segments_BS)

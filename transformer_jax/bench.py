@@ -109,14 +109,14 @@ def bench_train(config: ExperimentConfig, steps: int, log: Log, matmul_size: int
         before = _bare(parallel, batches)
         loop_seconds, waited = _loop(config, data, parallel, workdir)
         bare = (before + _bare(parallel, batches)) / 2
-    taken = [batch.targets_BT.shape for batch in batches]
+    taken = [batch.shape for batch in batches]
     times = tuple(_shape_times(parallel, shape, compiled[shape], peak,
                                bare[[other == shape for other in taken]]) for shape in shapes)
     slowest = max(times, key=lambda shape: shape.steps * shape.seconds)
     parts_shape = slowest.rows, slowest.length
     log(f'parts of a step of {parts_shape}')
     tokens = sum(int(batch.weights_BT.sum()) for batch in batches)
-    segments = [side for batch in batches for side in (batch.source_segments_BS, batch.segments_BT)]
+    segments = [side for batch in batches for side in (batch.source_segments_BS, batch.segments_BT) if side is not None]
     return TrainBench(
         machine, steps, tokens, tokens / loop_seconds,
         padding=1 - sum(map(np.count_nonzero, segments)) / sum(side.size for side in segments),

@@ -20,11 +20,12 @@ def by_length(trained: Trained, split: str, lengths: Sequence[int]) -> list[dict
     """Metrics for each length, ascending.
 
     Of contiguous text: loss, perplexity and accuracy over windows of that many tokens. Of examples: accuracy and exact
-    match, teacher-forced, of those whose longer side (EOS included) has more tokens than the length before and at most
-    this many; lengths that no example has are left out.
+    match, teacher-forced, of those whose longer side (EOS included; source and target together where a decoder-only
+    model reads both) has more tokens than the length before and at most this many. Lengths that no example has, and
+    generated examples that are longer than all, are left out; the log tells.
 
     Raises:
-        ConfigError: a length that the model cannot read.
+        ConfigError: a length that the model cannot read, or no examples.
     """
     config, lengths = trained.config, sorted(set(lengths))
     longest = config.model.longest()
@@ -44,7 +45,7 @@ def _evaluator(trained: Trained, lengths: Sequence[int]) -> Evaluator:
 
 
 def _examples(evaluator: Evaluator, params: Any, split: str, lengths: Sequence[int]) -> list[dict[str, Any]]:
-    counts = np.zeros((len(lengths), 4), np.int64)  # examples, those all right, tokens, those right
+    counts = np.zeros((len(lengths) + 1, 4), np.int64)  # examples, those all right, tokens, those right
     for batch, predicted_BT in evaluator.predictions(params, split):
         counted_BT = batch.weights_BT > 0
         right_BT = (predicted_BT == batch.targets_BT) & counted_BT
@@ -55,6 +56,14 @@ def _examples(evaluator: Evaluator, params: Any, split: str, lengths: Sequence[i
         whole_B = (right_BT == counted_BT).all(1)
         rows_B4 = np.stack([real_B, whole_B & real_B, counted_BT.sum(1), right_BT.sum(1)], axis=1)
         np.add.at(counts, np.searchsorted(lengths, size_B[real_B]), rows_B4[real_B])
+    *counts, beyond = counts
+    if not any(n for n, *_ in counts):
+        raise ConfigError(f'--lengths={",".join(map(str, lengths))}: no {split} example has 2 to {lengths[-1]} tokens')
+    empty = [str(length) for length, (n, *_) in zip(lengths, counts, strict=True) if not n]
+    if empty:
+        evaluator.log(f'left out, since no {split} example is counted there: length {", ".join(empty)}')
+    if beyond[0]:
+        evaluator.log(f'left out: {beyond[0]:,} {split} examples of more than {lengths[-1]} tokens')
     return [{'length': length, 'examples': int(n), 'exact_match': exact / n,
              'exact_match_interval': wilson_interval(int(exact), int(n)), 'accuracy': right / tokens}
             for length, (n, exact, tokens, right) in zip(lengths, counts, strict=True) if n]

@@ -1,6 +1,6 @@
 """What seeds side by side cost: a step of all of them in one program beside a step of each alone, in one process.
 
-    python experiments/replicas/cost.py [SEEDS] [--config.KEY=VALUE …]
+    PYTHONPATH=. python experiments/replicas/cost.py [SEEDS] [--config.KEY=VALUE …]
 
 Trains configs/number_words.py:en-de with rows of 24 tokens, once as `train.replicas=SEEDS` does (5) and once seed by
 seed with the program that all of them share, in alternating rounds, and prints one JSON object: seconds of compiling,

@@ -1,6 +1,6 @@
 """An equal model in PyTorch beside ours on one CPU: time of a training step, in alternating blocks of one run.
 
-    python experiments/tiny_shakespeare/torch_time.py DIR
+    PYTHONPATH=. python experiments/tiny_shakespeare/torch_time.py DIR
 
 DIR holds input.txt. Both train nanoGPT's CPU setting (4 layers of 128, 4 heads, context 64, 12 rows, AdamW, clip 1) in
 float32 with all cores on the same windows; torch as its users write it, `scaled_dot_product_attention` and no compiler,
@@ -122,5 +122,4 @@ def main(directory):
 
 
 if __name__ == '__main__':
-    sys.path.insert(0, '.')
     main(*sys.argv[1:])

@@ -45,10 +45,10 @@ class Forgetting(NamedTuple):
 class Softmax(Scored):
     """softmax(Q Kᵀ / √d_k) V, in N query heads over K ≤ N key-value heads.
 
-    `scale`: rsqrt (1/√d_k), none (1) or a number. `qk_norm`: RMS norm of queries and keys with a learned scale
-    (Dehghani et al. 2023). `talking`: heads mixed by learned N×N matrices before the normaliser, after it, or both
-    (Shazeer et al. 2020). `forget`: the score of key s is lowered by Σ log f_l, l = s+1…t, f = sigmoid(x W + b) (Lin
-    et al. 2025); causal only.
+    `scale`: rsqrt (1/√d_k), none (1) or a number. `qk_norm`: RMS norm of queries and keys with a learned scale (after
+    Dehghani et al. 2023, whose norm is a layer norm). `talking`: heads mixed by learned N×N matrices before the
+    normaliser, after it, or both (Shazeer et al. 2020). `forget`: the score of key s is lowered by Σ log f_l, l =
+    s+1…t, f = sigmoid(x W + b) (Lin et al. 2025); causal only.
     """
 
     scale: float | str = 'rsqrt'
