@@ -435,6 +435,24 @@ def test_seeds_side_by_side_are_the_runs_alone(real, tmp_path):
         key: alone[key] for key in ('params', 'flops', 'memory_bytes', 'step')}
 
 
+def test_the_time_of_a_step_is_a_metric(real, monkeypatch):
+    root, _ = real
+    made = plan(root, {'base': {}}, (*METRICS, Metric('step_seconds')), seeds=1)
+    assert made.lacks(made.runs[0]) == 'its step_seconds is not measured'
+    monkeypatch.setattr(rows, 'Trained', None)  # nothing is evaluated again
+    rows.score(made.runs[0], made.experiment.metrics, quiet)
+    result = json.loads((root / 'base/0/result.json').read_text())
+    assert result['scores']['step_seconds'] == result['step_seconds'] > 0
+    assert not made.lacks(made.runs[0])
+
+
+def test_what_is_timed_is_trained_alone(pretend, tmp_path, monkeypatch):
+    monkeypatch.setattr(replicas, 'can_share', lambda config: True)
+    monkeypatch.setattr(rows, 'score', lambda run, metrics, log: write_result(run, scores={'step_seconds': 0.1}))
+    ablate(plan(tmp_path, {'base': {}}, (Metric('step_seconds'),)), quiet)
+    assert pretend['trained'] == ['base/0', 'base/1']
+
+
 def test_a_new_metric_is_scored_without_training(real, monkeypatch):
     root, _ = real
     before = (root / 'base/0/metrics.jsonl').read_text(), load_results(root)['runs'][0]['scores']

@@ -54,6 +54,8 @@ def ablate(plan: Plan, log: Log, most: int = 0) -> None:
         jax.config.update('jax_persistent_cache_min_compile_time_secs', KEPT_FROM_S)
     lacking = [run for run in plan.runs if plan.lacks(run)]
     board, errors = Board(plan, set(lacking), log), {}
+    if any(metric.timed for metric in plan.experiment.metrics):
+        most = 1  # Beside others a step takes another time.
     for line in summary(plan, len(lacking)):
         log(line)
     try:

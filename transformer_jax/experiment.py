@@ -23,6 +23,7 @@ from transformer_jax.errors import ConfigError, UserError
 from transformer_jax.metrics import FALLING
 
 MATCHES = ('none', 'params', 'flops')
+STEP_TIME = 'step_seconds'
 Setting = TypeVar('Setting')
 
 
@@ -32,7 +33,8 @@ class Metric:
 
     `name` is a key of what `evaluate` reports of `split`, for the `checkpoint` that it would take. With a `length` it
     is measured as by `evaluate --lengths`, on the lengths of all of an experiment's metrics of that split and
-    checkpoint: an example counts for the smallest of them that holds it.
+    checkpoint: an example counts for the smallest of them that holds it. `step_seconds` is no key of these, but the
+    measured time of a training step; where it is a metric no runs share a program.
     """
 
     name: str
@@ -49,13 +51,18 @@ class Metric:
             raise ConfigError(f'length={self.length} of {self.name} must be 2 or more')
 
     def __str__(self) -> str:
-        """Its name in tables and results: 'test accuracy', 'test accuracy at 40'."""
-        return f'{self.split} {self.name}' + (f' at {self.length}' if self.length else '')
+        """Its name in tables and results: 'test accuracy', 'test accuracy at 40', 'step_seconds'."""
+        return self.name if self.timed else f'{self.split} {self.name}' + f' at {self.length}' * bool(self.length)
+
+    @property
+    def timed(self) -> bool:
+        """Whether it is measured while the model is trained, not by an evaluation."""
+        return self.name == STEP_TIME
 
     @property
     def falling(self) -> bool:
         """Whether less is better."""
-        return self.name in FALLING
+        return self.timed or self.name in FALLING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +157,8 @@ def evaluations(metrics: Sequence[Metric]) -> dict[str, list[Metric]]:
     """The metrics that one evaluation measures: those of a split and checkpoint, under 'test best'."""
     groups: dict[str, list[Metric]] = {}
     for metric in metrics:
-        groups.setdefault(f'{metric.split} {metric.checkpoint}'.strip(), []).append(metric)
+        if not metric.timed:
+            groups.setdefault(f'{metric.split} {metric.checkpoint}'.strip(), []).append(metric)
     return groups
 
 

@@ -14,7 +14,7 @@ from transformer_jax.attention.engines import require_platform
 from transformer_jax.config import ExperimentConfig
 from transformer_jax.data import TASKS
 from transformer_jax.errors import ConfigError, WorkdirError
-from transformer_jax.experiment import Experiment, Metric, evaluations, impossible, lengths_of, slug
+from transformer_jax.experiment import STEP_TIME, Experiment, Metric, evaluations, impossible, lengths_of, slug
 from transformer_jax.match import Matched, match
 from transformer_jax.sharding import mesh_sizes
 from transformer_jax.storage import absolute, write_text
@@ -159,14 +159,15 @@ class Plan:
 
 
 def reported(config: ExperimentConfig) -> tuple[str, ...]:
-    """The metrics that `evaluate` has for a config, those of `--lengths` apart."""
+    """The metrics that a config can have, those of `evaluate --lengths` apart."""
     task = spec.parse(config.data.task, TASKS, 'data.task')
+    always = *LIKELIHOOD, STEP_TIME
     if task.form == 'classification':
-        return LIKELIHOOD
+        return always
     text = () if task.drawn else TEXT
     if task.form == 'translation':
-        return (*LIKELIHOOD, *text, 'bleu', 'chrf', 'exact_match')
-    return (*LIKELIHOOD, *text, 'exact_match') if task.drawn else (*LIKELIHOOD, *text)
+        return (*always, *text, 'bleu', 'chrf', 'exact_match')
+    return (*always, *text, 'exact_match') if task.drawn else (*always, *text)
 
 
 def checked_configs(experiment: Experiment) -> dict[str, ExperimentConfig]:

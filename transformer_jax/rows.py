@@ -18,7 +18,7 @@ from transformer_jax.config import ExperimentConfig
 from transformer_jax.data.files import decode_lines
 from transformer_jax.errors import ConfigError, Diverged, Stopped, UserError
 from transformer_jax.evaluate import Trained
-from transformer_jax.experiment import Metric, evaluations, lengths_of
+from transformer_jax.experiment import STEP_TIME, Metric, evaluations, lengths_of
 from transformer_jax.plan import Run
 from transformer_jax.results import FAILURE, RESULT, SENTENCES
 from transformer_jax.storage import reported, write_text
@@ -102,12 +102,14 @@ def score(run: Run, metrics: Sequence[Metric], log: Callable[[str], None]) -> No
         examples |= {f'{split} {name}': _samples(trained, split) for name in names if name in ('bleu', 'chrf')}
         bins |= {key: wanted} if wanted else {}
         steps |= {str(metric): list(trained.steps) for metric in lacking}
+    costs, first = _costs(run), next((str(metric) for metric in metrics if not metric.timed), None)
+    scores |= {str(metric): costs[STEP_TIME] for metric in metrics if metric.timed}
     with reported(path):
         # First: a result that is there is whole.
         write_text(run.workdir / SENTENCES, json.dumps(sentences) + '\n')
         write_text(path, json.dumps(finite({
             'scores': scores, 'examples': examples, 'lengths': bins, 'checkpoints': steps, 'seed': run.seed,
-            'step': steps[str(metrics[0])][0], **_costs(run), **_origin()}), indent=1) + '\n')
+            'step': steps[first][0] if first else costs['steps'], **costs, **_origin()}), indent=1) + '\n')
         (run.workdir / FAILURE).unlink(missing_ok=True)
 
 
@@ -194,7 +196,7 @@ def _costs(run: Run) -> dict[str, Any]:
     together = len(group[1]) if group else 1
     taken, spent = measure.logged(run.workdir / 'metrics.jsonl', together)
     return {**_compiled_costs(run.row.config), 'wall_seconds': spent, 'steps': run.row.config.train.steps,
-            'step_seconds': _step_seconds_alone(run.row.config) if group else taken, 'side_by_side': together}
+            STEP_TIME: _step_seconds_alone(run.row.config) if group else taken, 'side_by_side': together}
 
 
 def _origin() -> dict[str, Any]:

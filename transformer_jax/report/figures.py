@@ -1,13 +1,13 @@
 """Figures for a paper: differences with their intervals, and learning curves. Told apart without red and green."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from transformer_jax.experiment import slug
+from transformer_jax.experiment import STEP_TIME, slug
 from transformer_jax.plots import DPI, save_figure
 from transformer_jax.report.analysis import Report, Row, Table
 from transformer_jax.report.traces import Curve
@@ -19,6 +19,15 @@ DASHES = ('-', '--', ':', '-.')
 OF_VERDICT = {'better': '#009e73', 'worse': '#d55e00', 'open': '#6b7280'}
 ROW_INCHES = 0.3
 LONGEST_NAME = 48  # letters of a variant's name; of longer ones the middle is left out
+
+
+class Point(NamedTuple):
+    """A score of a variant: its mean over seeds, the 95% interval (the mean where there is none), and each seed's."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: tuple[float, ...]
 
 
 def draw(report: Report, out: epath.Path) -> list[str]:
@@ -41,8 +50,10 @@ def along(report: Report) -> dict[str, Figure]:
     axis = report.experiment['axis']
     if not axis:
         return {}
-    scores = {f'by-{slug(table.label)}': _along(axis, table.label, _scores(table)) for table in report.tables}
-    return scores | {'by-step-time': _along(axis, 'ms per step', _step_times(report.tables[0]))}
+    found = {f'by-{slug(table.label)}': _along(axis, table.label, _scores(table)) for table in report.tables}
+    if f'by-{slug(STEP_TIME)}' not in found:
+        found['by-step-time'] = _along(axis, 'ms per step', _step_times(report.tables[0]))
+    return found
 
 
 def _differences(table: Table) -> Figure:
@@ -74,19 +85,26 @@ def _compared(table: Table) -> list[Row]:
     return [row for row in table.rows if row.comparison and row.comparison.difference is not None]
 
 
-def _along(axis: Mapping[str, Any], label: str, found: Mapping[str, tuple[float, float, float]]) -> Figure:
-    """Lines over what the experiment varies, from variant -> (value, lower, upper)."""
-    lines: dict[str, list[tuple[float, ...]]] = {}
+def _along(axis: Mapping[str, Any], label: str, found: Mapping[str, Point]) -> Figure:
+    """Lines of means, with their intervals, over what the experiment varies; each seed is a cross."""
+    lines: dict[str, list[tuple[float, Point]]] = {}
     for variant, (line, x) in axis['points'].items():
-        lines.setdefault(line, []).extend([(x, *found[variant])] if variant in found else [])
+        lines.setdefault(line, []).extend([(x, found[variant])] if variant in found else [])
     figure = Figure(figsize=(5.4, 3.6), dpi=DPI, layout='constrained')
     axes = figure.subplots()
     for number, (line, points) in enumerate(lines.items()):
+        colour = COLOURS[number % 7]
         if points:
-            x, y, low, high = np.transpose(sorted(points))
+            x, y, low, high = np.transpose(sorted((x, point.mean, point.low, point.high) for x, point in points))
             # Dashes differ from line to line: those that lie upon each other are both seen.
-            axes.errorbar(x, y, [y - low, high - y], color=COLOURS[number % 7], linestyle=DASHES[number % 4],
-                          marker='o', markersize=4, capsize=3, linewidth=1.5, label=line)
+            axes.errorbar(x, y, [y - low, high - y], color=colour, linestyle=DASHES[number % 4], marker='o',
+                          markersize=4, capsize=3, linewidth=1.5, label=line)
+        for x, point in points:
+            axes.plot([x] * len(point.seeds), point.seeds, 'x', color=colour, alpha=0.7, markersize=4)
+    every = [value for point in found.values() for value in point.seeds]
+    if every:  # A wide interval of few seeds runs out of the picture.
+        margin = 0.08 * ((max(every) - min(every)) or abs(max(every)) or 1.0)
+        axes.set_ylim(min(every) - margin, max(every) + margin)
     places = sorted({x for _, x in axis['points'].values()})
     if places[-1] > 4 * places[0] > 0:
         axes.set_xscale('log', base=2)
@@ -99,15 +117,19 @@ def _along(axis: Mapping[str, Any], label: str, found: Mapping[str, tuple[float,
     return figure
 
 
-def _scores(table: Table) -> dict[str, tuple[float, float, float]]:
-    """The means of variants, with their 95% intervals where they have some."""
-    found = {row.variant: row.summary for row in table.rows if row.summary.seeds}
-    return {variant: (s.mean, *((s.low, s.high) if s.low is not None else (s.mean, s.mean)))
-            for variant, s in found.items()}
+def _scores(table: Table) -> dict[str, Point]:
+    found = {}
+    for row in table.rows:
+        mean, low, high = row.summary.mean, row.summary.low, row.summary.high
+        if row.values:
+            found[row.variant] = Point(mean, mean if low is None else low, mean if high is None else high,
+                                       tuple(row.values.values()))
+    return found
 
 
-def _step_times(table: Table) -> dict[str, tuple[float, float, float]]:
-    return {row.variant: 3 * (1e3 * row.cost.step_seconds,) for row in table.rows if row.cost.step_seconds}
+def _step_times(table: Table) -> dict[str, Point]:
+    times = {row.variant: 1e3 * row.cost.step_seconds for row in table.rows if row.cost.step_seconds}
+    return {variant: Point(time, time, time, (time,)) for variant, time in times.items()}
 
 
 def _curves(report: Report, name: str, found: Mapping[str, Curve]) -> Figure:
