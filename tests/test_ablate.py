@@ -1,5 +1,7 @@
 """Ablations: what is run, once and in whatever pieces; what fails alone; and that a plan never mixes two versions."""
 
+import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -7,9 +9,11 @@ import re
 import runpy
 import shutil
 import signal
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
@@ -18,21 +22,23 @@ from test_cli import call  # noqa: F401
 
 from transformer_jax import ablate as ablate_lib
 from transformer_jax import config as config_lib
-from transformer_jax import measure, replicas, rows, storage
+from transformer_jax import manifest, measure, replicas, rows, step, storage
 from transformer_jax.ablate import Unfinished, ablate, dry_run, duration
 from transformer_jax.board import Board
 from transformer_jax.data import load_data
+from transformer_jax.data.tokenizer import BytePairs
 from transformer_jax.errors import Busy, ConfigError, DataError, Diverged, Stopped, WorkdirError
 from transformer_jax.experiment import Experiment, Metric
 from transformer_jax.plan import Plan
-from transformer_jax.results import load_results
-from transformer_jax.runs import Record
+from transformer_jax.results import differences, load_results
+from transformer_jax.runs import REMEDY, Record
 from transformer_jax.signals import StopSignals
 from transformer_jax.storage import lock
 
 METRICS = (Metric('exact_match'), Metric('loss', 'validation', 'last'))
 VARIANTS = {'base': {}, 'one head': {'model.num_heads': 1}, 'two heads': {'model.num_heads': 2},
             'no dropout': {'model.dropout': 0.0}}
+BASE = {'base': {}}
 
 
 def table(variants=VARIANTS, metrics=METRICS, **changes) -> Experiment:
@@ -117,6 +123,8 @@ def test_another_version_of_an_experiment_is_refused_with_its_keys(tmp_path):
                      'one head: train.steps: 4 -> 5', 'two heads: train.steps: 4 -> 5']
     changed = {'checkpoint.keep': 2, 'parallel.mode': 'pmap'}  # no number depends on these
     assert names(plan(tmp_path, **changed).runs) == EVERYTHING
+    assert differences({'data.prefetch': 1, 'data.prefetched': 1}, {'data.prefetch': 2, 'data.prefetched': 2}) == [
+        'data.prefetched: 1 -> 2']  # a key whole, as for a workdir
 
 
 def test_variants_seeds_and_metrics_may_come_and_go(tmp_path):
@@ -154,36 +162,68 @@ def write_result(run, **changes) -> None:
     (run.workdir / 'result.json').write_text(json.dumps(result | changes))
 
 
+def write_run(config, path, index=None, group=None) -> None:
+    """What training leaves in the folder of a run, alone or in a group."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / 'config.json').write_text(json.dumps(config_lib.to_dict(config)))
+    (path / 'metrics.jsonl').touch()
+    if group:
+        (path / 'replica.json').write_text(json.dumps({'group': f'../{group}', 'index': index}))
+
+
+def write_checkpoint(path, step, **meta) -> None:
+    """A checkpoint without a state: what says how far a run or a group is."""
+    folder = path / 'checkpoints' / str(step)
+    folder.mkdir(parents=True)
+    (folder / 'meta.json').write_text(json.dumps({'step': step, 'meta': meta}))
+    manifest.write(folder)
+
+
 @pytest.fixture
 def pretend(monkeypatch):
     """Runs cost nothing, and those named in the dictionary that is returned raise; `trained` lists the others.
 
-    In a group only a run that diverges fails alone.
+    In a group only a run that diverges fails alone, and what a group itself raises it does after a checkpoint.
     """
     errors, trained = {}, []
 
-    def train_group(configs, path, log, folders):
-        records = [Record() for _ in configs]
-        for index, (config, folder, record) in enumerate(zip(configs, folders, records, strict=True)):
-            error = errors.get(f'{path.parent.name}/{config.train.seed}')
-            if error and (len(configs) == 1 or not isinstance(error, Diverged)):
-                raise error
-            record.failed = str(error) if error else ''
-            workdir = storage.absolute(path / folder)
-            workdir.mkdir(parents=True, exist_ok=True)
-            (workdir / 'config.json').write_text(json.dumps(config_lib.to_dict(config)))
-            if len(configs) > 1:
-                path.mkdir(exist_ok=True)
-                (path / 'replicas.json').write_text(json.dumps({'folders': folders}))
-                (workdir / 'replica.json').write_text(json.dumps({'group': f'../{path.name}', 'index': index}))
+    def train(config, path, log):
+        if error := errors.get(name := f'{path.parent.name}/{path.name}'):
+            raise error
+        write_run(config, path)
+        write_checkpoint(path, 4, record=dataclasses.asdict(Record()))
         log('step 4/4')
-        trained.append(f'{path.parent.name}/{path.name}')
+        trained.append(name)
+
+    def train_group(configs, path, log, folders):
+        failed = [errors.get(f'{path.parent.name}/{config.train.seed}') for config in configs]
+        path.mkdir(exist_ok=True)
+        (path / 'replicas.json').write_text(json.dumps({'folders': folders}))
+        for index, (config, folder) in enumerate(zip(configs, folders, strict=True)):
+            write_run(config, storage.absolute(path / folder), index, path.name)
+        records = [Record(failed=str(error) if error else '') for error in failed]
+        for error in failed:
+            if error and not isinstance(error, Diverged):
+                raise error
+        late = errors.get(name := f'{path.parent.name}/{path.name}')
+        write_checkpoint(path, 2 if late else 4, records=list(map(dataclasses.asdict, records)))
+        if late:
+            raise late
+        trained.append(name)
         return records
+    monkeypatch.setattr(rows, 'train', train)
     monkeypatch.setattr(rows, 'train_group', train_group)
     monkeypatch.setattr(rows, 'score', lambda run, metrics, log: write_result(run))
     monkeypatch.setattr(replicas, 'can_share', lambda config: False)
     errors['trained'] = trained
     return errors
+
+
+@pytest.fixture
+def shared(pretend, monkeypatch):
+    """As `pretend`, and seeds share programs."""
+    monkeypatch.setattr(replicas, 'can_share', lambda config: True)
+    return pretend
 
 
 def test_a_failure_does_not_stop_the_others_and_goes_away(pretend, tmp_path):
@@ -269,40 +309,207 @@ def test_the_table_on_a_terminal(tmp_path):
     assert next(cells for cells in zip(*(column.cells for column in board.table().columns), strict=True)
                 if cells[0] == 'no dropout')[2] == 'training seed 0, 1'
     assert lines == ['base/1: step 2', 'no-dropout/0-1: both']
+    for run, at in zip(made.runs[4:], (2, 3), strict=True):
+        run.workdir.mkdir(parents=True)
+        (run.workdir / 'metrics.jsonl').write_text(json.dumps(
+            {'step': at, 'split': 'train', 'loss': 'nan', 'steps_per_second': 0.01}) + '\n')
+    assert [list(column.cells)[2] for column in board.table().columns][2:] == [
+        'training seed 0, 1', '3/4', 'nan', '1.7']  # the furthest
 
 
-def test_the_seeds_of_a_row_share_a_program(pretend, tmp_path, monkeypatch):
-    monkeypatch.setattr(replicas, 'can_share', lambda config: True)
-    pretend |= {'base/1': Diverged('step 3: loss nan'), 'one-head/0': ZeroDivisionError('oh')}
-    with pytest.raises(Unfinished, match='3 of 6 runs are not done:\n  base/1: step 3: loss nan\n  one-head/0: Zero'):
+# --- Groups of seeds, without training --------------------------------------------------------------------------------
+
+def unscored(root, *seeds) -> None:
+    for seed in seeds:
+        (root / f'base/{seed}/result.json').unlink()
+
+
+def done_seeds(root) -> list[int]:
+    return [run['seed'] for run in load_results(root)['runs']]
+
+
+def test_the_seeds_of_a_row_share_a_program(shared, tmp_path):
+    shared |= {'base/1': Diverged('step 3: loss nan'), 'one-head/0': ZeroDivisionError('oh')}
+    with pytest.raises(Unfinished) as unfinished:
         ablate(plan(tmp_path), quiet)
-    assert pretend['trained'] == ['base/0-1', 'no-dropout/0-1']
-    assert json.loads((tmp_path / 'base/1/failure.json').read_text())['error'] == 'step 3: loss nan'
-    assert {run['why'] for run in load_results(tmp_path)['missing'][1:]} == {'failed: ZeroDivisionError: oh'}
+    oh = 'ZeroDivisionError: oh; --replicas=N trains fewer seeds in one program'
+    assert str(unfinished.value).split('\n  ') == [
+        '3 of 6 runs are not done:', f'base/1: step 3: loss nan; {REMEDY}', f'one-head/0: {oh}', f'one-head/1: {oh}']
+    assert shared['trained'] == ['base/0-1', 'no-dropout/0-1']
+    assert json.loads((tmp_path / 'base/1/failure.json').read_text()) == {'error': f'step 3: loss nan; {REMEDY}'}
+    assert 'in train_group' in json.loads((tmp_path / 'one-head/1/failure.json').read_text())['traceback']
 
 
-def test_so_many_seeds_share_a_program(pretend, tmp_path, monkeypatch):
-    monkeypatch.setattr(replicas, 'can_share', lambda config: True)
-    ablate(plan(tmp_path, {'base': {}}, seeds=5), quiet, most=2)
-    assert pretend['trained'] == ['base/0-1', 'base/2-3', 'base/4']
+def test_so_many_seeds_share_a_program(shared, tmp_path):
+    ablate(plan(tmp_path, BASE, seeds=5), quiet, most=2)
+    assert shared['trained'] == ['base/0-1', 'base/2-3', 'base/4']
 
 
-def test_what_was_begun_goes_on_as_it_was(pretend, tmp_path, monkeypatch):
-    """A group whole, also where one of it was not asked for; a run that was alone, alone."""
-    ablate(plan(tmp_path, {'base': {}}, seeds=1), quiet)
-    monkeypatch.setattr(replicas, 'can_share', lambda config: True)
+def test_the_name_of_a_group_tells_its_seeds():
+    assert replicas.group_name([0, 1, 5]) == '0-1-5'
+    many = [range(100), [*range(50), *range(51, 101)], [*range(50), *range(51, 99), 100], range(1, 100)]
+    found = [replicas.group_name(list(seeds)) for seeds in many]
+    assert len(set(found)) == len(many)
+    assert all(re.fullmatch('[01]-to-(99|100)-[0-9a-f]{16}', name) for name in found)
+
+
+def test_what_was_begun_goes_on_as_it_was(shared, tmp_path, monkeypatch):
+    """A group whole, whatever --replicas says now; a run that was alone, alone."""
+    (tmp_path / 'base/0').mkdir(parents=True)
     (tmp_path / 'base/0/metrics.jsonl').touch()
-    ablate(plan(tmp_path, {'base': {}}, seeds=3), quiet)
-    assert pretend['trained'] == ['base/0', 'base/1-2']
-    for seed in (0, 1):
-        (tmp_path / f'base/{seed}/result.json').unlink()
-    pretend['trained'].clear()
-    ablate(plan(tmp_path, {'base': {}}, seeds=2), quiet)
-    assert pretend['trained'] == ['base/1-2', 'base/0']
-    (tmp_path / 'base/1/result.json').unlink()
+    shared['base/1-2'] = Stopped(signal.SIGTERM, 'stopped')
+    with pytest.raises(Stopped):
+        ablate(plan(tmp_path, BASE, seeds=3), quiet)
+    del shared['base/1-2'], shared['trained'][:]
+    ablate(plan(tmp_path, BASE, seeds=3), quiet, most=1)
+    assert shared['trained'] == ['base/1-2']
+    assert done_seeds(tmp_path) == [0, 1, 2]
+    unscored(tmp_path, 1)
     shutil.rmtree(tmp_path / 'base/1-2')
     with pytest.raises(Unfinished, match=r'base/1: .* was trained beside other runs in .*/base/1-2, which is gone'):
-        ablate(plan(tmp_path, {'base': {}}), quiet)
+        ablate(plan(tmp_path, BASE), quiet)
+
+
+@pytest.mark.parametrize('most', [0, 1])
+def test_a_group_without_a_checkpoint_does_not_bind(shared, tmp_path, most):
+    shared['base/1'] = MemoryError('of the device')
+    with pytest.raises(Unfinished, match='base/0: MemoryError: of the device; --replicas=N trains fewer seeds in one '):
+        ablate(plan(tmp_path, BASE, seeds=3), quiet)
+    with lock(storage.absolute(tmp_path) / 'base/0-1-2/lock'), pytest.raises(Unfinished) as unfinished:
+        ablate(plan(tmp_path, BASE, seeds=4), quiet, most)  # who trains it there has no checkpoint yet
+    assert re.search('3 of 4 .*\n  base/0: .*0-1-2 is in use by', str(unfinished.value))
+    assert shared['trained'] == ['base/3']
+    (tmp_path / 'base/1/replica.json').unlink()  # a kill came before it was written
+    (tmp_path / 'base/1/metrics.jsonl').unlink()
+    del shared['base/1'], shared['trained'][:]
+    ablate(plan(tmp_path, BASE, seeds=2), quiet, most)
+    assert shared['trained'] == (['base/0', 'base/1'] if most else ['base/0-1'])
+    assert not (tmp_path / 'base/0-1-2/replicas.json').exists()
+    assert not [tmp_path / 'base/2' / name for name in ('replica.json', 'metrics.jsonl')
+                if (tmp_path / 'base/2' / name).exists()]
+
+
+def test_a_group_that_has_a_checkpoint_says_how_to_part_with_it(shared, tmp_path):
+    shared['base/0-1'] = MemoryError('of the device')
+    with pytest.raises(Unfinished, match=r'one program, once .*/base/0-1 and its runs are deleted'):
+        ablate(plan(tmp_path, BASE), quiet)
+
+
+def test_a_failure_keeps_nothing_of_the_run_alive(pretend, tmp_path, monkeypatch):
+    arrays = []
+
+    def out_of_memory(config, path, log):
+        assert not any(array() is not None for array in arrays)
+        array = np.zeros(3)
+        arrays.append(weakref.ref(array))
+        raise MemoryError
+    monkeypatch.setattr(rows, 'train', out_of_memory)
+    with pytest.raises(Unfinished):
+        ablate(plan(tmp_path), quiet)
+    assert len(arrays) == 6
+
+
+def test_what_has_ended_is_not_opened_for_training(shared, tmp_path):
+    shared['base/1'] = Diverged('step 3: loss nan')
+    with pytest.raises(Unfinished, match='1 of 4 runs'):
+        ablate(plan(tmp_path, BASE | {'one head': VARIANTS['one head']}), quiet)
+    unscored(tmp_path, 0)
+    shared['trained'].clear()
+    with lock(storage.absolute(tmp_path) / 'base/0-1/lock'), pytest.raises(Unfinished) as unfinished:
+        ablate(plan(tmp_path, BASE), quiet)
+    assert str(unfinished.value) == f'1 of 2 runs are not done:\n  base/1: step 3: loss nan; {REMEDY}'
+    assert (shared['trained'], done_seeds(tmp_path)) == ([], [0])
+
+
+def test_a_run_of_another_configuration_is_opened_and_refused(pretend, tmp_path, monkeypatch):
+    ablate(plan(tmp_path, BASE), quiet)
+    unscored(tmp_path, 0)
+    write_run(plan(tmp_path / 'other', BASE, **{'train.steps': 3}).runs[0].config, tmp_path / 'base/0')
+    monkeypatch.undo()
+    with pytest.raises(Unfinished, match=r'base/0: .* with another configuration \(train.steps: 3 -> 4\)'):
+        ablate(plan(tmp_path, BASE), quiet)
+
+
+def test_a_run_that_was_deleted_is_done_again_alone(shared, tmp_path):
+    ablate(plan(tmp_path, BASE, seeds=3), quiet)
+    unscored(tmp_path, 0)
+    shutil.rmtree(tmp_path / 'base/1')
+    ablate(plan(tmp_path, BASE, seeds=3), quiet)
+    assert shared['trained'] == ['base/0-1-2', 'base/1']
+    assert done_seeds(tmp_path) == [0, 1, 2]
+    unscored(tmp_path, 0, 1)
+    ablate(plan(tmp_path, BASE, seeds=3), quiet)
+    assert shared['trained'] == ['base/0-1-2', 'base/1']
+    for seed in (0, 1, 2):
+        shutil.rmtree(tmp_path / f'base/{seed}')
+    ablate(plan(tmp_path, BASE, seeds=3), quiet)  # not slices of the old group
+    assert shared['trained'][2:] == ['base/0', 'base/1', 'base/2']
+
+
+def test_a_group_is_found_by_its_own_file(shared, tmp_path):
+    shared['base/0-1-2'] = Stopped(signal.SIGTERM, 'stopped')
+    with pytest.raises(Stopped):
+        ablate(plan(tmp_path, BASE, seeds=3), quiet)
+    shutil.rmtree(tmp_path / 'base/1')  # of a group that goes on it comes back
+    del shared['base/0-1-2']
+    found = [run.seed for run, failure in rows.train_seeds(plan(tmp_path, BASE).runs, 0, lambda runs, line: None)]
+    assert (found, shared['trained']) == ([0, 1, 2], ['base/0-1-2'])  # each once
+
+
+def test_one_that_ended_early_is_told_once(shared, tmp_path):
+    shared |= {'base/0': Diverged('nan'), 'base/0-1': Stopped(signal.SIGTERM, 'stopped')}
+    with pytest.raises(Stopped):
+        ablate(plan(tmp_path, BASE), quiet)
+    del shared['base/0-1']
+    found = list(rows.train_seeds(plan(tmp_path, BASE).runs, 0, lambda runs, line: None))
+    assert [(run.seed, failure and failure.exit_code) for run, failure in found] == [(0, 4), (1, None)]
+
+
+@pytest.mark.parametrize('held', [False, True])
+def test_who_goes_on_with_a_group_scores_all_of_it(shared, tmp_path, held):
+    shared['base/0-1-2'] = Stopped(signal.SIGTERM, 'stopped')
+    with pytest.raises(Stopped):
+        ablate(plan(tmp_path, BASE, seeds=3), quiet)
+    del shared['base/0-1-2']
+    shared['base/1'] = Diverged('nan')  # nobody asked for it here
+    lines = []
+    with lock(storage.absolute(tmp_path) / 'base/2/ablate.lock') if held else contextlib.nullcontext():
+        ablate(plan(tmp_path, BASE, seeds=3, shard='1/3'), lines.append)
+    assert shared['trained'] == ['base/0-1-2']
+    assert done_seeds(tmp_path) == ([0] if held else [0, 2])
+    assert lines[-1].startswith('1 of 1 runs done')
+    with pytest.raises(Unfinished, match=r'1 of 1 .*\n  base/1: nan'):
+        ablate(plan(tmp_path, BASE, seeds=3, shard='2/3'), quiet)
+    ablate(plan(tmp_path, BASE, seeds=3, shard='3/3'), quiet)
+    assert (shared['trained'], done_seeds(tmp_path)) == (['base/0-1-2'], [0, 2])
+
+
+@pytest.mark.parametrize('content', ['{', '[]', '{}', '{"folders": 3}', '{"folders": [1]}',
+                                     '{"folders": ["../x", "../1"]}', '{"folders": ["../../one-head/0", "../1"]}'])
+def test_a_damaged_group_fails_its_row_alone(shared, tmp_path, content):
+    shared['base/0-1'] = Stopped(signal.SIGTERM, 'stopped')
+    with pytest.raises(Stopped):
+        ablate(plan(tmp_path), quiet)
+    (tmp_path / 'base/0-1/replicas.json').write_text(content)
+    del shared['base/0-1']
+    with pytest.raises(Unfinished) as unfinished:
+        ablate(plan(tmp_path), quiet)
+    first, *lines = str(unfinished.value).split('\n')
+    assert (first, unfinished.value.exit_code) == ('2 of 6 runs are not done:', 3)
+    assert [line.split(':')[0] for line in lines] == ['  base/0', '  base/1']
+    assert all('base/0-1/replicas.json' in line for line in lines)
+    assert shared['trained'] == ['one-head/0-1', 'no-dropout/0-1']
+
+
+def test_a_signal_that_came_too_late_for_training_stops_the_ablation(pretend, tmp_path, monkeypatch):
+    def signalled(config, path, log):
+        with StopSignals():
+            os.kill(os.getpid(), signal.SIGTERM)
+    monkeypatch.setattr(rows, 'train', signalled)
+    with pytest.raises(Stopped, match=r'stopped by SIGTERM; the same command goes on \(0 of 6'):
+        ablate(plan(tmp_path), quiet)
+    with StopSignals():
+        os.kill(os.getpid(), signal.SIGINT)  # Python's own handler: what is done is done
 
 
 def test_shards_meet_in_the_root(pretend, tmp_path):
@@ -334,6 +541,7 @@ def test_a_results_file_stands_for_its_root(done):
     (lambda run: write_result(run, scores={'test exact_match': 'nan', 'validation loss': 1}),
      'its test exact_match is nan'),
     (lambda run: write_result(run, seed=7), 'damaged: result.json is of seed 7'),
+    (lambda run: write_result(run, lengths=[]), 'damaged: lengths of result.json is no object'),
     (lambda run: (run.workdir / 'result.json').write_text('{"scores": {}}'), 'damaged: result.json lacks seed, params'),
     (lambda run: (run.workdir / 'result.json').write_text('{"scores'), 'damaged: Unterminated string'),
     (lambda run: (run.workdir / 'result.json').write_text('[]'), 'damaged: result.json lacks'),
@@ -426,7 +634,12 @@ def test_seeds_side_by_side_are_the_runs_alone(real, tmp_path):
     assert 'base/0-1: resumed after step 3' in lines
     alone, found = load_results(real[0])['runs'][0], load_results(tmp_path)['runs']
     assert [run['side_by_side'] for run in found] == [2, 2, 1]
-    assert all(0 < run['step_seconds'] < run['wall_seconds'] for run in found)
+    for run in found:
+        events = list(map(json.loads, (tmp_path / f'base/{run["seed"]}/metrics.jsonl').read_text().splitlines()))
+        shares = [event['seconds'] * event['steps_per_second'] for event in events]  # a line is a step
+        assert shares == pytest.approx(4 * [1 / run['side_by_side']])
+        assert run['wall_seconds'] == sum(event['seconds'] for event in events)
+    assert len({run['step_seconds'] for run in found}) == 1  # of the row
     for label, score in alone['scores'].items():
         assert found[0]['scores'][label] == pytest.approx(score, abs=1e-4)
     losses = {run['scores']['validation loss'] for run in found}
@@ -446,11 +659,71 @@ def test_the_time_of_a_step_is_a_metric(real, monkeypatch):
     assert not made.lacks(made.runs[0])
 
 
-def test_what_is_timed_is_trained_alone(pretend, tmp_path, monkeypatch):
-    monkeypatch.setattr(replicas, 'can_share', lambda config: True)
-    monkeypatch.setattr(rows, 'score', lambda run, metrics, log: write_result(run, scores={'step_seconds': 0.1}))
-    ablate(plan(tmp_path, {'base': {}}, (Metric('step_seconds'),)), quiet)
-    assert pretend['trained'] == ['base/0', 'base/1']
+def test_a_row_is_tried_once_and_a_timed_run_every_time(real, tmp_path, monkeypatch):
+    root, tried = shutil.copytree(real[0], tmp_path / 'root'), []
+
+    def trial(config, tokenizer):
+        tried.append(config.train.seed)
+        assert (tokenizer / 'tokenizer.json').exists()
+        return measure.Trial(1.0, 0.25 * len(tried), 3)
+    monkeypatch.setattr(measure, 'trial', trial)
+    monkeypatch.setattr(rows, '_tried', {})
+    monkeypatch.setattr(rows, 'Trained', None)
+    made = plan(root, BASE, seeds=1)
+    for metrics, times in ((METRICS, 1), (METRICS, 1), ((*METRICS, Metric('step_seconds')), 2),
+                           ((Metric('step_seconds'),), 3)):
+        rows.score(made.runs[0], metrics, quiet)
+        assert len(tried) == times
+        result = json.loads((root / 'base/0/result.json').read_text())
+        assert (result['step_seconds'], result['memory_bytes']) == (0.25 * times, 3)
+    assert result['scores']['step_seconds'] == 0.75
+
+
+@pytest.mark.parametrize(('clock', 'median'), [([9, 0.2, 0.3, 0.1, 0.5, 7], 0.25), ([9, *51 * [1e-3], 7], 1e-3)])
+def test_a_trial_compiles_once_and_times_until_it_is_enough(real, tmp_path, monkeypatch, clock, median):
+    traced, left = [], list(clock)
+
+    def counted(*args):
+        traced.append(args)
+        return original(*args)
+
+    def seconds(function):
+        jax.block_until_ready(function())
+        return left.pop(0)
+    original = step.train_step
+    monkeypatch.setattr(step, 'train_step', counted)
+    monkeypatch.setattr(measure, 'seconds', seconds)
+    monkeypatch.setattr(BytePairs, 'train', None)  # the tokenizer is not learned anew
+    config = plan(tmp_path, BASE).runs[0].config
+    found = measure.trial(config, storage.absolute(real[0]) / 'base/0/tokenizer')
+    assert found.step_seconds == pytest.approx(median)
+    assert len(traced) == 1
+    assert left in ([7], [1e-3, 7])  # a second is over, or 50 steps
+
+
+def test_a_trial_under_pmap(real, tmp_path):
+    config = plan(tmp_path, BASE, **{'parallel.mode': 'pmap'}).runs[0].config
+    found = measure.trial(config, storage.absolute(real[0]) / 'base/0/tokenizer')
+    assert found.step_seconds > 0
+    assert found.memory_bytes > 12 * measure.size(config).params
+
+
+@pytest.mark.parametrize('changes', [
+    {}, {'seed': 1}, {'scores': ['test exact_match']}, {'scores': {'test exact_match': 'nan', 'validation loss': 1.0}},
+    {'examples': None}, {'lengths': 3}, {'checkpoints': {'validation loss': [4]}}, {'checkpoints': []}])
+def test_only_a_sound_score_of_this_run_is_taken_over(real, tmp_path, monkeypatch, changes):
+    class Evaluated(Exception):
+        pass
+
+    def trained(*args):
+        raise Evaluated
+    root = shutil.copytree(real[0], tmp_path / 'root')
+    path = root / 'base/0/result.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    monkeypatch.setattr(rows, 'Trained', trained)
+    monkeypatch.setattr(rows, '_costs', lambda run, anew: {})
+    with pytest.raises(Evaluated) if changes else contextlib.nullcontext():
+        rows.score(plan(root, BASE).runs[0], METRICS, quiet)
 
 
 def test_a_new_metric_is_scored_without_training(real, monkeypatch):

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import signal
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from support import events, experiment, fingerprint, finish, flags, losses, quiet, start, stop_at
 from test_distributed import pair
+from test_workdir import bucket  # noqa: F401
 
 from transformer_jax import config as config_lib
 from transformer_jax import replicas, step
@@ -20,7 +23,9 @@ from transformer_jax.evaluate import Trained
 from transformer_jax.models import build_model
 from transformer_jax.parallel import Parallel, Replicas
 from transformer_jax.sharding import replica_sizes
+from transformer_jax.signals import StopSignals
 from transformer_jax.train import train, train_group
+from transformer_jax.workdir import Workdir
 
 RUN = {'train__steps': 20, 'evaluate__every': 7, 'checkpoint__average': 2}  # with dropout
 
@@ -175,9 +180,25 @@ def test_a_seed_that_diverged_is_an_error_at_the_end(monkeypatch, tmp_path):
 
 
 def test_all_that_diverge_end_the_group(tmp_path):
-    with pytest.raises(Diverged, match=r'not applied; step 1: .*lower optim\.learning_rate'):
-        train(experiment(train__replicas=2, train__steps=3, optim__learning_rate=1e30), tmp_path, quiet)
+    config = experiment(train__replicas=2, train__steps=3, optim__learning_rate=1e30)
+    with pytest.raises(Diverged, match=r'2 of 2 seeds diverged \(seed 0 at step 1: .*; seed 1 at step 1: .*not '
+                                       r'applied\)\. To train all, lower optim\.learning_rate'):
+        train(config, tmp_path, quiet)
     assert not (tmp_path / 'checkpoints').exists()
+    for folder in ('', '0', '1'):
+        assert 'Diverged: step 1' in json.loads((tmp_path / folder / 'run.json').read_text())[0]['exit']
+    first, second = train_group(replicas.seeds(config), tmp_path, quiet)  # a record of each, as where one goes on
+    assert str(first.error).startswith('step 1: loss')
+    assert str(second.error).endswith("on_nonfinite='skip'")
+    assert 'seed' not in str(first.error)
+
+
+def test_a_signal_after_all_failed_saves_nothing_of_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(StopSignals, 'received', lambda self, now: signal.SIGTERM * (now == 2))
+    with pytest.raises(Diverged):
+        train(experiment(train__steps=4, optim__learning_rate=1e30), tmp_path, quiet)
+    assert not (tmp_path / 'checkpoints').exists()
+    assert 'Diverged' in json.loads((tmp_path / 'run.json').read_text())[0]['exit']
 
 
 @pytest.mark.slow
@@ -246,6 +267,34 @@ def test_a_group_of_one_is_a_run_alone(tmp_path):
     [record] = train_group([experiment(train__steps=2)], tmp_path, quiet)
     assert (tmp_path / '0' / 'checkpoints' / '2').exists()
     assert record.saves == [2]
+
+
+def test_a_group_on_an_object_store_is_found_by_its_members(bucket):  # noqa: F811
+    group = Workdir(f'{bucket}/base/0-1')
+    members = {f'../{seed}': experiment(train__seed=seed) for seed in (0, 1)}
+    with group.open_for_training({}), replicas.opened(
+            group, members, SimpleNamespace(reordered=lambda seed: None), quiet):
+        pass
+    found = Workdir(f'{bucket}/base/1')
+    assert (found.replica, str(found.tokenizer_path)) == (1, 'gs://bucket/run/base/0-1/tokenizer')
+    assert replicas.group_of(found) == replicas.Group(group.path, ('../0', '../1'))
+    assert replicas.reader(found).directory == group.checkpoints_path
+    (found.path / 'replica.json').unlink()
+    assert replicas.group_of(Workdir(found.path)).path == group.path  # by its own list
+    assert replicas.dissolved(replicas.read_group(group.path))
+    assert replicas.group_of(Workdir(f'{bucket}/base/0')) is None
+
+
+@pytest.mark.parametrize('content', ['{', '{}', '[]', '{"folders": "01"}'])
+def test_a_damaged_list_of_replicas_is_one_clear_message(tmp_path, content):
+    (tmp_path / 'replicas.json').write_text(content)
+    (tmp_path / '0').mkdir()
+    (tmp_path / '0' / 'replica.json').write_text('{"group": "..", "index": 0}')
+    config = experiment(train__replicas=2)
+    for use in (lambda: replicas.group_of(Workdir(tmp_path / '0')), lambda: replicas.reader(Workdir(tmp_path)),
+                lambda: train(config, tmp_path, quiet)):
+        with pytest.raises(WorkdirError, match=r'replicas\.json is damaged \([^\n]*$'):
+            use()
 
 
 # --- The program ------------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import rich.table
 
 from transformer_jax import measure, results, rows
 from transformer_jax.board import Board
-from transformer_jax.errors import Busy, Stopped, UserError, WorkdirError
+from transformer_jax.errors import Stopped, UserError, WorkdirError
 from transformer_jax.plan import Plan, Run
+from transformer_jax.rows import Failure
 from transformer_jax.storage import lock, reported
 from transformer_jax.timing import result_table
 
@@ -24,10 +25,10 @@ KEPT_FROM_S = 0.1
 class Unfinished(UserError):
     """Some runs are not done: the exit code is that of all of them, or 1 where they differ or the program failed."""
 
-    def __init__(self, errors: dict[Run, Exception], asked: int):
-        lines = [f'{run.name}: {rows.message(error)}' for run, error in errors.items()]
-        super().__init__('\n  '.join([f'{len(errors)} of {asked} runs are not done:', *lines]))
-        codes = {getattr(error, 'exit_code', 1) for error in errors.values()}
+    def __init__(self, failures: dict[Run, Failure], asked: int):
+        lines = [f'{run.name}: {failure.message}' for run, failure in failures.items()]
+        super().__init__('\n  '.join([f'{len(failures)} of {asked} runs are not done:', *lines]))
+        codes = {failure.exit_code for failure in failures.values()}
         self.exit_code = codes.pop() if len(codes) == 1 else 1
 
 
@@ -35,7 +36,7 @@ def ablate(plan: Plan, log: Log, most: int = 0) -> None:
     """Trains, scores and measures all runs of the plan that have no sound result, then writes results.json.
 
     A run that fails does not stop the others; one that another process has in hand is left to it. The same call goes
-    on where an earlier one was killed or stopped.
+    on where an earlier one was killed or stopped; whoever goes on with a group of seeds scores all of them.
 
     Args:
         plan: what to run.
@@ -53,68 +54,83 @@ def ablate(plan: Plan, log: Log, most: int = 0) -> None:
     if jax.config.jax_persistent_cache_min_compile_time_secs == 1:  # jax's default: nobody chose
         jax.config.update('jax_persistent_cache_min_compile_time_secs', KEPT_FROM_S)
     lacking = [run for run in plan.runs if plan.lacks(run)]
-    board, errors = Board(plan, set(lacking), log), {}
-    if any(metric.timed for metric in plan.experiment.metrics):
-        most = 1  # Beside others a step takes another time.
+    board, failures = Board(plan, set(lacking), log), {}
     for line in summary(plan, len(lacking)):
         log(line)
     try:
         with board.shown(), _signals_stop():
             for _, members in itertools.groupby(lacking, key=lambda run: run.row.folder):
-                for run, error in _row(plan, list(members), most, board):
-                    board.states[run] = _state(error)
-                    if error:
-                        errors[run] = error
-                        board.say([run], rows.message(error))
+                for run, failure in _row(plan, list(members), most, board):
+                    board.becomes(run, _state(failure))
+                    if failure:
+                        board.say([run], failure.message)
+                    if failure and run in lacking:
+                        failures[run] = failure
                 jax.clear_caches()  # What was compiled for one row serves no other; it would pile up, some 50 MB each.
     except Stopped as stop:
         done = list(board.states.values()).count('done')
         raise Stopped(stop.exit_code - 128, f'{stop} ({done} of {len(plan.runs)} runs are done)') from None
     finally:
         results.write_results(plan.root)
-    log(f'{len(plan.runs) - len(errors)} of {len(plan.runs)} runs done: {plan.root / results.RESULTS}')
-    if errors:
-        raise Unfinished(errors, len(plan.runs))
+    log(f'{len(plan.runs) - len(failures)} of {len(plan.runs)} runs done: {plan.root / results.RESULTS}')
+    if failures:
+        raise Unfinished(failures, len(plan.runs))
 
 
 def _row(plan: Plan, members: Sequence[Run], most: int, board: Board) -> Iterator[rows.Ended]:
-    """Trains and scores the seeds of a row that no other process works on; yields each with its error."""
+    """Trains and scores the seeds of a row that no other process works on; yields each with its failure.
+
+    So too those that share a group with them, though they are no `members`.
+    """
     with contextlib.ExitStack() as claims:
         claimed = []
         for run in members:
             try:
-                with reported(run.workdir):
-                    run.workdir.mkdir(parents=True, exist_ok=True)
-                    claims.enter_context(lock(run.workdir / 'ablate.lock'))
+                _claim(run, claims)
             except WorkdirError as error:
-                yield run, error
+                yield run, Failure.of(error)
                 continue
             if plan.lacks(run):
                 claimed.append(run)
             else:  # Another process has done it meanwhile.
                 yield run, None
-        for run, error in rows.train_seeds(claimed, most, board.say):
-            if error is None:
-                board.states[run] = 'scoring'
-                error = _scored(plan, run, board)
-            if error and not isinstance(error, Busy):
-                rows.fail(run, error)
-            yield run, error
+        for run, trained in rows.train_seeds(claimed, most, board.say):
+            if run not in claimed and (run in members or not _free(plan, run, claims)):
+                continue
+            failure = trained or _scored(plan, run, board)
+            if failure and not failure.busy:
+                failure.write(run)
+            yield run, failure
 
 
-def _scored(plan: Plan, run: Run, board: Board) -> Exception | None:
+def _claim(run: Run, claims: contextlib.ExitStack) -> None:
+    with reported(run.workdir):
+        run.workdir.mkdir(parents=True, exist_ok=True)
+        claims.enter_context(lock(run.workdir / 'ablate.lock'))
+
+
+def _free(plan: Plan, run: Run, claims: contextlib.ExitStack) -> bool:
+    """Claims a run that was not asked for, where it lacks a result and no other process has it."""
+    with contextlib.suppress(WorkdirError):
+        _claim(run, claims)
+        return bool(plan.lacks(run))
+    return False
+
+
+def _scored(plan: Plan, run: Run, board: Board) -> Failure | None:
+    board.becomes(run, 'scoring')
     try:
         rows.score(run, plan.experiment.metrics, lambda line: board.say([run], line))
     except Stopped:
         raise
     except Exception as error:
-        return error
+        return Failure.of(error)
     why = plan.lacks(run)
-    return WorkdirError(why) if why else None
+    return Failure.of(WorkdirError(why)) if why else None
 
 
-def _state(error: Exception | None) -> str:
-    return 'done' if error is None else 'running elsewhere' if isinstance(error, Busy) else 'failed'
+def _state(failure: Failure | None) -> str:
+    return 'done' if failure is None else 'running elsewhere' if failure.busy else 'failed'
 
 
 @contextlib.contextmanager
@@ -160,7 +176,7 @@ def dry_run(plan: Plan, log: Log) -> rich.table.Table:
         Unfinished: some rows cannot run, after all were tried.
     """
     plan.require_machine()
-    lacking, errors, lines, spent = {run for run in plan.runs if plan.lacks(run)}, {}, [], 0.0
+    lacking, failures, lines, spent = {run for run in plan.runs if plan.lacks(run)}, {}, [], 0.0
     for line in summary(plan, len(lacking)):
         log(line)
     for row in dict.fromkeys(run.row for run in plan.runs):
@@ -170,7 +186,7 @@ def dry_run(plan: Plan, log: Log) -> rich.table.Table:
         try:
             size, trial = measure.size(row.config), measure.trial(row.config)
         except Exception as error:
-            errors[members[0]] = error
+            failures[members[0]] = Failure.of(error)
             lines.append((*cells, *'????'))
             continue
         steps = row.config.train.steps
@@ -183,6 +199,6 @@ def dry_run(plan: Plan, log: Log) -> rich.table.Table:
         f'{len(lacking)} of {len(plan.runs)} runs to do, {duration(spent)} of training steps one after the other; '
         'compiling and evaluation come on top',
         ('folder', 'variants', 'seeds', 'to do', 'parameters', 'GFLOP per step', 'ms per step', 'time'), lines)
-    if errors:
-        raise Unfinished(errors, len(plan.runs))
+    if failures:
+        raise Unfinished(failures, len(plan.runs))
     return table

@@ -242,6 +242,8 @@ def _loop(config: ExperimentConfig, data: Data, parallel: Parallel, workdir: Wor
     trainer.saved = config.train.steps  # The last step counts as saved.
     taken = seconds(lambda: (trainer.run(_NoSignals()), trainer.state))
     trainer.close()
+    if run.record.failed:
+        raise run.record.error
     return taken, trainer.iterator.waited
 
 

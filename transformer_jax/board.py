@@ -11,6 +11,7 @@ import rich.text
 
 from transformer_jax.plan import Plan, Row, Run
 from transformer_jax.progress import without_bars
+from transformer_jax.replicas import group_name
 from transformer_jax.results import last_event
 from transformer_jax.timing import result_table
 
@@ -25,6 +26,11 @@ class Board:
         self._console = rich.console.Console(stderr=True)
         self._begun, self._missing = time.monotonic(), len(lacking)
         self.states = {run: 'waiting' if run in lacking else 'done' for run in plan.runs}
+
+    def becomes(self, run: Run, state: str) -> None:
+        """Takes in a state; of runs that were not asked for nothing is shown."""
+        if run in self.states:
+            self.states[run] = state
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
@@ -41,7 +47,7 @@ class Board:
         for run in runs:
             if self.states.get(run) == 'waiting':
                 self.states[run] = 'training'
-        self._remark = f'{runs[0].row.folder}/{"-".join(str(run.seed) for run in runs)}: {line}'
+        self._remark = f'{runs[0].row.folder}/{group_name([run.seed for run in runs])}: {line}'
         if not self._console.is_terminal:
             self._log(self._remark)
 
@@ -55,18 +61,20 @@ class Board:
     def _cells(self, row: Row) -> tuple[str, ...]:
         states = {run: state for run, state in self.states.items() if run.row == row}
         counts = list(states.values())
-        now = next((run for run, state in states.items() if state in IN_WORK), None)
+        events = {run: last_event(run.workdir) for run, state in states.items() if state in IN_WORK}
         failed = f'{counts.count("failed")} failed' if 'failed' in counts else ''
         cells = ', '.join(row.variants), f'{counts.count("done")}/{len(counts)}'
-        if now is None:
+        if not events:
             return *cells, failed, '', '', ''
-        event, steps = last_event(now.workdir), row.config.train.steps
+        # The furthest: beside it others may have stopped early.
+        now = max(events, key=lambda run: events[run].get('step', 0))
+        event, steps = events[now], row.config.train.steps
         seeds = ', '.join(str(run.seed) for run, state in states.items() if state == states[now])
         state = ', '.join(filter(None, (f'{states[now]} seed {seeds}', failed)))
         if not event:
             return *cells, state, '', '', ''
         left = (steps - event['step']) / event['steps_per_second'] / 60
-        return *cells, state, f'{event["step"]:,}/{steps:,}', f'{event["loss"]:.4f}', f'{left:.1f}'
+        return *cells, state, f'{event["step"]:,}/{steps:,}', f'{float(event["loss"]):.4f}', f'{left:.1f}'
 
     def _renderable(self) -> rich.console.Group:
         ended = self._missing - sum(state in ('waiting', *IN_WORK) for state in self.states.values())

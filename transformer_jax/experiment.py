@@ -34,7 +34,7 @@ class Metric:
     `name` is a key of what `evaluate` reports of `split`, for the `checkpoint` that it would take. With a `length` it
     is measured as by `evaluate --lengths`, on the lengths of all of an experiment's metrics of that split and
     checkpoint: an example counts for the smallest of them that holds it. `step_seconds` is no key of these, but the
-    measured time of a training step; where it is a metric no runs share a program.
+    measured time of a training step of a run alone.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Metric:
 
     @property
     def timed(self) -> bool:
-        """Whether it is measured while the model is trained, not by an evaluation."""
+        """Whether it is measured by taking steps, not by an evaluation."""
         return self.name == STEP_TIME
 
     @property

@@ -8,13 +8,14 @@ import json
 import math
 import statistics
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
 from transformer_jax import costs, step
+from transformer_jax.batch import Batch
 from transformer_jax.config import ExperimentConfig
 from transformer_jax.data import load_data
 from transformer_jax.data.batching import padded_rows
@@ -22,7 +23,7 @@ from transformer_jax.models import build
 from transformer_jax.parallel import Parallel
 from transformer_jax.timing import seconds
 
-TRIED = 3  # steps of each batch shape that are timed
+TRIED, ENOUGH_S, MOST = 3, 1.0, 50  # so many steps of each batch shape are timed, more until so long, or so many
 LOOKED_AT = 200  # steps of an epoch, for how often each batch shape comes
 
 
@@ -41,6 +42,7 @@ class Trial:
 
     step_flops: float
     step_seconds: float
+    memory_bytes: int  # per device, of the shape that needs most: what the step is given and what it needs
 
 
 def size(config: ExperimentConfig) -> Size:
@@ -50,62 +52,54 @@ def size(config: ExperimentConfig) -> Size:
                 round(costs.flops_per_token(config)))
 
 
-def memory_bytes(config: ExperimentConfig) -> int:
-    """Bytes per device of the compiled training step on its largest batch: what it is given and what it needs."""
-    parallel = Parallel(config, build(config))
-    rows, length = max(costs.batch_shapes(config), key=math.prod)
-    batch = step.dummy_batch(padded_rows(rows, parallel.rows_multiple), length, config.model.kind)
-    batch = parallel.put_train(jax.tree.map(np.asarray, batch))
-    memory = parallel.train_step.lower(parallel.abstract, batch).compile().memory_analysis()
-    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+def trial(config: ExperimentConfig, tokenizer: epath.Path | None = None) -> Trial:
+    """Compiles the training step for each batch shape and takes some; leaves nothing behind.
 
-
-def trial(config: ExperimentConfig) -> Trial:
-    """Takes a few steps of each batch shape; leaves nothing behind.
+    Args:
+        config: of a run, which is tried alone.
+        tokenizer: where that of the run is; without, it is learned.
 
     Raises:
         UserError: whatever training would refuse.
     """
     with tempfile.TemporaryDirectory() as directory:
-        data = load_data(config, epath.Path(directory), lambda line: None, ('train',))
+        data = load_data(config, tokenizer or epath.Path(directory), lambda line: None, ('train',))
     parallel = Parallel(config, build(config))
+    counts = collections.Counter((planned.rows, planned.length) for planned in map(
+        data.plan.step, range(min(LOOKED_AT, data.steps_per_epoch))))
     batches: dict[tuple[int, int], Any] = {}
-    counts: collections.Counter = collections.Counter()
-    for number in range(min(LOOKED_AT, data.steps_per_epoch)):
-        planned = data.plan.step(number)
-        counts[planned.rows, planned.length] += 1
     for batch in itertools.islice(data.train_iterator(parallel.local_rows, parallel.rows_multiple), LOOKED_AT):
-        batches.setdefault((batch.targets_BT if batch.source_BS is None else batch.source_BS).shape, batch)
+        batches.setdefault(batch.shape, batch)
         if len(batches) == len(counts):
             break
     traced = build(dataclasses.replace(config, model=costs.PortableConfig(**dataclasses.asdict(config.model))))
-    state, flops, times = parallel.init_state(), 0.0, 0.0
-    for (rows, length), count in counts.items():
-        rows, share = padded_rows(rows, parallel.rows_multiple), count / counts.total()
-        batch, taken = parallel.put_train(batches[rows, length]), []
-        for _ in range(1 + TRIED):
-            def update(batch=batch):
-                nonlocal state  # The step consumes the one it is given.
-                state, _ = parallel.train_step(state, batch)
-                return state
-            taken.append(seconds(update))
-        times += share * statistics.median(taken[1:])
+    state, flops, times, memory = parallel.init_state(), 0.0, 0.0, 0
+    for (planned_rows, length), count in counts.items():
+        rows, share = padded_rows(planned_rows, parallel.rows_multiple), count / counts.total()
+        batch = parallel.put_train(batches[rows, length])
+        step_ = parallel.train_step.lower(parallel.abstract, batch).compile()
+        needed = step_.memory_analysis()
+        memory = max(memory, needed.argument_size_in_bytes + needed.temp_size_in_bytes)
+        state, taken = _timed(step_, state, batch)
+        times += share * taken
         flops += share * 3 * costs.forward_flops(traced, parallel.abstract.params, rows, length)
-    return Trial(flops, times)
+    return Trial(flops, times, memory)
 
 
-def logged(path: epath.Path, together: int = 1) -> tuple[float | None, float]:
-    """(seconds of a step, the median; seconds in all) of what a run's metrics.jsonl tells.
+def _timed(compiled: Callable, state: Any, batch: Batch) -> tuple[Any, float]:
+    """Takes steps, each of which consumes the state of the one before; (the last state, seconds of a step)."""
+    def update() -> Any:
+        nonlocal current
+        current, _ = compiled(current, batch)
+        return current
+    current = state
+    seconds(update)  # the first is slower
+    taken = []
+    while len(taken) < TRIED or (sum(taken) < ENOUGH_S and len(taken) < MOST):
+        taken.append(seconds(update))
+    return current, statistics.median(taken)
 
-    A step's seconds are None where fewer than two lines of training tell them: the first has compiled. Of runs that
-    were trained `together` each has its share of the seconds in all.
-    """
-    steps, spent, last = [], 0.0, 0
-    for event in map(json.loads, path.read_text().splitlines()):
-        if event['split'] == 'train':
-            steps.append(1 / event['steps_per_second'])
-            spent += (event['step'] - last) / event['steps_per_second'] / together
-            last = event['step']
-        else:
-            spent += event.get('seconds', 0.0)
-    return statistics.median(steps[1:]) if len(steps) > 1 else None, spent
+
+def logged(path: epath.Path) -> float:
+    """The seconds that a run's metrics.jsonl tells of: of steps side by side its share of each, and evaluations."""
+    return sum(event.get('seconds', 0.0) for event in map(json.loads, path.read_text().splitlines()))

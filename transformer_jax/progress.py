@@ -51,7 +51,7 @@ class Progress:
         self._since += time.perf_counter() - start
 
     def advance(self, step: int, values: dict[str, float], waited: float) -> dict[str, Any] | None:
-        """Takes in a step; every `log_every` steps returns what is to be logged.
+        """Takes in a step; every `log_every` steps returns what is to be logged, `seconds` since the last time too.
 
         Args:
             step: just done.
@@ -66,7 +66,7 @@ class Progress:
         if step % self._log_every and step != self._steps:
             return None
         line = values | {'tokens_per_second': speed, 'steps_per_second': (step - self._step) / max(seconds, 1e-9),
-                         'data_wait': self._waited / max(seconds, 1e-9)}
+                         'seconds': seconds, 'data_wait': self._waited / max(seconds, 1e-9)}
         if not self._draws:
             self._log(f'step {step}/{self._steps}: loss {values["loss"]:.4f}, {speed:,.0f} tokens/s')
         self._reset(step)

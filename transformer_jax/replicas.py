@@ -1,7 +1,7 @@
 """Seeds side by side: what may share one program, and where the parts of a group lie.
 
-    W/               config.json (of the first replica, with `train.replicas`), replicas.json, run.json, checkpoints/,
-                     tokenizer/
+    W/               config.json (of the first replica, with `train.replicas`), replicas.json (the replicas' folders),
+                     run.json, checkpoints/, tokenizer/
     W/0/, W/1/, …    of each replica, by its seed: config.json, replica.json, metrics.jsonl, samples/, …
 
 A replica's folder is a workdir as if it had been trained alone, but that its checkpoints are slices of the group's.
@@ -10,6 +10,7 @@ A replica's folder is a workdir as if it had been trained alone, but that its ch
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,13 +26,37 @@ from transformer_jax.checkpoint import Checkpoints
 from transformer_jax.config import ExperimentConfig
 from transformer_jax.data import Data
 from transformer_jax.errors import ConfigError, WorkdirError
-from transformer_jax.runs import Run
-from transformer_jax.storage import from_primary, is_local, reported, write_text
+from transformer_jax.runs import Record, Run
+from transformer_jax.storage import absolute, from_primary, lock, reported, write_text
 from transformer_jax.workdir import Workdir
 
 # What replicas may differ in: the order of the data, and the numbers of `step.Hyper`.
 VARIES = ('train.seed', 'optim.learning_rate', 'model.dropout', 'train.label_smoothing', 'optim.weight_decay')
-GROUP = 'replicas.json'
+GROUP, POINTER = 'replicas.json', 'replica.json'
+FEW = 8  # seeds that are all named
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Where runs side by side lie: the workdir of the group, and the folders of the runs, relative to it."""
+
+    path: epath.Path
+    folders: tuple[str, ...]
+
+    @property
+    def members(self) -> tuple[epath.Path, ...]:
+        """The workdirs of the runs."""
+        return tuple(absolute(self.path / folder) for folder in self.folders)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has a checkpoint."""
+        return bool(Checkpoints(self.path / 'checkpoints', keep=1, read_only=True).valid_steps())
+
+    def holds(self, member: epath.Path) -> bool:
+        """Whether the replica.json of one of its runs names this group, and the run's place in it."""
+        workdir = Workdir(member)
+        return (workdir.checkpoints_path.parent, workdir.replica) == (self.path, self.members.index(member))
 
 
 def seeds(config: ExperimentConfig) -> tuple[ExperimentConfig, ...]:
@@ -76,15 +101,15 @@ def opened(group: Workdir, members: Mapping[str, ExperimentConfig], data: Data,
         ConfigError: the group has other replicas, or one of them another configuration; prints what differs.
         WorkdirError: a folder belongs to another run, or cannot be used.
     """
-    paths = [Workdir(group.path / folder).path for folder in members]
-    from_primary(lambda: _settle(group, paths, list(members)))
+    together = Group(group.path, tuple(members))
+    from_primary(lambda: _settle(together))
     names = [f'seed {config.train.seed}' for config in members.values()]
     names = names if len(set(names)) == len(names) else list(members)
     with contextlib.ExitStack() as stack:
         runs, ends = [], []
-        for index, (path, name, config) in enumerate(zip(paths, names, members.values(), strict=True)):
+        for path, name, config in zip(together.members, names, members.values(), strict=True):
             ends.append(stack.enter_context(Workdir(path).open_for_training(config_lib.to_dict(config))))
-            from_primary(functools.partial(_point, group, path, index))
+            from_primary(functools.partial(_point, together, path))
             order = data.reordered(config.train.seed)
             runs.append(Run(config, order, Workdir(path), functools.partial(_named, log, name)))
         yield runs
@@ -93,18 +118,74 @@ def opened(group: Workdir, members: Mapping[str, ExperimentConfig], data: Data,
                 end['exit'] = f'Diverged: {run.record.failed}'
 
 
-def group_of(workdir: Workdir) -> tuple[epath.Path, list[str]] | None:
-    """The path of the group that a run belongs to, and the folders of its runs, relative to it; None of one alone.
+def group_name(seeds: Sequence[int]) -> str:
+    """The folder of a group: '0-1-2', or for many '0-to-99-' and a hash that no other seeds have."""
+    name = '-'.join(map(str, seeds))
+    if len(seeds) <= FEW:
+        return name
+    return f'{seeds[0]}-to-{seeds[-1]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}'
+
+
+def read_group(path: epath.Path) -> Group:
+    """The group whose workdir `path` is.
 
     Raises:
-        WorkdirError: it belongs to one that is not there.
+        WorkdirError: its replicas.json is damaged.
+    """
+    try:
+        folders = json.loads((path / GROUP).read_text())['folders']
+        if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+            raise ValueError(f'folders are {folders!r}')
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkdirError(f'{path / GROUP} is damaged ({type(error).__name__}: {error}): restore it, or delete '
+                           f'{path} and the runs that point there') from error
+    return Group(path, tuple(folders))
+
+
+def group_of(workdir: Workdir) -> Group | None:
+    """The group that a run belongs to; None of one alone.
+
+    That which its replica.json names. A kill may have come before that was written, or the folder may have been
+    deleted: then a group in the same folder that lists the run.
+
+    Raises:
+        WorkdirError: the group is not there, or its replicas.json is damaged.
     """
     if workdir.replica is None:
-        return None
+        beside = (read_group(path.parent) for path in sorted(workdir.path.parent.glob(f'*/{GROUP}')))
+        return next((group for group in beside if workdir.path in group.members), None)
     path = workdir.checkpoints_path.parent
     if not (path / GROUP).exists():
         raise WorkdirError(f'{workdir.path} was trained beside other runs in {path}, which is gone: delete it too')
-    return path, json.loads((path / GROUP).read_text())['folders']
+    return read_group(path)
+
+
+def dissolved(group: Group) -> bool:
+    """Whether a group is none any more: one that never reached a checkpoint leaves its runs as if never begun.
+
+    Raises:
+        Busy: it has none yet, but is being trained.
+    """
+    if group.begun:
+        return False
+    with reported(group.path), lock(group.path / 'lock'):
+        if group.begun:  # by a process that has ended since
+            return False
+        for member in group.members:
+            if group.holds(member):
+                (member / 'metrics.jsonl').unlink(missing_ok=True)
+                (member / POINTER).unlink()
+        (group.path / GROUP).unlink(missing_ok=True)  # Last: after a kill this goes on.
+    return True
+
+
+def standing(workdir: Workdir) -> tuple[int, Record]:
+    """The step of a run's newest intact checkpoint, 0 without any, and what that remembers; takes no lock."""
+    checkpoints = Checkpoints(workdir.checkpoints_path, keep=1, read_only=True)
+    for step in checkpoints.intact_steps():
+        meta = checkpoints.meta(step)
+        return step, Record(**(meta['record'] if workdir.replica is None else meta['records'][workdir.replica]))
+    return 0, Record()
 
 
 def reader(workdir: Workdir) -> Checkpoints:
@@ -112,11 +193,12 @@ def reader(workdir: Workdir) -> Checkpoints:
 
     Raises:
         ConfigError: it is a group's, which holds several runs (their folders are listed).
+        WorkdirError: its replicas.json is damaged.
     """
     if (workdir.path / GROUP).exists():
-        folders = json.loads((workdir.path / GROUP).read_text())['folders']
+        group = read_group(workdir.path)
         raise ConfigError(f'--workdir={workdir.path} holds runs side by side: name one of them, '
-                          f'{", ".join(str(workdir.path / folder) for folder in folders)}')
+                          f'{", ".join(str(group.path / folder) for folder in group.folders)}')
     if workdir.replica is None:
         return Checkpoints(workdir.checkpoints_path, keep=1, read_only=True)
     return ReplicaCheckpoints(workdir.checkpoints_path, workdir.replica)
@@ -150,10 +232,10 @@ class ReplicaCheckpoints(Checkpoints):
 
     def restore(self, abstract_state: Any, step: int | None = None) -> tuple[int, Any, dict]:
         """See Checkpoints."""
-        step = from_primary(lambda: self._choose(step))
-        step, states, meta = super().restore(self._stacked(abstract_state, step), step)
+        chosen = from_primary(lambda: self._choose(step))
+        _, states, meta = super().restore(self._stacked(abstract_state, chosen), chosen)
         state = jax.tree.map(lambda a, like: jax.device_put(a[self._index], like.sharding), states, abstract_state)
-        return step, state, meta
+        return chosen, state, meta
 
     def _recorded(self) -> dict[str, Any] | None:
         records = _records(self._group)
@@ -178,36 +260,31 @@ def _records(checkpoints: Checkpoints) -> list[dict[str, Any]]:
     return []
 
 
-def _settle(group: Workdir, paths: Sequence[epath.Path], folders: Sequence[str]) -> int:
+def _settle(group: Group) -> int:
     """Refuses folders that are not the group's, or that are in use by other runs; writes replicas.json."""
     path = group.path / GROUP
     if path.exists():
-        there = json.loads(path.read_text())['folders']
-        if there != list(folders):
-            raise ConfigError(f'{group.path} holds the replicas {", ".join(there)}, not {", ".join(folders)}: give '
-                              'these, or another --workdir')
-    for index, member in enumerate(paths):
-        pointer = member / 'replica.json'
-        if pointer.exists():
-            if json.loads(pointer.read_text()) != _pointer(group, member, index):
+        there = read_group(group.path).folders
+        if there != group.folders:
+            raise ConfigError(f'{group.path} holds the replicas {", ".join(there)}, not {", ".join(group.folders)}: '
+                              'give these, or another --workdir')
+    for member in group.members:
+        if (member / POINTER).exists():
+            if not group.holds(member):
                 raise WorkdirError(f'{member} belongs to another group: choose another --workdir')
         elif any((member / name).exists() for name in ('checkpoints', 'metrics.jsonl')):
             raise WorkdirError(f'{member} holds a run of its own: choose another --workdir')
     with reported(path):
-        write_text(path, json.dumps({'folders': list(folders)}) + '\n')
+        write_text(path, json.dumps({'folders': list(group.folders)}) + '\n')
     return 0
 
 
-def _point(group: Workdir, member: epath.Path, index: int) -> int:
+def _point(group: Group, member: epath.Path) -> int:
+    # Relative, so that the whole may be moved.
+    pointer = {'group': os.path.relpath(group.path, member), 'index': group.members.index(member)}
     with reported(member):
-        write_text(member / 'replica.json', json.dumps(_pointer(group, member, index)) + '\n')
+        write_text(member / POINTER, json.dumps(pointer) + '\n')
     return 0
-
-
-def _pointer(group: Workdir, member: epath.Path, index: int) -> dict[str, Any]:
-    # Relative where it can be, so that the whole may be moved.
-    where = os.path.relpath(group.path, member) if is_local(group.path) else str(group.path)
-    return {'group': where, 'index': index}
 
 
 def _named(log: Callable[[str], None], name: str, message: str) -> None:

@@ -18,13 +18,14 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.storage import absolute, reported, write_text
-from transformer_jax.workdir import MAY_CHANGE
+from transformer_jax.workdir import changes, may_change
 
 EXPERIMENT, RESULT, FAILURE, SENTENCES, RESULTS = (
     'experiment.json', 'result.json', 'failure.json', 'sentences.json', 'results.json')
 # What a result.json holds beside its scores.
 FACTS = ('seed', 'params', 'non_embedding_params', 'flops', 'step_seconds', 'memory_bytes', 'wall_seconds', 'steps',
          'step', 'machine', 'commit', 'date')
+BY_METRIC = ('scores', 'examples', 'lengths', 'checkpoints')  # or by split: the objects in it
 
 
 class Damaged(Exception):
@@ -116,23 +117,28 @@ def read_run(workdir: epath.Path, seed: int, config: Mapping[str, Any], experime
 def check_result(result: Any, seed: int, experiment: Mapping[str, Any]) -> dict[str, Any]:
     """A result that has all that was asked for, or Damaged."""
     lacking = [key for key in (*FACTS, 'scores') if not isinstance(result, dict) or key not in result]
-    if lacking or not isinstance(result['scores'], dict):
-        raise Damaged(f'damaged: {RESULT} lacks {", ".join(lacking) or "scores"}')
+    if lacking:
+        raise Damaged(f'damaged: {RESULT} lacks {", ".join(lacking)}')
+    odd = [key for key in BY_METRIC if not isinstance(result.get(key, {}), dict)]
+    if odd:
+        raise Damaged(f'damaged: {", ".join(odd)} of {RESULT} is no object')
     if result['seed'] != seed:
         raise Damaged(f'damaged: {RESULT} is of seed {result["seed"]}')
     for metric in experiment['metrics']:
         score = result['scores'].get(metric['label'])
-        if not isinstance(score, int | float) or not math.isfinite(score):
+        if not is_score(score):
             raise Damaged(f'its {metric["label"]} is {"not measured" if score is None else score}')
     return result
 
 
+def is_score(value: Any) -> bool:
+    """Whether a score is a finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """'key: old -> new' of the keys by which two flat configs are not the same run, seeds aside."""
-    def at(flat, key):
-        return json.dumps(flat[key]) if key in flat else '(absent)'
-    keys = [key for key in sorted(old.keys() | new.keys()) if key != 'train.seed' and not key.startswith(MAY_CHANGE)]
-    return [f'{key}: {at(old, key)} -> {at(new, key)}' for key in keys if at(old, key) != at(new, key)]
+    return [line for key, line in changes(old, new).items() if key != 'train.seed' and not may_change(key)]
 
 
 def folders(experiment: Mapping[str, Any]) -> list[str]:

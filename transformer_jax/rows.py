@@ -1,6 +1,7 @@
 """A row of an ablation: its seeds are trained, scored and measured, each into a result.json in its workdir."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -13,85 +14,166 @@ import numpy as np
 from etils import epath
 from sacrebleu.metrics import BLEU
 
-from transformer_jax import lengths, measure, replicas
+from transformer_jax import config as config_lib
+from transformer_jax import lengths, measure, replicas, results
 from transformer_jax.config import ExperimentConfig
 from transformer_jax.data.files import decode_lines
-from transformer_jax.errors import ConfigError, Diverged, Stopped, UserError
+from transformer_jax.errors import Busy, ConfigError, Stopped, UserError, WorkdirError
 from transformer_jax.evaluate import Trained
 from transformer_jax.experiment import STEP_TIME, Metric, evaluations, lengths_of
 from transformer_jax.plan import Run
-from transformer_jax.results import FAILURE, RESULT, SENTENCES
-from transformer_jax.storage import reported, write_text
-from transformer_jax.train import train_group
+from transformer_jax.replicas import Group
+from transformer_jax.results import BY_METRIC, FAILURE, RESULT, SENTENCES, is_score
+from transformer_jax.runs import Record
+from transformer_jax.storage import absolute, reported, write_text
+from transformer_jax.train import train, train_group
 from transformer_jax.workdir import Workdir, describe_run, finite
 
-Ended = tuple[Run, Exception | None]
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """Why a run has no result. The error itself would keep the frames that it came through, and their arrays, alive."""
+
+    message: str  # for a person: of an error that is no user's, its kind too
+    exit_code: int = 1
+    busy: bool = False  # another process works on it
+    traceback: str = ''  # of an error that is no user's
+
+    @classmethod
+    def of(cls, error: Exception, remedy: str = '') -> 'Failure':
+        """That of an error; `remedy`: what to try if it is no user's."""
+        if isinstance(error, UserError):
+            return cls(str(error), error.exit_code, isinstance(error, Busy))
+        message = '; '.join(filter(None, (f'{type(error).__name__}: {error}', remedy)))
+        return cls(message, traceback=''.join(traceback.format_exception(error)))
+
+    def write(self, run: Run) -> None:
+        """Writes the run's failure.json, where that can be written."""
+        content = {'error': self.message} | ({'traceback': self.traceback} if self.traceback else {})
+        with contextlib.suppress(OSError):  # The failure is reported all the same.
+            run.workdir.mkdir(parents=True, exist_ok=True)
+            write_text(run.workdir / FAILURE, json.dumps(content, indent=1) + '\n')
+
+
+Ended = tuple[Run, Failure | None]
 
 
 def train_seeds(runs: Sequence[Run], most: int, log: Callable[[Sequence[Run], str], None]) -> Iterator[Ended]:
-    """Trains the runs of one row; yields each at its end, with the error that ended it.
+    """Trains the runs of one row; yields each at its end, once, with the failure that ended it.
 
-    Runs whose batches have one shape are trained side by side, see `replicas`. What was begun goes on as it was: a
-    group with all of its runs, also those that are done or were not asked for; a run that was begun alone, alone.
+    Runs whose batches have one shape are trained side by side, see `replicas`. What has a checkpoint goes on as it was
+    begun: a group with all of its runs, which are all yielded, also those that were not asked for; a run alone, alone.
 
     Args:
-        runs: of the row. One that is trained is not trained any further.
+        runs: of the row. One that has ended is not opened for training.
         most: how many may share a program; 0: all.
         log: receives remarks, and of which runs they are.
 
     Raises:
         Stopped: after SIGINT or SIGTERM, the state of what was being trained is saved.
     """
-    begun, alone, fresh = {}, [], []
+    jobs, fresh, told = {}, [], set()
     for run in runs:
         try:
-            workdir = Workdir(run.workdir)
-            group = replicas.group_of(workdir)
-        except UserError as error:
-            yield run, error
+            record = _ended(run)
+            begun = None if record else _begun(run)
+        except Exception as error:  # The others go on, whatever became of this one.
+            told.add(run)
+            yield run, Failure.of(error)
             continue
-        if group:
-            path, folders = group
-            begun[path] = tuple(run.beside(int(epath.Path(folder).name)) for folder in folders)
-        elif workdir.checkpoints_path.exists() or workdir.metrics_path.exists():
-            alone.append((run,))
+        if record:
+            told.add(run)
+            yield run, _failure(record)
+        elif begun:
+            members, group = begun
+            jobs[members] = group
         else:
             fresh.append(run)
-    fresh = [run for run in fresh if not any(run in members for members in begun.values())]
-    most = (most or len(fresh)) if fresh and replicas.can_share(fresh[0].config) else 1
-    together = [tuple(fresh[first:first + most]) for first in range(0, len(fresh), most)]
-    for members in (*begun.values(), *alone, *together):
-        ends = _train(members, functools.partial(log, members))
-        yield from ((run, error) for run, error in ends if run in runs)
+    together = (most or len(fresh)) if fresh and replicas.can_share(fresh[0].config) else 1
+    for first in range(0, len(fresh), together):
+        members = tuple(fresh[first:first + together])
+        jobs[members] = _new_group(members) if len(members) > 1 else None
+    for members, group in jobs.items():
+        for run, failure in _train(members, group, functools.partial(log, members)):
+            if run not in told:
+                told.add(run)
+                yield run, failure
 
 
-def _train(members: Sequence[Run], log: Callable[[str], None]) -> list[Ended]:
-    """Trains runs that share a program, in a group named by their seeds; of one alone nothing but its workdir is."""
-    seeds = [str(run.seed) for run in members]
-    path = members[0].workdir.parent / '-'.join(seeds)
+def _begun(run: Run) -> tuple[tuple[Run, ...], Group | None] | None:
+    """The runs that a run goes on with, and their group (None: it goes on alone); None of one that is not begun."""
+    group = replicas.group_of(Workdir(run.workdir))
+    if group and not replicas.dissolved(group):
+        members = _members(run, group)
+        # Of a group that is done a run lacks its replica.json where its folder was deleted, to have it done again.
+        waiting = any(Workdir(each.workdir).replica is not None and not _ended(each) for each in members)
+        return (members, group) if waiting else ((run,), None)
+    workdir = Workdir(run.workdir)
+    return ((run,), None) if workdir.checkpoints_path.exists() or workdir.metrics_path.exists() else None
+
+
+def _members(run: Run, group: Group) -> tuple[Run, ...]:
+    """The runs of the group of one of them."""
+    names = [epath.Path(folder).name for folder in group.folders]
+    members = tuple(run.beside(int(name)) for name in names if name.isdecimal())
+    if tuple(absolute(each.workdir) for each in members) != group.members:
+        raise WorkdirError(f'{group.path / replicas.GROUP} lists {", ".join(group.folders)}, which are not all seeds '
+                           f'of {run.row.folder}: restore it')
+    return members
+
+
+def _new_group(members: Sequence[Run]) -> Group:
+    seeds = [run.seed for run in members]
+    return Group(members[0].workdir.parent / replicas.group_name(seeds), tuple(f'../{seed}' for seed in seeds))
+
+
+def _ended(run: Run) -> Record | None:
+    """What is remembered of a run that needs no more training; None of others, and of another configuration's."""
+    workdir = Workdir(run.workdir)
+    step, record = replicas.standing(workdir)
+    if not step or (step < run.config.train.steps and record.live):
+        return None
+    there, here = map(config_lib.flatten, (workdir.read_config(), run.config))
+    return None if results.differences(there, here) else record
+
+
+def _train(members: Sequence[Run], group: Group | None, log: Callable[[str], None]) -> list[Ended]:
+    """Trains the runs of a group, or one alone."""
     try:
-        records = train_group([run.config for run in members], path, log, [f'../{seed}' for seed in seeds])
+        if group is None:
+            train(members[0].config, members[0].workdir, log)
+            return [(members[0], None)]
+        records = train_group([run.config for run in members], group.path, log, group.folders)
     except Stopped:
         raise
     except Exception as error:  # The others go on, whatever became of these.
-        return [(run, error) for run in members]
-    return [(run, Diverged(record.failed) if record.failed else None)
-            for run, record in zip(members, records, strict=True)]
+        failure = Failure.of(error, _remedy(group) if group else '')
+        return [(run, failure) for run in members]
+    return [(run, _failure(record)) for run, record in zip(members, records, strict=True)]
+
+
+def _remedy(group: Group) -> str:
+    fewer = '--replicas=N trains fewer seeds in one program'
+    return f'{fewer}, once {group.path} and its runs are deleted' if group.begun else fewer
+
+
+def _failure(record: Record) -> Failure | None:
+    return Failure.of(record.error) if record.failed else None
 
 
 def score(run: Run, metrics: Sequence[Metric], log: Callable[[str], None]) -> None:
-    """Scores a trained run by the metrics that it lacks, measures it, and writes its result.json.
+    """Measures a trained run, scores it by the metrics that it lacks, and writes its result.json.
 
     Raises:
         UserError: it cannot be scored.
     """
-    path = run.workdir / RESULT
-    earlier, sentences = _read(path), _read(run.workdir / SENTENCES)
-    scores, examples, bins, steps = (earlier.get(key, {}) for key in ('scores', 'examples', 'lengths', 'checkpoints'))
+    costs = _costs(run, anew=any(metric.timed for metric in metrics))  # First: a failure here loses no evaluation.
+    path, (earlier, sentences) = run.workdir / RESULT, _earlier(run)
+    scores, examples, bins, steps = (earlier[key] for key in BY_METRIC)
     for key, members in evaluations(metrics).items():
         checkpoint, split, wanted = members[0].checkpoint, members[0].split, lengths_of(members)
-        lacking = [metric for metric in members if not isinstance(scores.get(str(metric)), int | float) or (
-            metric.length and bins.get(key) != wanted)]
+        lacking = [metric for metric in members if not is_score(scores.get(str(metric)))
+                   or not steps.get(str(metric)) or (metric.length and bins.get(key) != wanted)]
         if not lacking:
             continue
         trained = Trained(run.workdir, checkpoint, log, {}, (split,))
@@ -102,7 +184,7 @@ def score(run: Run, metrics: Sequence[Metric], log: Callable[[str], None]) -> No
         examples |= {f'{split} {name}': _samples(trained, split) for name in names if name in ('bleu', 'chrf')}
         bins |= {key: wanted} if wanted else {}
         steps |= {str(metric): list(trained.steps) for metric in lacking}
-    costs, first = _costs(run), next((str(metric) for metric in metrics if not metric.timed), None)
+    first = next((str(metric) for metric in metrics if not metric.timed), None)
     scores |= {str(metric): costs[STEP_TIME] for metric in metrics if metric.timed}
     with reported(path):
         # First: a result that is there is whole.
@@ -111,21 +193,6 @@ def score(run: Run, metrics: Sequence[Metric], log: Callable[[str], None]) -> No
             'scores': scores, 'examples': examples, 'lengths': bins, 'checkpoints': steps, 'seed': run.seed,
             'step': steps[first][0] if first else costs['steps'], **costs, **_origin()}), indent=1) + '\n')
         (run.workdir / FAILURE).unlink(missing_ok=True)
-
-
-def message(error: Exception) -> str:
-    """One for a person: of an error that is no user's, its kind too."""
-    return str(error) if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
-
-
-def fail(run: Run, error: Exception) -> None:
-    """Writes why a run failed into its failure.json, where that can be written."""
-    failure = {'error': message(error)}
-    if not isinstance(error, UserError):
-        failure['traceback'] = ''.join(traceback.format_exception(error))
-    with contextlib.suppress(OSError):  # The failure is reported all the same.
-        run.workdir.mkdir(parents=True, exist_ok=True)
-        write_text(run.workdir / FAILURE, json.dumps(failure, indent=1) + '\n')
 
 
 def _scores(trained: Trained, split: str, metrics: Sequence[Metric], wanted: Sequence[int]) -> dict[str, float]:
@@ -178,25 +245,19 @@ def _right(trained: Trained, split: str) -> np.ndarray:
     return right
 
 
-@functools.lru_cache(maxsize=4)
-def _compiled_costs(config: ExperimentConfig) -> dict[str, Any]:
-    found = measure.size(config)
-    return {'params': found.params, 'non_embedding_params': found.non_embedding_params, 'flops': found.flops,
-            'memory_bytes': measure.memory_bytes(config)}
+_tried: dict[ExperimentConfig, tuple[measure.Size, measure.Trial]] = {}  # by the config of a row
 
 
-@functools.lru_cache(maxsize=4)
-def _step_seconds_alone(config: ExperimentConfig) -> float:
-    return measure.trial(config).step_seconds
-
-
-def _costs(run: Run) -> dict[str, Any]:
-    """Those of the run as if it had been trained alone, but for the time in all: of a group's it is a share."""
-    group = replicas.group_of(Workdir(run.workdir))
-    together = len(group[1]) if group else 1
-    taken, spent = measure.logged(run.workdir / 'metrics.jsonl', together)
-    return {**_compiled_costs(run.row.config), 'wall_seconds': spent, 'steps': run.row.config.train.steps,
-            STEP_TIME: _step_seconds_alone(run.row.config) if group else taken, 'side_by_side': together}
+def _costs(run: Run, anew: bool) -> dict[str, Any]:
+    """Those of a run alone, tried out once for all seeds of a row or `anew`; of its time in all what it really took."""
+    config, workdir = run.row.config, Workdir(run.workdir)
+    if anew or config not in _tried:
+        _tried[config] = measure.size(config), measure.trial(config, workdir.tokenizer_path)
+    size, trial = _tried[config]
+    together = 1 if workdir.replica is None else len(replicas.group_of(workdir).folders)
+    return {'params': size.params, 'non_embedding_params': size.non_embedding_params, 'flops': size.flops,
+            'memory_bytes': trial.memory_bytes, STEP_TIME: trial.step_seconds, 'steps': config.train.steps,
+            'wall_seconds': measure.logged(workdir.metrics_path), 'side_by_side': together}
 
 
 def _origin() -> dict[str, Any]:
@@ -205,8 +266,15 @@ def _origin() -> dict[str, Any]:
     return {'machine': machine, 'commit': facts['commit'], 'date': time.strftime('%Y-%m-%d')}
 
 
+def _earlier(run: Run) -> tuple[dict[str, dict], dict[str, Any]]:
+    """What was scored before, and of what sentences; nothing of what is damaged, or another seed's."""
+    result, sentences = _read(run.workdir / RESULT), _read(run.workdir / SENTENCES)
+    if result.get('seed') != run.seed or not all(isinstance(result.get(key), dict) for key in BY_METRIC):
+        return {key: {} for key in BY_METRIC}, {}
+    return result, sentences
+
+
 def _read(path: epath.Path) -> dict[str, Any]:
-    """What was scored before; what is damaged is scored again."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):

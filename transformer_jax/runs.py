@@ -6,12 +6,15 @@ from typing import Any
 
 from transformer_jax.config import ExperimentConfig
 from transformer_jax.data import Data
+from transformer_jax.errors import Diverged
 from transformer_jax.metrics import FALLING
 from transformer_jax.workdir import MetricsWriter, Workdir
 
 # What a line of the log says of an evaluation, where it was measured.
 SHOWN = {'loss': ('loss', '{:.4f}'), 'perplexity': ('perplexity', '{:.3f}'), 'accuracy': ('accuracy', '{:.2%}'),
          'bleu': ('BLEU', '{:.2f}'), 'exact_match': ('exact match', '{:.2%}')}
+REMEDY = ("lower optim.learning_rate, raise the warmup or set optim.clip, or go on without such steps with "
+          "train.on_nonfinite='skip'")
 
 
 @dataclasses.dataclass
@@ -29,6 +32,11 @@ class Record:
     def live(self) -> bool:
         """Whether it goes on."""
         return not (self.stopped_early or self.failed)
+
+    @property
+    def error(self) -> Diverged | None:
+        """That of a run that failed."""
+        return Diverged(f'{self.failed}; {REMEDY}') if self.failed else None
 
     def update(self, step: int, metric: str, scores: dict[str, Any]) -> bool:
         """Takes in an evaluation; returns whether it is the best so far."""

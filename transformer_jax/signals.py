@@ -9,6 +9,7 @@ from jax.experimental import multihost_utils
 class StopSignals:
     """While entered, the first SIGINT or SIGTERM is only noted, so that the loop can save; a second one interrupts.
 
+    One that came too late to stop the loop is passed on, at the end, to a handler of the caller's own.
     In a run of several processes the coordination service tells all of them of a SIGTERM, and they agree on a step.
     """
 
@@ -19,9 +20,13 @@ class StopSignals:
         self._old = {signum: signal.signal(signum, self._note) for signum in watched}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_) -> None:
         for signum, handler in self._old.items():
             signal.signal(signum, handler)
+        # With Python's own handlers it would end a program that has just completed its work.
+        own = self._old.get(self._signum) not in (signal.SIG_DFL, signal.default_int_handler)
+        if self._signum and own and error is None:
+            signal.raise_signal(self._signum)
 
     def received(self, step: int) -> int:
         """The signal that asks to stop after this step, or 0; every process must ask at every step."""

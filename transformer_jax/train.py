@@ -22,14 +22,12 @@ from transformer_jax.models import build
 from transformer_jax.parallel import Parallel, Replicas
 from transformer_jax.plots import curves
 from transformer_jax.progress import Progress
-from transformer_jax.runs import Record, Run
+from transformer_jax.runs import REMEDY, Record, Run
 from transformer_jax.signals import StopSignals
 from transformer_jax.step import TrainState, optimizer_summary
 from transformer_jax.workdir import Workdir
 
 Log = Callable[[str], None]
-REMEDY = ("lower optim.learning_rate, raise the warmup or set optim.clip, or go on without such steps with "
-          "train.on_nonfinite='skip'")
 
 
 def train(config: ExperimentConfig, path: epath.PathLike, log: Log) -> dict[str, Any] | None:
@@ -43,13 +41,16 @@ def train(config: ExperimentConfig, path: epath.PathLike, log: Log) -> dict[str,
     """
     if config.train.replicas == 1:
         [record] = _train(config, Workdir(path), {}, log)
+        if record.failed:
+            raise record.error
         return record.best
     members = replicas.seeds(config)
     records = train_group(members, path, log)
     failed = [f'seed {member.train.seed} at {record.failed}' for member, record in zip(members, records, strict=True)
               if record.failed]
     if failed:
-        raise Diverged(f'{len(failed)} of {len(members)} seeds diverged ({"; ".join(failed)}); the others are done. '
+        others = '; the others are done' if len(failed) < len(members) else ''
+        raise Diverged(f'{len(failed)} of {len(members)} seeds diverged ({"; ".join(failed)}){others}. '
                        f'To train all, {REMEDY}')
     return None
 
@@ -71,15 +72,15 @@ def train_group(configs: Sequence[ExperimentConfig], path: epath.PathLike, log: 
         what is remembered of each run: `best`, its best evaluation, and `failed`, how it diverged if it did.
 
     Raises:
-        UserError: as `train`; ConfigError where the runs cannot be trained side by side, Diverged where all did.
+        UserError: as `train`, but for Diverged; ConfigError where the runs cannot be trained side by side.
     """
-    folders = list(folders) or [str(config.train.seed) for config in configs]
+    names = folders or [str(config.train.seed) for config in configs]
     if len(configs) == 1:
-        return _train(configs[0], Workdir(epath.Path(path) / folders[0]), {}, log)
-    if len(set(folders)) < len(folders):
-        raise ConfigError(f'runs side by side need folders of their own, these are {", ".join(folders)}')
+        return _train(configs[0], Workdir(epath.Path(path) / names[0]), {}, log)
+    if len(set(names)) < len(names):
+        raise ConfigError(f'runs side by side need folders of their own, these are {", ".join(names)}')
     group = replicas.group_config(configs)
-    return _train(group, Workdir(path), dict(zip(folders, configs, strict=True)), log)
+    return _train(group, Workdir(path), dict(zip(names, configs, strict=True)), log)
 
 
 def _train(config: ExperimentConfig, workdir: Workdir, members: Mapping[str, ExperimentConfig],
@@ -90,8 +91,8 @@ def _train(config: ExperimentConfig, workdir: Workdir, members: Mapping[str, Exp
                            f'{workdir.checkpoints_path}: go on with the whole group there')
     engines = config.model.engines()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(workdir.open_for_training(config_lib.to_dict(config), engines=engines))
-        signals = stack.enter_context(StopSignals())
+        signals = stack.enter_context(StopSignals())  # Left last: what it passes on is no end of the run.
+        end = stack.enter_context(workdir.open_for_training(config_lib.to_dict(config), engines=engines))
         if engines:
             log('engines: ' + '; '.join(f'{site} {names}' for site, names in engines.items()))
         try:
@@ -112,11 +113,10 @@ def _train(config: ExperimentConfig, workdir: Workdir, members: Mapping[str, Exp
         trainer.start(workdir.tokenizer_path)
         try:
             trainer.run(signals)
-        except Diverged:
-            trainer.checkpoints.wait()  # Every process diverges at the same step; the save before it must not be lost.
-            raise
         finally:
             trainer.close()
+        if trainer.failed:
+            end['exit'] = f'Diverged: {"; ".join(run.record.failed for run in runs)}'
         for run in runs if jax.process_index() == 0 else ():
             if run.workdir.metrics_path.exists():  # not so where the first update was not finite
                 curves(run.workdir.metrics_path, run.workdir.curves_path)
@@ -147,6 +147,11 @@ class Trainer:
         """The runs that go on."""
         return [run for run in self.runs if run.record.live]
 
+    @property
+    def failed(self) -> bool:
+        """Whether all of them did."""
+        return all(run.record.failed for run in self.runs)
+
     def start(self, tokenizer_path: epath.Path) -> None:
         """Restores the newest intact checkpoint, or initialises."""
         data, *others = (run.data for run in self.runs)
@@ -168,7 +173,11 @@ class Trainer:
             run.start(resumed)
 
     def run(self, signals: StopSignals) -> None:
-        """Steps until the last one, early stopping or a signal; saves and evaluates on the way."""
+        """Steps until the last one, no run that goes on, or a signal; saves and evaluates on the way.
+
+        Raises:
+            Stopped: after a signal, where there was a run to go on.
+        """
         steps = self.config.train.steps
         pending = None
         for run in self.live:
@@ -193,15 +202,15 @@ class Trainer:
                     pending = None
                     with progress.paused():
                         kept = [run for run in self.live if self._completes(run, signum)]
-                        if kept or signum:
+                        if kept or (signum and self.live):
                             self.save(kept)
-                if signum:
+                if signum and self.live:
                     self.checkpoints.wait()
                     raise Stopped(signum, f'stopped by {signal.Signals(signum).name} after step {self.step}, which is '
                                           f'saved; the same command goes on from there')
-        if self.saved != self.step:
+        if self.saved != self.step and not self.failed:
             self.save(self.live)
-        self.checkpoints.wait()
+        self.checkpoints.wait()  # Also where all failed: the save before it must not be lost.
 
     def save(self, kept: Sequence[Run]) -> None:
         """Starts to write a checkpoint of the current step, unless there is one; it is to be `kept` of these runs."""
@@ -223,22 +232,20 @@ class Trainer:
             run.metrics.close()
 
     def _account(self, progress: Progress, step: int, metrics: dict[str, jax.Array], waited: float) -> None:
-        """Fetches a step's metrics, refuses to go on from a non-finite one, and logs."""
+        """Fetches a step's metrics, ends the runs in which one is not finite, and logs."""
         fetched = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
         values = {}
         for index, run in enumerate(self.runs):
             mine = {name: value[index].item() for name, value in fetched.items()}
             if run.record.live and run.goes_on(step, mine):
                 values[run] = mine
-        if all(run.record.failed for run in self.runs):
-            raise Diverged(f'{"; ".join(run.record.failed for run in self.runs)}; {REMEDY}')
         if not values:
             return
         losses, tokens = ([mine[name] for mine in values.values()] for name in ('loss', 'tokens'))
         whole = next(iter(values.values())) | {'loss': sum(losses) / len(losses), 'tokens': sum(tokens)}
         line = progress.advance(step, whole, waited)
         for run, mine in values.items() if line else ():
-            run.metrics.write(step, 'train', line | mine)
+            run.metrics.write(step, 'train', line | mine | {'seconds': line['seconds'] / len(values)})
 
     def _completes(self, run: Run, signum: int) -> bool:
         """Evaluates a run where it is due; returns whether the checkpoint of this step is to be kept of it."""

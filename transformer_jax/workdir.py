@@ -102,9 +102,8 @@ class Workdir:
         """Writes config.json, unless an older one differs where it must not."""
         if self.config_path.exists():
             old = _flat(_read_json(self.config_path))
-            changed = [key for key in sorted(old.keys() | new.keys()) if _at(old, key) != _at(new, key)]
-            lines = {key: f'{key}: {_at(old, key)} -> {_at(new, key)}' for key in changed}
-            refused = [line for key, line in lines.items() if not _may_change(key)]
+            lines = changes(old, new)
+            refused = [line for key, line in lines.items() if not may_change(key)]
             if refused:
                 raise ConfigError(
                     f'{self.path} was trained with another configuration ({"; ".join(refused)}): give the '
@@ -232,7 +231,16 @@ def git_commit(directory: Path) -> str | None:
         return None
 
 
-def _may_change(key: str) -> bool:
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """The keys in which two flat configurations differ, each with 'key: old -> new'."""
+    def at(flat: Mapping[str, Any], key: str) -> str:
+        return json.dumps(flat[key]) if key in flat else '(absent)'
+    return {key: f'{key}: {at(old, key)} -> {at(new, key)}' for key in sorted(old.keys() | new.keys())
+            if at(old, key) != at(new, key)}
+
+
+def may_change(key: str) -> bool:
+    """Whether a key may have another value where a run goes on, see MAY_CHANGE."""
     return any(key.startswith(allowed) if allowed.endswith('.') else key == allowed for allowed in MAY_CHANGE)
 
 
@@ -242,10 +250,6 @@ def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flat(value, f'{prefix}{key}.') if isinstance(value, Mapping) else {f'{prefix}{key}': value}
     return flat
-
-
-def _at(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key]) if key in flat else '(absent)'
 
 
 def _read_json(path: epath.Path) -> Any:
