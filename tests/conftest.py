@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 # Programs here run for milliseconds and compile for seconds: less optimised, all tests take two thirds of the time. The
-# variable, unlike jax.config, also reaches the processes that tests start. It must be there before jax.
-os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+# variable, unlike jax.config, also reaches the processes that tests start. It must be there before jax. With 0 the same
+# tests run the programs that users run.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 import hypothesis
 import jax

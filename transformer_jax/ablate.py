@@ -95,6 +95,7 @@ def _row(plan: Plan, members: Sequence[Run], most: int, board: Board) -> Iterato
             else:  # Another process has done it meanwhile.
                 yield run, None
         for run, trained in rows.train_seeds(claimed, most, board.say):
+            # One of `members` that is not claimed was yielded above; another of the group is scored if it is free.
             if run not in claimed and (run in members or not _free(plan, run, claims)):
                 continue
             failure = trained or _scored(plan, run, board)
