@@ -334,7 +334,7 @@ def test_the_seeds_of_a_row_share_a_program(shared, tmp_path):
         ablate(plan(tmp_path), quiet)
     oh = 'ZeroDivisionError: oh; --replicas=N trains fewer seeds in one program'
     assert str(unfinished.value).split('\n  ') == [
-        '3 of 6 runs are not done:', f'base/1: step 3: loss nan; {REMEDY}', f'one-head/0: {oh}', f'one-head/1: {oh}']
+        '3 of 6 runs are not done:', f'base/1: step 3: loss nan; {REMEDY}', f'one-head/0, one-head/1: {oh}']
     assert shared['trained'] == ['base/0-1', 'no-dropout/0-1']
     assert json.loads((tmp_path / 'base/1/failure.json').read_text()) == {'error': f'step 3: loss nan; {REMEDY}'}
     assert 'in train_group' in json.loads((tmp_path / 'one-head/1/failure.json').read_text())['traceback']
@@ -808,6 +808,10 @@ DEMO = str(Path(__file__).parent.parent / 'experiments' / 'demo' / 'number_words
     ([DEMO, '--root=r', '--dry-rum'], "unknown flag --dry_rum: did you mean 'dry_run'?"),
     ([DEMO, '--root=r', 'more'], "unexpected argument 'more'"),
     ([f'{DEMO}:huge', '--root=r'], "there is no scale 'huge'"),
+    ([DEMO, '--root=r', '--config=x.py'], '--config=x.py: write --config.KEY=…, the experiment has a config'),
+    ([DEMO, '--root=r', '--config.train.step=3'], "--config.train.step: unknown configuration key; did you mean"),
+    ([DEMO, '--root=r', '--config.train.steps=x'], '--config.train.steps=x: not a whole number'),
+    ([DEMO, '--root=r', '--config.model.d_model=30'], 'variants that cannot be:\n  base: model.d_model=30'),
 ])
 def test_wrong_commands(call, arguments, message, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.chdir(tmp_path)
@@ -816,6 +820,16 @@ def test_wrong_commands(call, arguments, message, tmp_path, monkeypatch):  # noq
     assert message in errors
     assert 'Traceback' not in errors
     assert not list(tmp_path.iterdir())
+
+
+def test_keys_of_the_base_are_set_on_the_command_line(call, monkeypatch, tmp_path):  # noqa: F811
+    made = []
+    monkeypatch.setattr(ablate_lib, 'ablate', lambda plan_, log, most: made.append(plan_))
+    keys = '--config.data.source_dir=a/b', '--config.model.dropout=0.3'
+    assert call('ablate', DEMO, f'--root={tmp_path}', *keys)[0] == 0
+    configs = {name: row.config for row in made[0].rows for name in row.variants}
+    assert {config.data.source_dir for config in configs.values()} == {'a/b'}
+    assert (configs['base'].model.dropout, configs['no dropout'].model.dropout) == (0.3, 0.0)
 
 
 def outcome(root) -> list:

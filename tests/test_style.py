@@ -20,7 +20,7 @@ LAYERS = (
     'step',
     'sharding', 'parallel',
     'storage', 'manifest', 'workdir', 'checkpoint', 'metrics', 'decode', 'runs', 'replicas',
-    'signals', 'progress', 'plots', 'timing',
+    'heap', 'signals', 'progress', 'plots', 'timing',
     'evaluate', 'lengths', 'generate', 'train', 'costs', 'inspect', 'bench_decode', 'bench_attention', 'bench',
     'match', 'probes',
     'experiment', 'results', 'measure', 'plan', 'rows', 'board', 'stats', 'bootstrap', 'agreement', 'ablate', 'report',

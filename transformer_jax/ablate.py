@@ -26,7 +26,10 @@ class Unfinished(UserError):
     """Some runs are not done: the exit code is that of all of them, or 1 where they differ or the program failed."""
 
     def __init__(self, failures: dict[Run, Failure], asked: int):
-        lines = [f'{run.name}: {failure.message}' for run, failure in failures.items()]
+        alike: dict[str, list[str]] = {}
+        for run, failure in failures.items():
+            alike.setdefault(failure.message, []).append(run.name)
+        lines = [f'{", ".join(names)}: {message}' for message, names in alike.items()]
         super().__init__('\n  '.join([f'{len(failures)} of {asked} runs are not done:', *lines]))
         codes = {failure.exit_code for failure in failures.values()}
         self.exit_code = codes.pop() if len(codes) == 1 else 1

@@ -13,6 +13,7 @@ from transformer_jax import spec
 from transformer_jax.commands import COMMANDS, Flags
 from transformer_jax.config import ExperimentConfig, flatten
 from transformer_jax.errors import ConfigError, UserError
+from transformer_jax.heap import keep_freed_memory
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +30,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise ConfigError(f'unknown command {name!r}: {spec.nearest(name, COMMANDS)}')
-        COMMANDS[name].define(values)
         _parse(values, name, rest)
         if values.help:
             print(_usage(name, values))
@@ -66,11 +66,13 @@ def _usage(name: str, values: Flags) -> str:
 
 
 def _parse(values: Flags, name: str, arguments: list[str]) -> None:
+    """Defines the flags of a command and reads them."""
     _check_keys(arguments)
     arguments = [_underscored(argument) for argument in arguments]
     # config_flags reads the overrides (--config.train.steps=…) from sys.argv itself, and run.json the command.
     sys.argv = ['transformer-jax', *name.split(), *arguments]
     try:
+        COMMANDS[name].define(values)
         rest = values(['', *arguments])[1:]
         # A file that could not be read is no error before something of it is used.
         getattr('config' in values and values.config, 'lock', None)
@@ -118,6 +120,7 @@ def _explain(error: Exception) -> str:
     if not isinstance(error, flags.Error) or 'config file' in first:
         return f'--config: {_last_line(chain[-1])}'
     first = re.sub('^flag ', '', first)
+    first = re.sub('Overriding config is not allowed.*', 'write --config.KEY=…, the experiment has a config', first)
     first = re.sub('invalid literal for int.*', 'not a whole number', first)
     return re.sub('could not convert string to float.*', 'not a number', first)
 
@@ -131,8 +134,9 @@ def _last_line(error: BaseException) -> str:
 
 
 def _prepare(values: Flags) -> None:
-    """Quiet libraries, a compilation cache, and the other processes of the run where there are any."""
+    """Quiet libraries, a heap and a compilation cache that last, and the other processes of the run, if any."""
     logging.set_verbosity(logging.WARNING)
+    keep_freed_memory()
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser('~/.cache/transformer_jax/xla'))
     if 'distributed' in values and values.distributed:

@@ -3,7 +3,9 @@
 import sys
 
 from absl import flags
+from ml_collections import config_flags
 
+from transformer_jax.config import default_config
 from transformer_jax.errors import ConfigError
 
 Flags = flags.FlagValues
@@ -12,6 +14,8 @@ Flags = flags.FlagValues
 def define_ablate(values: Flags) -> None:
     """The flags of `ablate`."""
     flags.DEFINE_string('experiment', '', 'FILE.py[:SCALE], also without --experiment=.', flag_values=values)
+    config_flags.DEFINE_config_dict('config', default_config(), 'Written --config.KEY=VALUE: changes the base of all '
+                                    'variants.', flag_values=values)
     flags.DEFINE_string('root', '', 'The directory that holds all runs.', flag_values=values)
     flags.DEFINE_integer('seeds', None, 'How many; by default as the experiment says.', 1, flag_values=values)
     flags.DEFINE_list('only', [], 'These variants alone, divided by commas.', flag_values=values)
@@ -32,7 +36,8 @@ def run_ablate(values: Flags) -> None:
     def log(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
     from transformer_jax import ablate, experiment, plan, timing
-    plan = plan.Plan(experiment.load(values.experiment), values.experiment, values.root, values.seeds or 0)
+    asked = experiment.load(values.experiment).with_base(config_flags.get_override_values(values['config']))
+    plan = plan.Plan(asked, values.experiment, values.root, values.seeds or 0)
     plan.narrow(values.only, values.shard)
     if values.dry_run:
         timing.console().print(ablate.dry_run(plan, log))

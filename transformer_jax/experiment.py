@@ -131,6 +131,13 @@ class Experiment:
         """The variant that others are compared with."""
         return self.reference or next(iter(self.variants))
 
+    def with_base(self, overrides: Mapping[str, Any]) -> 'Experiment':
+        """The same with keys of its base replaced, {'data.source_dir': …}; what variants set remains."""
+        base = ml_collections.ConfigDict(self.base)
+        with base.unlocked():
+            base.update_from_flattened_dict(overrides)
+        return dataclasses.replace(self, base=base)
+
     def configs(self) -> dict[str, ExperimentConfig]:
         """Every variant as a checked configuration, of seed `train.seed` of the base.
 
