@@ -373,11 +373,11 @@ def test_what_was_begun_goes_on_as_it_was(shared, tmp_path, monkeypatch):
 @pytest.mark.parametrize('most', [0, 1])
 def test_a_group_without_a_checkpoint_does_not_bind(shared, tmp_path, most):
     shared['base/1'] = MemoryError('of the device')
-    with pytest.raises(Unfinished, match='base/0: MemoryError: of the device; --replicas=N trains fewer seeds in one '):
+    with pytest.raises(Unfinished, match='base/2: MemoryError: of the device; --replicas=N trains fewer seeds in '):
         ablate(plan(tmp_path, BASE, seeds=3), quiet)
     with lock(storage.absolute(tmp_path) / 'base/0-1-2/lock'), pytest.raises(Unfinished) as unfinished:
         ablate(plan(tmp_path, BASE, seeds=4), quiet, most)  # who trains it there has no checkpoint yet
-    assert re.search('3 of 4 .*\n  base/0: .*0-1-2 is in use by', str(unfinished.value))
+    assert re.search('3 of 4 .*\n  base/0, base/1, base/2: .*0-1-2 is in use by', str(unfinished.value))
     assert shared['trained'] == ['base/3']
     (tmp_path / 'base/1/replica.json').unlink()  # a kill came before it was written
     (tmp_path / 'base/1/metrics.jsonl').unlink()
@@ -494,10 +494,9 @@ def test_a_damaged_group_fails_its_row_alone(shared, tmp_path, content):
     del shared['base/0-1']
     with pytest.raises(Unfinished) as unfinished:
         ablate(plan(tmp_path), quiet)
-    first, *lines = str(unfinished.value).split('\n')
+    first, line = str(unfinished.value).split('\n')
     assert (first, unfinished.value.exit_code) == ('2 of 6 runs are not done:', 3)
-    assert [line.split(':')[0] for line in lines] == ['  base/0', '  base/1']
-    assert all('base/0-1/replicas.json' in line for line in lines)
+    assert re.match('  base/0, base/1: .*base/0-1/replicas.json', line)
     assert shared['trained'] == ['one-head/0-1', 'no-dropout/0-1']
 
 

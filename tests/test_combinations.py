@@ -11,6 +11,7 @@ import pytest
 from combinations import covering_array
 
 from transformer_jax import config as config_lib
+from transformer_jax import step
 from transformer_jax.attention import KINDS
 from transformer_jax.config import DataConfig, DecodeConfig, ExperimentConfig, ModelConfig
 from transformer_jax.errors import ConfigError
@@ -18,6 +19,7 @@ from transformer_jax.ffns import FFNS
 from transformer_jax.models import build_model
 from transformer_jax.norms import NORMS, PLACEMENTS
 from transformer_jax.positions import POSITIONS
+from transformer_jax.sharding import partition_specs
 
 V, LENGTH = 12, 12
 # The options of the scored kinds are axes of their own: they become the arguments of the kind's spec.
@@ -126,6 +128,14 @@ def test_a_model_keeps_what_its_parts_promise(row, make_batch):
 
 def assert_close(found, expected):
     assert np.linalg.norm(found - expected) < 2e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize('row', ROWS, ids=label)
+def test_a_model_can_be_laid_out_over_devices(row):
+    config = experiment(row)
+    state = jax.eval_shape(lambda: step.init_state(config, build_model(config.model, V)))
+    specs = jax.tree.leaves(partition_specs(state, {'data': 1, 'fsdp': 1, 'tensor': 1}).params)
+    assert any(any(partition) for partition in specs)
 
 
 def test_the_array_covers_every_allowed_pair():

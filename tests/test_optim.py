@@ -146,7 +146,7 @@ ROLES = {
     'latent_bias': ('rank head_dim', 'vector', (), (), ()),
     'mix_bias': ('position heads', 'vector', (), (), ()),
     'scale': ('norm', 'vector', (), (), ()),
-    'talking': ('norm norm', 'vector', (), (), ()),
+    'talking': ('read_heads norm', 'vector', (), (), ()),
     'length': ('', 'vector', (), (), ()),
 }
 

@@ -81,6 +81,11 @@ def test_a_mesh_axis_cannot_cut_two_dimensions(size):
         partition_specs(boxed(('heads', 'mlp'), (16, 32)), ONE | {'tensor': size})
 
 
+def test_two_dimensions_cannot_share_a_name():
+    with pytest.raises(ConfigError, match=r'layer\.kernel: dimensions need names of their own: norm, norm'):
+        partition_specs(boxed(('norm', 'norm'), (4, 4)), ONE)
+
+
 @pytest.mark.parametrize(('size', 'fits'), [(6, '4 or 8'), (3, '4'), (9, '8 or 12')])
 def test_a_dimension_that_does_not_divide_is_refused_with_sizes_that_do(size, fits):
     with pytest.raises(ConfigError) as caught:

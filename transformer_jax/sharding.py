@@ -27,8 +27,10 @@ RULES: dict[str, tuple[str, ...]] = {
     'mlp': ('tensor',),
     'experts': (),  # ('data',) cuts them too, where their number divides
     'norm': (),
+    'read_heads': (),  # Not cut as heads are: where heads mix, each reads all.
     'rank': (),
     'position': (),
+    'read_position': (),
 }
 
 
@@ -79,7 +81,7 @@ def partition_specs(boxed: Any, sizes: dict[str, int]) -> Any:
         sizes: mesh axis to size, see `mesh_sizes`.
 
     Raises:
-        ConfigError: an unknown logical axis, a mesh axis used twice in one array, or a dimension that does not divide.
+        ConfigError: an unknown logical axis, an axis used twice in one array, or a dimension that does not divide.
     """
     def one(path, leaf):
         if not isinstance(leaf, nn.meta.AxisMetadata):
@@ -94,6 +96,8 @@ def _dotted(path: Any) -> str:
 
 def _partition_spec(name: str, axes: tuple[str, ...], shape: tuple[int, ...], sizes: dict[str, int]) -> PartitionSpec:
     used: dict[str, str] = {}
+    if len(set(axes)) < len(axes):
+        raise ConfigError(f'{name}: dimensions need names of their own: {", ".join(axes)}')
     for logical, size in zip(axes, shape, strict=True):
         if logical not in RULES:
             raise ConfigError(f'{name}: no sharding rule for the logical axis {logical!r}; '

@@ -5,8 +5,8 @@
 
 `shakespeare`: nanoGPT's CPU setting of 2,000 steps; `small` the same with 2 layers of 64 and 1,000 steps; `multi30k`:
 the encoder's and decoder's self-attention of Transformer-Tiny (kinds that no decoder can have stay in the encoder). The
-text of Shakespeare is `input.txt` in the current directory, see README.md. The feed-forward width of each variant is
-solved so that non-embedding parameters equal softmax attention's.
+text of Shakespeare is `input.txt` in the current directory, or in DIR with `--config.data.source_dir=DIR`, see
+README.md. The feed-forward width of each variant is solved so that non-embedding parameters equal softmax attention's.
 """
 
 from transformer_jax.experiment import Experiment, Metric, at_scale, config_file

@@ -28,7 +28,7 @@ def get_experiment(scale='small'):
     """`scale`: small, or a task in full: copy, reverse, sort, addition."""
     base = config_file(f'configs/generated.py:{at_scale(scale, TASKS)},decoder_only')
     if scale == 'small':
-        base.train.steps = 1500
+        base.train.steps = 1000
         base.evaluate.every = 500
     else:
         base.model.decoder_layers = 12

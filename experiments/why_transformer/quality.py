@@ -6,7 +6,7 @@
 `small`: number words; `multi30k`: captions, en-de, with the recipe of `configs/multi30k_cpu.py` (an hour a run on 2
 cores). The width of the recurrent models is solved so that non-embedding parameters equal the Transformer's.
 
-Expected: attention is what matters on number words; on captions the Transformer leads.
+Expected: all solve number words, the Transformer with the lowest loss; on captions the Transformer leads.
 """
 
 from transformer_jax.experiment import Experiment, Metric, at_scale, config_file
@@ -25,5 +25,6 @@ def get_experiment(scale='small'):
         claim='at equal size the Transformer translates at least as well as the recurrent models it replaced',
         base=base, variants={'Transformer': {}} | {
             name: recurrent | {'model.rnn': cell} for name, cell in CELLS.items()},
-        metrics=(Metric('exact_match'), Metric('bleu')) if scale == 'small' else (Metric('bleu'), Metric('chrf')),
+        metrics=((Metric('exact_match'), Metric('loss', checkpoint='last')) if scale == 'small' else
+                 (Metric('bleu'), Metric('chrf'))),
         match='params', seeds=3)

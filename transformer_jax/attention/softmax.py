@@ -77,7 +77,7 @@ class Softmax(Scored):
                           scope.heads_in('value', x_BSD, kv_heads, value_dim, 'kv_heads'), decay_BSN)
 
     def parameters(self, scope: Scope) -> dict[str, Any]:
-        shape, axes = 2 * (scope.heads[0],), ('norm', 'norm')  # Not cut along heads: each reads all.
+        shape, axes = 2 * (scope.heads[0],), ('read_heads', 'norm')
         return super().parameters(scope) | {
             f'talking_{place}': scope.parameter(f'talking_{place}', shape, axes, _nearly_identity)
             for place in self._talks()}

@@ -87,7 +87,7 @@ class Synthesizer(Scored):
     def parameters(self, scope: Scope) -> dict[str, Any]:
         N, _, H, _ = scope.heads
         L, zeros, normal = self.max_len, jax.nn.initializers.zeros, jax.nn.initializers.normal
-        own = {'matrix_LMN': scope.parameter('matrix', (L, L, N), ('position', 'position', 'heads'), normal(1.0))
+        own = {'matrix_LMN': scope.parameter('matrix', (L, L, N), ('position', 'read_position', 'heads'), normal(1.0))
                } if self.form == 'random' else {
                'kernel_LNH': scope.parameter('kernel', (L, N, H), ('position', 'heads', 'head_dim'), normal(H ** -0.5)),
                'bias_LN': scope.parameter('bias', (L, N), ('position', 'heads'), zeros)}
