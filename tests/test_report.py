@@ -201,7 +201,7 @@ def test_one_seed_has_no_interval_and_the_report_says_why(tmp_path, seeds):
     table, row = found.tables[0], row_of(found, 'linear')
     written = text.markdown(found)
     assert (row.summary.low is None) == (row.verdict == 'untested') == (seeds == 1)
-    assert ('no interval: 1 seed: an interval needs two' in written) == (seeds == 1)
+    assert ('No interval from 1 seed, it needs two: all variants' in written) == (seeds == 1)
     assert ('a test needs two seeds' in written) == (seeds == 1)
     assert ('a chance of' in ' '.join(words.notes(table))) == (seeds == 2)
     assert re.findall(r'\bnan\b', page(found).replace('&lt;nan&gt;', '').replace('isNaN', '')) == []

@@ -178,9 +178,9 @@ def test_a_summary_has_students_interval():
 def test_one_seed_has_no_interval_and_says_why():
     found = summarise({3: 0.5})
     assert (found.mean, found.sd, found.low, found.high) == (0.5, None, None, None)
-    assert found.reason == '1 seed: an interval needs two'
+    assert found.reason == 'no interval from 1 seed, it needs two'
     assert math.isnan(summarise({}).mean)
-    assert summarise({}).reason.startswith('0 seeds')
+    assert 'from 0 seeds' in summarise({}).reason
 
 
 # --- What is odd or wrong ---------------------------------------------------------------------------------------------
@@ -191,10 +191,10 @@ def test_variants_with_one_seed_are_not_tested_and_do_not_count():
     some = compare(values | {'short': {0: 3.0}, 'none': {}}, 'v0', falling=False)
     assert {name: some[name] for name in whole} == whole
     assert some['short'].verdict == some['none'].verdict == 'not tested'
-    assert some['short'].reason == '1 seed of short: a test needs two'
+    assert some['short'].reason == 'not tested with 1 seed, a test needs two'
     assert some['none'].p is some['short'].low is some['short'].detectable is None
     lone = compare(values | {'v0': {0: 1.0}}, 'v0', falling=False)
-    assert {row.reason for row in lone.values()} == {'1 seed of v0: a test needs two'}
+    assert {row.reason for row in lone.values()} == {'not tested with 1 seed of v0, a test needs two'}
     assert compare({'v0': {0: 1.0}}, 'v0', falling=False) == {}
 
 

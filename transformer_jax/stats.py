@@ -72,7 +72,7 @@ def summarise(values: Runs) -> Summary:
     x = np.array([*values.values()], float)
     if len(x) < 2:
         return Summary(len(x), float(x.mean()) if len(x) else math.nan, None, None, None,
-                       f'{_count(len(x), "seed")}: an interval needs two')
+                       f'no interval from {_count(len(x), "seed")}, it needs two')
     mean, sd = float(x.mean()), _sd(x, x)
     half = special.stdtrit(len(x) - 1, 0.975) * sd / math.sqrt(len(x))
     return Summary(len(x), mean, sd, mean - half, mean + half)
@@ -100,9 +100,9 @@ def compare(values: Mapping[str, Runs], reference: str, falling: bool) -> dict[s
         if name in tests:
             comparisons[name] = _judge(tests[name], adjusted[name], len(tests), falling)
         elif name != reference:
-            short = name if len(runs) < 2 else reference
-            comparisons[name] = Comparison('not tested', reason=(
-                f'{_count(len(values[short]), "seed")} of {short}: a test needs two'))
+            seeds = (_count(len(runs), 'seed') if len(runs) < 2 else
+                     f'{_count(len(values[reference]), "seed")} of {reference}')
+            comparisons[name] = Comparison('not tested', reason=f'not tested with {seeds}, a test needs two')
     return comparisons
 
 
@@ -183,11 +183,11 @@ def _student(kind: str, difference: float, error: float, dof: float, spread: flo
 
 def _judge(test: _Test, adjusted: float, comparisons: int, falling: bool) -> Comparison:
     verdict = 'not distinguishable' if adjusted > LEVEL else 'better' if (test.difference > 0) != falling else 'worse'
-    detectable = None
+    detectable, reason = None, 'no spread over seeds, hence no interval of t'
     if test.kind != 'permutation':
-        detectable = test.spread * _detectable(test.counts, comparisons)
+        detectable, reason = test.spread * _detectable(test.counts, comparisons), ''
     return Comparison(verdict, test.difference, test.difference - test.half, test.difference + test.half, test.kind,
-                      test.p, adjusted, detectable, '' if detectable else 'no spread over seeds: no interval of t')
+                      test.p, adjusted, detectable, reason)
 
 
 def _freedom(a, b, first: int, second: int):

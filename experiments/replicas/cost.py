@@ -21,6 +21,7 @@ from configs.number_words import get_config
 from transformer_jax import replicas
 from transformer_jax.config import from_config_dict
 from transformer_jax.data import load_data
+from transformer_jax.heap import keep_freed_memory
 from transformer_jax.models import build
 from transformer_jax.parallel import Parallel, Replicas
 from transformer_jax.timing import describe_machine
@@ -31,6 +32,7 @@ ROUNDS, STEPS = 8, 1
 
 def main(seeds: int, overrides: dict[str, str]) -> None:
     """Measures and prints."""
+    keep_freed_memory()
     machine = describe_machine()
     config = get_config('en-de')
     config.data.batching = 'buckets(lengths=(24,))'

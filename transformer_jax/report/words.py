@@ -82,7 +82,7 @@ def _mean(row: Row, places: int) -> Cell:
     if math.isnan(mean):
         return Cell(numbers.NONE, None)
     if sd is None:
-        return Cell(numbers.fixed(mean, places), mean, (f'no interval: {row.summary.reason}',))
+        return Cell(numbers.fixed(mean, places), mean)
     return Cell(f'{numbers.fixed(mean, places)} ± {numbers.fixed(sd, places)}', mean,
                 (numbers.interval(low, high, places),))
 
@@ -111,10 +111,8 @@ def _verdict(row: Row, places: int) -> Cell:
         remarks.append(f'same config and runs as {row.same_as}')
     if row.verdict == 'missing':
         remarks.append('no sound run')
-    elif row.comparison:
-        if row.verdict == 'open' and row.comparison.detectable is not None:
-            remarks.append(f'detectable: {numbers.fixed(row.comparison.detectable, places)}')
-        remarks += [row.comparison.reason] * bool(row.comparison.reason)
+    elif row.verdict == 'open' and row.comparison.detectable is not None:
+        remarks.append(f'detectable: {numbers.fixed(row.comparison.detectable, places)}')
     return Cell(VERDICTS[row.verdict], list(VERDICTS).index(row.verdict), tuple(remarks))
 
 
@@ -178,6 +176,7 @@ def notes(table: Table) -> Iterator[str]:
         yield _power(table, compared)
     elif any(row.comparison for row in table.rows):
         yield 'Nothing could be tested: a test needs two seeds of the variant and of the reference.'
+    yield from _lacks(table, tested=bool(compared))
     if table.sentences:
         yield (f'Over sentences: the paired bootstrap over the {table.sentences} that were scored, of the models as '
                'they are, p after Holm; it speaks of other test sets, not of other seeds.')
@@ -186,6 +185,19 @@ def notes(table: Table) -> Iterator[str]:
     if any(paper.sides for paper in table.papers):
         yield ('✓ and ✗: our test tells the variant from the reference, on the paper\'s side of it or on the other; '
                '≈: it does not.')
+
+
+def _lacks(table: Table, tested: bool) -> Iterator[str]:
+    """Why cells are empty, and whose; of tests, where some were `tested`."""
+    whose = collections.defaultdict(list)
+    for row in table.rows:
+        for found in (row.summary, tested and row.comparison):
+            if row.values and found and found.reason:
+                whose[found.reason].append(row.variant)
+    for reason, variants in whose.items():
+        all_of_them = len(variants) == sum(bool(row.values) for row in table.rows)
+        names = 'all variants' if all_of_them else ', '.join(variants)
+        yield f'{reason[0].upper()}{reason[1:]}: {names}.'
 
 
 def _power(table: Table, compared: Sequence[Row]) -> str:
