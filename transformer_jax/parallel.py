@@ -132,8 +132,8 @@ class Replicas:
     """Several runs that differ in seed and `Hyper` alone, side by side: every array has a leading replica axis.
 
     Replicas share out the devices that `parallel.mesh.data` leaves, see `sharding.replica_sizes`; those of one device
-    advance together, but on a CPU, whose cores one model keeps busy, one after the other: 0.9 of the time and a
-    fraction of the memory. Attributes as those of Parallel.
+    advance together, but on a CPU, whose cores one model keeps busy, one after the other, in a fraction of the memory.
+    Attributes as those of Parallel.
 
     Raises ConfigError as Parallel.
     """
