@@ -24,6 +24,7 @@ from torch.nn import functional
 from configs.tiny_shakespeare import get_config
 from transformer_jax.config import from_config_dict
 from transformer_jax.data import load_data
+from transformer_jax.heap import keep_freed_memory
 from transformer_jax.models import build
 from transformer_jax.parallel import Parallel
 from transformer_jax.workdir import Workdir
@@ -82,6 +83,7 @@ def torch_step(model, parameters):
 
 def main(directory):
     """Prints milliseconds per step, medians over the blocks, and their ratios to ours."""
+    keep_freed_memory()
     settings = get_config('cpu')
     settings.data.source_dir = directory
     config = from_config_dict(settings)
