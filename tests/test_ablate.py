@@ -148,6 +148,9 @@ def test_a_root_that_cannot_be_one(tmp_path, monkeypatch):
     (tmp_path / 'experiment.json').write_text('{"variants": 3}')
     with pytest.raises(WorkdirError, match='does not describe an experiment'):
         plan(tmp_path)
+    (tmp_path / 'experiment.json').write_text(json.dumps(plan(tmp_path / 'new').record | {'reference': 'nonesuch'}))
+    with pytest.raises(WorkdirError, match='does not describe an experiment'):
+        plan(tmp_path)
     with pytest.raises(ConfigError, match=r'has no experiment\.json'):
         load_results(tmp_path / 'file' / '..' / '..')
 

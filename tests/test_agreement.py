@@ -88,6 +88,13 @@ def test_a_paper_without_the_reference_still_ranks():
     assert (found.tau, found.directions) == (1, 0)
 
 
+def test_directions_are_from_the_reference_of_each():
+    ours = table(base=30, small=28, big=20, same=31)
+    found = agreement(ours, PAPER, {'base': 'base', 'small': 'base', 'big': 'big', 'same': 'big'}, falling=False,
+                      theirs_falling=False)
+    assert (found.directions, found.agreeing, found.clear, found.clear_agreeing) == (2, 1, 2, 1)  # same is above big
+
+
 def test_a_number_of_the_paper_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match='small'):
         agreement(table(base=3, small=2), PAPER | {'small': float('nan')}, 'base', falling=False, theirs_falling=False)

@@ -84,6 +84,16 @@ def test_seeds_are_averaged_over_the_same_sentences(corpora):
     assert shuffled.low == shuffled.high == 0
 
 
+def test_each_variant_has_its_own_reference():
+    runs = {name: {0: np.random.default_rng(seed).integers(0, 2, (40, 1)).tolist()} for seed, name in enumerate('abcd')}
+    found = bootstrap(runs, {'a': 'a', 'b': 'a', 'c': 'c', 'd': 'c'})
+    for name, home in (('b', 'a'), ('d', 'c')):
+        alone = bootstrap(runs, home)[name]
+        assert (found[name].difference, found[name].low, found[name].p) == (alone.difference, alone.low, alone.p)
+    assert list(found) == ['b', 'd']
+    assert list(bootstrap(runs | {'a': {}}, {'a': 'a', 'b': 'a', 'c': 'c', 'd': 'c'})) == ['d']
+
+
 def test_samples_are_those_of_the_seed():
     runs = {'base': {0: [[0], [1], [1]]}, 'new': {0: [[1], [1], [0]]}}
     assert bootstrap(runs, 'base', seed=1) == bootstrap(runs, 'base', seed=1)

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from transformer_jax.config import default_config
 from transformer_jax.errors import ConfigError
-from transformer_jax.experiment import Experiment, Metric, Published, at_scale, config_file, load, slug
+from transformer_jax.experiment import Axis, Experiment, Metric, Published, at_scale, config_file, load, slug
 from transformer_jax.plan import checked_configs
 
 LOSS = (Metric('loss'),)
@@ -41,6 +41,15 @@ def test_all_impossible_variants_are_listed_at_once():
     assert "did you mean 'num_heads'?" in lines[1]
 
 
+def test_a_line_of_the_axis_is_the_reference_at_its_points():
+    points = {f'{name} at {x}': (name, x) for x in (1, 2) for name in ('new', 'old')}
+    variants = {name: {} for name in points}
+    found = experiment(variants=variants, axis=Axis('x', points), reference='old').compared_with
+    assert found == {'new at 1': 'old at 1', 'old at 1': 'old at 1', 'new at 2': 'old at 2', 'old at 2': 'old at 2'}
+    assert experiment(variants=variants, axis=Axis('x', points), reference='old at 2').compared_with == 'old at 2'
+    assert experiment(variants=variants, axis=Axis('x', points)).compared_with == 'new at 1'
+
+
 def test_names():
     assert (str(Metric('bleu')), str(Metric('accuracy', 'validation', length=40))) == (
         'test bleu', 'validation accuracy at 40')
@@ -58,6 +67,11 @@ def test_names():
     ({'variants': {'a b': {}, 'a  b': {}}}, "'a b' and 'a  b' would share the folder 'a-b'"),
     ({'match': 'size'}, "match='size', it takes none, params, flops"),
     ({'reference': 'bsae'}, "reference='bsae' is no variant; these are: base"),
+    ({'reference': 'odl', 'axis': Axis('x', {'base': ('old', 1)})},
+     "reference='odl' is no variant or line of the axis; these are: base, old"),
+    ({'reference': 'old', 'variants': {'base': {}, 'b': {}, 'c': {}}, 'axis': Axis('x', {
+        'base': ('old', 1), 'b': ('new', 2)})}, "reference='old' has no point on the axis beside b, c"),
+    ({'axis': Axis('x', {'bsae': ('old', 1)})}, 'the axis has points of bsae: no variant'),
     ({'seeds': 0}, 'seeds=0 must be positive'),
     ({'published': (Published('paper', 'BLEU', 'test bleu', {'base': 1}),)}, "'test bleu' is none of test loss"),
     ({'published': (Published('paper', 'BLEU', 'test loss', {'big': 1}),)}, 'big is no variant'),

@@ -111,6 +111,16 @@ def test_no_other_size_is_nearer(kind, names):
                        for even in (below, below + 8) if even)
 
 
+def test_each_variant_is_brought_to_the_size_of_its_own_reference():
+    configs = {'small': experiment(), 'other': experiment(d_ff=300), 'big': experiment(d_ff=192),
+               'big other': experiment(d_ff=300)}
+    references = {'small': 'small', 'other': 'small', 'big': 'big', 'big other': 'big'}
+    matched = match(configs, references, 'params')
+    assert [found.chosen.get('model.d_ff') for found in matched.values()] == [None, 96, None, 192]
+    assert [found.target for found in matched.values()] == [
+        costs.non_embedding_params(configs[home]) for home in references.values()]
+
+
 def test_few_models_are_traced(monkeypatch):
     traced = []
     monkeypatch.setitem(MEASURES, 'params', ('', lambda config: traced.append(size(config)) or config.model.d_ff * 10))

@@ -3,6 +3,7 @@
 import csv
 import html
 import html.parser
+import io
 import json
 import re
 import shutil
@@ -330,6 +331,26 @@ def test_what_an_experiment_varies_is_an_axis_of_figures(tmp_path, monkeypatch):
     assert lines == {'quadratic': [[8, means['softmax']], [64, means['additive']]],
                      'subquadratic': [[8, means['linear']]]}
     assert re.findall('<img alt="(.*?)"', page(report)) == ['by test bleu', 'by test loss', 'by step time']
+
+
+def test_a_line_of_the_axis_is_the_reference_at_each_point(tmp_path):
+    results = make_results(lost=())
+    results['experiment']['reference'] = {name: 'additive' if name in ('linear', 'additive') else 'same as softmax'
+                                          for name in MEANS}
+    report = analysed(tmp_path, results)
+    verdicts = {row.variant: row.verdict for row in report.tables[0].rows}
+    assert [verdicts[name] for name in ('softmax', 'same as softmax', 'additive', 'linear')] == [
+        'same', 'reference', 'reference', 'worse']
+    means = {row.variant: row.summary.mean for row in report.tables[0].rows}
+    assert row_of(report, 'linear').comparison.difference == pytest.approx(means['linear'] - means['additive'])
+    assert report.tables[0].papers[0].sides == {'linear': 'agrees'}  # 24.9 against 25.1
+    said = text.markdown(report)
+    assert 'reference: same as softmax, additive' in said
+    assert 'Differences from the reference at the same point of the axis by Welch' in said
+    assert readme.headline(report.tables[0]).variant == 'linear'
+    lines = list(csv.DictReader(io.StringIO(text.summary_csv(report))))
+    assert {line['variant']: line['reference'] for line in lines} == results['experiment']['reference']
+    assert '"references":["same as softmax","additive"]' in page(analyse(write_root(tmp_path / 'root', results)))
 
 
 def test_a_markdown_table_has_equal_rows_whatever_the_names(tmp_path):

@@ -28,13 +28,18 @@ def scaled(count, mean, sd, seed):
     return (mean + sd * (x - x.mean()) / x.std(ddof=1)).tolist()
 
 
-def simulated(variants, seeds, correlation=0.0, count=2000, shift=0.0, seed=0):
+def along(points):
+    """Three variants at each point of an axis, of which the first is the reference of the others."""
+    return {f'v{index}': f'v{index - index % 3}' for index in range(3 * points)}
+
+
+def simulated(variants, seeds, correlation=0.0, count=2000, shift=0.0, seed=0, reference='v0'):
     """Tables of normal runs of spread 1, whose v1 alone lies `shift` above the others."""
     rng = RNG(seed)
     common = rng.normal(size=(count, 1, seeds)) * math.sqrt(correlation)
     values = common + rng.normal(size=(count, variants, seeds)) * math.sqrt(1 - correlation)
     values[:, 1] += shift
-    return [compare(table(matrix), 'v0', falling=False) for matrix in values]
+    return [compare(table(matrix), reference, falling=False) for matrix in values]
 
 
 # --- What the verdicts promise, over simulated tables -----------------------------------------------------------------
@@ -47,6 +52,15 @@ def simulated(variants, seeds, correlation=0.0, count=2000, shift=0.0, seed=0):
 def test_tables_of_equal_variants_have_a_false_verdict_in_one_of_twenty(variants, seeds, correlation):
     tables = simulated(variants, seeds, correlation)
     assert all(len(comparisons) == variants - 1 for comparisons in tables)
+    share = np.mean([any(row.verdict in ('better', 'worse') for row in comparisons.values()) for comparisons in tables])
+    assert 0.035 <= share <= 0.065
+
+
+@pytest.mark.parametrize(('seeds', 'correlation'), [
+    (5, 0.0), pytest.param(3, 0.8, marks=pytest.mark.slow), pytest.param(5, 0.8, marks=pytest.mark.slow)])
+def test_so_have_tables_with_a_reference_at_each_point_of_an_axis(seeds, correlation):
+    tables = simulated(9, seeds, correlation, reference=along(3))
+    assert all(list(comparisons) == ['v1', 'v2', 'v4', 'v5', 'v7', 'v8'] for comparisons in tables)
     share = np.mean([any(row.verdict in ('better', 'worse') for row in comparisons.values()) for comparisons in tables])
     assert 0.035 <= share <= 0.065
 
@@ -136,6 +150,18 @@ def test_the_correlation_of_two_variants_is_pearsons():
         if abs(p - SHOWN) > 0.005:
             assert seeds_correlate(table(rows), 'v0') == (p < SHOWN)
     assert not seeds_correlate(table([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]]), 'v0')  # a negative one has no cause
+
+
+def test_each_variant_is_compared_with_its_own_reference():
+    values = RNG(4).normal(size=(6, 4)) + np.arange(6)[:, None]**2
+    found = compare(table(values), along(2), falling=False)
+    for index, home in ((1, 0), (2, 0), (4, 3), (5, 3)):
+        row = found[f'v{index}']
+        assert row.difference == pytest.approx(values[index].mean() - values[home].mean())
+        assert row.p == compare(table(values), f'v{home}', falling=False)[f'v{index}'].p
+    assert [row.adjusted for row in found.values()] == holm([row.p for row in found.values()])
+    lost = compare(table(values) | {'v3': {0: 1.0}}, along(2), falling=False)
+    assert [row.reason[:33] for row in lost.values()] == ['', '', *['not tested with 1 seed of v3, a t'] * 2]
 
 
 def test_holm_steps_down():

@@ -22,8 +22,8 @@ LAYERS = (
     'storage', 'manifest', 'workdir', 'checkpoint', 'metrics', 'decode', 'runs', 'replicas',
     'heap', 'signals', 'progress', 'plots', 'timing',
     'evaluate', 'lengths', 'generate', 'train', 'costs', 'inspect', 'bench_decode', 'bench_attention', 'bench',
-    'match', 'probes',
-    'experiment', 'results', 'measure', 'plan', 'rows', 'board', 'stats', 'bootstrap', 'agreement', 'ablate', 'report',
+    'stats', 'match', 'probes',
+    'experiment', 'results', 'measure', 'plan', 'rows', 'board', 'bootstrap', 'agreement', 'ablate', 'report',
     'commands_ablate', 'commands_probe', 'commands_report', 'commands', 'cli', '__main__',
 )
 # `data` stands beside these layers: it uses `DATA_USES` alone, and all from `checks` on may use it.

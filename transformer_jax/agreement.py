@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from transformer_jax.stats import Runs, Summary, compare, refuse_nonfinite, summarise
+from transformer_jax.stats import Reference, Runs, Summary, compare, references_of, refuse_nonfinite, summarise
 
 DRAWS = 2000
 
@@ -25,7 +25,7 @@ class Agreement:
     reason: str = ''
 
 
-def agreement(ours: Mapping[str, Runs], theirs: Mapping[str, float], reference: str, falling: bool,
+def agreement(ours: Mapping[str, Runs], theirs: Mapping[str, float], reference: Reference, falling: bool,
               theirs_falling: bool) -> Agreement:
     """Whether our table orders variants as a paper's does, and puts them on the same side of the reference.
 
@@ -39,23 +39,22 @@ def agreement(ours: Mapping[str, Runs], theirs: Mapping[str, float], reference: 
     Args:
         ours: variant -> seed -> value.
         theirs: variant -> the paper's value.
-        reference: a variant of ours; if the paper lacks it, directions are not counted.
+        reference: a variant of ours, or that of each; where the paper lacks it, directions are not counted.
         falling: of our metric less is better.
         theirs_falling: of the paper's measure less is better.
 
     Raises:
-        ValueError: a value is not finite, or the reference is no variant.
+        ValueError: a value is not finite, or a reference is no variant.
     """
     refuse_nonfinite({name: {0: value} for name, value in theirs.items()})
     comparisons = compare(ours, reference, falling)
     summaries = {name: summarise(runs) for name, runs in ours.items() if name in theirs and runs}
     means = {name: -summary.mean if falling else summary.mean for name, summary in summaries.items()}
     numbers = {name: -theirs[name] if theirs_falling else theirs[name] for name in summaries}
-    sides = {}  # of the reference, the paper's
-    if reference in summaries:
-        sides = {name: np.sign(number - numbers[reference]) for name, number in numbers.items()
-                 if number != numbers[reference]}
-    agreeing = [name for name, side in sides.items() if np.sign(means[name] - means[reference]) == side]
+    homes = {name: home for name, home in references_of(ours, reference).items() if {name, home} <= summaries.keys()}
+    sides = {name: np.sign(numbers[name] - numbers[home]) for name, home in homes.items()
+             if numbers[name] != numbers[home]}  # of the reference, the paper's
+    agreeing = [name for name, side in sides.items() if np.sign(means[name] - means[homes[name]]) == side]
     verdicts = {name: comparisons[name].verdict for name in sides if comparisons[name].verdict in ('better', 'worse')}
     tau, reason = kendall([*means.values()], [*numbers.values()]), ''
     low = high = None

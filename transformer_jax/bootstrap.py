@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from transformer_jax.stats import holm, refuse_nonfinite, refuse_unknown
+from transformer_jax.stats import Reference, holm, references_of, refuse_nonfinite
 
 
 @dataclasses.dataclass(frozen=True)
 class Resampled:
-    """One variant minus the reference over resampled sentences: what another test set of this kind might have said."""
+    """One variant minus its reference over resampled sentences: what another test set of this kind might have said."""
 
     difference: float  # on the test set as it is
     low: float  # 2.5% and 97.5% points of the difference over samples
@@ -19,7 +19,7 @@ class Resampled:
     adjusted: float  # p after Holm
 
 
-def bootstrap(runs: Mapping[str, Mapping[int, Sequence]], reference: str, samples: int = 1000,
+def bootstrap(runs: Mapping[str, Mapping[int, Sequence]], reference: Reference, samples: int = 1000,
               seed: int = 0) -> dict[str, Resampled]:
     """Paired bootstrap over the sentences of a test set (Koehn 2004), in the order of `runs`.
 
@@ -32,21 +32,21 @@ def bootstrap(runs: Mapping[str, Mapping[int, Sequence]], reference: str, sample
         runs: variant -> seed -> a row for each sentence: one number, of which the score is the mean, or ten, of which
             it is corpus BLEU: correct 1- to 4-grams, total 1- to 4-grams, length, reference length. A variant without
             runs is left out.
-        reference: a variant.
+        reference: a variant, or that of each; what is compared with a variant without runs is left out.
         samples: how many.
         seed: of the draws.
 
     Raises:
-        ValueError: a number is not finite, runs differ in their sentences' number or columns, or the reference is no
+        ValueError: a number is not finite, runs differ in their sentences' number or columns, or a reference is no
             variant.
     """
-    refuse_unknown(runs, reference)
+    references = references_of(runs, reference)
     rows = {name: {key: np.asarray(row, float) for key, row in by_seed.items()} for name, by_seed in runs.items()}
     refuse_nonfinite({name: {key: array.sum() for key, array in by_seed.items()} for name, by_seed in rows.items()})
     shapes = {array.shape for by_seed in rows.values() for array in by_seed.values()}
     if len(shapes) > 1 or any(len(shape) != 2 or not shape[0] or shape[1] not in (1, 10) for shape in shapes):
         raise ValueError(f'sentences × numbers of the runs: {sorted(shapes)}; all must be alike, with 1 or 10 numbers')
-    if not rows[reference]:
+    if not shapes:
         return {}
     count = next(iter(shapes))[0]
     draws = np.random.default_rng(seed).choice(count, (samples, count)) + count * np.arange(samples)[:, None]
@@ -54,7 +54,8 @@ def bootstrap(runs: Mapping[str, Mapping[int, Sequence]], reference: str, sample
     times = np.concatenate([np.ones((1, count)), times])  # first the test set as it is
     scores = {name: np.mean([_score(times @ array, count) for array in by_seed.values()], 0)
               for name, by_seed in rows.items() if by_seed}
-    gaps = {name: score - scores[reference] for name, score in scores.items() if name != reference}
+    gaps = {name: score - scores[references[name]] for name, score in scores.items()
+            if references[name] != name and references[name] in scores}
     p = {name: _share(abs(gap[1:] - gap[1:].mean()) >= abs(gap[0])) for name, gap in gaps.items()}
     adjusted = dict(zip(p, holm([*p.values()]), strict=True))
     return {name: Resampled(float(gap[0]), *np.quantile(gap[1:], [0.025, 0.975]).tolist(), p[name], adjusted[name])

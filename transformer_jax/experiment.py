@@ -83,6 +83,11 @@ class Axis:
     label: str
     points: Mapping[str, tuple[str, float]]
 
+    def beside(self, line: str) -> dict[str, str]:
+        """Of each variant that of a line at the same number; variants for which there is none are left out."""
+        at = {x: variant for variant, (name, x) in self.points.items() if name == line}
+        return {variant: at[x] for variant, (_, x) in self.points.items() if x in at}
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -93,7 +98,7 @@ class Experiment:
     variants: Mapping[str, Mapping[str, Any]]  # name -> {'model.num_heads': 1, …}; {}: the base itself
     metrics: tuple[Metric, ...]  # the first is the one that the verdict is about
     published: tuple[Published, ...] = ()
-    reference: str = ''  # the variant that others are compared with; '': the first
+    reference: str = ''  # the variant that others are compared with, or a line of the axis; '': the first variant
     seeds: int = 3
     axis: Axis | None = None
     match: str = 'none'  # or params, flops: d_ff (recurrent models: d_model) is solved to equal the reference
@@ -107,13 +112,15 @@ class Experiment:
                               'the base is no ConfigDict')
         if self.match not in MATCHES:
             raise ConfigError(f'match={self.match!r}, it takes {", ".join(MATCHES)}')
-        if self.compared_with not in self.variants:
-            raise ConfigError(f'reference={self.reference!r} is no variant; these are: {", ".join(self.variants)}')
+        self._check_reference()
         if self.seeds < 1:
             raise ConfigError(f'seeds={self.seeds} must be positive')
         names = [str(metric) for metric in self.metrics]
         if len(set(names)) < len(names):
             raise ConfigError(f'metrics need names of their own: {", ".join(names)}')
+        unknown = [name for name in self.axis.points if name not in self.variants] if self.axis else []
+        if unknown:
+            raise ConfigError(f'the axis has points of {", ".join(unknown)}: no variant')
         for published in self.published:
             unknown = [name for name in published.values if name not in self.variants]
             if unknown:
@@ -127,9 +134,20 @@ class Experiment:
                 raise ConfigError(f'variants {other!r} and {name!r} would share the folder {slug(name)!r}: rename one')
 
     @property
-    def compared_with(self) -> str:
-        """The variant that others are compared with."""
-        return self.reference or next(iter(self.variants))
+    def compared_with(self) -> str | dict[str, str]:
+        """The variant that others are compared with; where it is a line of the axis, variant -> its own."""
+        reference = self.reference or next(iter(self.variants))
+        return reference if reference in self.variants else self.axis.beside(reference)
+
+    def _check_reference(self) -> None:
+        lines = dict.fromkeys(line for line, _ in self.axis.points.values()) if self.axis else {}
+        if self.reference and self.reference not in {**self.variants, **lines}:
+            raise ConfigError(f'reference={self.reference!r} is no variant{" or line of the axis" * bool(lines)}; '
+                              f'these are: {", ".join([*self.variants, *lines])}')
+        homes = self.compared_with
+        alone = [name for name in self.variants if name not in homes] if isinstance(homes, dict) else []
+        if alone:
+            raise ConfigError(f'reference={self.reference!r} has no point on the axis beside {", ".join(alone)}')
 
     def with_base(self, overrides: Mapping[str, Any]) -> 'Experiment':
         """The same with keys of its base replaced, {'data.source_dir': …}; what variants set remains."""

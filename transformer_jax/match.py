@@ -16,6 +16,7 @@ from transformer_jax import config as config_lib
 from transformer_jax import costs
 from transformer_jax.config import ExperimentConfig
 from transformer_jax.errors import ConfigError
+from transformer_jax.stats import Reference, references_of
 
 MEASURES: dict[str, tuple[str, Callable[[ExperimentConfig], float]]] = {
     'params': ('non-embedding parameters', costs.non_embedding_params),
@@ -27,7 +28,7 @@ TOLERANCE = 0.01  # of the target: what an even size may cost
 
 @dataclasses.dataclass(frozen=True)
 class Matched:
-    """A variant at the size of the reference. What was not measured is 0, and nothing chosen."""
+    """A variant at the size of its reference. What was not measured is 0, and nothing chosen."""
 
     config: ExperimentConfig
     chosen: dict[str, Any] = dataclasses.field(default_factory=dict)  # {'model.d_ff': 1984}
@@ -40,15 +41,15 @@ class Matched:
         return (self.value - self.target) / self.target if self.target else 0.0
 
 
-def match(configs: Mapping[str, ExperimentConfig], reference: str, kind: str) -> dict[str, Matched]:
-    """Every variant with its size solved so that it has as much of something as the reference, which stays as it is.
+def match(configs: Mapping[str, ExperimentConfig], reference: Reference, kind: str) -> dict[str, Matched]:
+    """Every variant with its size solved so that it has as much of something as its reference, which stays as it is.
 
     A size of its own that a variant was given is solved away, unless it is right already. Of sizes within 1% of the
     target, the best multiple of 8 is taken.
 
     Args:
         configs: the variants, by name.
-        reference: one of them.
+        reference: one of them, or that of each.
         kind: 'params', those outside embeddings; 'flops', see `costs.flops_per_token`; 'none': nothing is solved.
 
     Raises:
@@ -57,17 +58,18 @@ def match(configs: Mapping[str, ExperimentConfig], reference: str, kind: str) ->
     if kind == 'none':
         return {name: Matched(config) for name, config in configs.items()}
     what, measure = MEASURES[kind]
-    target, matched, reasons = measure(configs[reference]), {}, []
-    for name, config in configs.items():
+    references, matched, reasons = references_of(configs, reference), {}, []
+    targets = {home: measure(configs[home]) for home in dict.fromkeys(references.values())}
+    for name, home in references.items():
+        config, target = configs[name], targets[home]
         try:
-            matched[name] = Matched(config, {}, target, target) if name == reference else _solved(
-                config, target, measure)
+            matched[name] = Matched(config, {}, target, target) if name == home else _solved(config, target, measure)
         except _TooLarge as error:
             least = error.args[0]
             reasons.append(f'{name}: {least:,.0f} {what} with model.{_key(config)}=1 already, {least - target:,.0f} '
-                           f'({least / target - 1:.1%}) more than the {target:,.0f} of {reference}')
+                           f'({least / target - 1:.1%}) more than the {target:,.0f} of {home}')
     if reasons:
-        raise ConfigError(f'match={kind!r}: variants that cannot be as small as {reference!r}; make them smaller '
+        raise ConfigError(f'match={kind!r}: variants that cannot be as small as their reference; make them smaller '
                           'otherwise, or compare without match:\n  ' + '\n  '.join(reasons))
     return matched
 

@@ -17,6 +17,7 @@ from etils import epath
 
 from transformer_jax import config as config_lib
 from transformer_jax.errors import ConfigError, WorkdirError
+from transformer_jax.stats import references_of
 from transformer_jax.storage import absolute, reported, write_text
 from transformer_jax.workdir import changes, may_change
 
@@ -197,8 +198,9 @@ def _checked(experiment: Any, path: epath.Path) -> dict[str, Any]:
         labels = [metric['label'] for metric in experiment['metrics']]
         known = [variant['folder'] and variant['config'] for variant in experiment['variants'].values()]
         if labels and known and isinstance(experiment['seeds'], list):
+            references_of(experiment['variants'], experiment['reference'])
             return experiment
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         pass
     raise WorkdirError(f'{path} does not describe an experiment: it is damaged, or was not written by ablate')
 

@@ -1,6 +1,6 @@
 """Signal from noise over seeds: intervals, tests, verdicts and power.
 
-Pure functions of numbers. The family is one metric of one table: all variants against the reference, 5% for all of
+Pure functions of numbers. The family is one metric of one table: all variants against their references, 5% for all of
 them together by Holm (1979). Tables in which all variants are equal (normal, alike in spread) were simulated, 40,000
 for each of 2 to 17 variants, 3 to 10 seeds, and correlations of 0 to 0.9 between runs of a seed: the share with any
 false verdict was 0.035 to 0.059 (2 variants, 3 seeds that correlate: from 0.030). Two choices keep it there:
@@ -33,6 +33,7 @@ POWER = 0.8  # at which a difference counts as one that the seeds could have det
 SHOWN = 0.03
 ROUNDING = 1e-12  # a spread below this share of the numbers is their rounding
 Runs = Mapping[int, float]  # seed -> value
+Reference = str | Mapping[str, str]  # the variant that all are compared with; or variant -> its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One variant minus the reference. Where it cannot be tested, the numbers are None and `reason` says why."""
+    """One variant minus its reference. Where it cannot be tested, the numbers are None and `reason` says why."""
 
     verdict: str  # better, worse, not distinguishable (by `adjusted`), not tested
     difference: float | None = None  # of the means; paired: over the seeds that both have
@@ -78,43 +79,44 @@ def summarise(values: Runs) -> Summary:
     return Summary(len(x), mean, sd, mean - half, mean + half)
 
 
-def compare(values: Mapping[str, Runs], reference: str, falling: bool) -> dict[str, Comparison]:
-    """Every variant but the reference against it, in the order of `values`.
+def compare(values: Mapping[str, Runs], reference: Reference, falling: bool) -> dict[str, Comparison]:
+    """Every variant but a reference against its own, in the order of `values`.
 
     Args:
         values: variant -> seed -> value. Seeds may be missing; a variant with fewer than two is not tested.
-        reference: a variant.
+        reference: a variant, or that of each.
         falling: less is better.
 
     Raises:
-        ValueError: a value is not finite, or the reference is no variant.
+        ValueError: a value is not finite, or a reference is no variant.
     """
     refuse_nonfinite(values)
-    refuse_unknown(values, reference)
+    references = references_of(values, reference)
     paired = seeds_correlate(values, reference)
-    tests = {name: _test(runs, values[reference], paired) for name, runs in values.items()
-             if name != reference and min(len(runs), len(values[reference])) >= 2}
+    tests = {name: _test(values[name], values[home], paired) for name, home in references.items()
+             if name != home and min(len(values[name]), len(values[home])) >= 2}
     adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
     comparisons = {}
-    for name, runs in values.items():
+    for name, home in references.items():
         if name in tests:
             comparisons[name] = _judge(tests[name], adjusted[name], len(tests), falling)
-        elif name != reference:
-            seeds = (_count(len(runs), 'seed') if len(runs) < 2 else
-                     f'{_count(len(values[reference]), "seed")} of {reference}')
+        elif name != home:
+            seeds = (_count(len(values[name]), 'seed') if len(values[name]) < 2 else
+                     f'{_count(len(values[home]), "seed")} of {home}')
             comparisons[name] = Comparison('not tested', reason=f'not tested with {seeds}, a test needs two')
     return comparisons
 
 
-def seeds_correlate(values: Mapping[str, Runs], reference: str) -> bool:
-    """Whether runs of one seed vary together, over all variants that have the reference's seeds.
+def seeds_correlate(values: Mapping[str, Runs], reference: Reference) -> bool:
+    """Whether runs of one seed vary together, over all variants that have the seeds that the references share.
 
     Every variant's runs, less their mean, are scaled to length 1; the vectors are added. Runs that vary together give a
     long sum. For independent normal runs of any means and spreads the vectors point anywhere, and the sum is a random
     flight, whose law depends on the numbers of variants and seeds alone: the test is exact, and one-sided, since a
     negative correlation has no cause here. For two variants it is the test of Pearson's r.
     """
-    seeds = list(values[reference])
+    homes = {*references_of(values, reference).values()}
+    seeds = sorted(set.intersection(*(set(values[home]) for home in homes)))
     rows = [np.array([runs[seed] for seed in seeds]) for runs in values.values() if set(seeds) <= set(runs)]
     rows = [row - row.mean() for row in rows if len(seeds) >= 2 and _sd(row, row)]
     if len(rows) < 2:
@@ -248,7 +250,10 @@ def refuse_nonfinite(values: Mapping[str, Runs]) -> None:
                 raise ValueError(f'{name}, seed {seed}: {value} is not finite; leave the run out')
 
 
-def refuse_unknown(names: Collection[str], reference: str) -> None:
-    """Raises ValueError where the reference is none of the variants."""
-    if reference not in names:
-        raise ValueError(f'reference={reference!r} is none of the variants: {", ".join(names)}')
+def references_of(names: Collection[str], reference: Reference) -> dict[str, str]:
+    """Of each variant the one that it is compared with; raises ValueError where that is none of them."""
+    references = {name: reference if isinstance(reference, str) else reference.get(name, '') for name in names}
+    for home in references.values():
+        if home not in names:
+            raise ValueError(f'reference={home!r} is none of the variants: {", ".join(names)}')
+    return references

@@ -37,11 +37,12 @@ class Row:
     """A variant by one metric."""
 
     variant: str
+    reference: str  # the variant that it is compared with
     values: Runs  # of the sound runs
     planned: int
     cost: Cost
     summary: Summary
-    comparison: Comparison | None = None  # None: it is the reference, or has its runs, or nothing
+    comparison: Comparison | None = None  # None: it is a reference, or has its runs, or nothing
     resampled: Resampled | None = None  # over sentences, where those are there
     same_as: str = ''  # the earlier variant with the same config, whose runs these are
 
@@ -73,10 +74,19 @@ class Table:
 
     label: str
     falling: bool
-    reference: str
     rows: tuple[Row, ...]
     papers: tuple[Paper, ...]
     sentences: int = 0  # that were resampled
+
+    @property
+    def references(self) -> list[str]:
+        """The variants that others are compared with: one, or a line along an axis."""
+        return list(dict.fromkeys(row.reference for row in self.rows))
+
+    @property
+    def reference(self) -> str:
+        """'softmax', or where there are several, how to find that of a variant."""
+        return self.references[0] if len(self.references) == 1 else 'the reference at the same point of the axis'
 
     def row(self, variant: str) -> Row:
         """That of a variant."""
@@ -108,7 +118,8 @@ class _Ablation(NamedTuple):
 
     experiment: Mapping[str, Any]
     runs: Mapping[str, Sequence[Result]]  # by folder, in the order of seeds
-    firsts: Mapping[str, str]  # folder -> variant; the reference is the first of its own
+    firsts: Mapping[str, str]  # folder -> variant; a reference is the first of its own
+    references: Mapping[str, str]  # variant -> that it is compared with
     root: epath.Path | None
 
     def first(self, variant: str) -> str:
@@ -125,10 +136,11 @@ def analyse(path: epath.PathLike) -> Report:
     results, path = load_results(path), absolute(path)
     experiment = results['experiment']
     variants = experiment['variants']
-    firsts = {variants[name]['folder']: name for name in (*reversed(variants), experiment['reference'])}
+    references = stats.references_of(variants, experiment['reference'])
+    firsts = {variants[name]['folder']: name for name in (*reversed(variants), *references.values())}
     runs = {folder: sorted((run for run in results['runs'] if run['folder'] == folder), key=lambda run: run['seed'])
             for folder in firsts}
-    ablation = _Ablation(experiment, runs, firsts, path if path.is_dir() else None)
+    ablation = _Ablation(experiment, runs, firsts, references, path if path.is_dir() else None)
     gaps = collections.defaultdict(list)
     for gap in results['missing']:
         gaps[gap['folder'], gap['why']].append(gap['seed'])
@@ -158,21 +170,22 @@ def _table(ablation: _Ablation, metric: Mapping[str, Any]) -> Table:
               for folder, first in ablation.firsts.items()}
     # In the order of the variants, which the draws of `agreement` depend on.
     values = {name: values[name] for name in experiment['variants'] if name in values}
-    reference = experiment['reference']
-    comparisons = stats.compare(values, reference, falling)
+    references = {name: ablation.first(ablation.references[name]) for name in values}
+    comparisons = stats.compare(values, references, falling)
     sentences = _sentences(ablation, label)
-    resampled = bootstrap(sentences, reference) if reference in sentences and len(sentences) > 1 else {}
+    sentences = {name: found for name, found in sentences.items() if references[name] in sentences}
+    resampled = bootstrap(sentences, references)
     rows = []
     for name, entry in experiment['variants'].items():
         first = ablation.first(name)
-        rows.append(Row(name, values[first], len(experiment['seeds']),
+        rows.append(Row(name, ablation.references[name], values[first], len(experiment['seeds']),
                         _cost(entry.get('matched') or {}, ablation.runs[entry['folder']]),
                         stats.summarise(values[first]), comparisons.get(first), resampled.get(first),
                         '' if first == name else first))
-    papers = tuple(_paper(ablation, entry, values, comparisons, falling) for entry in experiment['published']
-                   if entry['metric'] == label)
+    papers = tuple(_paper(ablation, entry, values, references, comparisons, falling)
+                   for entry in experiment['published'] if entry['metric'] == label)
     count = len(next(iter(next(iter(sentences.values())).values()))) if resampled else 0
-    return Table(label, falling, reference, tuple(rows), papers, count)
+    return Table(label, falling, tuple(rows), papers, count)
 
 
 def _sentences(ablation: _Ablation, label: str) -> dict[str, dict[int, list]]:
@@ -191,14 +204,14 @@ def _sentences(ablation: _Ablation, label: str) -> dict[str, dict[int, list]]:
     return whole if len(shapes) == 1 else {}  # Runs that were not scored on the same sentences cannot be paired.
 
 
-def _paper(ablation: _Ablation, entry: Mapping[str, Any], values: Mapping[str, Runs],
+def _paper(ablation: _Ablation, entry: Mapping[str, Any], values: Mapping[str, Runs], references: Mapping[str, str],
            comparisons: Mapping[str, Comparison], falling: bool) -> Paper:
-    reference, theirs = ablation.experiment['reference'], {}
+    theirs, sides = {}, {}
     for name, value in entry['values'].items():
         theirs.setdefault(ablation.first(name), value)
-    home, sides = theirs.get(reference), {}
     for name, value in entry['values'].items():
-        comparison = comparisons.get(ablation.first(name))
+        first = ablation.first(name)
+        comparison, home = comparisons.get(first), theirs.get(references[first])
         if home is None or value == home or comparison is None or comparison.difference is None:
             continue
         better = (value > home) != entry['falling']
@@ -206,7 +219,7 @@ def _paper(ablation: _Ablation, entry: Mapping[str, Any], values: Mapping[str, R
         clear = comparison.verdict in ('better', 'worse')
         sides[name] = ('agrees' if same else 'contradicts') if clear else 'same sign' if same else 'other sign'
     return Paper(entry['source'], entry['measure'], entry['values'], sides,
-                 agreement(values, theirs, reference, falling, entry['falling']))
+                 agreement(values, theirs, references, falling, entry['falling']))
 
 
 def _cost(matched: Mapping[str, Any], runs: Sequence[Result]) -> Cost:

@@ -1,6 +1,6 @@
 """Figures for a paper: differences with their intervals, and learning curves. Told apart without red and green."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from transformer_jax.report.analysis import Report, Row, Table
 from transformer_jax.report.traces import Curve
 
 FORMATS = ('.png', '.svg')
-# Okabe and Ito (2008); the reference is black. page.js has the same.
+# Okabe and Ito (2008); references are black. page.js has the same.
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#8c8c8c')
 DASHES = ('-', '--', ':', '-.')
 OF_VERDICT = {'better': '#009e73', 'worse': '#d55e00', 'open': '#6b7280'}
@@ -57,7 +57,7 @@ def along(report: Report) -> dict[str, Figure]:
 
 
 def _differences(table: Table) -> Figure:
-    """A forest plot: a row a variant, the reference's mean at zero."""
+    """A forest plot: a row a variant, its reference's mean at zero."""
     rows = _compared(table)
     figure = Figure(figsize=(6.8, 1.1 + ROW_INCHES * len(rows)), dpi=DPI, layout='constrained')
     axes = figure.subplots()
@@ -161,14 +161,11 @@ def _styles(report: Report) -> dict[str, tuple[str, str, float]]:
     styles: dict[str, tuple[str, str, float]] = {}
     drawn = [variant for variant in report.experiment['variants']
              if any(variant in found for found in report.curves.values())]
-    for number, variant in enumerate(_others(drawn, report.experiment['reference'])):
+    references = report.tables[0].references
+    for number, variant in enumerate(variant for variant in drawn if variant not in references):
         styles[variant] = COLOURS[number % 7], DASHES[number // 7 % 4], 1.5
-    reference = {report.experiment['reference']: ('black', '-', 2.0)}
-    return (reference if report.experiment['reference'] in drawn else {}) | styles
-
-
-def _others(variants: Iterable[str], reference: str) -> list[str]:
-    return [variant for variant in variants if variant != reference]
+    black = {variant: ('black', DASHES[number % 4], 2.0) for number, variant in enumerate(references)}
+    return {variant: style for variant, style in black.items() if variant in drawn} | styles
 
 
 def _cut(name: str) -> str:

@@ -31,7 +31,7 @@ for (const table of document.querySelectorAll('table.sortable')) {
 
 // --- Curves -----------------------------------------------------------------------------------------------------------
 
-// Okabe and Ito's colours, told apart by the colour-blind too; then the same with dashes. The reference has the ink's.
+// Okabe and Ito's colours, told apart by the colour-blind too; then the same with dashes. References have the ink's.
 const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#8c8c8c'];
 const DASHES = ['', '7 4', '2 3', '9 3 2 3'];
 const MARGIN = {left: 58, right: 14, top: 12, bottom: 38};
@@ -83,8 +83,11 @@ class Chart {
     this.plot.addEventListener('pointerleave', () => this.leave());
     addEventListener('resize', () => { if (this.plot.clientWidth !== this.width) this.draw(); });
     let plain = 0;
-    this.styles = data.variants.map(variant => variant === data.reference ? {colour: 'var(--ink)', dash: '', width: 2.6}
-      : {colour: COLOURS[plain % 7], dash: DASHES[Math.floor(plain++ / 7) % 4], width: 1.9});
+    this.styles = data.variants.map(variant => {
+      const place = data.references.indexOf(variant);
+      return place >= 0 ? {colour: 'var(--ink)', dash: DASHES[place % 4], width: 2.6}
+        : {colour: COLOURS[plain % 7], dash: DASHES[Math.floor(plain++ / 7) % 4], width: 1.9};
+    });
     this.drawLegend();
     this.draw();
   }

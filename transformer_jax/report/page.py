@@ -79,7 +79,7 @@ def _data(report: Report) -> str:
         return ''
     experiment = report.experiment
     drawn = [variant for variant in experiment['variants'] if any(variant in found for found in report.curves.values())]
-    payload = {'variants': drawn, 'reference': experiment['reference'], 'planned': len(experiment['seeds']),
+    payload = {'variants': drawn, 'references': report.tables[0].references, 'planned': len(experiment['seeds']),
                'curves': {name: [_series(variant, curve) for variant, curve in found.items()]
                           for name, found in report.curves.items()}}
     text = json.dumps(payload, ensure_ascii=False, separators=(',', ':'), allow_nan=False)

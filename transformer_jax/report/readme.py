@@ -80,7 +80,7 @@ def reproduce(page: str, experiments: Path) -> str:
 
 
 def reproduce_table(experiments: Path) -> str:
-    """A row for each file of results: the variant that differs most from the reference in the paper, or in ours."""
+    """A row for each file of results: the variant that differs most from its reference in the paper, or in ours."""
     files = committed(experiments)
     if not files:
         return 'No results of an ablation are committed yet.'
@@ -90,11 +90,12 @@ def reproduce_table(experiments: Path) -> str:
 def _line(path: Path, report: Report) -> list[str]:
     table = report.tables[0]
     paper = table.papers[0] if table.papers else None
-    row, reference = headline(table), table.row(table.reference)
+    row = headline(table)
+    reference = table.row((row or table.rows[0]).reference)
     theirs, difference, verdict = numbers.NONE, numbers.NONE, []
-    if row and paper and row.variant in paper.values:
+    if row and paper and {row.variant, row.reference} <= paper.values.keys():
         theirs = ' against '.join(f'{text.code(name)} {numbers.printed(paper.values[name], paper.values.values())}'
-                                  for name in (row.variant, table.reference))
+                                  for name in (row.variant, row.reference))
         theirs += f' ({text.escape(f"{paper.measure}; {paper.source}")})'
     if row and row.comparison and row.comparison.difference is not None:
         difference = text.joined(words.cell(table, row, words.Column('difference', '', '', '')))
@@ -116,11 +117,11 @@ def _mean(table: Table, row: Row) -> str:
 
 
 def headline(table: Table) -> Row | None:
-    """The row whose difference from the reference is the largest: in the paper where it has both, otherwise in ours."""
+    """The row whose difference from its reference is the largest: in the paper where it has both, otherwise in ours."""
     theirs = table.papers[0].values if table.papers else {}
     others = [row for row in table.rows if row.verdict not in ('reference', 'same')]
-    if table.reference in theirs and (there := [row for row in others if row.variant in theirs]):
-        return max(there, key=lambda row: abs(theirs[row.variant] - theirs[table.reference]))
+    if there := [row for row in others if {row.variant, row.reference} <= theirs.keys()]:
+        return max(there, key=lambda row: abs(theirs[row.variant] - theirs[row.reference]))
     measured = [row for row in others if row.comparison and row.comparison.difference is not None]
     return max(measured, key=lambda row: abs(row.comparison.difference), default=None)
 

@@ -131,13 +131,13 @@ def summary_csv(report: Report) -> str:
     """A line for each variant and metric, with all that was computed of it."""
     papers = list(dict.fromkeys(map(_name, (paper for table in report.tables for paper in table.papers))))
     lines: list[list[Any]] = [[
-        'variant', 'metric', 'seeds', *SUMMARY, *(f'difference: {key}' for key in COMPARISON),
+        'variant', 'metric', 'seeds', *SUMMARY, 'reference', *(f'difference: {key}' for key in COMPARISON),
         *(f'over sentences: {key}' for key in RESAMPLED), *papers, *COSTS]]
     for table in report.tables:
         for row in table.rows:
             theirs = {_name(paper): paper.values.get(row.variant) for paper in table.papers}
             lines.append([row.variant, table.label, len(row.values), *_fields(row.summary, SUMMARY),
-                          *_fields(row.comparison, COMPARISON), *_fields(row.resampled, RESAMPLED),
+                          row.reference, *_fields(row.comparison, COMPARISON), *_fields(row.resampled, RESAMPLED),
                           *(theirs.get(paper) for paper in papers), *_fields(row.cost, COSTS)])
     return _csv(lines)
 

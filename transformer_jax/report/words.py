@@ -161,7 +161,7 @@ def subtitle(report: Report) -> list[str]:
     matched = {'none': 'sizes as they come', 'params': 'at equal non-embedding parameters', 'flops': 'at equal FLOPs'}
     seeds, variants = len(experiment['seeds']), len(experiment['variants'])
     return [experiment['file'], f'{variants} variants × {seeds} seed{"s" * (seeds != 1)}',
-            f'reference {experiment["reference"]}', matched[experiment['match']], dates(report)]
+            f'reference: {", ".join(report.tables[0].references)}', matched[experiment['match']], dates(report)]
 
 
 def notes(table: Table) -> Iterator[str]:
@@ -203,7 +203,7 @@ def _lacks(table: Table, tested: bool) -> Iterator[str]:
 def _power(table: Table, compared: Sequence[Row]) -> str:
     seeds = compared[0].planned
     chance = stats.power(EFFECT, seeds, len(compared) + 1)
-    fewer = any(len(row.values) < seeds for row in (*compared, table.row(table.reference)))
+    fewer = any(len(row.values) < seeds for row in (*compared, *map(table.row, table.references)))
     return (f'With {seeds} seeds a difference of {EFFECT:g} standard deviations of one run is found with a chance of '
             f'{100 * chance:.0f}%{", with fewer it is less" * fewer}; "detectable" is what is found with one of '
             f'{100 * stats.POWER:.0f}%.')
