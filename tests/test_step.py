@@ -1,5 +1,6 @@
 """The training step: sums divided once, nothing non-finite in the state, numbers that vary without recompiling."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -18,14 +19,14 @@ ROWS = [[(3, 8)], [(8, 1)], [(2, 2)], [(5, 1)], [(1, 7)], [(4, 4)], [(8, 8)], [(
 
 
 class Trainer:
-    """A tiny model with its compiled step."""
+    """A tiny model with its compiled step, which can drop and does not until `with_hyper` says so."""
 
     def __init__(self, model_config, **train):
         self.config = ExperimentConfig(
-            model=model_config, train=TrainConfig(steps=100, **train),
+            model=dataclasses.replace(model_config, dropout=0.1), train=TrainConfig(steps=100, **train),
             optim=OptimConfig(schedule='constant', learning_rate=0.01, clip=1.0))
         self.model = build_model(model_config, V)
-        self.state = nn.meta.unbox(step.init_state(self.config, self.model))
+        self.state = with_hyper(nn.meta.unbox(step.init_state(self.config, self.model)), dropout=0)
         self.step = jax.jit(lambda state, batch: step.train_step(self.model, self.config, state, batch))
         self.eval = jax.jit(lambda params, batch: step.eval_step(self.model, params, batch, 0.1))
 
@@ -167,6 +168,17 @@ def test_the_seed_decides_the_first_state(tiny, trainers):
     identical(same, trainers().state)
     assert np.any(same.params['target_embedding']['table'] != other.params['target_embedding']['table'])
     assert np.any(same.rng != other.rng)
+
+
+def test_no_masks_are_drawn_where_the_configuration_has_no_dropout(trainers, batch):
+    trainer = trainers()
+
+    def program(dropout):
+        model = dataclasses.replace(trainer.config.model, dropout=dropout)
+        config = dataclasses.replace(trainer.config, model=model)
+        return str(jax.make_jaxpr(functools.partial(step.train_step, trainer.model, config))(trainer.state, batch))
+    assert 'random_bits' in program(0.1)
+    assert 'random_bits' not in program(0.0)
 
 
 def test_evaluation_drops_nothing(trainers, batch):

@@ -12,6 +12,7 @@ noise shows 0.
 """
 
 import dataclasses
+import functools
 import itertools
 import statistics
 import tempfile
@@ -151,8 +152,10 @@ def step_parts(config: ExperimentConfig, parallel: Parallel, batch: Batch) -> di
             return cross_entropy(x_BTD, w_VD, batch.targets_BT, batch.weights_BT, smoothing, softcap).loss
         return jax.grad(loss, argnums=(0, 1))(x_BTD, model.apply({'params': params}, method='output_table'))
 
-    @jax.jit
-    def gradient(params, batch, dropout, rng):
+    @functools.partial(jax.jit, static_argnames='drops')
+    def gradient(params, batch, hyper, rng, drops):
+        dropout = step.dropout_rate(config.model, hyper) if drops else None
+
         def loss(params):
             return step.loss_sums(model, params, batch, smoothing, dropout, rng).loss
         return jax.grad(loss)(params)
@@ -164,8 +167,8 @@ def step_parts(config: ExperimentConfig, parallel: Parallel, batch: Batch) -> di
     with parallel.context():
         x_BTD = features(state.params, micro)
         programs = (lambda: features(state.params, micro), lambda: output(state.params, micro, x_BTD),
-                    lambda: gradient(state.params, micro, None, None),
-                    lambda: gradient(state.params, micro, state.hyper.dropout, rng), update)
+                    lambda: gradient(state.params, micro, state.hyper, rng, drops=False),
+                    lambda: gradient(state.params, micro, state.hyper, rng, drops=True), update)
         for program in programs:
             jax.block_until_ready(program())
         rounds = [[seconds(program) for program in programs] for _ in range(ROUNDS)]

@@ -108,7 +108,8 @@ def activation_bytes(model: nn.Module, state: step.TrainState, rows: int, length
     """
     def residuals(params, hyper, rng, batch):
         def loss(params):
-            return step.loss_sums(model, params, batch, hyper.label_smoothing, hyper.dropout, rng).loss
+            dropout = step.dropout_rate(model.config, hyper)
+            return step.loss_sums(model, params, batch, hyper.label_smoothing, dropout, rng).loss
         _, backward = jax.vjp(loss, params)
         given = {id(leaf) for leaf in jax.tree.leaves((params, batch))}
         return list({id(leaf): leaf for leaf in jax.tree.leaves(backward) if id(leaf) not in given}.values())

@@ -1,6 +1,7 @@
 """The same step over many devices: jit with shardings, or pmap."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -146,6 +147,8 @@ class Replicas:
             members: of each.
         """
         self.one, self.members, lone = one, members, one.mesh
+        most = max(member.model.dropout for member in members)  # Where none drops, no masks are drawn.
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=most))
         sizes = replica_sizes(config.parallel.mesh, dict(lone.shape), len(members))
         # The devices in the order that they have for one model: what moves between the two meshes stays where it is.
         self.mesh = Mesh(lone.devices.reshape(tuple(sizes.values())), tuple(sizes), axis_types=(AxisType.Auto,) * 4)

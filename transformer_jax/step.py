@@ -11,7 +11,7 @@ import optax
 
 from transformer_jax import optim, spec
 from transformer_jax.batch import Batch
-from transformer_jax.config import ExperimentConfig
+from transformer_jax.config import ExperimentConfig, ModelConfig
 from transformer_jax.losses import Sums, cross_entropy
 from transformer_jax.moe import Load, load_metrics
 from transformer_jax.optim import OPTIMIZERS, SCHEDULES
@@ -85,6 +85,11 @@ def hyper(config: ExperimentConfig) -> Hyper:
         config.optim.learning_rate, config.model.dropout, config.train.label_smoothing, config.optim.weight_decay)))
 
 
+def dropout_rate(config: ModelConfig, hyper: Hyper) -> jax.Array | float:
+    """The rate in training; 0.0, for which no masks are drawn, where the configuration says so."""
+    return hyper.dropout if config.dropout else 0.0
+
+
 def init_state(config: ExperimentConfig, model: nn.Module, key: jax.Array | None = None) -> TrainState:
     """The state before the first step, its parameters boxed with their logical axes (`nn.meta.unbox` opens them).
 
@@ -98,13 +103,13 @@ def init_state(config: ExperimentConfig, model: nn.Module, key: jax.Array | None
 
 
 def loss_sums(model: nn.Module, params: dict, batch: Batch, smoothing: jax.Array,
-              dropout: jax.Array | None = None, rng: jax.Array | None = None) -> Sums:
-    """The loss of a batch as sums over its target tokens; without `dropout` deterministic."""
+              dropout: jax.Array | float | None = None, rng: jax.Array | None = None) -> Sums:
+    """The loss of a batch as sums over its target tokens; `dropout` is the rate in training, None evaluates."""
     return _routed_sums(model, params, batch, smoothing, dropout, rng)[0]
 
 
 def _routed_sums(model: nn.Module, params: dict, batch: Batch, smoothing: jax.Array,
-                 dropout: jax.Array | None, rng: jax.Array | None) -> tuple[Sums, list[Load]]:
+                 dropout: jax.Array | float | None, rng: jax.Array | None) -> tuple[Sums, list[Load]]:
     """The sums, and the load of every mixture of experts in training.
 
     The loss of a mixture is a mean over all tokens of the microbatch and not linear in them. It counts once for each
@@ -141,13 +146,13 @@ def train_step(model: nn.Module, config: ExperimentConfig, state: TrainState, ba
     Returns:
         the next state, and scalars: loss and nll in nats per token, accuracy, tokens, grad_norm, learning_rate, finite.
     """
-    hyper = state.hyper
+    hyper, dropout = state.hyper, dropout_rate(config.model, state.hyper)
     rng = jax.random.fold_in(state.rng, state.step)
     if axis:
         rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
 
     def objective(params, microbatch, rng):
-        sums, loads = _routed_sums(model, params, microbatch, hyper.label_smoothing, hyper.dropout, rng)
+        sums, loads = _routed_sums(model, params, microbatch, hyper.label_smoothing, dropout, rng)
         return sums.loss, (sums, loads)
     gradient = jax.grad(objective, has_aux=True)
     if config.train.accumulate == 1:
