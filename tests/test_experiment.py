@@ -141,5 +141,14 @@ SHIPPED = [path for path in sorted((Path(__file__).parent.parent / 'experiments'
 
 
 @pytest.mark.parametrize('path', SHIPPED, ids=lambda path: f'{path.parent.name}/{path.name}')
-def test_shipped_experiments_are_possible(path):
+def test_shipped_experiments_are_possible_at_every_scale(path, monkeypatch):
+    scales = []
+
+    def recorded(scale, settings):
+        scales.extend(settings)
+        return at_scale(scale, settings)
+    monkeypatch.setattr('transformer_jax.experiment.at_scale', recorded)
     assert checked_configs(load(str(path)))
+    assert 'small' in scales
+    for scale in dict.fromkeys(scales):
+        assert checked_configs(load(f'{path}:{scale}')), scale
