@@ -249,7 +249,8 @@ def test_a_failure_does_not_stop_the_others_and_goes_away(pretend, tmp_path):
     assert pretend['trained'] == ['base/1', 'one-head/0']
 
 
-@pytest.mark.parametrize(('error', 'code'), [(Diverged('nan'), 4), (DataError('no file'), 2), (MemoryError(), 1)])
+@pytest.mark.parametrize(('error', 'code'), [(Diverged('nan'), 4), (DataError('no file'), 2), (MemoryError(), 2),
+                                             (OSError(), 1)])
 def test_the_exit_code_is_that_of_the_failures(pretend, tmp_path, error, code):
     pretend |= {'base/0': error, 'base/1': error}
     with pytest.raises(Unfinished) as unfinished:
@@ -376,8 +377,10 @@ def test_what_was_begun_goes_on_as_it_was(shared, tmp_path, monkeypatch):
 @pytest.mark.parametrize('most', [0, 1])
 def test_a_group_without_a_checkpoint_does_not_bind(shared, tmp_path, most):
     shared['base/1'] = MemoryError('of the device')
-    with pytest.raises(Unfinished, match='base/2: MemoryError: of the device; --replicas=N trains fewer seeds in '):
+    oh = r'base/2: of the device: take smaller batches .*; --replicas=N trains fewer seeds in '
+    with pytest.raises(Unfinished, match=oh) as unfinished:
         ablate(plan(tmp_path, BASE, seeds=3), quiet)
+    assert unfinished.value.exit_code == 2
     with lock(storage.absolute(tmp_path) / 'base/0-1-2/lock'), pytest.raises(Unfinished) as unfinished:
         ablate(plan(tmp_path, BASE, seeds=4), quiet, most)  # who trains it there has no checkpoint yet
     assert re.search('3 of 4 .*\n  base/0, base/1, base/2: .*0-1-2 is in use by', str(unfinished.value))

@@ -7,7 +7,6 @@ program: inputs and outputs, which grow with the length whatever the kind, are n
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from transformer_jax.batch import Tokens
 from transformer_jax.blocks import PAST, Projection
 from transformer_jax.costs import matmul_flops
 from transformer_jax.errors import ConfigError
+from transformer_jax.heap import machine_memory
 from transformer_jax.plots import save_figure
 from transformer_jax.positions import Position
 from transformer_jax.timing import describe_machine, result_table, seconds
@@ -155,7 +155,7 @@ def _point(attention: str, engine: str, length: int, direction: str, sizes: Size
 def _memory() -> int:
     device = jax.devices()[0]
     stats = device.memory_stats()
-    return stats['bytes_limit'] if stats else os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    return stats['bytes_limit'] if stats else machine_memory()
 
 
 def _slopes(points: Sequence[Point]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from transformer_jax import spec
 from transformer_jax.commands import COMMANDS, Flags
 from transformer_jax.config import ExperimentConfig, flatten
 from transformer_jax.errors import ConfigError, UserError
-from transformer_jax.heap import keep_freed_memory
+from transformer_jax.heap import bound_memory, exhausted, keep_freed_memory
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,6 +43,11 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f'transformer-jax: {error}', file=sys.stderr)
         return error.exit_code
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if '--debug' in rest or not exhausted(error):
+            raise
+        print(f'transformer-jax: {exhausted(error)}', file=sys.stderr)
+        return ConfigError.exit_code
     except KeyboardInterrupt:
         print('transformer-jax: interrupted', file=sys.stderr)
         return 130
@@ -134,9 +139,10 @@ def _last_line(error: BaseException) -> str:
 
 
 def _prepare(values: Flags) -> None:
-    """Quiet libraries, a heap and a compilation cache that last, and the other processes of the run, if any."""
+    """Quiet libraries, memory and a compilation cache that last, and the other processes of the run, if any."""
     logging.set_verbosity(logging.WARNING)
     keep_freed_memory()
+    bound_memory()
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update('jax_compilation_cache_dir', os.path.expanduser('~/.cache/transformer_jax/xla'))
     if 'distributed' in values and values.distributed:

@@ -21,6 +21,7 @@ from transformer_jax.data.files import decode_lines
 from transformer_jax.errors import Busy, ConfigError, Stopped, UserError, WorkdirError
 from transformer_jax.evaluate import Trained
 from transformer_jax.experiment import STEP_TIME, Metric, evaluations, lengths_of
+from transformer_jax.heap import exhausted
 from transformer_jax.plan import Run
 from transformer_jax.replicas import Group
 from transformer_jax.results import BY_METRIC, FAILURE, RESULT, SENTENCES, is_score
@@ -44,8 +45,9 @@ class Failure:
         """That of an error; `remedy`: what to try if it is no user's."""
         if isinstance(error, UserError):
             return cls(str(error), error.exit_code, isinstance(error, Busy))
-        message = '; '.join(filter(None, (f'{type(error).__name__}: {error}', remedy)))
-        return cls(message, traceback=''.join(traceback.format_exception(error)))
+        told = exhausted(error)
+        message = '; '.join(filter(None, (told or f'{type(error).__name__}: {error}', remedy)))
+        return cls(message, ConfigError.exit_code if told else 1, traceback=''.join(traceback.format_exception(error)))
 
     def write(self, run: Run) -> None:
         """Writes the run's failure.json, where that can be written."""

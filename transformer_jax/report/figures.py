@@ -106,14 +106,15 @@ def _along(axis: Mapping[str, Any], label: str, found: Mapping[str, Point]) -> F
         margin = 0.08 * ((max(every) - min(every)) or abs(max(every)) or 1.0)
         axes.set_ylim(min(every) - margin, max(every) + margin)
     places = sorted({x for _, x in axis['points'].values()})
-    if places[-1] > 4 * places[0] > 0:
+    if places[-1] >= 4 * places[0] > 0:
         axes.set_xscale('log', base=2)
     axes.set_xticks(places, [f'{x:g}' for x in places])
     axes.minorticks_off()
     axes.set(xlabel=axis['label'], ylabel=label)
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    beside = {'loc': 'center left', 'bbox_to_anchor': (1, 0.5)} if len(lines) > len(COLOURS) else {}
+    axes.legend(frameon=False, fontsize=8, handlelength=3.5, **beside)
     return figure
 
 
