@@ -628,6 +628,7 @@ def test_a_result_tells_quality_and_cost(real):
     assert any(line.startswith('base/0: step 4/4: loss') for line in lines)
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_are_the_runs_alone(real, tmp_path):
     stopped = functools.partial(plan, tmp_path, {'base': {}}, seeds=2)
     with pytest.MonkeyPatch.context() as patch:
@@ -706,6 +707,7 @@ def test_a_trial_compiles_once_and_times_until_it_is_enough(real, tmp_path, monk
     assert left in ([7], [1e-3, 7])  # a second is over, or 50 steps
 
 
+@pytest.mark.slow
 def test_a_trial_under_pmap(real, tmp_path):
     config = plan(tmp_path, BASE, **{'parallel.mode': 'pmap'}).runs[0].config
     found = measure.trial(config, storage.absolute(real[0]) / 'base/0/tokenizer')

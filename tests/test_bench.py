@@ -64,6 +64,7 @@ def test_times_agree_with_each_other(result):
     assert result.parts_shape in [(shape.rows, shape.length) for shape in result.shapes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task', ['induction(length=14)', 'parity(length=14)'])
 def test_language_models_and_classifiers_are_measured_too(task, config):
     changed = runpy.run_path('configs/generated.py')['get_config'](task)

@@ -161,6 +161,7 @@ def make_workdir(path, seed, data, mesh=(-1, 1, 1)):
     return path
 
 
+@pytest.mark.slow
 def test_runs_that_ended_alike_print_the_same_line(tmp_path):
     def line(name, *args):
         text = printed(inspect.inspect_workdir, make_workdir(tmp_path / name, *args))
@@ -199,6 +200,7 @@ def test_what_is_no_workdir_is_refused(tmp_path):
         inspect.inspect_workdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_growth_is_quadratic_for_softmax_and_linear_for_linear_attention():
     def grown(**changes):
         model = dataclasses.replace(experiment().model, **changes)

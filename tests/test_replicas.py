@@ -99,6 +99,7 @@ def test_it_is_evaluated_through_its_folder(alone, group):
     assert json.loads((group / '1' / 'evaluations.json').read_text())[-1]['steps'] == list(one['steps'])
 
 
+@pytest.mark.slow
 def test_a_group_is_stopped_and_goes_on_as_if_it_had_not_been(group, tmp_path):
     config = experiment(train__replicas=2, **RUN)
     for now in (5, 16):  # beside the checkpoints
@@ -148,6 +149,7 @@ def varied(tmp_path_factory):
     return folder, records, len(traced)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('index', [1, 2])
 def test_other_numbers_need_no_other_program(varied, tmp_path, index):
     folder, _, traces = varied
@@ -193,6 +195,7 @@ def test_all_that_diverge_end_the_group(tmp_path):
     assert 'seed' not in str(first.error)
 
 
+@pytest.mark.slow
 def test_a_signal_after_all_failed_saves_nothing_of_them(monkeypatch, tmp_path):
     monkeypatch.setattr(StopSignals, 'received', lambda self, now: signal.SIGTERM * (now == 2))
     with pytest.raises(Diverged):

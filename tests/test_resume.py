@@ -69,6 +69,7 @@ def test_crashes_leave_no_trace(whole, tmp_path):
     assert recorded(tmp_path) == recorded(whole)  # no step twice, none missing
 
 
+@pytest.mark.slow
 def test_the_seed_decides_how_a_run_ends(whole, tmp_path):
     for seed in (0, 1):
         train(experiment(train__seed=seed, **RUN), tmp_path / str(seed), quiet)
@@ -76,6 +77,7 @@ def test_the_seed_decides_how_a_run_ends(whole, tmp_path):
     assert fingerprint(tmp_path / '1') != fingerprint(whole)
 
 
+@pytest.mark.slow
 def test_prefetched_batches_are_not_lost(whole, tmp_path):
     for prefetch, step in ((3, 9), (0, 16)):
         crash_at(step, experiment(data__prefetch=prefetch, **RUN), tmp_path)
@@ -83,7 +85,8 @@ def test_prefetched_batches_are_not_lost(whole, tmp_path):
     assert recorded(tmp_path) == recorded(whole)
 
 
-@pytest.mark.parametrize(('signum', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(('signum', 'code'), [
+    (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_stops(whole, tmp_path, signum, code):
     handler = signal.getsignal(signum)
     with when_logged(4, lambda: os.kill(os.getpid(), signum)), pytest.raises(Stopped) as stop:
@@ -98,6 +101,7 @@ def test_a_signal_saves_and_stops(whole, tmp_path, signum, code):
     assert recorded(tmp_path) == recorded(whole)
 
 
+@pytest.mark.slow
 def test_a_signal_before_an_evaluation_only_postpones_it(whole, tmp_path):
     stop_at(10, experiment(**RUN), tmp_path)
     assert not events(tmp_path, 'validation')  # who is preempted has seconds left: to save, not to translate

@@ -130,7 +130,7 @@ def test_another_tokenizer_is_refused(run, tmp_path):
 PATIENT = {'optim__learning_rate': 0.0, 'evaluate__every': 2, 'evaluate__patience': 2}
 
 
-@pytest.mark.parametrize('interrupted', [False, True])
+@pytest.mark.parametrize('interrupted', [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_patience_ends_a_run_for_good(tmp_path, interrupted):
     config = experiment(**PATIENT)
     if interrupted:  # the failed evaluation at step 4 is remembered
@@ -180,11 +180,13 @@ def plain(tmp_path_factory):
     return losses(workdir)
 
 
+@pytest.mark.slow
 def test_microbatches_change_nothing(plain, tmp_path):
     train(experiment(model__dropout=0.0, train__accumulate=2), tmp_path, quiet)
     np.testing.assert_allclose(losses(tmp_path), plain, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_pmap_changes_nothing_and_evaluates_and_resumes(plain, tmp_path):
     config = experiment(model__dropout=0.0, parallel__mode='pmap', evaluate__every=5)
     stop_at(7, config, tmp_path)
