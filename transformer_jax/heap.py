@@ -23,7 +23,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # <malloc.h>
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep what is freed, in the one arena that can grow without bound.
+    """Tells glibc to keep what is freed, in the one arena that has no size limit of its own.
 
     To be called before jax has looked for devices, whose threads would have arenas of their own by then. Where there
     may be an accelerator, or another C library, it does nothing.
