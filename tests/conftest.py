@@ -13,8 +13,10 @@ import jax
 import numpy as np
 import pytest
 
+from transformer_jax.architecture import Architecture
 from transformer_jax.batch import BOS, Batch
-from transformer_jax.config import ModelConfig
+from transformer_jax.config import resolve_architecture
+from transformer_jax.schema import ModelConfig
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')  # every broadcast in the package is written out
@@ -43,6 +45,12 @@ def tiny() -> Callable[..., ModelConfig]:
         return ModelConfig(**{'encoder_layers': 2, 'decoder_layers': 2, 'd_model': 16, 'd_ff': 32, 'num_heads': 4,
                               'dropout': 0.0} | changes)
     return build
+
+
+@pytest.fixture(scope='session')
+def architecture(tiny) -> Callable[..., Architecture]:
+    """The architecture of `tiny(…)` with 10 tokens."""
+    return lambda **changes: resolve_architecture(tiny(**changes), 10)
 
 
 @pytest.fixture(scope='session')

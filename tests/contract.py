@@ -18,7 +18,8 @@ from transformer_jax.attention.masks import Full, Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.blocks import PAST, MultiHead
 from transformer_jax.cache import reorder
-from transformer_jax.config import ModelConfig
+from transformer_jax.config import resolve_architecture
+from transformer_jax.schema import ModelConfig
 
 B, T, D, N = 3, 20, 16, 4
 MASKS = {'encoder': Segments(), 'decoder': PAST, 'cross': Segments()}
@@ -55,8 +56,8 @@ class Site:
 
     def __init__(self, case: Case, name: str, params=None, **changes):
         self.case, self.name = case, name
-        self.module = MultiHead(case.config(**changes), name, layer=1)
-        self.kind, self.mask = self.module.config.attention_at(name, 1), MASKS[name]
+        self.module = MultiHead(resolve_architecture(case.config(**changes), 10), name, layer=1)
+        self.kind, self.mask = self.module.architecture.attention_at(name, 1).kind, MASKS[name]
         self.run, self.forward = jax.jit(self._run), jax.jit(self._forward)
         self.take_step = jax.jit(self._step)
         if params is None:
@@ -257,7 +258,7 @@ def engines_agree(at: Site) -> None:
     dense = Site(at.case, at.name, at.params, engine='dense') if at.kind.engines else at
     expected_BTD, expected_grads = dense.run(at.params, *arguments)
     for engine in at.kind.engines:
-        if engine in ('dense', 'cudnn', 'splash') or at.kind.refuses(at.module.config.position_at(at.name), engine):
+        if engine in ('dense', 'cudnn', 'splash') or at.kind.refuses(at.module.architecture.attention_at(at.name, 1).position, engine):
             continue
         if engine == 'blocked' and at.name == 'cross':
             continue

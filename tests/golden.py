@@ -9,10 +9,11 @@ import runpy
 from pathlib import Path
 
 import jax
+from build import build
 
 from transformer_jax import config as config_lib
 from transformer_jax import step
-from transformer_jax.models import build
+from transformer_jax.config import resolve
 
 ROOT = Path(__file__).parent.parent
 FOLDER = Path(__file__).parent / 'golden'
@@ -39,7 +40,7 @@ def describe(name: str) -> str:
     """Every key with its value, then every parameter with type, shape and logical axes; layers that are alike once."""
     config = load(name)
     lines = [f'{key} = {value!r}' for key, value in config_lib.flatten(config).items()]
-    boxed = jax.eval_shape(functools.partial(step.init_state, config, build(config))).params
+    boxed = jax.eval_shape(functools.partial(step.init_state, resolve(config), build(config))).params
     layers = {}
     for path, box in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=lambda leaf: hasattr(leaf, 'names')):
         text = jax.tree_util.keystr(path, simple=True, separator='.')

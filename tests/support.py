@@ -18,9 +18,9 @@ import pytest
 import rich.console
 
 from transformer_jax import config as config_lib
-from transformer_jax.config import ExperimentConfig
 from transformer_jax.errors import Stopped
 from transformer_jax.inspect import inspect_workdir
+from transformer_jax.schema import ExperimentConfig
 from transformer_jax.signals import StopSignals
 from transformer_jax.train import train
 

@@ -25,6 +25,7 @@ from transformer_jax import config as config_lib
 from transformer_jax import manifest, measure, replicas, rows, step, storage
 from transformer_jax.ablate import Unfinished, ablate, dry_run, duration
 from transformer_jax.board import Board
+from transformer_jax.config import resolve
 from transformer_jax.data import load_data
 from transformer_jax.data.tokenizer import BytePairs
 from transformer_jax.errors import Busy, ConfigError, DataError, Diverged, Stopped, WorkdirError
@@ -701,7 +702,7 @@ def test_a_trial_compiles_once_and_times_until_it_is_enough(real, tmp_path, monk
     monkeypatch.setattr(measure, 'seconds', seconds)
     monkeypatch.setattr(BytePairs, 'train', None)  # the tokenizer is not learned anew
     config = plan(tmp_path, BASE).runs[0].config
-    found = measure.trial(config, storage.absolute(real[0]) / 'base/0/tokenizer')
+    found = measure.trial(resolve(config), storage.absolute(real[0]) / 'base/0/tokenizer')
     assert found.step_seconds == pytest.approx(median)
     assert len(traced) == 1
     assert left in ([7], [1e-3, 7])  # a second is over, or 50 steps
@@ -710,9 +711,9 @@ def test_a_trial_compiles_once_and_times_until_it_is_enough(real, tmp_path, monk
 @pytest.mark.slow
 def test_a_trial_under_pmap(real, tmp_path):
     config = plan(tmp_path, BASE, **{'parallel.mode': 'pmap'}).runs[0].config
-    found = measure.trial(config, storage.absolute(real[0]) / 'base/0/tokenizer')
+    found = measure.trial(resolve(config), storage.absolute(real[0]) / 'base/0/tokenizer')
     assert found.step_seconds > 0
-    assert found.memory_bytes > 12 * measure.size(config).params
+    assert found.memory_bytes > 12 * measure.size(resolve(config)).params
 
 
 @pytest.mark.parametrize('changes', [
@@ -761,7 +762,7 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path):
     columns = {column.header: list(column.cells) for column in shown.columns}
     assert (columns['seeds'], columns['to do'], columns['variants']) == (['0 1'], ['2'], ['base, two heads'])
     assert float(columns['ms per step'][0]) > 0
-    size = measure.size(plan(tmp_path / 'root').rows[0].config)
+    size = measure.size(resolve(plan(tmp_path / 'root').rows[0].config))
     assert columns['parameters'] == [f'{size.params:,}']
     assert '2 of 2 runs to do' in shown.title
 
@@ -782,7 +783,7 @@ def test_examples_of_packed_rows_are_told_apart():
     task = 'mqar(vocab_size=16, pairs=2, length=8, held_out=30)'
     config = experiment(**{'data.task': task, 'data.vocab_size': 20, 'model.kind': 'decoder_only',
                            'data.batching': 'packed(length=32)', 'evaluate.batch_tokens': 96})
-    data = load_data(config, Path('none'), quiet, ('train', 'validation'))
+    data = load_data(resolve(config).pipeline, Path('none'), quiet, ('train', 'validation'))
     right, by_hand, plan_ = np.random.default_rng(0).random((20, 3, 32)) < 0.7, {}, data.evaluation('validation')[0]
     batches = list(data.eval_batches('validation', 1, lambda count: (0, count)))
     predicted = [np.where(right[number], batch.targets_BT, 0) for number, batch in enumerate(batches)]

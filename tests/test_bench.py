@@ -7,14 +7,15 @@ import runpy
 import jax
 import numpy as np
 import pytest
+from build import build_model
 
 from transformer_jax import bench, bench_attention, bench_decode, cli, inspect, timing
 from transformer_jax import config as config_lib
-from transformer_jax.config import DataConfig, DecodeConfig, ExperimentConfig, TrainConfig
+from transformer_jax.config import resolve
 from transformer_jax.data import load_data
 from transformer_jax.errors import ConfigError
-from transformer_jax.models import build_model
 from transformer_jax.parallel import Parallel
+from transformer_jax.schema import DataConfig, DecodeConfig, ExperimentConfig, TrainConfig
 from transformer_jax.workdir import Workdir
 
 
@@ -29,7 +30,7 @@ def config(tiny, tmp_path_factory) -> ExperimentConfig:
 
 @pytest.fixture(scope='module')
 def data(config, tmp_path_factory):
-    return load_data(config, Workdir(tmp_path_factory.mktemp('run')).tokenizer_path, lambda line: None, ('train',))
+    return load_data(resolve(config).pipeline, Workdir(tmp_path_factory.mktemp('run')).tokenizer_path, lambda line: None, ('train',))
 
 
 @pytest.fixture(scope='module')
@@ -79,7 +80,7 @@ def test_language_models_and_classifiers_are_measured_too(task, config):
 def test_parts_add_up_to_the_step(config, data, monkeypatch):
     """With a clock that says how long each program takes, the parts are the differences, microbatches counted."""
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=2))
-    parallel = Parallel(config, build_model(config.model, data.tokenizer.vocab_size))
+    parallel = Parallel(resolve(config), build_model(config.model, data.tokenizer.vocab_size))
     batch = next(data.train_iterator(parallel.local_rows, parallel.rows_multiple))
     clock = iter([1.0, 2.0, 7.0, 8.0, 19.0] * bench.ROUNDS)
     monkeypatch.setattr(bench, 'seconds', lambda program: next(clock))
@@ -89,7 +90,7 @@ def test_parts_add_up_to_the_step(config, data, monkeypatch):
 
 @pytest.mark.parametrize('method', bench_decode.METHODS)
 def test_every_hypothesis_is_as_long_as_it_is_forced_to_be(config, method):
-    parallel = Parallel(config, build_model(config.model, config.data.vocab_size))
+    parallel = Parallel(resolve(config), build_model(config.model, config.data.vocab_size))
     decode = bench_decode.forced_decoder(config, parallel, parallel.init_state().params, method, (8, 3, 6))
     np.testing.assert_array_equal((np.asarray(decode()) > 0).sum(axis=1), 6)
 

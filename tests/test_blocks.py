@@ -5,18 +5,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from build import build_model, dummy_batch
 
 from transformer_jax import config as config_lib
 from transformer_jax.attention import Context
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.blocks import PAST, Block, Connection
-from transformer_jax.config import ExperimentConfig, ModelConfig
 from transformer_jax.errors import ConfigError
-from transformer_jax.models import build_model
 from transformer_jax.norms import PLACEMENTS, deepnorm
 from transformer_jax.positions import sinusoids
-from transformer_jax.step import dummy_batch, loss_sums
+from transformer_jax.schema import ExperimentConfig, ModelConfig
+from transformer_jax.step import loss_sums
 
 B, T, S, D = 2, 3, 4, 16
 
@@ -53,9 +53,9 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize('placement', PLACEMENTS)
-def test_placements_are_their_formulas(placement, tiny):
+def test_placements_are_their_formulas(placement, architecture):
     x_BTD = normal(B, T, D)
-    module = Connection(tiny(norm_placement=placement, decoder_layers=4), 'decoder')
+    module = Connection(architecture(norm_placement=placement, decoder_layers=4), 'decoder')
     params = randomised(module.init(jax.random.PRNGKey(0), x_BTD, jnp.sin, None))
     found = module.apply({'params': params}, x_BTD, jnp.sin, None)
     expected = FORMULAS[placement](x_BTD, np.sin, lambda x: layer_norm(x, params['norm']),
@@ -64,10 +64,10 @@ def test_placements_are_their_formulas(placement, tiny):
 
 
 @pytest.mark.parametrize('placement', PLACEMENTS)
-def test_dropout_acts_on_what_is_added(placement, tiny):
+def test_dropout_acts_on_what_is_added(placement, architecture):
     # Where the sublayer's output is dropped whole, only x is left.
     x_BTD, rate = normal(B, T, D), jnp.float32(0.9999)
-    module = Connection(tiny(norm_placement=placement), 'encoder')
+    module = Connection(architecture(norm_placement=placement), 'encoder')
     params = randomised(module.init(jax.random.PRNGKey(0), x_BTD, jnp.sin, None))
     found = module.apply({'params': params}, x_BTD, jnp.sin, rate, rngs={'dropout': jax.random.PRNGKey(0)})
     expected = FORMULAS[placement](x_BTD, lambda x: 0, lambda x: layer_norm(x, params['norm']), lambda x: 0)
@@ -85,11 +85,11 @@ def test_deepnorms_constants_are_those_of_the_papers_table(stack, layers, alpha,
 
 
 @pytest.mark.parametrize(('attention', 'values'), [('softmax', 'value.kernel'), ('latent', 'up_value')])
-def test_deepnorm_scales_the_initial_feed_forward_values_and_output(attention, values, tiny):
+def test_deepnorm_scales_the_initial_feed_forward_values_and_output(attention, values, architecture):
     def initial(placement):
         """{'encoder.ffn.in_kernel': array, …}."""
-        config = tiny(norm_placement=placement, encoder_layers=3, decoder_layers=1, ffn='swiglu',
-                      attention=attention)
+        config = architecture(norm_placement=placement, encoder_layers=3, decoder_layers=1, ffn='swiglu',
+                              attention=attention)
         x_BTD, side, rng = normal(B, T, D), tokens(T), jax.random.PRNGKey(0)
         blocks = {'encoder': Block(config, 'encoder', 0).init(rng, x_BTD, side, None),
                   'decoder': Block(config, 'decoder', 0, crosses=True).init(rng, x_BTD, side, None, (x_BTD, side))}
@@ -106,9 +106,9 @@ def test_deepnorm_scales_the_initial_feed_forward_values_and_output(attention, v
 
 # --- Blocks -----------------------------------------------------------------------------------------------------------
 
-def test_a_parallel_encoder_block_adds_both_branches(tiny):
+def test_a_parallel_encoder_block_adds_both_branches(architecture):
     x_BSD, side = normal(B, S, D), tokens(S)
-    module = Block(tiny(norm_placement='pre', block='parallel'), 'encoder', 0)
+    module = Block(architecture(norm_placement='pre', block='parallel'), 'encoder', 0)
     params = randomised(module.init(jax.random.PRNGKey(0), x_BSD, side, None))
     assert set(params) == {'attention', 'attention_connection', 'ffn'}
     block = module.bind({'params': params})
@@ -117,9 +117,9 @@ def test_a_parallel_encoder_block_adds_both_branches(tiny):
     np.testing.assert_allclose(block(x_BSD, side, None), x_BSD + attended_BSD + block.ffn(y_BSD), rtol=1e-5, atol=1e-4)
 
 
-def test_a_parallel_decoder_block_adds_all_three_branches(tiny):
+def test_a_parallel_decoder_block_adds_all_three_branches(architecture):
     x_BTD, memory_BSD, target, source = normal(B, T, D), normal(B, S, D, seed=1), tokens(T), tokens(S)
-    module = Block(tiny(norm_placement='pre', block='parallel'), 'decoder', 0, crosses=True)
+    module = Block(architecture(norm_placement='pre', block='parallel'), 'decoder', 0, crosses=True)
     params = randomised(module.init(jax.random.PRNGKey(0), x_BTD, target, None, (memory_BSD, source)))
     assert set(params) == {'attention', 'attention_connection', 'cross', 'ffn'}
     block = module.bind({'params': params})
@@ -143,9 +143,9 @@ def test_branches_of_a_parallel_block_drop_apart(tiny):
 # --- Switches ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('bias', ['qkv', 'all'])
-def test_biases_of_projections_start_at_zero(bias, tiny):
+def test_biases_of_projections_start_at_zero(bias, architecture):
     x_BSD, side, heads = normal(B, S, D), tokens(S), {'num_kv_heads': 2, 'head_dim': 6, 'value_dim': 3}
-    module, plain = (Block(tiny(attention_bias=choice, **heads), 'encoder', 0) for choice in (bias, 'none'))
+    module, plain = (Block(architecture(attention_bias=choice, **heads), 'encoder', 0) for choice in (bias, 'none'))
     variables, without = (nn.meta.unbox(m.init(jax.random.PRNGKey(0), x_BSD, side, None)) for m in (module, plain))
     shapes, plain_shapes = (
         {jax.tree_util.keystr(path, simple=True, separator='.'): leaf.shape

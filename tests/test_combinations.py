@@ -8,17 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from build import build_model
 from combinations import covering_array
 
 from transformer_jax import config as config_lib
-from transformer_jax import step
+from transformer_jax import spec, step
 from transformer_jax.attention import KINDS
-from transformer_jax.config import DataConfig, DecodeConfig, ExperimentConfig, ModelConfig
+from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError
 from transformer_jax.ffns import FFNS
-from transformer_jax.models import build_model
 from transformer_jax.norms import NORMS, PLACEMENTS
 from transformer_jax.positions import POSITIONS
+from transformer_jax.schema import DataConfig, DecodeConfig, ExperimentConfig, ModelConfig
 from transformer_jax.sharding import partition_specs
 
 V, LENGTH = 12, 12
@@ -47,7 +48,7 @@ def experiment(row):
     if given:
         options = ', '.join(f'{name}={value}' for name, value in given.items())
         attention = f'{attention[:-1]}, {options})' if attention.endswith(')') else f'{attention}({options})'
-    promises = ModelConfig(attention=attention).attention_at('encoder', 0).supports()
+    promises = spec.parse_pattern(attention, KINDS, 'model.attention')[0].supports()
     sites = {'encoder': 'encoder', 'decoder': 'causal', 'cross': 'cross'}
     chosen = {f'{site}_attention': attention for site, promise in sites.items() if promise in promises}
     others = {axis: value for axis, value in row.items() if axis not in (*ARGUMENTS, 'attention')}
@@ -90,7 +91,8 @@ def test_a_model_keeps_what_its_parts_promise(row, make_batch):
     model, rng = build_model(config, V), np.random.default_rng(0)
     first, second, third = (
         [tuple(rng.integers(4, V, n).tolist() for n in pair)] for pair in ((5, 4), (6, 7), (12, 12)))
-    packs = all('segments' in config.attention_at(site, layer).supports() for site, layer in config.sites())
+    architecture = model.architecture
+    packs = all('segments' in architecture.attention_at(*place).kind.supports() for place in architecture.sites)
     batch = make_batch([first + second if packs else first, first, second, third], LENGTH)
     params = nn.meta.unbox(model.init(jax.random.PRNGKey(0), batch))['params']
 
@@ -133,7 +135,7 @@ def assert_close(found, expected):
 @pytest.mark.parametrize('row', ROWS, ids=label)
 def test_a_model_can_be_laid_out_over_devices(row):
     config = experiment(row)
-    state = jax.eval_shape(lambda: step.init_state(config, build_model(config.model, V)))
+    state = jax.eval_shape(lambda: step.init_state(resolve(config), build_model(config.model, V)))
     specs = jax.tree.leaves(partition_specs(state, {'data': 1, 'fsdp': 1, 'tensor': 1}).params)
     assert any(any(partition) for partition in specs)
 

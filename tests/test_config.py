@@ -9,9 +9,12 @@ import ml_collections
 import pytest
 
 from transformer_jax import config as config_lib
-from transformer_jax.checks import CHOICES, POSITIVE, RANGES, SPECS
-from transformer_jax.config import ExperimentConfig, default_config, flatten, from_config_dict, from_dict, to_dict
+from transformer_jax.checks import CHOICES, POSITIVE, RANGES
+from transformer_jax.config import default_config, flatten, from_config_dict, from_dict, resolve, to_dict
 from transformer_jax.errors import ConfigError
+from transformer_jax.resolve import SPECS
+from transformer_jax.schema import ExperimentConfig
+from transformer_jax.scope import HeadDims
 
 PACKAGE = Path(config_lib.__file__).parent
 DEFAULTS = flatten(ExperimentConfig())
@@ -43,7 +46,7 @@ def test_the_defaults_are_the_papers_base_model():
     assert config == ExperimentConfig()
     model, decode = config.model, config.decode
     assert (model.encoder_layers, model.decoder_layers, model.d_model, model.d_ff) == (6, 6, 512, 2048)
-    assert model.heads() == (8, 8, 64, 64)
+    assert heads() == HeadDims(8, 8, 64, 64)
     assert (model.dropout, config.train.label_smoothing) == (0.1, 0.1)
     assert (model.norm_placement, model.position, model.ffn) == ('post', 'sinusoidal', 'relu')
     assert model.tie_embeddings == 'all'
@@ -150,12 +153,16 @@ def test_top_p_is_a_probability_above_0(value):
     assert message(decode__top_p=value) == f'decode.top_p={value} is outside 0 < value ≤ 1'
 
 
+def heads(**changes):
+    return resolve(from_dict(changed(**changes))).architecture.heads
+
+
 def test_heads_must_divide():
     assert message(model__d_model=500) == ('model.d_model=500 is not divisible by model.num_heads=8; '
                                            'set model.head_dim, or for example model.num_heads=10')
-    assert from_dict(changed(model__d_model=500, model__head_dim=64)).model.heads() == (8, 8, 64, 64)
+    assert heads(model__d_model=500, model__head_dim=64) == HeadDims(8, 8, 64, 64)
     assert message(model__num_kv_heads=3) == 'model.num_heads=8 is not divisible by model.num_kv_heads=3'
-    assert from_dict(changed(model__num_kv_heads=2, model__value_dim=16)).model.heads() == (8, 2, 64, 16)
+    assert heads(model__num_kv_heads=2, model__value_dim=16) == HeadDims(8, 2, 64, 16)
 
 
 def test_sines_and_cosines_come_in_pairs():

@@ -8,9 +8,10 @@ import pytest
 from etils import epath
 
 from transformer_jax.batch import EOS
-from transformer_jax.config import DataConfig, EvaluateConfig, ExperimentConfig, TrainConfig
+from transformer_jax.config import resolve
 from transformer_jax.data import batching, encoding, load_data, pipeline, source_batches
 from transformer_jax.errors import ConfigError, DataError
+from transformer_jax.schema import DataConfig, EvaluateConfig, ExperimentConfig, TrainConfig
 
 
 def everything(rows: int) -> tuple[int, int]:
@@ -35,7 +36,7 @@ def files(directory, train: tuple[str, str], validation: tuple[str, str] = ('a b
 
 def load(config: ExperimentConfig, directory, **kwargs):
     lines = []
-    return load_data(config, epath.Path(directory) / 'tokenizer', lines.append, **kwargs), lines
+    return load_data(resolve(config).pipeline, epath.Path(directory) / 'tokenizer', lines.append, **kwargs), lines
 
 
 def take(iterator, count: int) -> list:

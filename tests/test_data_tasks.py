@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from transformer_jax import spec
-from transformer_jax.config import DataConfig
 from transformer_jax.data import tasks
 from transformer_jax.data.tasks import SPLITS, TASKS, Multi30k, NumberWords, ParallelText, TfdsTranslation
 from transformer_jax.errors import ConfigError, DataError
+from transformer_jax.schema import DataConfig
 
 SHARED = Path(__file__).parents[2] / 'shared' / 'data' / 'multi30k'
 LINES = {'train': 5, 'val': 3, 'test_2016_flickr': 2}

@@ -8,12 +8,13 @@ import pytest
 from etils import epath
 
 from transformer_jax.batch import BOS, EOS, UNK
-from transformer_jax.config import DataConfig, EvaluateConfig, ExperimentConfig, ModelConfig, TrainConfig
+from transformer_jax.config import resolve
 from transformer_jax.data import load_data
 from transformer_jax.data.encoding import windows
 from transformer_jax.data.text import TextFile
 from transformer_jax.data.tokenizer import Bytes, Characters, Symbols, load_tokenizer
 from transformer_jax.errors import ConfigError, DataError
+from transformer_jax.schema import DataConfig, EvaluateConfig, ExperimentConfig, ModelConfig, TrainConfig
 
 TEXT = 'To be, or not to be.\nThat is the question.\n\nWhether ’tis nobler\n' * 5
 
@@ -36,7 +37,7 @@ def experiment(folder, kind='decoder_only', batching='buckets(lengths=(16,))', *
 
 
 def load(config, folder, splits=('train', 'validation')):
-    return load_data(config, epath.Path(folder) / 'tokenizer', lambda line: None, splits)
+    return load_data(resolve(config).pipeline, epath.Path(folder) / 'tokenizer', lambda line: None, splits)
 
 
 def test_the_end_of_a_text_is_its_validation_split(folder):
@@ -169,7 +170,7 @@ def test_unknown_characters_of_the_validation_text_are_counted(folder):
     (folder / 'val.txt').write_text('To be, ž or ß not ž\n')
     config = experiment(folder, task="text_file(validation='val.txt')")
     lines = []
-    load_data(config, epath.Path(folder) / 'tokenizer', lines.append, ('train', 'validation'))
+    load_data(resolve(config).pipeline, epath.Path(folder) / 'tokenizer', lines.append, ('train', 'validation'))
     assert any('validation: 3 tokens that the vocabulary does not know' in line for line in lines)
 
 

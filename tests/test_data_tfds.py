@@ -12,11 +12,12 @@ from PIL import Image
 
 from transformer_jax import spec
 from transformer_jax.batch import EOS
-from transformer_jax.config import DataConfig, EvaluateConfig, ExperimentConfig, ModelConfig, TrainConfig
+from transformer_jax.config import resolve
 from transformer_jax.data import TASKS, load_data
 from transformer_jax.data.cifar import CLASSES, Cifar10, grey
 from transformer_jax.data.tfds_tasks import TfdsClassification, TfdsText
 from transformer_jax.errors import ConfigError, DataError
+from transformer_jax.schema import DataConfig, EvaluateConfig, ExperimentConfig, ModelConfig, TrainConfig
 
 REVIEWS = {'train': [('Gut — very\ngood', 1), ('bad', 0), ('x' * 50, 1), ('y' * 15, 0)] * 5,
            'test': [('so so', 0), ('z' * 40, 1)], 'unlabelled': [('who knows', 1), ('nobody', -1)]}
@@ -85,7 +86,7 @@ def classifier(folder, batching='buckets(lengths=(8, 16))', **data):
 
 def load(config, tmp_path, splits=('train', 'validation')):
     lines = []
-    return load_data(config, epath.Path(tmp_path) / 'tokenizer', lines.append, splits), '\n'.join(lines)
+    return load_data(resolve(config).pipeline, epath.Path(tmp_path) / 'tokenizer', lines.append, splits), '\n'.join(lines)
 
 
 def everything(rows):

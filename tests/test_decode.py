@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from build import build_model
 
 from transformer_jax import cache as caches
 from transformer_jax import decode
 from transformer_jax.batch import BOS, EOS, PAD, Batch
-from transformer_jax.config import DecodeConfig, ModelConfig
 from transformer_jax.errors import ConfigError
-from transformer_jax.models import build_model
+from transformer_jax.schema import DecodeConfig, ModelConfig
 
 MAX_LEN = 8
 STATES = 1009

@@ -18,8 +18,8 @@ from transformer_jax.attention.masks import Causal
 from transformer_jax.attention.softmax import KeysValues as SoftmaxKeysValues
 from transformer_jax.attention.softmax import Queries as SoftmaxQueries
 from transformer_jax.attention.softmax import Softmax
-from transformer_jax.config import ExperimentConfig, ModelConfig
 from transformer_jax.errors import ConfigError
+from transformer_jax.schema import ExperimentConfig, ModelConfig
 
 
 def paper_lambda(mix, init):

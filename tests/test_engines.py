@@ -10,22 +10,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from build import build_model
 from contract import distance, packed, whole
 from jax.sharding import AxisType
 
 from transformer_jax import config as config_lib
 from transformer_jax import inspect, spec
 from transformer_jax.attention import KINDS, Context, engines
-from transformer_jax.attention.engines import Place, blocked, chunked, dense, fused
+from transformer_jax.attention.engines import SiteSpec, blocked, chunked, dense, fused
 from transformer_jax.attention.masks import Segments
 from transformer_jax.attention.softmax import KeysValues, Queries, Softmax
 from transformer_jax.blocks import PAST, Block
-from transformer_jax.config import DataConfig, ExperimentConfig, ModelConfig
+from transformer_jax.config import resolve, resolve_architecture
 from transformer_jax.costs import matmul_flops
 from transformer_jax.errors import ConfigError
-from transformer_jax.models import build_model
 from transformer_jax.parallel import Parallel
 from transformer_jax.positions import POSITIONS, Position
+from transformer_jax.schema import DataConfig, ExperimentConfig, ModelConfig
+from transformer_jax.scope import HeadDims
 from transformer_jax.sharding import logical_rules
 
 B, T, N, K, H = 3, 22, 4, 2, 8
@@ -278,7 +280,7 @@ def test_splash_sees_a_whole_other_sequence():
 
 # --- What they refuse -------------------------------------------------------------------------------------------------
 
-HALF = Place('decoder', (N, K, 64, 64), 'bfloat16', drops=False)
+HALF = SiteSpec('decoder', HeadDims(N, K, 64, 64), 'bfloat16', drops=False)
 
 
 @pytest.mark.parametrize(('engine', 'attention', 'position', 'message'), [
@@ -307,15 +309,15 @@ def test_an_engine_refuses_what_it_cannot_do(engine, attention, position, messag
 
 
 @pytest.mark.parametrize(('engine', 'attention', 'changes', 'message'), [
-    ('blocked', 'softmax(mask=window(4))', {'site': 'cross'}, "engine='auto'"),
+    ('blocked', 'softmax(mask=window(4))', {'name': 'cross'}, "engine='auto'"),
     ('blocked', 'softmax(mask=window(4))', {}, ''),
     ('cudnn', 'softmax', {}, ''),
     ('cudnn', 'softmax', {'dtype': 'float32'}, "model.dtype='float32', the kernel takes float16 and bfloat16"),
     ('cudnn', 'softmax', {'heads': (N, K, 64, 32)}, 'heads of 64 and values of 32'),
     ('cudnn', 'softmax', {'heads': (N, K, 60, 60)}, 'multiples of 8'),
     ('cudnn', 'softmax', {'drops': True}, 'set model.attention_dropout=False'),
-    ('splash', 'softmax', {'site': 'cross', 'dtype': 'float32'}, ''),
-    ('splash', 'softmax(mask=window(4))', {'site': 'cross'}, 'count places'),
+    ('splash', 'softmax', {'name': 'cross', 'dtype': 'float32'}, ''),
+    ('splash', 'softmax(mask=window(4))', {'name': 'cross'}, 'count places'),
     ('splash', 'softmax', {'drops': True}, 'set model.attention_dropout=False'),
     ('cudnn', 'linear', {'dtype': 'float32'}, ''),  # It has a form of its own.
 ])
@@ -352,7 +354,7 @@ def test_blocks_are_for_self_attention():
 def test_a_kernel_that_is_not_here_is_refused_before_anything_compiles_but_can_be_inspected(monkeypatch):
     config = experiment(engine='cudnn', dtype='bfloat16')
     with pytest.raises(ConfigError, match=r"model\.engine='cudnn' needs an NVIDIA GPU, this machine computes on cpu"):
-        Parallel(config, build_model(config.model, 10))
+        Parallel(resolve(config), build_model(config.model, 10))
     with pytest.raises(ConfigError, match=r"model\.engine='splash' needs a TPU"):
         engines.require_platform('splash')
     monkeypatch.setattr(inspect, 'GROWTH', (32,))
@@ -366,34 +368,34 @@ def test_a_kernel_that_is_not_here_is_refused_before_anything_compiles_but_can_b
 @pytest.mark.parametrize(('here', 'attention', 'changes', 'expected'), [
     ((), 'softmax', {}, 'dense'),
     ((), 'softmax(mask=window(4))', {}, 'blocked'),
-    ((), 'softmax(mask=window(4))', {'site': 'cross'}, 'dense'),
+    ((), 'softmax(mask=window(4))', {'name': 'cross'}, 'dense'),
     ((), 'linear', {}, 'own'),
     (('cudnn',), 'softmax', {}, 'cudnn'),
     (('cudnn',), 'softmax', {'dtype': 'float32'}, 'dense'),
     (('cudnn',), 'softmax(softcap=2.0)', {}, 'dense'),
     (('cudnn',), 'softmax(mask=window(4))', {}, 'cudnn'),
-    (('cudnn',), 'softmax(mask=window(4))', {'site': 'encoder'}, 'blocked'),  # cuDNN's windows only look back.
+    (('cudnn',), 'softmax(mask=window(4))', {'name': 'encoder'}, 'blocked'),  # cuDNN's windows only look back.
     (('cudnn',), 'softmax(mask=strided(4))', {}, 'cudnn'),
     (('splash',), 'softmax(softcap=2.0)', {'dtype': 'float32'}, 'splash'),
     (('splash',), 'additive(mask=window(4))', {}, 'blocked'),
 ])
 def test_auto_takes_the_best_that_can(monkeypatch, here, attention, changes, expected):
     monkeypatch.setattr(engines, 'is_here', lambda engine: engine in here or engine not in engines.KERNELS)
-    assert engines.resolve('auto', parse(attention), NO_POSITION, HALF._replace(**changes)) == expected
-    named = engines.resolve('chunked', parse(attention), NO_POSITION, HALF)
+    assert engines.resolve_engine('auto', parse(attention), NO_POSITION, HALF._replace(**changes)) == expected
+    named = engines.resolve_engine('chunked', parse(attention), NO_POSITION, HALF)
     assert named == ('own' if expected == 'own' else 'chunked')
 
 
 def test_a_model_tells_the_engine_of_every_layer():
     model = ModelConfig(encoder_layers=2, decoder_layers=6, attention='softmax',
                         decoder_attention='3*softmax(mask=window(8)), softmax')
-    assert model.engines() == {'encoder': 'dense', 'decoder': '3*blocked, dense, 2*blocked', 'cross': 'dense'}
+    assert resolve_architecture(model, 10).engines() == {'encoder': 'dense', 'decoder': '3*blocked, dense, 2*blocked', 'cross': 'dense'}
 
 
 def test_decoding_steps_are_dense():
     """Whatever the engine: here one of which not even a trace can be made where there is no GPU."""
     config = ModelConfig(d_model=16, d_ff=16, num_heads=2, decoder_layers=1, engine='cudnn')
-    block, tokens, memory = Block(config, 'decoder', 0, crosses=True), whole(2, 1), whole(2, 5)
+    block, tokens, memory = Block(resolve_architecture(config, 10), 'decoder', 0, crosses=True), whole(2, 1), whole(2, 5)
     x_BTD = jnp.zeros((2, 5, 16))
 
     def step(block, x_BTD):

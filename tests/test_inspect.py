@@ -11,14 +11,15 @@ import jax
 import numpy as np
 import pytest
 import rich.console
+from build import build_model, dummy_batch
 
 from transformer_jax import config as config_lib
 from transformer_jax import costs, inspect, step
 from transformer_jax.checkpoint import Checkpoints
-from transformer_jax.config import DataConfig, ExperimentConfig, MeshConfig, ModelConfig, ParallelConfig, TrainConfig
+from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError, WorkdirError
-from transformer_jax.models import build_model
 from transformer_jax.parallel import Parallel
+from transformer_jax.schema import DataConfig, ExperimentConfig, MeshConfig, ModelConfig, ParallelConfig, TrainConfig
 
 TINY = ModelConfig(encoder_layers=1, decoder_layers=2, d_model=16, d_ff=32, num_heads=2)
 
@@ -64,7 +65,7 @@ def test_flops_of_the_papers_base_model(base):
 def test_forward_flops_are_those_that_xla_counts(changes):
     config = dataclasses.replace(TINY, d_model=128, d_ff=512, num_heads=4, **changes)
     model = build_model(config, 500)
-    batch = step.dummy_batch(8, 32)
+    batch = dummy_batch(8, 32)
     params = nn.meta.unbox(jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)['params'])
     compiled = jax.jit(lambda params, batch: model.apply({'params': params}, batch)).lower(params, batch).compile()
     # XLA counts softmax, norms and additions beside the products.
@@ -89,9 +90,9 @@ def test_estimated_memory_bounds_what_xla_allocates():
     model = build_model(config.model, config.data.vocab_size)
     report = inspect.describe(config)
     [cost], memory = report.steps, report.memory()
-    state = nn.meta.unbox(jax.eval_shape(lambda: step.init_state(config, model)))
-    train = jax.jit(lambda state, batch: step.train_step(model, config, state, batch), donate_argnums=0)
-    allocated = train.lower(state, step.dummy_batch(cost.rows, cost.length)).compile().memory_analysis()
+    state = nn.meta.unbox(jax.eval_shape(lambda: step.init_state(resolve(config), model)))
+    train = jax.jit(lambda state, batch: step.train_step(model, resolve(config), state, batch), donate_argnums=0)
+    allocated = train.lower(state, dummy_batch(cost.rows, cost.length)).compile().memory_analysis()
     estimate = memory['gradients'] + memory['activations, at most']
     assert estimate / 2 < allocated.temp_size_in_bytes <= estimate
     resident = memory['parameters'] + memory['optimizer state']
@@ -150,7 +151,7 @@ def make_workdir(path, seed, data, mesh=(-1, 1, 1)):
     config = experiment(mesh=mesh)
     path.mkdir()
     (path / 'config.json').write_text(json.dumps(config_lib.to_dict(config)))
-    abstract = Parallel(config, build_model(config.model, config.data.vocab_size)).abstract
+    abstract = Parallel(resolve(config), build_model(config.model, config.data.vocab_size)).abstract
     random = np.random.default_rng(seed)
     checkpoints = Checkpoints(path / 'checkpoints', keep=2)
     for number in (1, 2):

@@ -5,11 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from build import build_model, dummy_batch
 
 from transformer_jax.batch import BOS, EOS, Batch, Tokens
-from transformer_jax.config import ModelConfig
-from transformer_jax.models import build_model
-from transformer_jax.step import dummy_batch
+from transformer_jax.schema import ModelConfig
 
 V, CLASSES, T = 20, 3, 10
 SMALL = {'encoder_layers': 2, 'decoder_layers': 2, 'd_model': 16, 'd_ff': 32, 'num_heads': 4}

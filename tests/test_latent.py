@@ -20,6 +20,7 @@ from transformer_jax.errors import ConfigError
 from transformer_jax.positions.base import Position
 from transformer_jax.positions.biases import Alibi
 from transformer_jax.positions.relative import Shaw
+from transformer_jax.scope import HeadDims
 
 
 def normed(x_BTR, scale_R):
@@ -143,7 +144,7 @@ def test_zero_stands_for_the_papers_proportions():
     at = site(Case('latent', 'rope', 2), 'decoder')
     assert at.params['mix']['up_key'].shape == (16, 2, 4)  # rank 4 d_k
     assert at.params['keys']['turned_key']['kernel'].shape[-1] == 2  # d_k / 2
-    heads = {d_k: Latent().rotated_dim((1, 1, d_k, d_k)) for d_k in (64, 6, 5)}
+    heads = {d_k: Latent().rotated_dim(HeadDims(1, 1, d_k, d_k)) for d_k in (64, 6, 5)}
     assert heads == {64: 32, 6: 4, 5: 4}
 
 

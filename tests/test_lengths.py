@@ -7,6 +7,7 @@ import pytest
 from support import experiment, quiet
 
 from transformer_jax import lengths
+from transformer_jax.config import resolve
 from transformer_jax.data import load_data
 from transformer_jax.errors import ConfigError
 
@@ -17,7 +18,7 @@ def by_length(kind: str, wanted: list[int], tmp_path: Path) -> tuple[list[dict],
         'data.task': 'copy(alphabet=10, length=3, test_length=6, held_out=30)', 'data.vocab_size': 14,
         'model.kind': kind, 'model.position': 'rope', 'data.batching': 'buckets(lengths=(16,))',
         'evaluate.batch_tokens': 64})
-    data, lines = load_data(config, tmp_path, quiet, ('test',)), []
+    data, lines = load_data(resolve(config).pipeline, tmp_path, quiet, ('test',)), []
 
     def evaluator(trained, _):
         batches = data.eval_batches('test', 1, lambda count: (0, count))

@@ -20,6 +20,7 @@ from transformer_jax.batch import Tokens
 from transformer_jax.blocks import PAST, Projection
 from transformer_jax.errors import ConfigError
 from transformer_jax.positions import Position
+from transformer_jax.scope import HeadDims
 
 B, T, N, K, H, VALUE_H = 2, 13, 4, 2, 4, 3
 FEATURES = [Identity(), Elu(), Relu(), Taylor(), Favor(features=6, seed=1)]
@@ -311,11 +312,11 @@ def test_fixed_decays_are_retnets():
 
 def test_gated_decays_are_glas():
     x_BSD = np.random.default_rng(0).normal(size=(B, 3, 5)).astype(np.float32)
-    log_BSKR, params = projected(Gated(rank=2, tau=16.0).log, (N, K, H, H), x_BSD, 7)
+    log_BSKR, params = projected(Gated(rank=2, tau=16.0).log, HeadDims(N, K, H, H), x_BSD, 7)
     assert {name: leaf.shape for name, leaf in params.items()} == {
         'decay_in': (5, 2), 'decay_out': (2, K, 7), 'decay_bias': (K, 7)}
     params = {name: np.asarray(leaf, np.float64) + 0.1 for name, leaf in params.items()}
-    log_BSKR = Projection(Gated(rank=2).log, (N, K, H, H), 0, Position()).apply({'params': params}, x_BSD, 7)
+    log_BSKR = Projection(Gated(rank=2).log, HeadDims(N, K, H, H), 0, Position()).apply({'params': params}, x_BSD, 7)
     for b, s, k, r in np.ndindex(*log_BSKR.shape):
         logit = x_BSD[b, s].astype(np.float64) @ params['decay_in'] @ params['decay_out'][:, k, r]
         gate = (1 / (1 + math.exp(-logit - params['decay_bias'][k, r]))) ** (1 / 16)
@@ -335,12 +336,12 @@ def test_strong_decays_overflow_nowhere_and_hide_no_weak_ones():
 def test_with_a_decay_each_head_has_its_norm():
     o_BTNH = np.random.default_rng(0).normal(size=(B, T, N, VALUE_H)).astype(np.float32)
     for kind in (Linear(Identity(), Fixed()), Linear(Elu(), Gated())):
-        parameters, params = projected(kind.parameters, (N, K, H, VALUE_H))
+        parameters, params = projected(kind.parameters, HeadDims(N, K, H, VALUE_H))
         assert params['head_norm'].shape == (VALUE_H,)
         y_BTNH = kind.finish(o_BTNH, {'norm_H': 2 * parameters['norm_H']})
         expected = 2 * o_BTNH / np.sqrt((o_BTNH.astype(np.float64) ** 2).mean(-1, keepdims=True))
         np.testing.assert_allclose(y_BTNH, expected, rtol=1e-4)
-    assert not projected(Linear().parameters, (N, K, H, VALUE_H))[1]
+    assert not projected(Linear().parameters, HeadDims(N, K, H, VALUE_H))[1]
     assert Linear().finish(o_BTNH, {}) is o_BTNH
 
 
@@ -356,7 +357,7 @@ class Turned(Position):
 
 def test_queries_and_keys_are_turned_before_their_features():
     x_BTD = np.random.default_rng(0).normal(size=(B, T, 5)).astype(np.float32)
-    heads = (N, K, H, VALUE_H)
+    heads = HeadDims(N, K, H, VALUE_H)
     factor_BT11 = 1 + ROWS.positions_BT[..., None, None]
     plain, turned = (projected(Linear().queries, heads, x_BTD, ROWS, position=p)[0] for p in (Position(), Turned()))
     np.testing.assert_array_equal(turned, plain * factor_BT11)

@@ -15,8 +15,9 @@ from transformer_jax.attention.masks import MASKS, BigBird, Causal, Prefix, Segm
 from transformer_jax.attention.softmax import Softmax
 from transformer_jax.batch import Tokens
 from transformer_jax.blocks import PAST, MultiHead
-from transformer_jax.config import ModelConfig
+from transformer_jax.config import resolve_architecture
 from transformer_jax.errors import ConfigError
+from transformer_jax.schema import ModelConfig
 
 LENGTH = 8
 
@@ -259,7 +260,7 @@ def test_a_prefix_is_seen_before_its_turn_so_nothing_causal_is_promised():
 
 def test_a_prefix_that_comes_at_once_decodes_as_all_at_once():
     config = ModelConfig(d_model=8, d_ff=8, num_heads=2, attention='softmax(mask=window(4) & prefix(3))')
-    module, tokens = MultiHead(config, 'decoder', 0), row_of(LENGTH)
+    module, tokens = MultiHead(resolve_architecture(config, 10), 'decoder', 0), row_of(LENGTH)
     x_BTD = np.random.default_rng(0).normal(size=(1, LENGTH, 8)).astype(np.float32)
 
     def attend(module, x_BTD):

@@ -5,13 +5,13 @@ import functools
 
 import jax
 import pytest
+from build import build_model, dummy_batch
 
 from transformer_jax import costs
-from transformer_jax.config import DataConfig, ExperimentConfig, ModelConfig, TrainConfig
+from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError
 from transformer_jax.match import MEASURES, closest, match, through
-from transformer_jax.models import build_model
-from transformer_jax.step import dummy_batch
+from transformer_jax.schema import DataConfig, DecodeConfig, ExperimentConfig, ModelConfig, TrainConfig
 
 TINY = {'encoder_layers': 1, 'decoder_layers': 1, 'd_model': 16, 'd_ff': 96, 'num_heads': 2}
 V, D = 64, 16
@@ -19,11 +19,7 @@ V, D = 64, 16
 
 def experiment(batching='buckets(lengths=(8, 12, 16, 24))', task='number_words', **model):
     return ExperimentConfig(model=ModelConfig(**TINY | model), train=TrainConfig(batch_tokens=128),
-                            data=DataConfig(task=task, vocab_size=V, batching=batching))
-
-
-def size(config):
-    return config.model.d_model if config.model.kind == 'rnn_seq2seq' else config.model.d_ff
+                            data=DataConfig(task=task, vocab_size=V, batching=batching), decode=DecodeConfig(max_len=8))
 
 
 def with_size(config, n):
@@ -47,29 +43,29 @@ def arrays(config):
 def test_parameters_are_all_but_tables_of_tokens_and_positions(changes):
     config = experiment(**changes)
     tables, rest = arrays(config)
-    assert costs.non_embedding_params(config) == rest
+    assert costs.non_embedding_params(resolve(config)) == rest
     assert tables >= V * D
 
 
 def test_what_attention_learns_for_positions_counts():
-    plain = costs.non_embedding_params(experiment())
+    plain = costs.non_embedding_params(resolve(experiment()))
     N, length, rank = 2, 32, 4
     linformer = experiment(encoder_attention=f'linformer(length={length}, rank={rank})')
-    assert costs.non_embedding_params(linformer) == plain + 2 * N * length * rank
+    assert costs.non_embedding_params(resolve(linformer)) == plain + 2 * N * length * rank
     t5 = experiment(position='t5(buckets=8)')
-    assert costs.non_embedding_params(t5) == plain + 2 * 8 * N
+    assert costs.non_embedding_params(resolve(t5)) == plain + 2 * 8 * N
 
 
 def test_flops_per_token_are_those_of_the_middle_row():
     attention, ffn = 4 * D * D, 2 * D * 96
     for batching, T in (('buckets(lengths=(8, 12, 16, 24))', 12), ('packed(length=64)', 64)):
         products = 3 * (attention + 2 * T * D) + 2 * ffn + D * V
-        assert costs.flops_per_token(experiment(batching)) == 2 * products
+        assert costs.flops_per_token(resolve(experiment(batching))) == 2 * products
 
 
 def test_a_window_saves_flops_and_a_kernel_elsewhere_changes_none():
     def flops(**changes):
-        return costs.flops_per_token(experiment('packed(length=256)', kind='decoder_only', **changes))
+        return costs.flops_per_token(resolve(experiment('packed(length=256)', kind='decoder_only', **changes)))
     window = flops(attention='softmax(mask=window(16))')
     assert window < flops() == flops(engine='chunked') == flops(engine='cudnn', dtype='bfloat16')
     assert window == flops(attention='softmax(mask=window(16))', engine='blocked')
@@ -89,7 +85,7 @@ VARIANTS = {
 def test_no_other_size_is_nearer(kind, names):
     configs = {'base': experiment()} | {name: experiment(**VARIANTS[name]) for name in names}
     matched = match(configs, 'base', kind)
-    measure = functools.cache(MEASURES[kind][1])
+    measure = functools.cache(lambda config: MEASURES[kind][1](resolve(config)))
     assert list(matched) == list(configs)
     target = measure(configs['base'])
     assert matched['base'].config == configs['base']
@@ -118,12 +114,12 @@ def test_each_variant_is_brought_to_the_size_of_its_own_reference():
     matched = match(configs, references, 'params')
     assert [found.chosen.get('model.d_ff') for found in matched.values()] == [None, 96, None, 192]
     assert [found.target for found in matched.values()] == [
-        costs.non_embedding_params(configs[home]) for home in references.values()]
+        costs.non_embedding_params(resolve(configs[home])) for home in references.values()]
 
 
 def test_few_models_are_traced(monkeypatch):
     traced = []
-    monkeypatch.setitem(MEASURES, 'params', ('', lambda config: traced.append(size(config)) or config.model.d_ff * 10))
+    monkeypatch.setitem(MEASURES, 'params', ('', lambda components: traced.append(components.architecture.d_ff) or components.architecture.d_ff * 10))
     match({'base': experiment(), 'wide': experiment(d_ff=4000)}, 'base', 'params')
     assert traced == [96, 4000, 3, 48, 96]
 
@@ -151,9 +147,9 @@ def test_all_that_cannot_be_small_enough_are_listed_with_their_surplus():
     with pytest.raises(ConfigError) as caught:
         match(configs, 'base', 'params')
     text = str(caught.value)
-    target = costs.non_embedding_params(configs['base'])
+    target = costs.non_embedding_params(resolve(configs['base']))
     for name in ('deep', 'wide heads'):
-        least = costs.non_embedding_params(with_size(configs[name], 1))
+        least = costs.non_embedding_params(resolve(with_size(configs[name], 1)))
         assert f'{name}: {least:,} non-embedding parameters with model.d_ff=1 already, {least - target:,} (' in text
     assert 'fine:' not in text
 

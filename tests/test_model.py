@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import promises
 import pytest
+from build import build_model, dummy_batch
 
 from transformer_jax import cache as caches
-from transformer_jax.models import build_model
-from transformer_jax.step import dummy_batch
 
 V, LENGTH = 20, 8
 VARIANTS = {
@@ -91,7 +90,7 @@ def test_causality_by_gradient(name, tiny, make_batch, random_rows):
     # A learned position is one input to one place: the gradient of the features of place t with respect to it.
     model = Model(tiny(**VARIANTS[name] | {'encoder_layers': 1, 'position': 'learned(max_len=8)'}))
     batch = make_batch(random_rows([[(LENGTH, LENGTH)]], V), LENGTH)
-    r_TD = np.random.default_rng(0).normal(size=(LENGTH, model.config.d_model)).astype(np.float32)
+    r_TD = np.random.default_rng(0).normal(size=(LENGTH, model.architecture.d_model)).astype(np.float32)
 
     def outputs_T(table_TD, side):
         params = model.params | {f'{side}_positions': {'positions': table_TD}}
@@ -197,7 +196,7 @@ def test_where_the_norm_stands(placement, tiny, batch):
         if placement == 'pre':
             x_BTD = norm(x_BTD, params['decoder_norm'])
         else:
-            for layer in range(model.config.decoder_layers):
+            for layer in range(model.architecture.decoder_layers):
                 for site in ('attention', 'cross', 'ffn'):
                     x_BTD = norm(x_BTD, params[f'decoder_{layer}'][f'{site}_connection']['norm'])
     np.testing.assert_allclose(model.features(params, batch), x_BTD, atol=1e-5)

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from build import build_model, dummy_batch
 
 from transformer_jax import costs, moe, sharding, spec, step
 from transformer_jax.batch import Tokens
-from transformer_jax.config import ExperimentConfig, MeshConfig, OptimConfig, ParallelConfig, TrainConfig
+from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError
 from transformer_jax.ffns import FFNS, FeedForward, MixtureOfExperts
-from transformer_jax.models import build_model
 from transformer_jax.parallel import Parallel
+from transformer_jax.schema import ExperimentConfig, MeshConfig, OptimConfig, ParallelConfig, TrainConfig
 
 B, T, D, F = 2, 7, 6, 10
 TRAINING = jnp.float32(0.0)  # a dropout rate: training, with nothing dropped out
@@ -209,7 +210,7 @@ def one_step(setting):
     state = nn.meta.unbox(step.init_state(config(1), model))
 
     def take(accumulate):
-        return state, *jax.jit(functools.partial(step.train_step, model, config(accumulate)))(state, batch)
+        return state, *jax.jit(functools.partial(step.train_step, model, resolve(config)(accumulate)))(state, batch)
     return functools.cache(take)
 
 
@@ -276,7 +277,7 @@ def test_step_by_step_is_all_at_once(setting, one_step):
 def test_flops_are_those_of_the_chosen_experts(tiny):
     def flops(ffn):
         model = build_model(tiny(kind='decoder_only', decoder_layers=1, ffn=ffn), V)
-        params = nn.meta.unbox(jax.eval_shape(model.init, jax.random.PRNGKey(0), step.dummy_batch(
+        params = nn.meta.unbox(jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch(
             kind='decoder_only')))['params']
         return costs.forward_flops(model, params, 2, LENGTH)
     tokens, network, weighted_sum = 2 * LENGTH, 2 * 2 * 16 * 32, 2 * 16

@@ -11,6 +11,7 @@ import pytest
 from transformer_jax.attention.normalisers import NORMALISERS, Elementwise
 from transformer_jax.blocks import Projection
 from transformer_jax.positions import Position
+from transformer_jax.scope import HeadDims
 
 B, K, G, T, S = 2, 2, 2, 4, 7
 SINK = np.linspace(-1, 2, K * G).astype(np.float32)  # head by head
@@ -198,7 +199,7 @@ def test_sparse_ones_differentiate_forward_too(name):
 
 
 def test_a_sink_is_learned_for_each_head_and_starts_as_off_by_one():
-    module = Projection(NORMALISERS['sink']().parameters, (K * G, K, 8, 8), 0, Position())
+    module = Projection(NORMALISERS['sink']().parameters, HeadDims(K * G, K, 8, 8), 0, Position())
     sink_KG11, variables = module.init_with_output(jax.random.PRNGKey(0))
     assert variables['params']['sink'].names == ('heads',)
     scores, allowed = some()

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from build import build_model
 from support import experiment, fingerprint, quiet, stop_at
 
 from transformer_jax import spec, step
-from transformer_jax.config import ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
+from transformer_jax.config import resolve
 from transformer_jax.evaluate import Trained
-from transformer_jax.models import build_model
 from transformer_jax.optim import OPTIMIZERS, SCHEDULES, roles
+from transformer_jax.schema import ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
 from transformer_jax.sharding import partition_specs
 from transformer_jax.train import train
 
@@ -111,7 +112,7 @@ def test_three_steps_of_adam_by_hand(clip, weight_decay, make_batch, random_rows
     optim = OptimConfig('adam(b1=0.8, b2=0.9, eps=0.01)', 'constant(warmup=2)', 0.1, weight_decay, clip)
     config = ExperimentConfig(model=ModelConfig(dropout=0.0), train=TrainConfig(steps=STEPS), optim=optim)
     batches = [make_batch(random_rows([[(1, 3)], [(1, 2)]], Bigram.V, seed), 4) for seed in range(3)]
-    state = step.init_state(config, Bigram())
+    state = step.init_state(resolve(config), Bigram())
     expected, norms = adam_by_hand(state.params, batches, optim, 0.8, 0.9, 0.01)
     train = jax.jit(lambda state, batch: step.train_step(Bigram(), config, state, batch))
     for batch, norm in zip(batches, norms, strict=True):
@@ -177,9 +178,9 @@ def test_decay_spares_norms_and_biases_of_any_shape(decay_embeddings, tiny, make
         model=tiny(kind='decoder_only', decoder_layers=1, attention_bias='all', position='learned(max_len=8)'),
         train=TrainConfig(steps=9), optim=OptimConfig('adam', 'constant', 0.01, decay_embeddings=decay_embeddings))
     model, batch = build_model(config.model, 12), make_batch(random_rows([[(3, 3)]], 12), 4)
-    state = nn.meta.unbox(step.init_state(config, model))
+    state = nn.meta.unbox(step.init_state(resolve(config), model))
     state = state.replace(params=jax.tree.map(lambda p: p + 0.5, state.params))  # no bias is 0
-    take = jax.jit(lambda state: step.train_step(model, config, state, batch)[0].params)
+    take = jax.jit(lambda state: step.train_step(model, resolve(config), state, batch)[0].params)
     without, with_decay = (
         take(state.replace(hyper=state.hyper.replace(weight_decay=jnp.float32(decay)))) for decay in (0.0, 0.1))
     leaves = map(jax.tree.leaves, (state.params, without, with_decay))
@@ -193,7 +194,7 @@ def test_the_log_says_what_updates_what(tiny):
     model = build_model(tiny(kind='decoder_only', decoder_layers=1, norm_placement='pre'), 12)
 
     def line(text, **optim):
-        return step.optimizer_summary(ExperimentConfig(model=model.config, optim=OptimConfig(text, **optim)), model)
+        return step.optimizer_summary(ExperimentConfig(model=model.architecture, optim=OptimConfig(text, **optim)), model)
     kernels, vectors = 4 * 16 * 16 + 2 * 16 * 32, 3 * 2 * 16 + 32 + 16
     assert line('muon', weight_decay=0.1) == (
         f'adam with weight decay: 1 embedding (192 numbers); adam: 8 vectors ({vectors:,} numbers); '
@@ -296,7 +297,7 @@ def test_muon_leaves_the_rest_to_adam():
 @pytest.mark.parametrize('text', OPTIMIZERS)
 def test_every_optimizers_state_can_be_laid_out(text, tiny):
     config = ExperimentConfig(model=tiny(ffn='moe(4)'), optim=OptimConfig(text), train=TrainConfig(ema=0.9))
-    state = jax.eval_shape(lambda: step.init_state(config, build_model(config.model, 32)))
+    state = jax.eval_shape(lambda: step.init_state(resolve(config), build_model(config.model, 32)))
     specs = partition_specs(state, {'data': 1, 'fsdp': 2, 'tensor': 2})
     assert specs.ema == specs.params
     if text == 'muon':
@@ -310,7 +311,7 @@ def test_the_moving_average_by_hand(make_batch, random_rows):
     config = ExperimentConfig(model=ModelConfig(dropout=0.0), train=TrainConfig(steps=STEPS, ema=0.3),
                               optim=OptimConfig('adam', 'constant', 0.1))
     batch = make_batch(random_rows([[(1, 3)], [(1, 2)]], Bigram.V), 4)
-    state = step.init_state(config, Bigram())
+    state = step.init_state(resolve(config), Bigram())
     ema = {name: np.asarray(p, np.float64) for name, p in state.params.items()}
     take = jax.jit(lambda state, batch: step.train_step(Bigram(), config, state, batch)[0])
     for n in range(6):
@@ -327,7 +328,7 @@ def test_the_moving_average_by_hand(make_batch, random_rows):
 
 def test_without_one_evaluation_uses_the_parameters():
     config = ExperimentConfig(train=TrainConfig(steps=STEPS), optim=OptimConfig('adam'))
-    state = step.init_state(config, Bigram())
+    state = step.init_state(resolve(config), Bigram())
     assert state.ema is None
     assert state.evaluated is state.params
 

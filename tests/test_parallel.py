@@ -8,12 +8,13 @@ import jax
 import numpy as np
 import optax
 import pytest
+from build import build_model
 
 from transformer_jax import step
-from transformer_jax.config import ExperimentConfig, MeshConfig, OptimConfig, ParallelConfig, TrainConfig
+from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError
-from transformer_jax.models import build_model
 from transformer_jax.parallel import Parallel
+from transformer_jax.schema import ExperimentConfig, MeshConfig, OptimConfig, ParallelConfig, TrainConfig
 
 V, LENGTH, ROWS, STEPS = 32, 16, 16, 20
 LAYOUTS = {
@@ -53,8 +54,8 @@ def train(first_state, train_step, batches):
 def single(setting):
     """The answers of one device, by kind of batch; no mesh, no shardings."""
     config, model, batches = setting
-    train_step = jax.jit(functools.partial(step.train_step, model, config))
-    state = nn.meta.unbox(step.init_state(config, model))
+    train_step = jax.jit(functools.partial(step.train_step, model, resolve(config)))
+    state = nn.meta.unbox(step.init_state(resolve(config), model))
     return {kind: train(lambda: state, train_step, batches[kind]) for kind in BATCHES}
 
 
@@ -65,7 +66,7 @@ def layout(request, setting):
     mode, mesh = LAYOUTS[request.param]
     config = ExperimentConfig(config.model, train=config.train, optim=config.optim,
                               parallel=ParallelConfig(mode, MeshConfig(*mesh)))
-    return Parallel(config, model)
+    return Parallel(resolve(config), model)
 
 
 @pytest.mark.parametrize('kind', BATCHES)
@@ -85,7 +86,7 @@ def test_eight_devices_are_one(layout, kind, setting, single):
 def test_the_state_is_cut_as_its_layout_says(layout, setting):
     config, model, _ = setting
     state = layout.init_state()
-    unsharded = nn.meta.unbox(step.init_state(config, model))
+    unsharded = nn.meta.unbox(step.init_state(resolve(config), model))
     jax.tree.map(np.testing.assert_array_equal, state.params, unsharded.params)  # the numbers do not depend on it
     for array, abstract in zip(*map(jax.tree.leaves, (state, layout.abstract)), strict=True):
         assert array.sharding.is_equivalent_to(abstract.sharding, array.ndim)
@@ -120,7 +121,7 @@ def test_devices_drop_out_differently(setting):
     for mask in (np.ones(8), np.eye(8)[0]):
         config = ExperimentConfig(drops, train=config.train, optim=config.optim,
                                   parallel=ParallelConfig('pmap', MeshConfig(8)))
-        layout = Parallel(config, model)
+        layout = Parallel(resolve(config), model)
         state = layout.init_state()
         batch = row._replace(weights_BT=row.weights_BT * mask[:, None].astype(np.float32))
         losses.append(float(layout.train_step(state, layout.put_train(batch))[1]['loss']))
@@ -135,4 +136,4 @@ def test_what_does_not_fit_is_refused_before_compilation(tiny):
         model_config = tiny(encoder_layers=1, decoder_layers=1, **changes)
         config = ExperimentConfig(model_config, parallel=ParallelConfig('jit', MeshConfig(*mesh)))
         with pytest.raises(ConfigError, match=message):
-            Parallel(config, build_model(model_config, V))
+            Parallel(resolve(config), build_model(model_config, V))

@@ -7,14 +7,14 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from build import build_model, dummy_batch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
-from transformer_jax import plots, step
+from transformer_jax import attention_maps, plots
 from transformer_jax.batch import EOS
-from transformer_jax.config import ModelConfig
 from transformer_jax.errors import ConfigError, DataError
-from transformer_jax.models import build_model
+from transformer_jax.schema import ModelConfig
 
 CONFIG = ModelConfig(encoder_layers=2, decoder_layers=3, d_model=16, d_ff=32, num_heads=4)
 SOURCE, TARGET = [5, 6, 7, 8, EOS], [9, 10, 11, EOS]
@@ -29,14 +29,14 @@ def model():
 
 @pytest.fixture(scope='module')
 def params(model):
-    shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.PRNGKey(0), step.dummy_batch())['params'])
+    shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch())['params'])
     random = np.random.default_rng(0)
     return jax.tree.map(lambda a: random.normal(scale=0.5, size=a.shape).astype(a.dtype), shapes)
 
 
 @pytest.fixture(scope='module')
 def weights(model, params):
-    return plots.attention_weights(model, params, SOURCE, TARGET)
+    return attention_maps.attention_weights(model, params, SOURCE, TARGET)
 
 
 @pytest.fixture
@@ -71,9 +71,9 @@ def test_the_decoder_looks_at_no_later_input(weights):
 
 def test_a_row_is_the_step_that_writes_its_token(model, params, weights):
     """Token k is an input from row k + 1 on; the last one is never read."""
-    changed = plots.attention_weights(model, params, SOURCE, [*TARGET[:-1], 12])
+    changed = attention_maps.attention_weights(model, params, SOURCE, [*TARGET[:-1], 12])
     np.testing.assert_array_equal(changed['decoder'], weights['decoder'])
-    changed = plots.attention_weights(model, params, SOURCE, [TARGET[0], 13, *TARGET[2:]])
+    changed = attention_maps.attention_weights(model, params, SOURCE, [TARGET[0], 13, *TARGET[2:]])
     for stack in ('decoder', 'cross'):
         differs = (changed[stack] != weights[stack]).any(axis=(0, 1, 3))
         np.testing.assert_array_equal(differs, [False, False, True, True])
@@ -85,7 +85,7 @@ def test_layers_are_in_order(model, params):
     decoder_1 = {**params['decoder_1'], 'cross': {
         **params['decoder_1']['cross'], 'queries': {'query': {'kernel': 0 * query['kernel']}}}}
     params = {**params, 'decoder_1': decoder_1}
-    cross = plots.attention_weights(model, params, SOURCE, TARGET)['cross']
+    cross = attention_maps.attention_weights(model, params, SOURCE, TARGET)['cross']
     even = [np.allclose(layer, 1 / len(SOURCE), atol=1e-6) for layer in cross]
     assert even == [False, True, False]
 
@@ -166,7 +166,7 @@ def trained(model, params):
 
 
 def test_a_translation_is_drawn_with_its_tokens(trained, figures):
-    hypothesis, [path] = plots.draw_translation(trained, 'abc', 'heads.png')
+    hypothesis, [path] = attention_maps.draw_translation(trained, 'abc', 'heads.png')
     assert (hypothesis, path.name) == ('cba', 'heads.png')
     labels = [text.get_text() for text in figures[0].axes[0].texts]
     last_cross = labels[-len(['c', 'b', 'a', '</s>']) - len(['a', 'b', 'c', '</s>']) - 1:]
@@ -176,7 +176,7 @@ def test_a_translation_is_drawn_with_its_tokens(trained, figures):
 @pytest.mark.parametrize('text', ['', 'abcdefgh'])
 def test_a_text_that_the_model_cannot_read_is_refused(trained, text):
     with pytest.raises(DataError, match=f'{len(text)} tokens; .* 1 to 7'):
-        plots.draw_translation(trained, text, 'heads.png')
+        attention_maps.draw_translation(trained, text, 'heads.png')
 
 
 def write_metrics(path, events):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from build import build_model
 
 from transformer_jax import spec
 from transformer_jax.attention import Context
@@ -15,18 +16,19 @@ from transformer_jax.attention.softmax import KeysValues, Queries, Softmax
 from transformer_jax.batch import Tokens
 from transformer_jax.blocks import Projection
 from transformer_jax.checks import check
-from transformer_jax.config import ExperimentConfig, ModelConfig, flatten
+from transformer_jax.config import flatten
 from transformer_jax.errors import ConfigError
-from transformer_jax.models import build_model
 from transformer_jax.positions import POSITIONS, sinusoids
 from transformer_jax.positions.biases import alibi_slopes, t5_buckets
+from transformer_jax.schema import ExperimentConfig, ModelConfig
+from transformer_jax.scope import HeadDims
 
 D = 16
 
 
 def embedded(text, x_BTD, positions_BT):
     position = spec.parse(text, POSITIONS, 'model.position')
-    module = Projection(position.embed, (2, 2, 8, 8), 0, position)
+    module = Projection(position.embed, HeadDims(2, 2, 8, 8), 0, position)
     y_BTD, variables = module.init_with_output(jax.random.PRNGKey(0), x_BTD, positions_BT)
     return y_BTD, nn.meta.unbox(variables)
 
@@ -112,7 +114,7 @@ run = jax.jit(attend, static_argnums=(0, 1))
 
 def variables(position):
     """(parameters to attend with, the arrays by name in float64)."""
-    module = Projection(position.parameters, (N, K, H, VALUE_H), 0, position)
+    module = Projection(position.parameters, HeadDims(N, K, H, VALUE_H), 0, position)
     rng = np.random.default_rng(1)
     boxed = module.init(jax.random.PRNGKey(0))
     flat = jax.tree.map(lambda a: a + jnp.asarray(rng.normal(size=a.shape), a.dtype),

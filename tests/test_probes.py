@@ -11,19 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from build import build_model, dummy_batch
 from matplotlib.image import imread
 from support import experiment, quiet
 
-from transformer_jax import cli, probes, step
+from transformer_jax import cli, probes
 from transformer_jax.attention import KINDS
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
-from transformer_jax.config import EvaluateConfig, ModelConfig
 from transformer_jax.data.batching import Buckets
 from transformer_jax.errors import ConfigError
 from transformer_jax.evaluate import Trained
-from transformer_jax.models import build_model
 from transformer_jax.probes import PROBES, Look, Sums, head_sums, looks
+from transformer_jax.schema import EvaluateConfig, ModelConfig
 from transformer_jax.train import train
 
 V, LENGTH = 20, 8
@@ -32,8 +32,8 @@ WHOLE = [[(5, 8)], [(8, 3)]]
 
 
 def random_params(model):
-    shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.PRNGKey(0), step.dummy_batch(
-        kind=model.config.kind))['params'])
+    shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch(
+        kind=model.architecture.kind))['params'])
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda a: rng.normal(scale=0.5, size=a.shape).astype(a.dtype), shapes)
 
@@ -73,7 +73,7 @@ def test_sums_are_those_of_loops_over_packed_and_padded_rows(make_batch, random_
     batch = make_batch(random_rows(LENGTHS, V), LENGTH)
     model = build_model(tiny(attention='softmax(normaliser=sigmoid, softcap=5)', position='alibi'), V)
     found = jax.jit(lambda params: looks(model, params, batch))(random_params(model))
-    assert list(found) == sorted(model.config.sites())
+    assert list(found) == sorted(model.architecture.sites)
     for look in found.values():
         look = jax.device_get(look)
         rows = jax.device_get(jax.jit(head_sums)(look)).rows()
@@ -250,7 +250,7 @@ def test_the_alignment_of_a_recurrent_model_is_one_head(make_batch, random_rows,
 def test_weights_of_all_layers_are_never_held_at_once(tiny):
     def held(layers):
         model = build_model(tiny(kind='decoder_only', decoder_layers=layers, position='none'), V)
-        batch = step.dummy_batch(4, 128, 'decoder_only')
+        batch = dummy_batch(4, 128, 'decoder_only')
         params = jax.eval_shape(lambda: nn.meta.unbox(model.init(jax.random.PRNGKey(0), batch)['params']))
         lowered = jax.jit(lambda params, batch: [head_sums(look) for look in looks(model, params, batch).values()]
                           ).lower(params, batch)

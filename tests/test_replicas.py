@@ -11,17 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from build import build_model
 from support import events, experiment, fingerprint, finish, flags, losses, quiet, start, stop_at
 from test_distributed import pair
 from test_workdir import bucket  # noqa: F401
 
 from transformer_jax import config as config_lib
 from transformer_jax import replicas, step
-from transformer_jax.config import ExperimentConfig, MeshConfig, OptimConfig, ParallelConfig, TrainConfig
+from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError, Diverged, WorkdirError
 from transformer_jax.evaluate import Trained
-from transformer_jax.models import build_model
 from transformer_jax.parallel import Parallel, Replicas
+from transformer_jax.schema import ExperimentConfig, MeshConfig, OptimConfig, ParallelConfig, TrainConfig
 from transformer_jax.sharding import replica_sizes
 from transformer_jax.signals import StopSignals
 from transformer_jax.train import train, train_group
@@ -331,14 +332,14 @@ def test_experts_microbatches_and_averages_side_by_side(mixture, layout):
     count = 3 if layout == 'one by one' else 4
     mesh = MeshConfig(data=8) if layout == 'all devices' else MeshConfig()
     config = dataclasses.replace(config, parallel=ParallelConfig(mesh=mesh))
-    parallel = Replicas(Parallel(config, model), config, members[:count])
+    parallel = Replicas(Parallel(resolve(config), model), resolve(config), members[:count])
     states, live = parallel.init_state(), [True] * count
     stacked = jax.tree.map(lambda *a: np.stack(a), *batches[:count])
     live[1] = False
     first = jax.tree.map(np.asarray, states)
     for _ in range(3):
         states, metrics = parallel.advance(states, stacked, live)
-    alone = jax.jit(functools.partial(step.train_step, model, config))
+    alone = jax.jit(functools.partial(step.train_step, model, resolve(config)))
     for index in (0, 2):
         state = nn.meta.unbox(step.init_state(members[index], model))
         jax.tree.map(lambda a, b, i=index: np.testing.assert_allclose(a[i], b, atol=1e-7), first.params, state.params)
@@ -354,12 +355,12 @@ def test_experts_microbatches_and_averages_side_by_side(mixture, layout):
 
 def test_replicas_lie_on_their_own_devices(mixture):
     config, members, model, _ = mixture
-    parallel = Replicas(Parallel(config, model), config, members)
+    parallel = Replicas(Parallel(resolve(config), model), resolve(config), members)
     state = parallel.init_state()
     assert dict(parallel.mesh.shape) == {'replica': 4, 'data': 2, 'fsdp': 1, 'tensor': 1}
     assert all(leaf.addressable_shards[0].data.shape[0] == 1 for leaf in jax.tree.leaves(state))
     one = parallel.member(state.params, 2)
-    alone = Parallel(config, model).init_state(5)
+    alone = Parallel(resolve(config), model).init_state(5)
     jax.tree.map(np.testing.assert_array_equal, one, alone.params)
     assert jax.tree.leaves(one)[0].sharding == jax.tree.leaves(alone.params)[0].sharding
     assert state.hyper.learning_rate.tolist() == jnp.array([0.01, 0.02, 0.03, 0.04], jnp.float32).tolist()

@@ -10,18 +10,19 @@ import numpy as np
 import promises
 import pytest
 import support
+from build import build_model, dummy_batch
 
+from transformer_jax import attention_maps
 from transformer_jax import cache as caches
-from transformer_jax import plots
 from transformer_jax.batch import EOS, Tokens
 from transformer_jax.cells import RNNS, Weights, recur
-from transformer_jax.config import MeshConfig, from_config_dict, from_dict, to_dict
+from transformer_jax.config import from_config_dict, from_dict, resolve, to_dict
 from transformer_jax.errors import ConfigError
 from transformer_jax.evaluate import Trained
-from transformer_jax.models import build_model
 from transformer_jax.rnn import Layer, Memory, align, last_outputs
+from transformer_jax.schema import MeshConfig
 from transformer_jax.sharding import mesh_sizes, partition_specs
-from transformer_jax.step import dummy_batch, loss_sums
+from transformer_jax.step import loss_sums
 from transformer_jax.train import train
 
 V, LENGTH, D = 20, 8, 8
@@ -232,7 +233,7 @@ def test_dropout_acts_on_what_layers_read_and_its_rate_is_traced(name, models, b
     assert np.any(first != other)
     assert model.dropped._cache_size() == 1
     jaxpr = str(jax.make_jaxpr(model.dropped)(batch, jnp.float32(0.1), 0))
-    assert jaxpr.count('random_bits') == model.config.encoder_layers + model.config.decoder_layers + 1
+    assert jaxpr.count('random_bits') == model.architecture.encoder_layers + model.architecture.decoder_layers + 1
 
 
 @pytest.mark.slow
@@ -271,17 +272,17 @@ def test_parameters_are_cut_over_a_mesh(models):
 
 def test_the_alignment_is_drawn(models):
     model, source, target = models('fed'), [5, 6, 7, EOS], [9, 10, EOS]
-    weights = plots.attention_weights(model.module, model.params, source, target)
+    weights = attention_maps.attention_weights(model.module, model.params, source, target)
     assert {stack: w.shape for stack, w in weights.items()} == {'cross': (1, 1, 3, 4)}
     np.testing.assert_allclose(weights['cross'].sum(-1), 1, atol=1e-6)
-    changed = plots.attention_weights(model.module, model.params, source, [9, 11, EOS])['cross']
+    changed = attention_maps.attention_weights(model.module, model.params, source, [9, 11, EOS])['cross']
     np.testing.assert_array_equal((changed != weights['cross']).any(-1)[0, 0], [False, False, True])
 
 
 def test_without_attention_there_is_nothing_to_draw(models):
     model = models('none')
     with pytest.raises(ConfigError, match=r"gru\(attention='none'\).* has no attention to draw"):
-        plots.attention_weights(model.module, model.params, [5, EOS], [9, EOS])
+        attention_maps.attention_weights(model.module, model.params, [5, EOS], [9, EOS])
 
 
 @pytest.mark.parametrize(('rnn', 'said'), [
@@ -297,9 +298,10 @@ def test_what_no_recurrent_model_can_be_is_refused(rnn, said):
 
 
 def test_what_limits_attention_does_not_limit_a_recurrent_model():
-    model = support.experiment(model__kind='rnn_seq2seq', model__d_model=17, model__position='learned(max_len=3)').model
-    assert model.sites() == []
-    assert model.longest() == float('inf')
+    config = support.experiment(model__kind='rnn_seq2seq', model__d_model=17, model__position='learned(max_len=3)')
+    architecture = resolve(config).architecture
+    assert architecture.sites == ()
+    assert architecture.max_length == float('inf')
 
 
 @pytest.mark.slow

@@ -4,12 +4,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from build import build_model
 from jax.sharding import PartitionSpec
 
 from transformer_jax import step
-from transformer_jax.config import ExperimentConfig, MeshConfig
+from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError
-from transformer_jax.models import build_model
+from transformer_jax.schema import ExperimentConfig, MeshConfig
 from transformer_jax.sharding import RULES, mesh_sizes, partition_specs
 
 ONE = {'data': 1, 'fsdp': 1, 'tensor': 1}
@@ -20,7 +21,7 @@ VARIANTS = {
 
 def boxed_state(model_config, vocab_size=32):
     config = ExperimentConfig(model=model_config)
-    return jax.eval_shape(lambda: step.init_state(config, build_model(model_config, vocab_size)))
+    return jax.eval_shape(lambda: step.init_state(resolve(config), build_model(model_config, vocab_size)))
 
 
 def boxed(names, shape):

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from build import build_model
 
 from transformer_jax import step
-from transformer_jax.config import ExperimentConfig, OptimConfig, TrainConfig
-from transformer_jax.models import build_model
+from transformer_jax.schema import ExperimentConfig, OptimConfig, TrainConfig
 
 V, LENGTH = 20, 8
 ROWS = [[(3, 8)], [(8, 1)], [(2, 2)], [(5, 1)], [(1, 7)], [(4, 4)], [(8, 8)], [(2, 3)]]  # uneven over microbatches

@@ -11,8 +11,9 @@ from reference import double, mixed, out, outputs_and_weights, projected, rotate
 from transformer_jax import config as config_lib
 from transformer_jax import spec
 from transformer_jax.attention import KINDS, Context
-from transformer_jax.config import ExperimentConfig, ModelConfig
+from transformer_jax.config import resolve_architecture
 from transformer_jax.errors import ConfigError
+from transformer_jax.schema import ExperimentConfig, ModelConfig
 
 DENSE, RANDOM = 'synthesizer(max_len=24)', 'synthesizer(max_len=24, form="random")'
 
@@ -99,6 +100,7 @@ def test_what_it_cannot_do_is_refused():
 def test_mixed_with_softmax_it_takes_every_position(position):
     model = ModelConfig(attention='synthesizer(mix=True)', cross_attention='softmax', position=position)
     assert config_lib.replace(ExperimentConfig(), model=model).model == model
-    kind, place = model.attention_at('decoder', 0), model.position_at('decoder')
+    attention = resolve_architecture(model, 10).attention_at('decoder', 0)
+    kind, place = attention.kind, attention.position
     assert kind.refuses(place, 'auto') == ''
     assert dataclasses.replace(kind, mix=False).refuses(place, 'auto')

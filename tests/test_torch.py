@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from build import build_model, dummy_batch
 
-from transformer_jax.models import build_model
 from transformer_jax.positions import sinusoids
-from transformer_jax.step import dummy_batch, loss_sums
+from transformer_jax.step import loss_sums
 
 torch = pytest.importorskip('torch', reason='torch is a test-only extra: pip install -e .[torch]')
 

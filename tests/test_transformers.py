@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from build import build_model, dummy_batch
 
-from transformer_jax.models import build_model
-from transformer_jax.step import dummy_batch, loss_sums
+from transformer_jax.step import loss_sums
 
 torch = pytest.importorskip('torch', reason='torch is a test-only extra: pip install -e .[torch]')
 transformers = pytest.importorskip('transformers', reason='transformers is a test-only extra: pip install -e .[torch]')
@@ -186,7 +186,7 @@ def random_model(name, changes):
 def their_logits(model, batch):
     """Logits of the targets, given the tokens before them."""
     ids, mask = (torch.tensor(a.astype(np.int64)) for a in (batch.inputs_BT, batch.segments_BT > 0))
-    if not model.config.is_encoder_decoder:
+    if not model.architecture.is_encoder_decoder:
         return model(input_ids=ids, attention_mask=mask).logits
     source, seen = (torch.tensor(a.astype(np.int64)) for a in (batch.source_BS, batch.source_segments_BS > 0))
     return model(input_ids=source, attention_mask=seen, decoder_input_ids=ids, decoder_attention_mask=mask).logits
@@ -200,7 +200,7 @@ def test_logits_and_gradients_are_those_of_transformers(case, tiny, make_batch, 
     module = build_model(tiny(**{'d_model': D, 'd_ff': F, 'num_heads': N} | ours), V)
     batch = make_batch(random_rows(LENGTHS, V), LENGTH)
 
-    shapes = jax.eval_shape(module.init, jax.random.PRNGKey(0), dummy_batch(kind=module.config.kind))['params']
+    shapes = jax.eval_shape(module.init, jax.random.PRNGKey(0), dummy_batch(kind=module.architecture.kind))['params']
     assert jax.tree.map(jnp.shape, mapping(weights)) == jax.tree.map(jnp.shape, nn.meta.unbox(shapes))
 
     def objective(weights):

@@ -9,6 +9,7 @@ from types import FrameType
 import jax
 import rich.table
 
+from transformer_jax import config as config_lib
 from transformer_jax import measure, results, rows
 from transformer_jax.board import Board
 from transformer_jax.errors import Stopped, UserError, WorkdirError
@@ -188,7 +189,8 @@ def dry_run(plan: Plan, log: Log) -> rich.table.Table:
         todo = [run for run in members if run in lacking]
         cells = row.folder, ', '.join(row.variants), ' '.join(str(run.seed) for run in members), f'{len(todo)}'
         try:
-            size, trial = measure.size(row.config), measure.trial(row.config)
+            components = config_lib.resolve(row.config)
+            size, trial = measure.size(components), measure.trial(components)
         except Exception as error:
             failures[members[0]] = Failure.of(error)
             lines.append((*cells, *'????'))

@@ -28,13 +28,13 @@ from transformer_jax import config as config_lib
 from transformer_jax import costs, step
 from transformer_jax.batch import Batch
 from transformer_jax.checkpoint import Checkpoints
-from transformer_jax.config import CheckpointConfig, EvaluateConfig, ExperimentConfig
 from transformer_jax.data import Data, load_data
 from transformer_jax.data.batching import padded_rows
 from transformer_jax.losses import cross_entropy
-from transformer_jax.models import build
+from transformer_jax.models import build_model, dummy_batch
 from transformer_jax.parallel import Parallel
 from transformer_jax.runs import Run
+from transformer_jax.schema import CheckpointConfig, EvaluateConfig, ExperimentConfig
 from transformer_jax.timing import TimedIterator, describe_machine, matmul_peak, result_table, seconds
 from transformer_jax.train import Trainer
 from transformer_jax.workdir import Workdir
@@ -100,8 +100,9 @@ def bench_train(config: ExperimentConfig, steps: int, log: Log, matmul_size: int
         checkpoint=CheckpointConfig(every=0))
     with tempfile.TemporaryDirectory() as directory:
         workdir = Workdir(directory)
-        data = load_data(config, workdir.tokenizer_path, log, ('train',))
-        parallel = Parallel(config, build(config))
+        components = config_lib.resolve(config)
+        data = load_data(components.pipeline, workdir.tokenizer_path, log, ('train',))
+        parallel = Parallel(components, build_model(components.architecture))
         shapes = [(padded_rows(rows, parallel.rows_multiple), length) for rows, length in data.shapes]
         compiled = {shape: _compile(parallel, shape, log) for shape in shapes}
         batches = list(itertools.islice(data.train_iterator(parallel.local_rows, parallel.rows_multiple), steps))
@@ -154,7 +155,7 @@ def step_parts(config: ExperimentConfig, parallel: Parallel, batch: Batch) -> di
 
     @functools.partial(jax.jit, static_argnames='drops')
     def gradient(params, batch, hyper, rng, drops):
-        dropout = step.dropout_rate(config.model, hyper) if drops else None
+        dropout = step.dropout_rate(model.architecture, hyper) if drops else None
 
         def loss(params):
             return step.loss_sums(model, params, batch, smoothing, dropout, rng).loss
@@ -212,7 +213,7 @@ class _NoSignals:
 
 def _compile(parallel: Parallel, shape: Shape, log: Log) -> tuple[float, int]:
     """(seconds to compile the step for a batch shape, its temporary bytes per device); then takes one such step."""
-    batch = parallel.put_train(jax.tree.map(np.asarray, step.dummy_batch(*shape, parallel.model.config.kind)))
+    batch = parallel.put_train(jax.tree.map(np.asarray, dummy_batch(parallel.model.architecture, *shape)))
     start = time.perf_counter()
     compiled = parallel.train_step.lower(parallel.abstract, batch).compile()
     taken = time.perf_counter() - start

@@ -29,6 +29,7 @@ from transformer_jax.errors import ConfigError
 from transformer_jax.heap import machine_memory
 from transformer_jax.plots import save_figure
 from transformer_jax.positions import Position
+from transformer_jax.scope import HeadDims
 from transformer_jax.timing import describe_machine, result_table, seconds
 
 Log = Callable[[str], None]
@@ -108,7 +109,7 @@ def bench_attention(attentions: Sequence[str], engines: Sequence[str], lengths: 
 
 def program(kind: Attention, engine: str, length: int, sizes: Sizes) -> tuple[Callable[..., jax.Array], tuple]:
     """(attend of inputs, the inputs): queries, keys and the kind's parameters at random."""
-    heads = (sizes.heads, sizes.kv_heads, sizes.head_dim, sizes.head_dim)
+    heads = HeadDims(sizes.heads, sizes.kv_heads, sizes.head_dim, sizes.head_dim)
     positions_BT = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (sizes.rows, length))
     tokens = Tokens(positions_BT, jnp.ones_like(positions_BT))
     dtype = jnp.bfloat16 if engine == 'cudnn' else jnp.float32  # that kernel knows half precision only

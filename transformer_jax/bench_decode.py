@@ -14,14 +14,13 @@ import jax
 import numpy as np
 import rich.table
 
-from transformer_jax import spec
+from transformer_jax import config as config_lib
 from transformer_jax.batch import EOS
-from transformer_jax.config import ExperimentConfig
 from transformer_jax.decode import make_decoder
 from transformer_jax.errors import ConfigError
-from transformer_jax.models import build
+from transformer_jax.models import build_model
 from transformer_jax.parallel import Parallel
-from transformer_jax.positions import POSITIONS
+from transformer_jax.schema import ExperimentConfig
 from transformer_jax.timing import describe_machine, result_table, seconds
 
 Log = Callable[[str], None]
@@ -63,14 +62,15 @@ def bench_decode(config: ExperimentConfig, longest: int, rows: int, log: Log) ->
     Raises:
         ConfigError: the model's positions do not reach as far.
     """
-    if config.model.kind == 'classifier':
-        raise ConfigError("model.kind='classifier' decodes nothing; bench train times it")
+    components = config_lib.resolve(config)
+    if components.model_kind.predicts_class:
+        raise ConfigError(f'model.kind={config.model.kind!r} decodes nothing; bench train times it')
     lengths = tuple(longest // part for part in (8, 4, 2, 1))
-    position = spec.parse(config.model.position, POSITIONS, 'model.position')
+    position = components.architecture.position
     if position.max_len and longest > position.max_len:
         raise ConfigError(f'--longest={longest} is beyond model.position={config.model.position!r}; set it lower')
     machine = describe_machine()
-    parallel = Parallel(config, build(config))
+    parallel = Parallel(components, build_model(components.architecture))
     params = parallel.init_state().params
     methods = {}
     for method in METHODS:
@@ -111,7 +111,7 @@ def forced_decoder(config: ExperimentConfig, parallel: Parallel, params: Any, me
         sizes: rows, the length of the sources, the length of the outputs (no shorter); EOS counts in both.
     """
     rows, source_length, length = sizes
-    vocab_size = parallel.model.vocab_size
+    vocab_size = parallel.model.architecture.vocab_size
     settings = dataclasses.replace(config.decode, method=method, max_len=length - source_length)
     decoder = make_decoder(Endless(parallel.model), settings, vocab_size)
     shape = rows, source_length

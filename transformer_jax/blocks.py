@@ -6,15 +6,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from transformer_jax import spec
+from transformer_jax.architecture import Architecture
 from transformer_jax.attention import Context
 from transformer_jax.attention.masks import Causal, Mask, Segments
 from transformer_jax.batch import Tokens
-from transformer_jax.config import ModelConfig
-from transformer_jax.ffns import FFNS, FeedForward, MixtureOfExperts, Moe
+from transformer_jax.ffns import FeedForward, MixtureOfExperts, Moe
 from transformer_jax.layers import HeadsIn, HeadsOut, Initializer, constrain, dropout, parameter
-from transformer_jax.norms import NORMS, PLACEMENTS, Norm
+from transformer_jax.norms import Norm
 from transformer_jax.positions import Position
+from transformer_jax.scope import HeadDims
 
 PAST = Segments() & Causal()  # what a decoder's token may see
 VALUES = ('value', 'up_value')  # parameters whose initial size DeepNorm sets: they make what attention mixes
@@ -24,7 +24,7 @@ class Projection(nn.Module):
     """Owns the parameters that a pure function asks of its Scope."""
 
     project: Callable[..., Any]  # (scope, *arguments)
-    heads: tuple[int, int, int, int]
+    heads: HeadDims
     layer: int
     position: Position
     bias: bool = False
@@ -50,27 +50,26 @@ class Projection(nn.Module):
 class MultiHead(nn.Module):
     """The attention of a site, its parameters and heads: MultiHead of Vaswani et al. (2017), section 3.2.2."""
 
-    config: ModelConfig
+    architecture: Architecture
     site: str  # encoder, decoder, cross
     layer: int
     shared: nn.Module | None = None  # a position encoding that all layers share
 
     def setup(self):
-        config = self.config
-        self.kind = config.attention_at(self.site, self.layer)
-        self.position = config.position_at(self.site)
-        self.engine = config.engine_at(self.site, self.layer)
-        scope = (config.heads(), self.layer, self.position)
-        _, beta = config.residual_scales('encoder' if self.site == 'encoder' else 'decoder')
-        self.queries = Projection(self.kind.queries, *scope, config.attention_bias != 'none')
-        self.keys = Projection(self.kind.keys, *scope, config.attention_bias != 'none', beta)
+        architecture = self.architecture
+        attention = architecture.attention_at(self.site, self.layer)
+        self.kind, self.position, self.engine = attention.kind, attention.position, attention.engine
+        scope = (architecture.heads, self.layer, self.position)
+        _, beta = architecture.residual_scales('encoder' if self.site == 'encoder' else 'decoder')
+        self.queries = Projection(self.kind.queries, *scope, architecture.attention_bias != 'none')
+        self.keys = Projection(self.kind.keys, *scope, architecture.attention_bias != 'none', beta)
         self.mix = Projection(self.kind.parameters, *scope, gain=beta)
         self.relative = self.shared or Projection(
-            self.position.parameters, self.kind.tile_heads(config.heads()), *scope[1:])
+            self.position.parameters, self.kind.tile_heads(architecture.heads), *scope[1:])
         if self.kind.gate != 'none':
-            heads, _, _, value_dim = config.heads()
-            self.gate = HeadsIn(heads, value_dim if self.kind.gate == 'element' else 1, 'heads', bias=True)
-        self.out = HeadsOut(config.d_model, config.attention_bias == 'all', beta)
+            heads = architecture.heads
+            self.gate = HeadsIn(heads.num_heads, heads.value_dim if self.kind.gate == 'element' else 1, 'heads', bias=True)
+        self.out = HeadsOut(architecture.d_model, architecture.attention_bias == 'all', beta)
 
     def __call__(self, x_BTD: jax.Array, keys: Any, context: Context, rate: jax.Array | None) -> jax.Array:
         """Attends from x_BTD to projected `keys`; `context` holds mask and tokens."""
@@ -98,7 +97,7 @@ class MultiHead(nn.Module):
         return self.kind.init_cache(self.keys(x_B1D, tokens), length, self.kind.mask.within(mask))
 
     def _complete(self, context: Context, rate: jax.Array | None) -> Context:
-        drops = self.config.attention_dropout and rate is not None
+        drops = self.architecture.attention_dropout and rate is not None
         return context.replace(
             mask=self.kind.mask.within(context.mask), position=self.position, parameters=self.mix(),
             position_parameters=self.relative(), dropout=(self.make_rng('dropout'), rate) if drops else None)
@@ -113,14 +112,14 @@ class MultiHead(nn.Module):
 class Connection(nn.Module):
     """The residual path past sublayers, with its norms: see norms.PLACEMENTS. Dropout acts on what is added."""
 
-    config: ModelConfig
+    architecture: Architecture
     stack: str  # encoder, decoder
 
     def setup(self):
-        self.placement = PLACEMENTS[self.config.norm_placement]
-        self.norm = make_norm(self.config)
+        self.placement = self.architecture.placement
+        self.norm = make_norm(self.architecture)
         if self.placement.inner:
-            self.inner_norm = make_norm(self.config)
+            self.inner_norm = make_norm(self.architecture)
 
     def __call__(self, x_BTD: jax.Array, sublayer: Callable[[jax.Array], jax.Array],
                  rate: jax.Array | None) -> jax.Array:
@@ -133,22 +132,22 @@ class Connection(nn.Module):
 
     def join(self, x_BTD: jax.Array, rate: jax.Array | None, *outputs_BTD: jax.Array) -> jax.Array:
         """The sum of x_BTD and of sublayers' outputs."""
-        alpha, _ = self.config.residual_scales(self.stack)
+        alpha, _ = self.architecture.residual_scales(self.stack)
         y_BTD = x_BTD if alpha == 1 else alpha * x_BTD
         for output_BTD in outputs_BTD:
             y_BTD += dropout(self, self.inner_norm(output_BTD) if self.placement.inner else output_BTD, rate)
         return constrain(self.norm(y_BTD) if self.placement.outer == 'after' else y_BTD)
 
 
-def make_norm(config: ModelConfig) -> Norm:
+def make_norm(architecture: Architecture) -> Norm:
     """The norm that all places have."""
-    return Norm(spec.parse(config.norm, NORMS, 'model.norm'))
+    return Norm(architecture.norm)
 
 
-def make_ffn(config: ModelConfig, stack: str) -> FeedForward | MixtureOfExperts:
+def make_ffn(architecture: Architecture, stack: str) -> FeedForward | MixtureOfExperts:
     """The position-wise feed-forward network."""
-    kind, (_, beta) = spec.parse(config.ffn, FFNS, 'model.ffn'), config.residual_scales(stack)
-    return (MixtureOfExperts if isinstance(kind, Moe) else FeedForward)(kind, config.d_ff, beta)
+    kind, (_, beta) = architecture.ffn, architecture.residual_scales(stack)
+    return (MixtureOfExperts if isinstance(kind, Moe) else FeedForward)(kind, architecture.d_ff, beta)
 
 
 class Block(nn.Module):
@@ -157,24 +156,24 @@ class Block(nn.Module):
     With `model.block='parallel'` all of them read the same norm of the input, and their outputs are added at once.
     """
 
-    config: ModelConfig
+    architecture: Architecture
     stack: str  # encoder: sees both ways; decoder: sees the past
     layer: int
     relative: nn.Module | None = None  # a position encoding that all layers share
     crosses: bool = False
 
     def setup(self):
-        config, stack = self.config, self.stack
+        architecture, stack = self.architecture, self.stack
         self.mask = PAST if stack == 'decoder' else Segments()
-        self.attention = MultiHead(config, stack, self.layer, self.relative)
-        self.attention_connection = Connection(config, stack)
+        self.attention = MultiHead(architecture, stack, self.layer, self.relative)
+        self.attention_connection = Connection(architecture, stack)
         if self.crosses:
-            self.cross = MultiHead(config, 'cross', self.layer)
-        self.ffn = make_ffn(config, stack)
-        if config.block == 'sequential':
+            self.cross = MultiHead(architecture, 'cross', self.layer)
+        self.ffn = make_ffn(architecture, stack)
+        if architecture.block == 'sequential':
             if self.crosses:
-                self.cross_connection = Connection(config, stack)
-            self.ffn_connection = Connection(config, stack)
+                self.cross_connection = Connection(architecture, stack)
+            self.ffn_connection = Connection(architecture, stack)
 
     def __call__(self, x_BTD: jax.Array, tokens: Tokens, rate: jax.Array | None,
                  memory: tuple[jax.Array, Tokens] | None = None) -> jax.Array:
@@ -217,7 +216,7 @@ class Block(nn.Module):
               cross: Callable[[jax.Array], jax.Array] | None, rate: jax.Array | None) -> jax.Array:
         """What follows self-attention, which took y_BTD, the branch of x_BTD, to o_BTD: `begun` = (x, y, o)."""
         x_BTD, y_BTD, o_BTD = begun
-        if self.config.block == 'parallel':
+        if self.architecture.block == 'parallel':
             others = (*([cross(y_BTD)] if cross else []), self.ffn(y_BTD, tokens, rate))
             return self.attention_connection.join(x_BTD, rate, o_BTD, *others)
         x_BTD = self.attention_connection.join(x_BTD, rate, o_BTD)

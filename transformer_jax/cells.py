@@ -51,8 +51,13 @@ class Recurrent(abc.ABC):
     def __post_init__(self):
         if self.attention not in ATTENTIONS:
             raise ValueError(f'attention={self.attention!r}, it takes {", ".join(ATTENTIONS)}')
-        if self.input_feeding and self.attention == 'none':
+        if self.input_feeding and not self.attends:
             raise ValueError("input_feeding=True feeds back what attention found, and attention='none' finds nothing")
+
+    @property
+    def attends(self) -> bool:
+        """Whether the decoder attends to the source."""
+        return self.attention != 'none'
 
     def advance(self, weights: Weights, x_BZD: jax.Array, state: State) -> State:
         """The state after one more input, `Weights.project` of which is x_BZD."""

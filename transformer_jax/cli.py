@@ -11,9 +11,9 @@ from absl import flags, logging
 
 from transformer_jax import spec
 from transformer_jax.commands import COMMANDS, Flags
-from transformer_jax.config import ExperimentConfig, flatten
 from transformer_jax.errors import ConfigError, UserError
 from transformer_jax.heap import bound_memory, exhausted, keep_freed_memory
+from transformer_jax.schema import ExperimentConfig, flatten
 
 
 def main(argv: list[str] | None = None) -> int:

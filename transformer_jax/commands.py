@@ -13,8 +13,9 @@ from ml_collections import config_flags
 from transformer_jax.commands_ablate import define_ablate, run_ablate
 from transformer_jax.commands_probe import define_probe, run_probe
 from transformer_jax.commands_report import define_report, run_report
-from transformer_jax.config import ExperimentConfig, from_config_dict
+from transformer_jax.config import from_config_dict
 from transformer_jax.errors import ConfigError
+from transformer_jax.schema import ExperimentConfig
 
 Flags = flags.FlagValues
 
@@ -187,8 +188,8 @@ def _define_attention(values: Flags) -> None:
 def _attention(values: Flags) -> None:
     text = _required(values, 'text')
     trained = _trained(values)
+    from transformer_jax.attention_maps import draw_translation
     from transformer_jax.generate import require_ability
-    from transformer_jax.plots import draw_translation
     require_ability(trained, 'attention')
     hypothesis, files = draw_translation(trained, text, values.out)
     print(hypothesis)

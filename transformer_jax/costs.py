@@ -5,7 +5,6 @@ attention is right by construction. A masked score is counted like any other, a 
 counts once.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,31 +14,38 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from transformer_jax import spec, step
+from transformer_jax import step
+from transformer_jax.architecture import Architecture, LayerAttention
 from transformer_jax.attention.engines import KERNELS, unfit
-from transformer_jax.config import ExperimentConfig, TracedConfig
-from transformer_jax.data.batching import BATCHING
-from transformer_jax.models import build
+from transformer_jax.config import Components
+from transformer_jax.models import build_model, dummy_batch
 
 
-@dataclasses.dataclass(frozen=True)
-class PortableConfig(TracedConfig):
-    """A model to count: the engine that `auto` and kernels stand for is that of a machine without kernels.
+def traceable(architecture: Architecture) -> Architecture:
+    """The same model to trace, not to run: chunked where a kernel would be, which makes the same products.
+
+    What happens inside a kernel no trace shows, and without the accelerator that has it not even a trace can be made.
+    """
+    return architecture.with_engines(lambda site, layer: 'chunked' if layer.engine in KERNELS else layer.engine)
+
+
+def portable(architecture: Architecture) -> Architecture:
+    """The same model with the engines that `auto` takes on a machine without kernels.
 
     So whatever machine counts finds the same number, and a window costs what it shows of the keys.
     """
-
-    def engine_at(self, site: str, layer: int) -> str:
-        kind = self.attention_at(site, layer)
-        if not kind.engines or self.engine not in ('auto', *KERNELS):
-            return super().engine_at(site, layer)
-        refused = kind.refuses(self.position_at(site), 'blocked') or unfit('blocked', kind, self.place_at(site))
+    def choose(site: str, layer: LayerAttention) -> str:
+        if layer.engine not in KERNELS:
+            return layer.engine
+        refused = layer.kind.refuses(layer.position, 'blocked') or unfit(
+            'blocked', layer.kind, architecture.site_spec(site))
         return 'dense' if refused else 'blocked'
+    return architecture.with_engines(choose)
 
 
-def non_embedding_params(config: ExperimentConfig) -> int:
+def non_embedding_params(components: Components) -> int:
     """Parameters but for tables of tokens and of positions that are added to them; all experts of a mixture count."""
-    boxed = jax.tree.leaves(_boxed_params(build(config)), is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
+    boxed = jax.tree.leaves(_boxed_params(build_model(components.architecture)), is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
     return sum(leaf.value.size for leaf in boxed if not is_embedding(leaf.names))
 
 
@@ -51,27 +57,28 @@ def is_embedding(axes: Sequence[str | None]) -> bool:
     return 'vocab' in axes or tuple(axes) == ('position', 'embed')
 
 
-def flops_per_token(config: ExperimentConfig) -> float:
+def flops_per_token(components: Components) -> float:
     """Forward FLOPs per target token of a row, padding included, as long as the middle one of `data.batching`.
 
     For a classifier per source token. The same number on every machine.
     """
-    model = build(dataclasses.replace(config, model=PortableConfig(**dataclasses.asdict(config.model))))
-    lengths = sorted(length for _, length in batch_shapes(config))
+    model = build_model(portable(components.architecture))
+    lengths = sorted(length for _, length in batch_shapes(components))
     length = lengths[(len(lengths) - 1) // 2]  # Sentences crowd in the shorter half of the buckets.
     return forward_flops(model, nn.meta.unbox(_boxed_params(model)), 1, length) / length
 
 
-def batch_shapes(config: ExperimentConfig) -> tuple[tuple[int, int], ...]:
+def batch_shapes(components: Components) -> tuple[tuple[int, int], ...]:
     """(rows, length) of every shape that training compiles, before rows are padded for the devices."""
-    batching = spec.parse(config.data.batching, BATCHING, 'data.batching')
+    batching = components.batching
     lengths = np.array([(length, length) for length in batching.row_lengths()])
-    return batching.plan(lengths, np.arange(len(lengths)), config.train.batch_tokens, seed=None).shapes
+    plan = batching.plan(lengths, np.arange(len(lengths)), components.config.train.batch_tokens, seed=None)
+    return plan.shapes
 
 
 def forward_flops(model: nn.Module, params: Any, rows: int, length: int) -> int:
     """FLOPs of all matrix products from a batch to its logits; source and target have `length` tokens."""
-    batch = jax.eval_shape(lambda: step.dummy_batch(rows, length, model.config.kind))
+    batch = jax.eval_shape(lambda: dummy_batch(model.architecture, rows, length))
     return matmul_flops(jax.make_jaxpr(lambda params, batch: model.apply({'params': params}, batch))(params, batch))
 
 
@@ -108,16 +115,16 @@ def activation_bytes(model: nn.Module, state: step.TrainState, rows: int, length
     """
     def residuals(params, hyper, rng, batch):
         def loss(params):
-            dropout = step.dropout_rate(model.config, hyper)
+            dropout = step.dropout_rate(model.architecture, hyper)
             return step.loss_sums(model, params, batch, hyper.label_smoothing, dropout, rng).loss
         _, backward = jax.vjp(loss, params)
         given = {id(leaf) for leaf in jax.tree.leaves((params, batch))}
         return list({id(leaf): leaf for leaf in jax.tree.leaves(backward) if id(leaf) not in given}.values())
-    batch = jax.eval_shape(lambda: step.dummy_batch(rows, length, model.config.kind))
+    batch = jax.eval_shape(lambda: dummy_batch(model.architecture, rows, length))
     kept = jax.eval_shape(residuals, state.params, state.hyper, state.rng, batch)
     return sum(array.size * array.dtype.itemsize for array in kept)
 
 
 def _boxed_params(model: nn.Module) -> Any:
     """The parameters as shapes with their logical axes."""
-    return jax.eval_shape(model.init, jax.random.PRNGKey(0), step.dummy_batch(kind=model.config.kind))['params']
+    return jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch(model.architecture))['params']

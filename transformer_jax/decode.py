@@ -22,8 +22,8 @@ import jax.numpy as jnp
 
 from transformer_jax import cache as caches
 from transformer_jax.batch import BOS, EOS, PAD, Tokens
-from transformer_jax.config import DecodeConfig
 from transformer_jax.errors import ConfigError
+from transformer_jax.schema import DecodeConfig
 
 StepFn = Callable[[jax.Array, Any], tuple[jax.Array, Any]]  # (tokens_R int32, cache) -> (logits_RV f32, cache)
 ReorderFn = Callable[[Any, jax.Array], Any]  # (cache, parents_BK) -> cache of those hypotheses; see `cache.reorder`

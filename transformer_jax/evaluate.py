@@ -17,7 +17,6 @@ from transformer_jax import config as config_lib
 from transformer_jax.attention.engines import is_here
 from transformer_jax.batch import Batch
 from transformer_jax.checkpoint import select
-from transformer_jax.config import ExperimentConfig
 from transformer_jax.data import Data, load_data, source_batches
 from transformer_jax.decode import make_decoder
 from transformer_jax.losses import Sums
@@ -28,9 +27,10 @@ from transformer_jax.metrics import (
     translation_metrics,
     wilson_interval,
 )
-from transformer_jax.models import build
+from transformer_jax.models import MODELS, build_model
 from transformer_jax.parallel import Parallel
 from transformer_jax.replicas import reader
+from transformer_jax.schema import ExperimentConfig, ParallelConfig
 from transformer_jax.storage import reported, write_text
 from transformer_jax.workdir import Workdir
 
@@ -56,7 +56,7 @@ class Evaluator:
         Translations: at most `max_examples` sentences are translated (0: all), into the file `samples`.
         """
         result = self.likelihood(params, split)
-        if self.data.form == 'classification' and self.config.model.kind == 'classifier':
+        if MODELS[self.config.model.kind].predicts_class:
             return result | self.classification(params, split)
         if self.data.form == 'translation':
             return result | self.translation(params, split, samples, max_examples)
@@ -156,14 +156,15 @@ class Trained:
         if not is_here(config.model.engine):
             log(f"model.engine={config.model.engine!r} is not on this machine: 'auto' takes its place")
             config = config_lib.replace(config, model=dataclasses.replace(config.model, engine='auto'))
-        self.config = config_lib.replace(config, parallel=config_lib.ParallelConfig(),
+        self.config = config_lib.replace(config, parallel=ParallelConfig(),
                                          decode=dataclasses.replace(config.decode, **decode))
         self.checkpoints = reader(self.workdir)
         choice = checkpoint or ('last' if self.checkpoints.best_step() is None else 'best')
         self.steps = select(self.checkpoints, choice)
-        self.data = load_data(self.config, self.workdir.tokenizer_path, log, splits)
-        self.model = build(self.config)
-        self.parallel = Parallel(self.config, self.model)
+        components = config_lib.resolve(self.config)
+        self.data = load_data(components.pipeline, self.workdir.tokenizer_path, log, splits)
+        self.model = build_model(components.architecture)
+        self.parallel = Parallel(components, self.model)
         meta = self.checkpoints.meta(self.steps[0])
         self.data.tokenizer.require(meta['tokenizer'], self.workdir.tokenizer_path)
         self.params = self.params_of(self.steps)

@@ -18,9 +18,9 @@ import ml_collections
 
 from transformer_jax import config as config_lib
 from transformer_jax import spec
-from transformer_jax.config import ExperimentConfig
 from transformer_jax.errors import ConfigError, UserError
 from transformer_jax.metrics import FALLING
+from transformer_jax.schema import ExperimentConfig
 
 MATCHES = ('none', 'params', 'flops')
 STEP_TIME = 'step_seconds'

@@ -14,19 +14,17 @@ from transformer_jax.data.encoding import cut, ragged
 from transformer_jax.decode import draw, make_decoder
 from transformer_jax.errors import ConfigError, DataError
 from transformer_jax.evaluate import Trained
+from transformer_jax.models import MODELS
 
-# What each kind of model can be asked for, beside train, evaluate and inspect.
-ABILITIES = {'encoder_decoder': ('translate', 'attention'), 'rnn_seq2seq': ('translate', 'attention'),
-             'decoder_only': ('generate',), 'classifier': ('classify',)}
 FEW = 16  # prompts are padded to a multiple of so many tokens: few shapes are compiled
 
 
 def require_ability(trained: Trained, command: str) -> None:
     """Raises ConfigError where a model cannot do what is asked of it; the message says what it can."""
     kind = trained.config.model.kind
-    if command not in ABILITIES[kind]:
+    if command not in MODELS[kind].commands:
         raise ConfigError(f'{command}: {trained.workdir.path} holds a model of kind {kind!r}, which cannot; it can '
-                          f'{", ".join(ABILITIES[kind])} and evaluate')
+                          f'{", ".join(MODELS[kind].commands)} and evaluate')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +74,11 @@ class Generator:
 
     def _encode(self, prompt: str) -> list[int]:
         [ids] = self.trained.data.tokenizer.encode([prompt])
-        longest = self.trained.config.model.longest()
+        longest = self.trained.model.architecture.max_length
         if len(ids) + self.max_tokens > longest:
             raise DataError(f'the prompt has {len(ids)} tokens and --max_tokens={self.max_tokens} more may follow, but '
                             f'the model reads {longest} at most: shorten the prompt, or lower --max_tokens')
-        model = self.trained.config.model
-        prefix = max(model.attention_at(site, layer).mask.prefix_length() for site, layer in model.sites())
+        prefix = self.trained.model.architecture.prefix_length
         if prefix > 1 and len(ids) < prefix:
             raise DataError(f'the prompt has {len(ids)} tokens, but the model sees a prefix of {prefix} at once: give '
                             'it that many')

@@ -31,11 +31,11 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from transformer_jax import config as config_lib
 from transformer_jax import step
 from transformer_jax.checkpoint import fingerprint
-from transformer_jax.config import ExperimentConfig
-from transformer_jax.costs import activation_bytes, batch_shapes, forward_flops, is_embedding
+from transformer_jax.costs import activation_bytes, batch_shapes, forward_flops, is_embedding, traceable
 from transformer_jax.data.batching import padded_rows
-from transformer_jax.models import build
+from transformer_jax.models import build_model
 from transformer_jax.replicas import reader
+from transformer_jax.schema import ExperimentConfig
 from transformer_jax.sharding import mesh_sizes, partition_specs
 from transformer_jax.workdir import Workdir
 
@@ -111,8 +111,9 @@ def describe(config: ExperimentConfig, devices: int | None = None) -> Report:
     """
     fixed = math.prod(dataclasses.astuple(config.parallel.mesh))
     sizes = mesh_sizes(config.parallel.mesh, devices or (fixed if fixed > 0 else jax.device_count()))
-    model = build(dataclasses.replace(config, model=config_lib.TracedConfig(**dataclasses.asdict(config.model))))
-    boxed = jax.eval_shape(functools.partial(step.init_state, config, model))
+    components = config_lib.resolve(config)
+    model = build_model(traceable(components.architecture))
+    boxed = jax.eval_shape(functools.partial(step.init_state, components, model))
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     state, partitions = nn.meta.unbox(boxed), partition_specs(boxed, sizes)
     parameters = tuple(_parameters(boxed.params, partitions.params, mesh))
@@ -122,8 +123,8 @@ def describe(config: ExperimentConfig, devices: int | None = None) -> Report:
     def cost(rows, length, parts):
         flops = 3 * forward_flops(model, state.params, rows, length)
         return StepCost(rows, length, flops, activation_bytes(model, state, rows // parts, length))
-    steps = tuple(cost(padded_rows(rows, parts), length, parts) for rows, length in batch_shapes(config))
-    growth = tuple(cost(1, length, 1) for length in GROWTH if length <= config.model.longest())
+    steps = tuple(cost(padded_rows(rows, parts), length, parts) for rows, length in batch_shapes(components))
+    growth = tuple(cost(1, length, 1) for length in GROWTH if length <= model.architecture.max_length)
     optimizer_bytes = jax.tree.map(functools.partial(_bytes_per_device, mesh), (state.opt_state, state.ema),
                                    (partitions.opt_state, partitions.ema))
     return Report(sizes, parameters, copies * sum(parameter.bytes_per_device for parameter in parameters),
@@ -156,16 +157,16 @@ def inspect_workdir(path: epath.PathLike, console: rich.console.Console | None =
         WorkdirError: no intact checkpoint.
     """
     workdir = Workdir(path)
-    config = config_lib.from_dict(workdir.read_config())
+    components = config_lib.resolve(config_lib.from_dict(workdir.read_config()))
     checkpoints = reader(workdir)
-    model = build(config)
+    model = build_model(components.architecture)
     # Without shardings: the arrays are read to the first device, whatever mesh wrote them.
-    abstract = nn.meta.unbox(jax.eval_shape(functools.partial(step.init_state, config, model)))
+    abstract = nn.meta.unbox(jax.eval_shape(functools.partial(step.init_state, components, model)))
     newest, state, meta = checkpoints.restore(abstract)
     best = checkpoints.best_step()
     print_line = functools.partial((console or _console()).print, highlight=False, markup=False, soft_wrap=True)
     print_line(f'workdir {workdir.path}')
-    print_line(f'newest  step {newest} of {config.train.steps}')
+    print_line(f'newest  step {newest} of {components.config.train.steps}')
     print_line('best    ' + ('none recorded' if best is None else f'step {best}'))
     print_line(f"sha256 {fingerprint(state, meta['data'])}  step {newest}")
 

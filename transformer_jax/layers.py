@@ -1,18 +1,13 @@
-"""Parameters with logical axes, projections into and out of heads, embedding and logits, dropout."""
+"""Parameters with logical axes, projections into and out of heads, embedding, dropout."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.batch import Batch
-from transformer_jax.numerics import drop, softcap
-
-if TYPE_CHECKING:
-    from transformer_jax.config import ModelConfig
+from transformer_jax.numerics import drop
 
 Initializer = Callable[..., jax.Array]
 
@@ -101,34 +96,3 @@ class Embedding(nn.Module):
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
         return self.table_VD.astype(self.dtype)[tokens_BT] * jnp.asarray(self.scale, self.dtype)
-
-
-class TokenModel(nn.Module):
-    """What all models share: embeddings of tokens, and logits by a table that may be one of theirs."""
-
-    config: 'ModelConfig'
-    vocab_size: int
-
-    def __call__(self, batch: Batch, rate: jax.Array | None = None) -> jax.Array:
-        """logits_BTV of the targets; `rate` is dropout's, None where nothing is dropped."""
-        return self.logits(self.features(batch, rate))
-
-    def logits(self, x_BTD: jax.Array) -> jax.Array:
-        """logits_BTV in float32."""
-        w_VD = self.output_table().astype(x_BTD.dtype)
-        logits_BTV = jnp.einsum('BTD,VD->BTV', x_BTD, w_VD, preferred_element_type=jnp.float32)
-        return softcap(logits_BTV, self.config.logit_softcap)
-
-    def output_table(self) -> jax.Array:
-        """w_VD: the vectors whose products with the features are the logits."""
-        return (self.target_embedding if self._tied('output') else self.output).table_VD
-
-    @nn.nowrap
-    def _tied(self, table: str) -> bool:
-        return table in TIES[self.config.tie_embeddings]
-
-    @nn.nowrap
-    def _embedding(self) -> Embedding:
-        config = self.config
-        scale = config.d_model ** 0.5 if config.embedding_scale == 'sqrt' else 1.0
-        return Embedding(self.vocab_size, config.d_model, config.dtype, scale)

@@ -28,7 +28,7 @@ def by_length(trained: Trained, split: str, lengths: Sequence[int]) -> list[dict
         ConfigError: a length that the model cannot read, or no examples.
     """
     config, lengths = trained.config, sorted(set(lengths))
-    longest = config.model.longest()
+    longest = trained.model.architecture.max_length
     if lengths[-1] > longest or lengths[0] < 2:
         raise ConfigError(f'--lengths={",".join(map(str, lengths))}: model.position={config.model.position!r} and '
                           f'model.attention={config.model.attention!r} reach from 2 to {longest} tokens; for more, '

@@ -14,11 +14,13 @@ from typing import Any
 
 from transformer_jax import config as config_lib
 from transformer_jax import costs
-from transformer_jax.config import ExperimentConfig
+from transformer_jax.config import Components
 from transformer_jax.errors import ConfigError
+from transformer_jax.models import MODELS
+from transformer_jax.schema import ExperimentConfig
 from transformer_jax.stats import Reference, references_of
 
-MEASURES: dict[str, tuple[str, Callable[[ExperimentConfig], float]]] = {
+MEASURES: dict[str, tuple[str, Callable[[Components], float]]] = {
     'params': ('non-embedding parameters', costs.non_embedding_params),
     'flops': ('forward FLOPs per target token', costs.flops_per_token),
 }
@@ -57,7 +59,10 @@ def match(configs: Mapping[str, ExperimentConfig], reference: Reference, kind: s
     """
     if kind == 'none':
         return {name: Matched(config) for name, config in configs.items()}
-    what, measure = MEASURES[kind]
+    what, count = MEASURES[kind]
+
+    def measure(config: ExperimentConfig) -> float:
+        return count(config_lib.resolve(config))
     references, matched, reasons = references_of(configs, reference), {}, []
     targets = {home: measure(configs[home]) for home in dict.fromkeys(references.values())}
     for name, home in references.items():
@@ -101,7 +106,7 @@ def _solved(config: ExperimentConfig, target: float, measure: Callable[[Experime
 
 
 def _key(config: ExperimentConfig) -> str:
-    return 'd_model' if config.model.kind == 'rnn_seq2seq' else 'd_ff'
+    return MODELS[config.model.kind].size_key
 
 
 def _resized(config: ExperimentConfig, size: int) -> ExperimentConfig:

@@ -16,10 +16,10 @@ from etils import epath
 
 from transformer_jax import costs, step
 from transformer_jax.batch import Batch
-from transformer_jax.config import ExperimentConfig
+from transformer_jax.config import Components
 from transformer_jax.data import load_data
 from transformer_jax.data.batching import padded_rows
-from transformer_jax.models import build
+from transformer_jax.models import build_model
 from transformer_jax.parallel import Parallel
 from transformer_jax.timing import seconds
 
@@ -45,26 +45,26 @@ class Trial:
     memory_bytes: int  # per device, of the shape that needs most: what the step is given and what it needs
 
 
-def size(config: ExperimentConfig) -> Size:
+def size(components: Components) -> Size:
     """Parameters and FLOPs, counted without a device."""
-    params = jax.eval_shape(functools.partial(step.init_state, config, build(config))).params
-    return Size(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)), costs.non_embedding_params(config),
-                round(costs.flops_per_token(config)))
+    params = jax.eval_shape(functools.partial(step.init_state, components, build_model(components.architecture))).params
+    return Size(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)), costs.non_embedding_params(components),
+                round(costs.flops_per_token(components)))
 
 
-def trial(config: ExperimentConfig, tokenizer: epath.Path | None = None) -> Trial:
+def trial(components: Components, tokenizer: epath.Path | None = None) -> Trial:
     """Compiles the training step for each batch shape and takes some; leaves nothing behind.
 
     Args:
-        config: of a run, which is tried alone.
+        components: of a run, which is tried alone.
         tokenizer: where that of the run is; without, it is learned.
 
     Raises:
         UserError: whatever training would refuse.
     """
     with tempfile.TemporaryDirectory() as directory:
-        data = load_data(config, tokenizer or epath.Path(directory), lambda line: None, ('train',))
-    parallel = Parallel(config, build(config))
+        data = load_data(components.pipeline, tokenizer or epath.Path(directory), lambda line: None, ('train',))
+    parallel = Parallel(components, build_model(components.architecture))
     counts = collections.Counter((planned.rows, planned.length) for planned in map(
         data.plan.step, range(min(LOOKED_AT, data.steps_per_epoch))))
     batches: dict[tuple[int, int], Any] = {}
@@ -72,7 +72,7 @@ def trial(config: ExperimentConfig, tokenizer: epath.Path | None = None) -> Tria
         batches.setdefault(batch.shape, batch)
         if len(batches) == len(counts):
             break
-    traced = build(dataclasses.replace(config, model=costs.PortableConfig(**dataclasses.asdict(config.model))))
+    traced = build_model(costs.portable(components.architecture))
     state, flops, times, memory = parallel.init_state(), 0.0, 0.0, 0
     for (planned_rows, length), count in counts.items():
         rows, share = padded_rows(planned_rows, parallel.rows_multiple), count / counts.total()

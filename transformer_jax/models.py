@@ -1,20 +1,18 @@
-"""Whole models, built from a ModelConfig."""
+"""Whole models, each built from an Architecture."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from transformer_jax import spec
+from transformer_jax.architecture import Architecture
 from transformer_jax.batch import BOS, EOS, Batch, Tokens
 from transformer_jax.blocks import Block, Projection, make_norm
-from transformer_jax.config import ExperimentConfig, ModelConfig
-from transformer_jax.data.tasks import TASKS
-from transformer_jax.layers import Embedding, HeadsIn, TokenModel, constrain, dropout
-from transformer_jax.norms import PLACEMENTS
+from transformer_jax.layers import Embedding, HeadsIn, constrain, dropout
 from transformer_jax.rnn import RnnSeq2Seq
+from transformer_jax.token_model import TokenModel
 
 
 @flax.struct.dataclass
@@ -42,23 +40,23 @@ class Model(TokenModel):
 
     @nn.nowrap
     def _positions(self) -> Projection:
-        position = self.config.position_at('decoder')
-        return Projection(position.embed, self.config.heads(), 0, position)
+        position = self.architecture.position
+        return Projection(position.embed, self.architecture.heads, 0, position)
 
     @nn.nowrap
     def _relative(self) -> Projection | None:
         """A position encoding with one set of parameters for all layers of a stack."""
-        position = self.config.position_at('decoder')
-        return Projection(position.parameters, self.config.heads(), 0, position) if position.shared else None
+        position = self.architecture.position
+        return Projection(position.parameters, self.architecture.heads, 0, position) if position.shared else None
 
     @nn.nowrap
     def _end(self) -> nn.Module | None:
         """A stack that normalises before each sublayer leaves the last sum for a norm of its own."""
-        return make_norm(self.config) if PLACEMENTS[self.config.norm_placement].outer == 'before' else None
+        return make_norm(self.architecture) if self.architecture.placement.outer == 'before' else None
 
     @nn.nowrap
     def _embedding_norm(self) -> nn.Module | None:
-        return make_norm(self.config) if self.config.embedding_norm else None
+        return make_norm(self.architecture) if self.architecture.embedding_norm else None
 
     def _enter(self, x_BTD: jax.Array, norm: nn.Module | None, rate: jax.Array | None) -> jax.Array:
         return constrain(dropout(self, norm(x_BTD) if norm else x_BTD, rate))
@@ -68,7 +66,7 @@ class EncoderDecoder(Model):
     """The Transformer of Vaswani et al. (2017)."""
 
     def setup(self):
-        config = self.config
+        architecture = self.architecture
         self.target_embedding = self._embedding()
         if not self._tied('source'):
             self.source_embedding = self._embedding()
@@ -77,8 +75,8 @@ class EncoderDecoder(Model):
         self.source_norm, self.target_norm = self._embedding_norm(), self._embedding_norm()
         self.source_positions, self.target_positions = self._positions(), self._positions()
         self.encoder_relative, self.decoder_relative = self._relative(), self._relative()
-        self.encoder = [Block(config, 'encoder', n, self.encoder_relative) for n in range(config.encoder_layers)]
-        self.decoder = [Block(config, 'decoder', n, self.decoder_relative, True) for n in range(config.decoder_layers)]
+        self.encoder = [Block(architecture, 'encoder', n, self.encoder_relative) for n in range(architecture.encoder_layers)]
+        self.decoder = [Block(architecture, 'decoder', n, self.decoder_relative, True) for n in range(architecture.decoder_layers)]
         self.encoder_norm, self.decoder_norm = self._end(), self._end()
 
     def features(self, batch: Batch, rate: jax.Array | None = None) -> jax.Array:
@@ -130,13 +128,13 @@ class DecoderOnly(Model):
     """A language model: a stack that sees the past, and no source (Radford et al. 2018; 2019)."""
 
     def setup(self):
-        config = self.config
+        architecture = self.architecture
         self.target_embedding = self._embedding()
         if not self._tied('output'):
             self.output = self._embedding()
         self.target_norm, self.target_positions = self._embedding_norm(), self._positions()
         self.decoder_relative = self._relative()
-        self.decoder = [Block(config, 'decoder', n, self.decoder_relative) for n in range(config.decoder_layers)]
+        self.decoder = [Block(architecture, 'decoder', n, self.decoder_relative) for n in range(architecture.decoder_layers)]
         self.decoder_norm = self._end()
 
     def features(self, batch: Batch, rate: jax.Array | None = None) -> jax.Array:
@@ -190,38 +188,36 @@ class Classifier(Model):
     pooled apart, become a dense layer of [u, v, u·v, u − v].
     """
 
-    classes: int
-
     def setup(self):
-        config = self.config
+        architecture = self.architecture
         self.source_embedding = self._embedding()
         self.source_norm, self.source_positions = self._embedding_norm(), self._positions()
         self.encoder_relative = self._relative()
-        self.encoder = [Block(config, 'encoder', n, self.encoder_relative) for n in range(config.encoder_layers)]
+        self.encoder = [Block(architecture, 'encoder', n, self.encoder_relative) for n in range(architecture.encoder_layers)]
         self.encoder_norm = self._end()
-        if config.towers == 2:
-            self.match = HeadsIn(1, config.d_model, 'heads', bias=True)
-        self.output = Embedding(self.classes, config.d_model, config.dtype)
+        if architecture.towers == 2:
+            self.match = HeadsIn(1, architecture.d_model, 'heads', bias=True)
+        self.output = Embedding(architecture.num_classes, architecture.d_model, architecture.dtype)
 
     def features(self, batch: Batch, rate: jax.Array | None = None) -> jax.Array:
         """x_B1D: what the output layer turns into scores of classes."""
         source_BS, tokens = batch.source_BS, batch.source_tokens
-        if self.config.towers == 2:
+        if self.architecture.towers == 2:
             ended_BS = jnp.cumsum(source_BS == EOS, axis=1) - (source_BS == EOS)
             real_BS = tokens.segments_BT != 0
             second_BS = real_BS & (ended_BS > 0)
             first_length_B1 = (real_BS & ~second_BS).sum(1, keepdims=True)
             tokens = Tokens(tokens.positions_BT - jnp.where(second_BS, first_length_B1, 0), real_BS * (1 + second_BS))
-        towers = range(1, self.config.towers + 1)
-        if self.config.pooling == 'first':
-            source_BS, tokens = _headed(source_BS, tokens, self.config.towers)
+        towers = range(1, self.architecture.towers + 1)
+        if self.architecture.pooling == 'first':
+            source_BS, tokens = _headed(source_BS, tokens, self.architecture.towers)
         x_BSD = self.source_positions(self.source_embedding(source_BS), tokens.positions_BT)
         x_BSD = self._enter(x_BSD, self.source_norm, rate)
         for block in self.encoder:
             x_BSD = block(x_BSD, tokens, rate)
         x_BSD = self.encoder_norm(x_BSD) if self.encoder_norm else x_BSD
         pooled = [self._pool(x_BSD, tokens.segments_BT == tower, tokens.positions_BT) for tower in towers]
-        if self.config.towers == 1:
+        if self.architecture.towers == 1:
             return pooled[0]
         u_B1D, v_B1D = pooled
         joint_B1D = jnp.concatenate([u_B1D, v_B1D, u_B1D * v_B1D, u_B1D - v_B1D], axis=-1)
@@ -232,7 +228,7 @@ class Classifier(Model):
         return self.output.table_VD
 
     def _pool(self, x_BSD: jax.Array, mine_BS: jax.Array, positions_BS: jax.Array) -> jax.Array:
-        if self.config.pooling == 'first':
+        if self.architecture.pooling == 'first':
             mine_BS &= positions_BS == 0
         share_BS = mine_BS / jnp.maximum(mine_BS.sum(1, keepdims=True), 1)
         return (x_BSD * share_BS[..., None].astype(x_BSD.dtype)).sum(1, keepdims=True)
@@ -248,20 +244,43 @@ def _headed(source_BS: jax.Array, tokens: Tokens, towers: int) -> tuple[jax.Arra
                    jnp.concatenate([heads_BS * present_BS, tokens.segments_BT], axis=1)))
 
 
-MODELS: dict[str, type[nn.Module]] = {
-    'encoder_decoder': EncoderDecoder,
-    'decoder_only': DecoderOnly,
-    'classifier': Classifier,
-    'rnn_seq2seq': RnnSeq2Seq,
+class ModelKind(NamedTuple):
+    """A row of MODELS: all that the program needs to know of a kind of model beside its module."""
+
+    module: type[TokenModel]
+    sites: tuple[str, ...]  # where it attends: encoder, decoder, cross
+    stacks: tuple[str, ...]  # the layers that it has: encoder, decoder
+    learns: tuple[str, ...]  # the forms of tasks that it can learn
+    commands: tuple[str, ...]  # what it can be asked for, beside train, evaluate and inspect
+    size_key: str = 'd_ff'  # the key of the configuration that is solved for at equal size
+    reads_source: bool = True  # a batch has a source; else a pair is read as one sequence
+    predicts_class: bool = False  # a target is one class; else it is text
+
+
+MODELS: dict[str, ModelKind] = {
+    'encoder_decoder': ModelKind(
+        EncoderDecoder, sites=('encoder', 'decoder', 'cross'), stacks=('encoder', 'decoder'),
+        learns=('translation',), commands=('translate', 'attention')),
+    'decoder_only': ModelKind(
+        DecoderOnly, sites=('decoder',), stacks=('decoder',), learns=('language', 'translation'),
+        commands=('generate',), reads_source=False),
+    'classifier': ModelKind(
+        Classifier, sites=('encoder',), stacks=('encoder',), learns=('classification',), commands=('classify',),
+        predicts_class=True),
+    'rnn_seq2seq': ModelKind(
+        RnnSeq2Seq, sites=(), stacks=('encoder', 'decoder'), learns=('translation',),
+        commands=('translate', 'attention'), size_key='d_model'),
 }
 
 
-def build(config: ExperimentConfig) -> nn.Module:
-    """The model of an experiment, whose task says how many classes there are."""
-    classes = spec.parse(config.data.task, TASKS, 'data.task').classes()
-    return build_model(config.model, config.data.vocab_size, len(classes))
+def build_model(architecture: Architecture) -> TokenModel:
+    """The linen module of an architecture."""
+    return MODELS[architecture.kind].module(architecture)
 
 
-def build_model(config: ModelConfig, vocab_size: int, classes: int = 0) -> nn.Module:
-    """The linen module that `config.kind` names; `classes` is the number of a classifier's classes."""
-    return MODELS[config.kind](config, vocab_size, *([classes] if config.kind == 'classifier' else []))
+def dummy_batch(architecture: Architecture, rows: int = 1, length: int = 1) -> Batch:
+    """A batch of ones of the right types, to initialise and to trace with; source and target have `length` tokens."""
+    kind = MODELS[architecture.kind]
+    source = jnp.ones((rows, length), jnp.int32) if kind.reads_source else None
+    target = jnp.ones((rows, 1 if kind.predicts_class else length), jnp.int32)
+    return Batch(*[source] * 3, *[target] * 4, target.astype(jnp.float32))

@@ -5,7 +5,7 @@ What an optimizer does to an array depends on what the array is, which its logic
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -72,6 +72,23 @@ def _role(name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> Role:
     back = axes[-1] == 'embed' and axes[dims[0]] != 'embed'  # to the model's dimension, from all others
     cut = len(dims) - 1 if back else 1
     return Role(shape, 'kernel', batch, dims[:cut], dims[cut:])
+
+
+class Optimizer(Protocol):
+    """A rule that turns gradients into the direction of the update."""
+
+    def transform(self, roles: Any) -> optax.GradientTransformation:
+        """The direction of the update, before learning rate and weight decay, of arrays of these `roles`."""
+
+    def rule(self, role: Role) -> str:
+        """What updates an array, in a word."""
+
+
+class Schedule(Protocol):
+    """The learning rate over the steps of a run."""
+
+    def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
+        """The factor on `optim.learning_rate` in step n ≥ 1 of `steps`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,13 +277,13 @@ def _progress(n: jax.Array, warmup: int, steps: int) -> jax.Array:
     return jnp.clip((n - warmup) / max(steps - warmup, 1), 0, 1)
 
 
-OPTIMIZERS: dict[str, type] = {
+OPTIMIZERS: dict[str, type[Optimizer]] = {
     'adam': Adam,
     'adafactor': Adafactor,
     'lion': Lion,
     'muon': Muon,
 }
-SCHEDULES: dict[str, type] = {
+SCHEDULES: dict[str, type[Schedule]] = {
     'paper': Paper,
     'inverse_sqrt': InverseSqrt,
     'linear': Linear,

@@ -16,7 +16,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from transformer_jax import step
 from transformer_jax.attention.engines import require_platform
 from transformer_jax.batch import Batch
-from transformer_jax.config import ExperimentConfig
+from transformer_jax.components import Components
+from transformer_jax.schema import ExperimentConfig
 from transformer_jax.sharding import (
     batch_spec,
     logical_rules,
@@ -41,7 +42,8 @@ class Parallel:
     Raises ConfigError where this machine does not have the engine, or cannot hold the mesh.
     """
 
-    def __init__(self, config: ExperimentConfig, model: nn.Module):
+    def __init__(self, components: Components, model: nn.Module):
+        config = components.config
         require_platform(config.model.engine)
         self.model = model
         sizes = mesh_sizes(config.parallel.mesh, jax.device_count())
@@ -49,7 +51,7 @@ class Parallel:
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self.batch_sharding = NamedSharding(self.mesh, batch_spec())
         self.rows_multiple = sizes['data'] * sizes['fsdp'] * config.train.accumulate
-        init = functools.partial(step.init_state, config, model)
+        init = functools.partial(step.init_state, components, model)
         boxed = jax.eval_shape(init)
         shardings = jax.tree.map(lambda p: NamedSharding(self.mesh, p), partition_specs(boxed, sizes))
         self.abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
@@ -65,11 +67,11 @@ class Parallel:
         self._pmap = config.parallel.mode == 'pmap'
         if self._pmap:
             self.train_step = jax.pmap(
-                functools.partial(step.train_step, model, config, axis='devices'), axis_name='devices',
+                functools.partial(step.train_step, model, components, axis='devices'), axis_name='devices',
                 in_axes=(None, 0), out_axes=(None, None), donate_argnums=0)
         else:
             self.train_step = _compiled(
-                self.context, functools.partial(step.train_step, model, config),
+                self.context, functools.partial(step.train_step, model, components),
                 in_shardings=(shardings, self.batch_sharding), out_shardings=(shardings, self.replicated),
                 donate_argnums=0)
 
@@ -139,16 +141,17 @@ class Replicas:
     Raises ConfigError as Parallel.
     """
 
-    def __init__(self, one: Parallel, config: ExperimentConfig, members: Collection[ExperimentConfig]):
+    def __init__(self, one: Parallel, components: Components, members: Collection[ExperimentConfig]):
         """
         Args:
             one: a single run of this kind.
-            config: of any of the replicas.
+            components: of any of the replicas.
             members: of each.
         """
         self.one, self.members, lone = one, members, one.mesh
+        config = components.config
         most = max(member.model.dropout for member in members)  # Where none drops, no masks are drawn.
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=most))
+        model = type(one.model)(dataclasses.replace(one.model.architecture, dropout=most))
         sizes = replica_sizes(config.parallel.mesh, dict(lone.shape), len(members))
         # The devices in the order that they have for one model: what moves between the two meshes stays where it is.
         self.mesh = Mesh(lone.devices.reshape(tuple(sizes.values())), tuple(sizes), axis_types=(AxisType.Auto,) * 4)
@@ -163,7 +166,7 @@ class Replicas:
         self._member = jax.jit(lambda params, index: jax.tree.map(lambda a: a[index], params),
                                out_shardings=jax.tree.map(lambda a: a.sharding, one.abstract.params))
         one_by_one = jax.default_backend() == 'cpu' and sizes['replica'] == 1
-        advance = functools.partial(step.replica_step, one.model, config)
+        advance = functools.partial(step.replica_step, model, components)
         self.train_step = _compiled(
             self.context, _one_by_one(advance) if one_by_one else jax.vmap(advance, spmd_axis_name='replica'),
             in_shardings=(shardings, self._batch_sharding, self._replicas),

@@ -11,11 +11,10 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax import results, spec
 from transformer_jax.attention.engines import require_platform
-from transformer_jax.config import ExperimentConfig
-from transformer_jax.data import TASKS
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.experiment import STEP_TIME, Experiment, Metric, evaluations, impossible, lengths_of, slug
 from transformer_jax.match import Matched, match
+from transformer_jax.schema import ExperimentConfig
 from transformer_jax.sharding import mesh_sizes
 from transformer_jax.storage import absolute, write_text
 
@@ -160,7 +159,7 @@ class Plan:
 
 def reported(config: ExperimentConfig) -> tuple[str, ...]:
     """The metrics that a config can have, those of `evaluate --lengths` apart."""
-    task = spec.parse(config.data.task, TASKS, 'data.task')
+    task = config_lib.resolve(config).task
     always = *LIKELIHOOD, STEP_TIME
     if task.form == 'classification':
         return always
@@ -188,11 +187,11 @@ def checked_configs(experiment: Experiment) -> dict[str, ExperimentConfig]:
 
 def _unmeasurable(config: ExperimentConfig, metric: Metric) -> str:
     """Why a config can have no such score; ''."""
-    task = spec.parse(config.data.task, TASKS, 'data.task')
+    components = config_lib.resolve(config)
     names = reported(config)
     if metric.length:
-        names = LIKELIHOOD if task.contiguous else ('accuracy', 'exact_match')
-    longest, average = config.model.longest(), config.checkpoint.average
+        names = LIKELIHOOD if components.task.contiguous else ('accuracy', 'exact_match')
+    longest, average = components.architecture.max_length, config.checkpoint.average
     if metric.name not in names:
         return f'{metric}: data.task={config.data.task!r} is scored by {", ".join(names)}'
     if metric.length > longest:

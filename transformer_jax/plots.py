@@ -1,25 +1,18 @@
 """Pictures: where every attention head looks, and learning curves. Matplotlib without pyplot and its global state."""
 
 import collections
-import functools
 import io
 import json
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-import flax.linen as nn
-import jax
 import numpy as np
 from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from transformer_jax.batch import BOS, EOS, Batch
 from transformer_jax.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from transformer_jax.evaluate import Trained
 
 FORMATS = ('.png', '.svg', '.pdf')
 DPI = 110
@@ -44,48 +37,6 @@ class Panel(NamedTuple):
     weights: np.ndarray
     rows: list[str]
     columns: list[str]
-
-
-def attention_weights(model: nn.Module, params: Any, source_S: Sequence[int],
-                      target_T: Sequence[int]) -> dict[str, np.ndarray]:
-    """Where every head looks while the model reads a sentence and, teacher-forced, writes its translation.
-
-    Args:
-        model: an encoder-decoder, a Transformer or recurrent.
-        params: its parameters.
-        source_S: token ids, EOS included.
-        target_T: token ids, EOS included.
-
-    Returns:
-        float32 weights by layer and head: 'encoder' [L, N, S, S], 'decoder' [L, N, T, T], 'cross' [L, N, T, S]. Row t
-        of the last two is the step that produces target t; column t of 'decoder' is its input: BOS, then the targets.
-        A recurrent model has 'cross' alone, L = N = 1.
-
-    Raises:
-        ConfigError: a recurrent model without attention.
-    """
-    sides = [np.asarray(ids, np.int32)[None] for ids in (source_S, [BOS, *target_T[:-1]], target_T)]
-    source_BS, inputs_BT, targets_BT = sides
-    places = [(np.arange(a.shape[1], dtype=np.int32)[None], np.ones_like(a)) for a in (source_BS, targets_BT)]
-    batch = Batch(source_BS, *places[0], inputs_BT, targets_BT, *places[1], np.ones(targets_BT.shape, np.float32))
-    sown = jax.device_get(_intermediates(model, params, batch))
-
-    def stack(blocks: str, layers: int, site: str) -> np.ndarray:
-        return np.stack([sown[f'{blocks}_{layer}'][site]['weights_BNTS'][0][0] for layer in range(layers)])
-    config = model.config
-    if config.kind == 'rnn_seq2seq':
-        if not sown:
-            raise ConfigError(f'model.rnn={config.rnn!r} has no attention to draw')
-        return {'cross': sown['weights_BNTS'][0]}
-    return {'encoder': stack('encoder', config.encoder_layers, 'attention'),
-            'decoder': stack('decoder', config.decoder_layers, 'attention'),
-            'cross': stack('decoder', config.decoder_layers, 'cross')}
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _intermediates(model: nn.Module, params: Any, batch: Batch) -> Any:
-    _, sown = model.apply({'params': params}, batch, method='features', mutable=['intermediates'])
-    return sown['intermediates'] if sown else {}
 
 
 def draw_attention(weights: dict[str, np.ndarray], source_tokens: Sequence[str], target_tokens: Sequence[str],
@@ -121,25 +72,6 @@ def draw_attention(weights: dict[str, np.ndarray], source_tokens: Sequence[str],
             rows = [panels[start:start + across] for start in range(0, len(panels), across)]
             files.append(save_figure(_grid(rows), path.parent / f'{path.stem}-{stack}-{number}{path.suffix}'))
     return files
-
-
-def draw_translation(trained: 'Trained', text: str, path: epath.PathLike) -> tuple[str, list[epath.Path]]:
-    """Translates a sentence and draws the attention of it; returns (the translation, the files written).
-
-    Raises:
-        DataError: an empty text, or one that is longer than what the model reads.
-        ConfigError: `path` has a suffix that is no picture's.
-    """
-    _check_format(epath.Path(path))
-    tokenizer = trained.data.tokenizer
-    longest = trained.data.batching.row_lengths()[-1]
-    source = [*tokenizer.encode([text])[0], EOS]
-    if not 1 < len(source) <= longest:
-        raise DataError(f'--text has {len(source) - 1} tokens; a picture needs 1 to {longest - 1}')
-    [hypothesis] = trained.evaluator.translate(trained.params, [text])
-    target = [*tokenizer.encode([hypothesis])[0], EOS]
-    weights = attention_weights(trained.model, trained.params, source, target)
-    return hypothesis, draw_attention(weights, tokenizer.pieces(source), tokenizer.pieces(target), path)
 
 
 def curves(metrics_path: epath.PathLike, path: epath.PathLike) -> epath.Path:
@@ -235,7 +167,7 @@ def _label(token: str) -> str:
     return token if len(token) <= LABEL_LETTERS else token[:LABEL_LETTERS - 1] + '…'
 
 
-def _check_format(path: epath.Path) -> None:
+def check_format(path: epath.Path) -> None:
     if path.suffix not in FORMATS:
         raise ConfigError(f'{path}: pictures are {", ".join(FORMATS)}, by the suffix of the file')
 
@@ -246,7 +178,7 @@ def save_figure(figure: Figure, path: epath.Path) -> epath.Path:
     Raises:
         ConfigError: a suffix that is no picture's.
     """
-    _check_format(path)
+    check_format(path)
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix[1:])
     path.parent.mkdir(parents=True, exist_ok=True)

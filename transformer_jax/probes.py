@@ -31,10 +31,8 @@ from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from transformer_jax import spec
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Batch, Tokens
-from transformer_jax.cells import RNNS
 from transformer_jax.errors import ConfigError
 from transformer_jax.evaluate import Trained
 from transformer_jax.plots import DPI, save_figure
@@ -96,18 +94,18 @@ class Sums(NamedTuple):
 
 def looks(model: nn.Module, params: Any, batch: Batch) -> dict[tuple[str, int], Look]:
     """How every attention of a model looks at a batch, by site and layer."""
-    config = model.config
-    collection = 'intermediates' if config.kind == 'rnn_seq2seq' else 'heads'
+    architecture = model.architecture
+    collection = 'heads' if architecture.sites else 'intermediates'
     _, sown = model.apply({'params': params}, batch, method='features', mutable=[collection])
-    if config.kind == 'rnn_seq2seq':
+    if not architecture.sites:  # a recurrent model
         query, key = batch.target_tokens, batch.source_tokens
         [weights_BNTS] = sown[collection]['weights_BNTS']
         return {('cross', 0): Look(weights_BNTS, None, Segments().allowed(query, key), query, key)}
     found = {}
-    for site, layer in config.sites():
+    for site, layer in architecture.sites:
         block = sown[collection][f'{"encoder" if site == "encoder" else "decoder"}_{layer}']
         [(queries, keys, context)] = block['cross' if site == 'cross' else 'attention']['inputs']
-        kind = config.attention_at(site, layer)
+        kind = architecture.attention_at(site, layer).kind
         found[site, layer] = Look(kind.weights(queries, keys, context), kind.logits(queries, keys, context),
                                   context.allowed_BTS(), context.query, context.key)
     return found
@@ -150,10 +148,10 @@ def probe(trained: Trained, split: str, batches: int, every_checkpoint: bool = F
     Raises:
         ConfigError: a model without attention.
     """
-    config = trained.config.model
-    if config.kind == 'rnn_seq2seq' and spec.parse(config.rnn, RNNS, 'model.rnn').attention == 'none':
-        raise ConfigError(f'model.rnn={config.rnn!r} has no attention to probe')
-    places = config.sites() or [('cross', 0)]
+    architecture = trained.model.architecture
+    if not architecture.sites and not architecture.cell.attends:
+        raise ConfigError(f'model.rnn={trained.config.model.rnn!r} has no attention to probe')
+    places = architecture.sites or [('cross', 0)]
     parallel, data = trained.parallel, trained.data
     plan, _ = data.evaluation(split)
     chosen = set(np.linspace(0, plan.steps_per_epoch - 1, batches).round().astype(int).tolist())

@@ -23,10 +23,10 @@ from etils import epath
 
 from transformer_jax import config as config_lib
 from transformer_jax.checkpoint import Checkpoints
-from transformer_jax.config import ExperimentConfig
 from transformer_jax.data import Data
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.runs import Record, Run
+from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage import absolute, from_primary, lock, reported, write_text
 from transformer_jax.workdir import Workdir
 

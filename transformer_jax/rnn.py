@@ -12,13 +12,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from transformer_jax import spec
 from transformer_jax.attention.additive import additive_scores
 from transformer_jax.attention.masks import Segments
 from transformer_jax.attention.normalisers import Softmax
 from transformer_jax.batch import Batch, Tokens
-from transformer_jax.cells import RNNS, Recurrent, State, Weights, over_time, recur
-from transformer_jax.layers import TokenModel, constrain, dropout, parameter, product
+from transformer_jax.cells import Recurrent, State, Weights, over_time, recur
+from transformer_jax.layers import constrain, dropout, parameter, product
+from transformer_jax.token_model import TokenModel
 
 GLOROT = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 GLOROT_GATES = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform', in_axis=0, out_axis=2, batch_axis=1)
@@ -151,21 +151,21 @@ class RnnSeq2Seq(TokenModel):
     """
 
     def setup(self):
-        config = self.config
-        self.cell = spec.parse(config.rnn, RNNS, 'model.rnn')
+        architecture = self.architecture
+        self.cell = architecture.cell
         self.target_embedding = self._embedding()
         if not self._tied('source'):
             self.source_embedding = self._embedding()
         if not self._tied('output'):
             self.output = self._embedding()
-        D, E = config.d_model, config.d_model * (1 + self.cell.bidirectional)
-        self.encoder = [Layer(self.cell, D) for _ in range(config.encoder_layers)]
+        D, E = architecture.d_model, architecture.d_model * (1 + self.cell.bidirectional)
+        self.encoder = [Layer(self.cell, D) for _ in range(architecture.encoder_layers)]
         if self.cell.bidirectional:
-            self.encoder_backward = [Layer(self.cell, D) for _ in range(config.encoder_layers)]
-        self.decoder = [Layer(self.cell, D) for _ in range(config.decoder_layers)]
+            self.encoder_backward = [Layer(self.cell, D) for _ in range(architecture.encoder_layers)]
+        self.decoder = [Layer(self.cell, D) for _ in range(architecture.decoder_layers)]
         self.bridge_ED = parameter(self, 'bridge_kernel', (E, D), ('embed', 'mlp'), GLOROT)
         self.bridge_bias_D = parameter(self, 'bridge_bias', (D,), ('mlp',), nn.initializers.zeros)
-        if self.cell.attention != 'none':
+        if self.cell.attends:
             self.alignment = Alignment(self.cell.attention, D)
         if self.cell.input_feeding:
             self.feed_DZD = parameter(self, 'feed_kernel', (D, self.cell.gates, D), GATES, GLOROT_GATES)
@@ -240,9 +240,9 @@ class RnnSeq2Seq(TokenModel):
                          self._initial(memory, target))
 
     def _decoder(self) -> Decoder:
-        D = self.config.d_model
+        D = self.architecture.d_model
         return Decoder([layer(D) for layer in self.decoder], self.feed_DZD if self.cell.input_feeding else None,
-                       self.alignment(len(self.bridge_ED)) if self.cell.attention != 'none' else None)
+                       self.alignment(len(self.bridge_ED)) if self.cell.attends else None)
 
     def _memory(self, memory_BSE: jax.Array, source: Tokens) -> Memory:
         alignment = self._decoder().alignment
@@ -256,7 +256,7 @@ class RnnSeq2Seq(TokenModel):
 
     def _carried(self, value: Any) -> DecoderState:
         """All that the decoder carries, one `value` everywhere."""
-        return DecoderState(self.config.decoder_layers * (self.cell.states * (value,),), value)
+        return DecoderState(self.architecture.decoder_layers * (self.cell.states * (value,),), value)
 
     def _align(self, decoder: Decoder, h_BTD: jax.Array, target: Tokens,
                memory: Memory) -> tuple[jax.Array, jax.Array | None]:

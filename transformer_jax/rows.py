@@ -16,7 +16,6 @@ from sacrebleu.metrics import BLEU
 
 from transformer_jax import config as config_lib
 from transformer_jax import lengths, measure, replicas, results
-from transformer_jax.config import ExperimentConfig
 from transformer_jax.data.files import decode_lines
 from transformer_jax.errors import Busy, ConfigError, Stopped, UserError, WorkdirError
 from transformer_jax.evaluate import Trained
@@ -26,6 +25,7 @@ from transformer_jax.plan import Run
 from transformer_jax.replicas import Group
 from transformer_jax.results import BY_METRIC, FAILURE, RESULT, SENTENCES, is_score
 from transformer_jax.runs import Record
+from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage import absolute, reported, write_text
 from transformer_jax.train import train, train_group
 from transformer_jax.workdir import Workdir, describe_run, finite
@@ -254,7 +254,8 @@ def _costs(run: Run, anew: bool) -> dict[str, Any]:
     """Those of a run alone, tried out once for all seeds of a row or `anew`; of its time in all what it really took."""
     config, workdir = run.row.config, Workdir(run.workdir)
     if anew or config not in _tried:
-        _tried[config] = measure.size(config), measure.trial(config, workdir.tokenizer_path)
+        components = config_lib.resolve(config)
+        _tried[config] = measure.size(components), measure.trial(components, workdir.tokenizer_path)
     size, trial = _tried[config]
     together = 1 if workdir.replica is None else len(replicas.group_of(workdir).folders)
     return {'params': size.params, 'non_embedding_params': size.non_embedding_params, 'flops': size.flops,

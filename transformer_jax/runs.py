@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from transformer_jax.config import ExperimentConfig
 from transformer_jax.data import Data
 from transformer_jax.errors import Diverged
 from transformer_jax.metrics import FALLING
+from transformer_jax.schema import ExperimentConfig
 from transformer_jax.workdir import MetricsWriter, Workdir
 
 # What a line of the log says of an evaluation, where it was measured.

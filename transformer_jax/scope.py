@@ -1,15 +1,26 @@
 """What pure functions see of the module that owns their parameters."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
 
 
+@dataclasses.dataclass(frozen=True)
+class HeadDims:
+    """The heads of an attention: how many, and how wide."""
+
+    num_heads: int  # N query heads
+    kv_heads: int  # K key-value heads, which divide N
+    head_dim: int  # d_k, of a query and a key
+    value_dim: int  # d_v, of a value
+
+
 class Scope(Protocol):
     """Where a kind of attention, or a position encoding, asks for its learned arrays."""
 
-    heads: tuple[int, int, int, int]  # N query heads, K key-value heads, d_k, d_v
+    heads: HeadDims
     layer: int  # from 0
     position: Any  # the Position of this attention
 

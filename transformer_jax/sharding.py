@@ -8,8 +8,8 @@ import jax
 from jax.sharding import PartitionSpec
 
 from transformer_jax import spec
-from transformer_jax.config import MeshConfig
 from transformer_jax.errors import ConfigError
+from transformer_jax.schema import MeshConfig
 
 # Logical axis → the mesh axes that its dimension is cut over, the first varying slowest. The embedding is cut along its
 # vocabulary alone, by both axes, because a gather from a table cut in two dimensions moves the whole table.

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from transformer_jax import optim, spec
+from transformer_jax import optim
+from transformer_jax.architecture import Architecture
 from transformer_jax.batch import Batch
-from transformer_jax.config import ExperimentConfig, ModelConfig
+from transformer_jax.components import Components
 from transformer_jax.losses import Sums, cross_entropy
+from transformer_jax.models import dummy_batch
 from transformer_jax.moe import Load, load_metrics
-from transformer_jax.optim import OPTIMIZERS, SCHEDULES
+from transformer_jax.schema import ExperimentConfig
 
 
 @flax.struct.dataclass
@@ -48,14 +50,14 @@ class TrainState:
 @functools.lru_cache(maxsize=8)
 def roles(model: nn.Module) -> Any:
     """What each array of a model is to an optimizer: a tree of `optim.Role`."""
-    batch = dummy_batch(kind=model.config.kind)
+    batch = dummy_batch(model.architecture)
     return optim.roles(jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)['params'])
 
 
-def optimizer(config: ExperimentConfig, model: nn.Module) -> optax.GradientTransformation:
+def optimizer(components: Components, model: nn.Module) -> optax.GradientTransformation:
     """Gradients of the mean loss to the direction of the update, before learning rate and weight decay."""
-    direction = spec.parse(config.optim.optimizer, OPTIMIZERS, 'optim.optimizer').transform(roles(model))
-    clip = optax.clip_by_global_norm(config.optim.clip) if config.optim.clip else optax.identity()
+    direction, norm = components.optimizer.transform(roles(model)), components.config.optim.clip
+    clip = optax.clip_by_global_norm(norm) if norm else optax.identity()
     return optax.chain(clip, direction)
 
 
@@ -65,18 +67,11 @@ def decayed(config: ExperimentConfig, model: nn.Module) -> Any:
     return jax.tree.map(lambda role: role.group in groups, roles(model))
 
 
-def optimizer_summary(config: ExperimentConfig, model: nn.Module) -> str:
+def optimizer_summary(components: Components, model: nn.Module) -> str:
     """One line for the log: what updates which arrays."""
-    kind = spec.parse(config.optim.optimizer, OPTIMIZERS, 'optim.optimizer')
-    return optim.summary(kind, roles(model), jax.tree.map(
+    config = components.config
+    return optim.summary(components.optimizer, roles(model), jax.tree.map(
         lambda decays: decays and config.optim.weight_decay > 0, decayed(config, model)))
-
-
-def dummy_batch(rows: int = 1, length: int = 1, kind: str = 'encoder_decoder') -> Batch:
-    """A batch of the right types for a kind of model, to initialise and to trace with."""
-    source = None if kind == 'decoder_only' else jnp.ones((rows, length), jnp.int32)
-    target = jnp.ones((rows, 1 if kind == 'classifier' else length), jnp.int32)
-    return Batch(*[source] * 3, *[target] * 4, target.astype(jnp.float32))
 
 
 def hyper(config: ExperimentConfig) -> Hyper:
@@ -85,21 +80,22 @@ def hyper(config: ExperimentConfig) -> Hyper:
         config.optim.learning_rate, config.model.dropout, config.train.label_smoothing, config.optim.weight_decay)))
 
 
-def dropout_rate(config: ModelConfig, hyper: Hyper) -> jax.Array | float:
+def dropout_rate(architecture: Architecture, hyper: Hyper) -> jax.Array | float:
     """The rate in training; 0.0, for which no masks are drawn, where the configuration says so."""
-    return hyper.dropout if config.dropout else 0.0
+    return hyper.dropout if architecture.dropout else 0.0
 
 
-def init_state(config: ExperimentConfig, model: nn.Module, key: jax.Array | None = None) -> TrainState:
+def init_state(components: Components, model: nn.Module, key: jax.Array | None = None) -> TrainState:
     """The state before the first step, its parameters boxed with their logical axes (`nn.meta.unbox` opens them).
 
     `key`: that of `train.seed` where it is traced, so that one program serves all seeds.
     """
+    config = components.config
     params_rng, rng = jax.random.split(jax.random.PRNGKey(config.train.seed) if key is None else key)
-    params = model.init(params_rng, dummy_batch(kind=config.model.kind))['params']
+    params = model.init(params_rng, dummy_batch(model.architecture))['params']
     zero = jnp.zeros((), jnp.int32)
     ema = jax.tree.map(jnp.copy, params) if config.train.ema else None
-    return TrainState(zero, params, optimizer(config, model).init(params), hyper(config), rng, zero, ema)
+    return TrainState(zero, params, optimizer(components, model).init(params), hyper(config), rng, zero, ema)
 
 
 def loss_sums(model: nn.Module, params: dict, batch: Batch, smoothing: jax.Array,
@@ -119,7 +115,7 @@ def _routed_sums(model: nn.Module, params: dict, batch: Batch, smoothing: jax.Ar
     x_BTD, state = model.apply(variables, batch, dropout, method='features', mutable=['load'],
                                rngs=None if rng is None else {'dropout': rng})
     w_VD = model.apply(variables, method='output_table')
-    sums = cross_entropy(x_BTD, w_VD, batch.targets_BT, batch.weights_BT, smoothing, model.config.logit_softcap)
+    sums = cross_entropy(x_BTD, w_VD, batch.targets_BT, batch.weights_BT, smoothing, model.architecture.logit_softcap)
     loads = [load.times(sums.weight) for load in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Load))]
     return sums._replace(loss=sum((load.loss for load in loads), sums.loss)), loads
 
@@ -135,7 +131,7 @@ def predict(model: nn.Module, params: dict, batch: Batch) -> jax.Array:
     return model.apply({'params': params}, x_BTD, method='logits').argmax(-1).astype(jnp.int32)
 
 
-def train_step(model: nn.Module, config: ExperimentConfig, state: TrainState, batch: Batch,
+def train_step(model: nn.Module, components: Components, state: TrainState, batch: Batch,
                axis: str | None = None) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from `train.accumulate` microbatches.
 
@@ -146,7 +142,8 @@ def train_step(model: nn.Module, config: ExperimentConfig, state: TrainState, ba
     Returns:
         the next state, and scalars: loss and nll in nats per token, accuracy, tokens, grad_norm, learning_rate, finite.
     """
-    hyper, dropout = state.hyper, dropout_rate(config.model, state.hyper)
+    config = components.config
+    hyper, dropout = state.hyper, dropout_rate(model.architecture, state.hyper)
     rng = jax.random.fold_in(state.rng, state.step)
     if axis:
         rng = jax.random.fold_in(rng, jax.lax.axis_index(axis))
@@ -170,9 +167,8 @@ def train_step(model: nn.Module, config: ExperimentConfig, state: TrainState, ba
 
     tokens = jnp.maximum(sums.weight, 1)
     grads = jax.tree.map(lambda g: g / tokens, grads)
-    direction, opt_state = optimizer(config, model).update(grads, state.opt_state, state.params)
-    schedule = spec.parse(config.optim.schedule, SCHEDULES, 'optim.schedule')
-    rate = hyper.learning_rate * schedule(state.step + 1.0, config.train.steps, config.model.d_model)
+    direction, opt_state = optimizer(components, model).update(grads, state.opt_state, state.params)
+    rate = hyper.learning_rate * components.schedule(state.step + 1.0, config.train.steps, config.model.d_model)
     updates = jax.tree.map(lambda decays, d, p: -rate * (d + hyper.weight_decay * p if decays else d),
                            decayed(config, model), direction, state.params)
     grad_norm = optax.tree.norm(grads)
@@ -190,11 +186,11 @@ def train_step(model: nn.Module, config: ExperimentConfig, state: TrainState, ba
     return new_state, metrics | load_metrics(loads, tokens)
 
 
-def replica_step(model: nn.Module, config: ExperimentConfig, state: TrainState, batch: Batch,
+def replica_step(model: nn.Module, components: Components, state: TrainState, batch: Batch,
                  live: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
     """`train_step` of one run among several: one that is not `live`, or that has diverged, keeps its state for good."""
-    new_state, metrics = train_step(model, config, state, batch)
-    if config.train.on_nonfinite == 'stop':
+    new_state, metrics = train_step(model, components, state, batch)
+    if components.config.train.on_nonfinite == 'stop':
         live &= state.skipped == 0
     return jax.tree.map(lambda new, old: jnp.where(live, new, old), new_state, state), metrics
 

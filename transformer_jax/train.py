@@ -14,15 +14,15 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax import replicas
 from transformer_jax.checkpoint import Checkpoints
-from transformer_jax.config import ExperimentConfig
 from transformer_jax.data import load_data
 from transformer_jax.errors import ConfigError, Diverged, Stopped, UserError, WorkdirError
 from transformer_jax.evaluate import Evaluator
-from transformer_jax.models import build
+from transformer_jax.models import build_model
 from transformer_jax.parallel import Parallel, Replicas
 from transformer_jax.plots import curves
 from transformer_jax.progress import Progress
 from transformer_jax.runs import REMEDY, Record, Run
+from transformer_jax.schema import ExperimentConfig
 from transformer_jax.signals import StopSignals
 from transformer_jax.step import TrainState, optimizer_summary
 from transformer_jax.workdir import Workdir
@@ -89,20 +89,21 @@ def _train(config: ExperimentConfig, workdir: Workdir, members: Mapping[str, Exp
     if workdir.replica is not None:
         raise WorkdirError(f'{workdir.path} holds a run of a group, whose checkpoints are in '
                            f'{workdir.checkpoints_path}: go on with the whole group there')
-    engines = config.model.engines()
+    components = config_lib.resolve(config)
+    engines = components.architecture.engines()
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignals())  # Left last: what it passes on is no end of the run.
         end = stack.enter_context(workdir.open_for_training(config_lib.to_dict(config), engines=engines))
         if engines:
             log('engines: ' + '; '.join(f'{site} {names}' for site, names in engines.items()))
         try:
-            data = load_data(config, workdir.tokenizer_path, log, _splits(config))
-            model = build(config)
-            runs, parallel, checkpoints = [Run(config, data, workdir, log)], Parallel(config, model), Checkpoints
+            data = load_data(components.pipeline, workdir.tokenizer_path, log, _splits(config))
+            model = build_model(components.architecture)
+            runs, parallel, checkpoints = [Run(config, data, workdir, log)], Parallel(components, model), Checkpoints
             if members:
                 runs = stack.enter_context(replicas.opened(workdir, members, data, log))
-                parallel, checkpoints = Replicas(parallel, config, members.values()), replicas.GroupCheckpoints
-            log(f'optimizer: {optimizer_summary(config, model)}')
+                parallel, checkpoints = Replicas(parallel, components, members.values()), replicas.GroupCheckpoints
+            log(f'optimizer: {optimizer_summary(components, model)}')
         except UserError:
             # A configuration that has never trained must not bind the next one.
             if not workdir.checkpoints_path.exists():

@@ -19,7 +19,7 @@ import jax
 
 from configs.number_words import get_config
 from transformer_jax import replicas
-from transformer_jax.config import from_config_dict
+from transformer_jax.config import from_config_dict, resolve
 from transformer_jax.data import load_data
 from transformer_jax.heap import keep_freed_memory
 from transformer_jax.models import build
@@ -41,7 +41,7 @@ def main(seeds: int, overrides: dict[str, str]) -> None:
     config = from_config_dict(config)
     members = replicas.seeds(config)
     with tempfile.TemporaryDirectory() as folder:
-        data = load_data(config, Workdir(folder).tokenizer_path, lambda line: None, ('train',))
+        data = load_data(resolve(config).pipeline, Workdir(folder).tokenizer_path, lambda line: None, ('train',))
     orders = [data.reordered(member.train.seed) for member in members]
     one = Parallel(members[0], build(config))
     together = Replicas(one, config, members)

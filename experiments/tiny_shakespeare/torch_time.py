@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from configs.tiny_shakespeare import get_config
-from transformer_jax.config import from_config_dict
+from transformer_jax.config import from_config_dict, resolve
 from transformer_jax.data import load_data
 from transformer_jax.heap import keep_freed_memory
 from transformer_jax.models import build
@@ -88,8 +88,8 @@ def main(directory):
     settings.data.source_dir = directory
     config = from_config_dict(settings)
     with tempfile.TemporaryDirectory() as workdir:
-        data = load_data(config, Workdir(workdir).tokenizer_path, print, ('train',))
-    parallel = Parallel(config, build(config))
+        data = load_data(resolve(config).pipeline, Workdir(workdir).tokenizer_path, print, ('train',))
+    parallel = Parallel(resolve(config), build(config))
     batches = itertools.cycle(itertools.islice(
         data.train_iterator(parallel.local_rows, parallel.rows_multiple), STEPS))
     state = parallel.init_state()

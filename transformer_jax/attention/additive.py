@@ -30,10 +30,10 @@ class Additive(Scored):
         return KeysValues(*projections.keys_values(scope, x_BSD, tokens))
 
     def parameters(self, scope: Scope) -> dict[str, Any]:
-        num_heads, _, head_dim, _ = scope.heads
-        shape, axes = (num_heads, head_dim), ('heads', 'head_dim')
+        heads = scope.heads
+        shape, axes = (heads.num_heads, heads.head_dim), ('heads', 'head_dim')
         return super().parameters(scope) | {
-            'v_NH': scope.parameter('score', shape, axes, jax.nn.initializers.normal(head_dim ** -0.5)),
+            'v_NH': scope.parameter('score', shape, axes, jax.nn.initializers.normal(heads.head_dim ** -0.5)),
             'b_NH': scope.parameter('score_bias', shape, axes, jax.nn.initializers.zeros)}
 
     def raw_scores(self, queries: Queries, keys: KeysValues, tile: Tile, parameters: Any) -> jax.Array:

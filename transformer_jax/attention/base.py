@@ -14,7 +14,7 @@ from transformer_jax.batch import Tokens
 from transformer_jax.cache import GrowingCache
 from transformer_jax.numerics import drop
 from transformer_jax.positions import Position
-from transformer_jax.scope import Scope
+from transformer_jax.scope import HeadDims, Scope
 
 GATES = ('none', 'head', 'element')
 FEW = 64  # keys that are not worth a choice of how many to look at
@@ -68,13 +68,13 @@ class Attention(abc.ABC):
     def supports(self) -> frozenset[str]:
         """The PROMISES that it keeps, with the options it has."""
 
-    def tile_heads(self, heads: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-        """(N, K, d_k, d_v) of the queries, keys and values that position encodings meet, of a site's `heads`."""
+    def tile_heads(self, heads: HeadDims) -> HeadDims:
+        """Those of the queries, keys and values that position encodings meet, of a site's `heads`."""
         return heads
 
-    def rotated_dim(self, heads: tuple[int, int, int, int]) -> int:
+    def rotated_dim(self, heads: HeadDims) -> int:
         """The width of what position encodings rotate."""
-        return self.tile_heads(heads)[2]
+        return self.tile_heads(heads).head_dim
 
     def refuses(self, position: Position, engine: str) -> str:
         """Why it cannot work with a position encoding or an engine, and what would; '' where it can."""

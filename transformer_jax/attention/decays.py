@@ -37,7 +37,7 @@ class Fixed(Decay):
     """a = 1 − 2^(−5−n) in key-value head n (RetNet, Sun et al. 2023, equation 8)."""
 
     def log(self, scope: Scope, x_BSD: jax.Array, features: int) -> jax.Array:
-        log_K = jnp.asarray(np.log1p(-2.0 ** (-5 - np.arange(scope.heads[1]))), jnp.float32)
+        log_K = jnp.asarray(np.log1p(-2.0 ** (-5 - np.arange(scope.heads.kv_heads))), jnp.float32)
         return jnp.broadcast_to(log_K[None, None, :, None], (*x_BSD.shape[:2], log_K.size, 1))
 
 
@@ -58,7 +58,7 @@ class Gated(Decay):
                 raise ValueError(f'{name}={getattr(self, name)}, it takes a positive number')
 
     def log(self, scope: Scope, x_BSD: jax.Array, features: int) -> jax.Array:
-        D, K = x_BSD.shape[-1], scope.heads[1]
+        D, K = x_BSD.shape[-1], scope.heads.kv_heads
         normal = jax.nn.initializers.lecun_normal
         w_DL = scope.parameter('decay_in', (D, self.rank), ('embed', 'rank'), normal())
         w_LKR = scope.parameter('decay_out', (self.rank, K, features), ('rank', 'kv_heads', 'head_dim'),

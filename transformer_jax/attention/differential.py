@@ -14,7 +14,7 @@ from transformer_jax.batch import Tokens
 from transformer_jax.errors import ConfigError
 from transformer_jax.numerics import rms_norm
 from transformer_jax.positions import Tile
-from transformer_jax.scope import Scope
+from transformer_jax.scope import HeadDims, Scope
 
 
 class Queries(NamedTuple):
@@ -50,28 +50,27 @@ class Differential(Scored):
         if self.lambda_init != 'depth' and not (isinstance(self.lambda_init, float) and 0 <= self.lambda_init < 1):
             raise ValueError(f'lambda_init={self.lambda_init!r}, it takes depth or a number from 0 to below 1')
 
-    def tile_heads(self, heads: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-        num_heads, kv_heads, head_dim, value_dim = heads
-        if head_dim % 2:
-            raise ConfigError(f'model.head_dim={head_dim} is odd: differential attention halves queries and keys')
-        return num_heads, kv_heads, head_dim // 2, value_dim
+    def tile_heads(self, heads: HeadDims) -> HeadDims:
+        if heads.head_dim % 2:
+            raise ConfigError(f'model.head_dim={heads.head_dim} is odd: differential attention halves queries and keys')
+        return dataclasses.replace(heads, head_dim=heads.head_dim // 2)
 
     def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
-        num_heads, _, size, _ = self.tile_heads(scope.heads)
-        return Queries(*self._halves(scope, scope.heads_in('query', x_BTD, num_heads, 2 * size, 'heads'), tokens))
+        heads = self.tile_heads(scope.heads)
+        return Queries(*self._halves(scope, scope.heads_in('query', x_BTD, heads.num_heads, 2 * heads.head_dim, 'heads'), tokens))
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
-        _, kv_heads, size, value_dim = self.tile_heads(scope.heads)
-        halves = self._halves(scope, scope.heads_in('key', x_BSD, kv_heads, 2 * size, 'kv_heads'), tokens)
-        return KeysValues(*halves, scope.heads_in('value', x_BSD, kv_heads, value_dim, 'kv_heads'))
+        heads = self.tile_heads(scope.heads)
+        halves = self._halves(scope, scope.heads_in('key', x_BSD, heads.kv_heads, 2 * heads.head_dim, 'kv_heads'), tokens)
+        return KeysValues(*halves, scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'))
 
     def parameters(self, scope: Scope) -> dict[str, Any]:
-        _, _, size, value_dim = self.tile_heads(scope.heads)
+        heads = self.tile_heads(scope.heads)
         init = lambda_init(scope.layer) if self.lambda_init == 'depth' else self.lambda_init
         q1_H, k1_H, q2_H, k2_H = (
-            scope.parameter(f'lambda_{name}', (size,), ('head_dim',), jax.nn.initializers.normal(0.1))
+            scope.parameter(f'lambda_{name}', (heads.head_dim,), ('head_dim',), jax.nn.initializers.normal(0.1))
             for name in ('q1', 'k1', 'q2', 'k2'))
-        norm_H = scope.parameter('norm', (value_dim,), ('head_dim',), jax.nn.initializers.ones)
+        norm_H = scope.parameter('norm', (heads.value_dim,), ('head_dim',), jax.nn.initializers.ones)
         return super().parameters(scope) | {
             'lambda': jnp.exp(jnp.vdot(q1_H, k1_H)) - jnp.exp(jnp.vdot(q2_H, k2_H)) + init,
             # So that gradients flow as in softmax attention, whatever λ is at first.

@@ -13,7 +13,7 @@ from transformer_jax.attention.softmax import dot_product_scores
 from transformer_jax.batch import Tokens
 from transformer_jax.numerics import rms_norm
 from transformer_jax.positions import Position, Tile
-from transformer_jax.scope import Scope
+from transformer_jax.scope import HeadDims, Scope
 
 
 class Queries(NamedTuple):
@@ -62,16 +62,16 @@ class Latent(Scored):
         if self.rope_dim % 2:
             raise ValueError(f'rope_dim={self.rope_dim} is odd: it is rotated in pairs')
 
-    def rotated_dim(self, heads: tuple[int, int, int, int]) -> int:
-        return self.rope_dim or 2 * -(-heads[2] // 4)
+    def rotated_dim(self, heads: HeadDims) -> int:
+        return self.rope_dim or 2 * -(-heads.head_dim // 4)
 
     def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
-        num_heads, _, head_dim, _ = scope.heads
+        heads = scope.heads
         if self.query_rank:
             x_BTD = _compressed(scope, 'query_latent', x_BTD, self.query_rank)
-        both_BTNH = scope.heads_in('query', x_BTD, num_heads, head_dim + self.rotated_dim(scope.heads), 'heads')
-        turned_BTNP = scope.position.rotate(both_BTNH[..., head_dim:], tokens.positions_BT)
-        return Queries(both_BTNH[..., :head_dim], turned_BTNP)
+        both_BTNH = scope.heads_in('query', x_BTD, heads.num_heads, heads.head_dim + self.rotated_dim(scope.heads), 'heads')
+        turned_BTNP = scope.position.rotate(both_BTNH[..., heads.head_dim:], tokens.positions_BT)
+        return Queries(both_BTNH[..., :heads.head_dim], turned_BTNP)
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> Latents:
         turned_BS1P = scope.position.rotate(
@@ -79,12 +79,12 @@ class Latent(Scored):
         return Latents(_compressed(scope, 'latent', x_BSD, self._rank(scope)), turned_BS1P[:, :, 0])
 
     def parameters(self, scope: Scope) -> dict[str, Any]:
-        _, kv_heads, head_dim, value_dim = scope.heads
+        heads = scope.heads
         init = jax.nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform', in_axis=0, out_axis=(1, 2))
         axes = ('rank', 'kv_heads', 'head_dim')
         return super().parameters(scope) | {
-            'key_RKH': scope.parameter('up_key', (self._rank(scope), kv_heads, head_dim), axes, init),
-            'value_RKH': scope.parameter('up_value', (self._rank(scope), kv_heads, value_dim), axes, init)}
+            'key_RKH': scope.parameter('up_key', (self._rank(scope), heads.kv_heads, heads.head_dim), axes, init),
+            'value_RKH': scope.parameter('up_value', (self._rank(scope), heads.kv_heads, heads.value_dim), axes, init)}
 
     def tile(self, queries: Queries, keys: KeysValues, context: Context, allowed_BTS: jax.Array) -> Tile:
         # Heads and width are those of the expanded form, in the absorbed one too.
@@ -123,7 +123,7 @@ class Latent(Scored):
         return jnp.einsum('BTKGR,RKH->BTKGH', o_BTKGR, value_RKH).reshape(B, T, N, -1)
 
     def _rank(self, scope: Scope) -> int:
-        return self.rank or 4 * scope.heads[2]
+        return self.rank or 4 * scope.heads.head_dim
 
 
 def expand(latents: Latents, parameters: Any) -> KeysValues:

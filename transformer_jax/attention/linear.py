@@ -80,10 +80,10 @@ class Linear(Attention):
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
         return KeysValues(*projections.keys_values(scope, x_BSD, tokens),
-                          self.decay.log(scope, x_BSD, self.feature.size(scope.heads[2])))
+                          self.decay.log(scope, x_BSD, self.feature.size(scope.heads.head_dim)))
 
     def parameters(self, scope: Scope) -> dict[str, jax.Array]:
-        shape = scope.heads[3:]
+        shape = (scope.heads.value_dim,)
         return {} if self._divides() else {
             'norm_H': scope.parameter('head_norm', shape, ('head_dim',), jax.nn.initializers.ones)}
 

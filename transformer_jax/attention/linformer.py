@@ -70,7 +70,7 @@ class Linformer(Attention):
     def parameters(self, scope: Scope) -> dict[str, Any]:
         shape, axes = (self.length, self.rank), ('position', 'rank')
         if self.share == 'none':
-            shape, axes = (scope.heads[1], *shape), ('kv_heads', *axes)
+            shape, axes = (scope.heads.kv_heads, *shape), ('kv_heads', *axes)
         init = jax.nn.initializers.normal(self.rank ** -0.5)
         keys = scope.parameter('mix_keys', shape, axes, init)
         return {'keys': keys,

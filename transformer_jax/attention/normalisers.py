@@ -78,9 +78,9 @@ class Sink(Exponential):
     """
 
     def parameters(self, scope: Scope) -> jax.Array:
-        num_heads, kv_heads, *_ = scope.heads
-        sink_N = scope.parameter('sink', (num_heads,), ('heads',), jax.nn.initializers.zeros)
-        return sink_N.reshape(kv_heads, num_heads // kv_heads, 1, 1)
+        heads = scope.heads
+        sink_N = scope.parameter('sink', (heads.num_heads,), ('heads',), jax.nn.initializers.zeros)
+        return sink_N.reshape(heads.kv_heads, heads.num_heads // heads.kv_heads, 1, 1)
 
     def extra_KG11(self, parameters: jax.Array) -> jax.Array:
         return parameters

@@ -8,12 +8,12 @@ from transformer_jax.scope import Scope
 
 def queries(scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
     """q_BTNH of N query heads."""
-    num_heads, _, head_dim, _ = scope.heads
-    return scope.position.rotate(scope.heads_in('query', x_BTD, num_heads, head_dim, 'heads'), tokens.positions_BT)
+    heads = scope.heads
+    return scope.position.rotate(scope.heads_in('query', x_BTD, heads.num_heads, heads.head_dim, 'heads'), tokens.positions_BT)
 
 
 def keys_values(scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> tuple[jax.Array, jax.Array]:
     """(k_BSKH, v_BSKH) of K key-value heads."""
-    _, kv_heads, head_dim, value_dim = scope.heads
-    k_BSKH = scope.position.rotate(scope.heads_in('key', x_BSD, kv_heads, head_dim, 'kv_heads'), tokens.positions_BT)
-    return k_BSKH, scope.heads_in('value', x_BSD, kv_heads, value_dim, 'kv_heads')
+    heads = scope.heads
+    k_BSKH = scope.position.rotate(scope.heads_in('key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads'), tokens.positions_BT)
+    return k_BSKH, scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads')

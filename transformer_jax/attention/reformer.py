@@ -62,19 +62,19 @@ class Reformer(Attention):
         return frozenset({'encoder', 'padding'})
 
     def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
-        num_heads, _, head_dim, _ = scope.heads
-        qk_BTNH = scope.heads_in('query', x_BTD.astype(jnp.float32), num_heads, head_dim, 'heads')
+        heads = scope.heads
+        qk_BTNH = scope.heads_in('query', x_BTD.astype(jnp.float32), heads.num_heads, heads.head_dim, 'heads')
         return Queries(scope.position.rotate(qk_BTNH, tokens.positions_BT))
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> Values:
-        _, kv_heads, _, value_dim = scope.heads
-        return Values(scope.heads_in('value', x_BSD, kv_heads, value_dim, 'kv_heads'))
+        heads = scope.heads
+        return Values(scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'))
 
     def parameters(self, scope: Scope) -> dict[str, Any]:
         """The directions, which are not learned: a_RNHE, E = buckets / 2."""
-        num_heads, _, head_dim, _ = scope.heads
+        heads = scope.heads
         rng = np.random.default_rng((self.seed, scope.layer))
-        shape = self.rounds, num_heads, head_dim, self.buckets // 2
+        shape = self.rounds, heads.num_heads, heads.head_dim, self.buckets // 2
         return {'directions': jnp.asarray(rng.normal(size=shape), jnp.float32)}
 
     def attend(self, queries: Queries, keys: Values, context: Context) -> jax.Array:

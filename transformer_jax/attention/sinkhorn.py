@@ -64,14 +64,14 @@ class Sinkhorn(Attention):
         return frozenset({'encoder', 'padding'})
 
     def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
-        _, kv_heads, head_dim, _ = scope.heads
+        heads = scope.heads
         return Queries(projections.queries(scope, x_BTD, tokens),
-                       scope.heads_in('sort_query', x_BTD, kv_heads, head_dim, 'kv_heads'))
+                       scope.heads_in('sort_query', x_BTD, heads.kv_heads, heads.head_dim, 'kv_heads'))
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
-        _, kv_heads, head_dim, _ = scope.heads
+        heads = scope.heads
         return KeysValues(*projections.keys_values(scope, x_BSD, tokens),
-                          scope.heads_in('sort_key', x_BSD, kv_heads, head_dim, 'kv_heads'))
+                          scope.heads_in('sort_key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads'))
 
     def attend(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
         B, T, N, H = queries.q_BTNH.shape

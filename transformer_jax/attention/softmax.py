@@ -67,17 +67,17 @@ class Softmax(Scored):
         return super().supports() - ({'encoder', 'cross'} if self.forget else set())
 
     def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
-        num_heads, _, head_dim, _ = scope.heads
-        return Queries(self._positioned(scope, 'query', x_BTD, num_heads, head_dim, 'heads', tokens))
+        heads = scope.heads
+        return Queries(self._positioned(scope, 'query', x_BTD, heads.num_heads, heads.head_dim, 'heads', tokens))
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
-        num_heads, kv_heads, head_dim, value_dim = scope.heads
-        decay_BSN = forget_gate(scope, x_BSD, num_heads, tokens) if self.forget else None
-        return KeysValues(self._positioned(scope, 'key', x_BSD, kv_heads, head_dim, 'kv_heads', tokens),
-                          scope.heads_in('value', x_BSD, kv_heads, value_dim, 'kv_heads'), decay_BSN)
+        heads = scope.heads
+        decay_BSN = forget_gate(scope, x_BSD, heads.num_heads, tokens) if self.forget else None
+        return KeysValues(self._positioned(scope, 'key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads', tokens),
+                          scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'), decay_BSN)
 
     def parameters(self, scope: Scope) -> dict[str, Any]:
-        shape, axes = 2 * (scope.heads[0],), ('read_heads', 'norm')
+        shape, axes = 2 * (scope.heads.num_heads,), ('read_heads', 'norm')
         return super().parameters(scope) | {
             f'talking_{place}': scope.parameter(f'talking_{place}', shape, axes, _nearly_identity)
             for place in self._talks()}

@@ -65,27 +65,27 @@ class Synthesizer(Scored):
         return super().refuses(position, engine)
 
     def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
-        num_heads, _, head_dim, _ = scope.heads
+        heads = scope.heads
         hidden_BTNH = q_BTNH = None
         if self.form == 'dense':
-            bias_NH = scope.parameter('hidden_bias', (num_heads, head_dim), ('heads', 'head_dim'),
+            bias_NH = scope.parameter('hidden_bias', (heads.num_heads, heads.head_dim), ('heads', 'head_dim'),
                                       jax.nn.initializers.zeros)
-            hidden_BTNH = scope.heads_in('hidden', x_BTD, num_heads, head_dim, 'heads')
+            hidden_BTNH = scope.heads_in('hidden', x_BTD, heads.num_heads, heads.head_dim, 'heads')
             hidden_BTNH = jax.nn.relu(hidden_BTNH + bias_NH.astype(x_BTD.dtype)[None, None])
         if self.mix:
             q_BTNH = projections.queries(scope, x_BTD, tokens)
         return Queries(hidden_BTNH, q_BTNH)
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
-        _, kv_heads, head_dim, value_dim = scope.heads
+        heads = scope.heads
         k_BSKH = None
         if self.mix:
-            k_BSKH = scope.heads_in('key', x_BSD, kv_heads, head_dim, 'kv_heads')
+            k_BSKH = scope.heads_in('key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads')
             k_BSKH = scope.position.rotate(k_BSKH, tokens.positions_BT)
-        return KeysValues(k_BSKH, scope.heads_in('value', x_BSD, kv_heads, value_dim, 'kv_heads'))
+        return KeysValues(k_BSKH, scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'))
 
     def parameters(self, scope: Scope) -> dict[str, Any]:
-        N, _, H, _ = scope.heads
+        N, H = scope.heads.num_heads, scope.heads.head_dim
         L, zeros, normal = self.max_len, jax.nn.initializers.zeros, jax.nn.initializers.normal
         own = {'matrix_LMN': scope.parameter('matrix', (L, L, N), ('position', 'read_position', 'heads'), normal(1.0))
                } if self.form == 'random' else {

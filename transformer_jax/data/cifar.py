@@ -4,16 +4,14 @@ import dataclasses
 import functools
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
 from transformer_jax.data.generation import FIRST, Example
 from transformer_jax.data.task import SPLITS
-
-if TYPE_CHECKING:
-    from transformer_jax.config import DataConfig
+from transformer_jax.schema import DataConfig
 
 SHAPE = (32, 32, 3)
 CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
@@ -42,7 +40,7 @@ class Cifar10:
             if self.count(split) < 1:
                 raise ValueError(f'{split}={self.count(split)}, it takes at least 1')
 
-    def opened(self, data: 'DataConfig') -> 'Cifar10':
+    def opened(self, data: DataConfig) -> 'Cifar10':
         """See GeneratedTask."""
         return dataclasses.replace(self, folder=self.folder or data.source_dir)
 

@@ -7,14 +7,11 @@ import hashlib
 import uuid
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from etils import epath
 
 from transformer_jax.errors import DataError
-
-if TYPE_CHECKING:
-    from transformer_jax.config import DataConfig
+from transformer_jax.schema import DataConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +119,7 @@ def content_hash(*paths: epath.Path) -> str:
     return digest.hexdigest()
 
 
-def cache_dir(data: 'DataConfig') -> epath.Path:
+def cache_dir(data: DataConfig) -> epath.Path:
     """Where prepared data is kept between runs: `data.cache_dir`, by default ~/.cache/transformer_jax."""
     return epath.Path(data.cache_dir or '~/.cache/transformer_jax').expanduser()
 

@@ -5,15 +5,13 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from transformer_jax.batch import EOS, UNK
 from transformer_jax.data.task import SPLITS
-
-if TYPE_CHECKING:
-    from transformer_jax.config import DataConfig
+from transformer_jax.schema import DataConfig
 
 FIRST = UNK + 1  # the id of a task's first symbol
 # A length with fewer different examples than FEW is for training alone. From MANY on a coincidence of two draws is not
@@ -87,7 +85,7 @@ class GeneratedTask(abc.ABC):
             raise ValueError(f'there are fewer than {FEW} different examples, too few to hold some out; '
                              'make them longer or more varied')
 
-    def opened(self, data: 'DataConfig') -> Self:
+    def opened(self, data: DataConfig) -> Self:
         """The task with what it reads from `data`: nothing."""
         return self
 

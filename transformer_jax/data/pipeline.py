@@ -3,37 +3,46 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import grain
 import numpy as np
 from etils import epath
 
-from transformer_jax import spec
 from transformer_jax.batch import UNK, Batch
 from transformer_jax.data import encoding
-from transformer_jax.data.batching import BATCHING, Batching, Buckets, LocalRows, Plan, materialise
+from transformer_jax.data.batching import Batching, Buckets, LocalRows, Plan, materialise
 from transformer_jax.data.drawn import Drawn, Joined
 from transformer_jax.data.encoding import Encoded, Examples
 from transformer_jax.data.files import Texts, cache_dir
 from transformer_jax.data.task import Task
-from transformer_jax.data.tasks import TASKS
 from transformer_jax.data.tokenizer import TOKENIZERS, Symbols, Tokenizer, load_tokenizer
 from transformer_jax.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from transformer_jax.config import ExperimentConfig
+from transformer_jax.schema import DataConfig
 
 Log = Callable[[str], None]
 CACHED_FROM = 1_000_000  # pairs: smaller sets are encoded anew, in seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineConfig:
+    """What decides the batches of an experiment."""
+
+    task: Task
+    batching: Batching
+    data: DataConfig
+    batch_tokens: int  # target tokens of a training batch, padding included
+    eval_batch_tokens: int
+    seed: int  # of the order of the training examples
+    max_length: float  # the most tokens that the model can read; math.inf where nothing bounds them
+    joins_pairs: bool  # the model reads source and target as one sequence
 
 
 @dataclasses.dataclass
 class Data:
     """The text and the batches of an experiment. `plan` and `train` are None when training was not asked for."""
 
-    config: 'ExperimentConfig'
-    task: Task
+    config: PipelineConfig
+    task: Task  # as it was opened
     batching: Batching
     tokenizer: Tokenizer
     log: Log
@@ -90,8 +99,8 @@ class Data:
 
     def reordered(self, seed: int) -> 'Data':
         """The same with the training batches of another seed."""
-        config = dataclasses.replace(self.config, train=dataclasses.replace(self.config.train, seed=seed))
-        plan = self.batching.plan(self.train.lengths, self.kept, config.train.batch_tokens, seed)
+        config = dataclasses.replace(self.config, seed=seed)
+        plan = self.batching.plan(self.train.lengths, self.kept, config.batch_tokens, seed)
         return dataclasses.replace(self, config=config, plan=plan)
 
     def _train_batch(self, number: int, local_rows: LocalRows, rows_multiple: int) -> Batch:
@@ -126,12 +135,12 @@ class Data:
             everyone = np.arange(len(examples.lengths))
             batching, needed = self.batching, int(examples.lengths.max())
             if needed > batching.row_lengths()[-1]:  # A generated test split that is longer than training.
-                longest = self.config.model.longest()
+                longest = self.config.max_length
                 if needed > longest:
                     raise ConfigError(f'the {split} examples of data.task have up to {needed} tokens, the model reads '
                                       f'{longest} at most: it can be trained, not scored there')
                 batching = Buckets((*batching.row_lengths(), needed))
-            plan = batching.plan(examples.lengths, everyone, self.config.evaluate.batch_tokens, None)
+            plan = batching.plan(examples.lengths, everyone, self.config.eval_batch_tokens, None)
             self._evaluation[split, stride] = plan, examples
         return self._evaluation[split, stride]
 
@@ -154,7 +163,7 @@ class Data:
         return _as_read(self, Encoded(source, target))
 
 
-def load_data(config: 'ExperimentConfig', tokenizer_dir: epath.Path, log: Log,
+def load_data(config: PipelineConfig, tokenizer_dir: epath.Path, log: Log,
               splits: Sequence[str] = ('train', 'validation')) -> Data:
     """Reads and checks the splits that a command needs; others are read when they are asked for.
 
@@ -163,9 +172,7 @@ def load_data(config: 'ExperimentConfig', tokenizer_dir: epath.Path, log: Log,
     Raises:
         DataError, ConfigError: the data or the keys that describe it cannot be used.
     """
-    task = spec.parse(config.data.task, TASKS, 'data.task')
-    batching = spec.parse(config.data.batching, BATCHING, 'data.batching')
-    texts = None
+    task, texts = config.task, None
     if task.drawn:
         task = task.opened(config.data)
         tokenizer = Symbols.of(task.symbols())
@@ -181,12 +188,12 @@ def load_data(config: 'ExperimentConfig', tokenizer_dir: epath.Path, log: Log,
         holder = f'data.task={config.data.task!r} has' if task.drawn else f'{tokenizer_dir} holds a tokenizer with'
         raise DataError(f'data.vocab_size={config.data.vocab_size}, but {holder} {tokenizer.vocab_size} pieces; '
                         'use that size, or start anew')
-    data = Data(config, task, batching, tokenizer, log)
+    data = Data(config, task, config.batching, tokenizer, log)
     if 'train' in splits:
         examples, names = _train_examples(data, texts)
         data.train = _as_read(data, _whole_or_cut(data, examples, names))
         data.kept = _kept(data, _empty(task, examples.lengths), names)
-        data.plan = data.reordered(config.train.seed).plan
+        data.plan = data.reordered(config.seed).plan
         log(f'data: {len(data.kept)} training examples, {data.plan.steps_per_epoch} steps per epoch, '
             f'{1 - data.plan.fill:.1%} padding, batches (rows, length) {data.plan.shapes}')
     for split in splits:
@@ -198,11 +205,11 @@ def load_data(config: 'ExperimentConfig', tokenizer_dir: epath.Path, log: Log,
     return data
 
 
-def _read(task: Task, config: 'ExperimentConfig', tokenizer: Tokenizer, split: str) -> Texts:
+def _read(task: Task, config: PipelineConfig, tokenizer: Tokenizer, split: str) -> Texts:
     return Drawn(task, split).texts(tokenizer) if task.drawn else task.load(config.data, split)
 
 
-def _train_texts(task: Task, config: 'ExperimentConfig') -> Texts:
+def _train_texts(task: Task, config: PipelineConfig) -> Texts:
     texts = task.load(config.data, 'train')
     for side in (texts.source, texts.target):
         if side is not None and not any(map(str.strip, side)):
@@ -212,7 +219,7 @@ def _train_texts(task: Task, config: 'ExperimentConfig') -> Texts:
 
 def _as_read(data: Data, examples: Examples) -> Examples:
     """The examples as the model reads them: to a language model a pair is one sequence."""
-    joins = data.config.model.kind == 'decoder_only' and data.form == 'translation'
+    joins = data.config.joins_pairs and data.form == 'translation'
     return Joined(examples) if joins else examples
 
 

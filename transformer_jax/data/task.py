@@ -1,12 +1,10 @@
 """What the pipeline asks of a task."""
 
 import abc
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from transformer_jax.data.files import Texts
-
-if TYPE_CHECKING:
-    from transformer_jax.config import DataConfig
+from transformer_jax.schema import DataConfig
 
 SPLITS = ('train', 'validation', 'test')
 
@@ -19,7 +17,7 @@ class Task(abc.ABC):
     contiguous: ClassVar[bool] = False  # the one text of a split is cut into windows
 
     @abc.abstractmethod
-    def load(self, data: 'DataConfig', split: str) -> Texts:
+    def load(self, data: DataConfig, split: str) -> Texts:
         """The texts of 'train', 'validation' or 'test', in a fixed order.
 
         Raises:
@@ -27,7 +25,7 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def fingerprint(self, data: 'DataConfig', split: str) -> str:
+    def fingerprint(self, data: DataConfig, split: str) -> str:
         """Identifies the text that `load` returns, more cheaply than by loading it."""
 
     def classes(self) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ import dataclasses
 import importlib.metadata
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING
 
 import num2words
 import numpy as np
@@ -18,9 +17,7 @@ from transformer_jax.data.task import SPLITS, Task
 from transformer_jax.data.text import TextFile
 from transformer_jax.data.tfds_tasks import TfdsClassification, TfdsText, TfdsTranslation
 from transformer_jax.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from transformer_jax.config import DataConfig
+from transformer_jax.schema import DataConfig
 
 MULTI30K_URL = 'https://raw.githubusercontent.com/multi30k/dataset/master/data/task1'
 
@@ -48,12 +45,12 @@ class NumberWords(Task):
                  'train': np.concatenate([np.arange(20), order[2 * self.held_out:]])}
         return parts[split].tolist()
 
-    def load(self, data: 'DataConfig', split: str) -> Texts:
+    def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
         words = [self._words(key, getattr(data, key), split) for key in ('source', 'target')]
         return Texts(*words, *(f'number_words/{split}.{language}' for language in (data.source, data.target)))
 
-    def fingerprint(self, data: 'DataConfig', split: str) -> str:
+    def fingerprint(self, data: DataConfig, split: str) -> str:
         """See Task."""
         return f'{self} {data.source} {data.target} {split} {importlib.metadata.version("num2words")}'
 
@@ -87,22 +84,22 @@ class Multi30k(Task):
         if self.version not in ('raw', 'lc.norm.tok'):
             raise ValueError(f"version={self.version!r} must be 'raw' or 'lc.norm.tok'")
 
-    def load(self, data: 'DataConfig', split: str) -> Texts:
+    def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
         from transformer_jax.data import builders  # importing TFDS takes seconds, which the other tasks need not spend
         return builders.multi30k(self._files(data), (data.source, data.target), cache_dir(data), split)
 
-    def fingerprint(self, data: 'DataConfig', split: str) -> str:
+    def fingerprint(self, data: DataConfig, split: str) -> str:
         """See Task."""
         return content_hash(*self._files(data)[split])
 
-    def _files(self, data: 'DataConfig') -> dict[str, tuple[epath.Path, epath.Path]]:
+    def _files(self, data: DataConfig) -> dict[str, tuple[epath.Path, epath.Path]]:
         names = {'train': 'train', 'validation': 'val', 'test': self.test}
         suffix = '' if self.version == 'raw' else f'.{self.version}'
         return {split: tuple(self._file(data, f'{name}{suffix}', key) for key in ('source', 'target'))
                 for split, name in names.items()}
 
-    def _file(self, data: 'DataConfig', stem: str, key: str) -> epath.Path:
+    def _file(self, data: DataConfig, stem: str, key: str) -> epath.Path:
         name = f'{stem}.{getattr(data, key)}'
         if data.source_dir:
             return find(epath.Path(data.source_dir).expanduser() / name, f'data.source_dir, data.task and data.{key}')
@@ -137,15 +134,15 @@ class ParallelText(Task):
             if '{lang}' not in pattern and (pattern or split != 'test'):
                 raise ValueError(f'{split}={pattern!r} must hold {{lang}}, for data.source and data.target')
 
-    def load(self, data: 'DataConfig', split: str) -> Texts:
+    def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
         return read_pairs(*self._files(data, split))
 
-    def fingerprint(self, data: 'DataConfig', split: str) -> str:
+    def fingerprint(self, data: DataConfig, split: str) -> str:
         """See Task."""
         return content_hash(*self._files(data, split))
 
-    def _files(self, data: 'DataConfig', split: str) -> list[epath.Path]:
+    def _files(self, data: DataConfig, split: str) -> list[epath.Path]:
         pattern = getattr(self, split)
         if not pattern:
             raise DataError(f"data.task: parallel_text({split}='') has no {split} split")

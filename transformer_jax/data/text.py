@@ -1,16 +1,14 @@
 """Tasks of text that stands alone: what language models are trained on."""
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from etils import epath
 
 from transformer_jax.data.files import Texts, content_hash, find, read_lines
 from transformer_jax.data.task import Task
 from transformer_jax.errors import DataError
-
-if TYPE_CHECKING:
-    from transformer_jax.config import DataConfig
+from transformer_jax.schema import DataConfig
 
 DOCUMENTS = ('whole', 'lines', 'paragraphs')
 
@@ -43,7 +41,7 @@ class TextFile(Task):
         """See Task."""
         return self.documents == 'whole'
 
-    def load(self, data: 'DataConfig', split: str) -> Texts:
+    def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
         path = self._file(data, split)
         lines = read_lines(path)
@@ -59,11 +57,11 @@ class TextFile(Task):
         parts = [text] if self.contiguous else text.split(between[self.documents])
         return Texts(None, [part for part in parts if part.strip()], str(path), str(path))
 
-    def fingerprint(self, data: 'DataConfig', split: str) -> str:
+    def fingerprint(self, data: DataConfig, split: str) -> str:
         """See Task."""
         return f'{self} {split} {content_hash(self._file(data, split))}'
 
-    def _file(self, data: 'DataConfig', split: str) -> epath.Path:
+    def _file(self, data: DataConfig, split: str) -> epath.Path:
         name = self.train if split == 'validation' and not self.validation else getattr(self, split)
         if not name:
             raise DataError(f"data.task: text_file({split}='') has no {split} split")

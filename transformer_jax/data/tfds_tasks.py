@@ -1,13 +1,11 @@
 """Tasks whose text TensorFlow Datasets has prepared as ArrayRecord."""
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from transformer_jax.data.files import Texts
 from transformer_jax.data.task import Task
-
-if TYPE_CHECKING:
-    from transformer_jax.config import DataConfig
+from transformer_jax.schema import DataConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +19,12 @@ class TfdsTranslation(Task):
     validation: str = 'validation'
     test: str = 'test'
 
-    def load(self, data: 'DataConfig', split: str) -> Texts:
+    def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
         from transformer_jax.data import builders  # importing TFDS takes seconds, which other tasks need not spend
         return builders.translation(self.name, data.source_dir, getattr(self, split), (data.source, data.target))
 
-    def fingerprint(self, data: 'DataConfig', split: str) -> str:
+    def fingerprint(self, data: DataConfig, split: str) -> str:
         """See Task."""
         from transformer_jax.data import builders
         return f'{builders.fingerprint(self.name, data.source_dir, getattr(self, split))} {data.source} {data.target}'
@@ -48,12 +46,12 @@ class TfdsText(Task):
 
     form: ClassVar[str] = 'language'
 
-    def load(self, data: 'DataConfig', split: str) -> Texts:
+    def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
         from transformer_jax.data import builders
         return builders.documents(self.name, data.source_dir, getattr(self, split), self.feature)
 
-    def fingerprint(self, data: 'DataConfig', split: str) -> str:
+    def fingerprint(self, data: DataConfig, split: str) -> str:
         """See Task."""
         from transformer_jax.data import builders
         return f'{builders.fingerprint(self.name, data.source_dir, getattr(self, split))} {self.feature}'
@@ -85,13 +83,13 @@ class TfdsClassification(Task):
         """See Task."""
         return self.names
 
-    def load(self, data: 'DataConfig', split: str) -> Texts:
+    def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
         from transformer_jax.data import builders
         features = self.feature, self.label
         return builders.classification(self.name, data.source_dir, getattr(self, split), features, self.names)
 
-    def fingerprint(self, data: 'DataConfig', split: str) -> str:
+    def fingerprint(self, data: DataConfig, split: str) -> str:
         """See Task."""
         from transformer_jax.data import builders
         found = builders.fingerprint(self.name, data.source_dir, getattr(self, split))

@@ -57,7 +57,7 @@ class T5(Position):
             raise ValueError(f'max_distance={self.max_distance} must be more than half of buckets={self.buckets}')
 
     def parameters(self, scope: Scope) -> jax.Array:
-        return scope.parameter('buckets', (self.buckets, scope.heads[0]), ('position', 'heads'),
+        return scope.parameter('buckets', (self.buckets, scope.heads.num_heads), ('position', 'heads'),
                                jax.nn.initializers.normal(0.02))
 
     def score(self, parameters: jax.Array, scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
@@ -97,7 +97,7 @@ class Kerple(Position):
             raise ValueError(f'form={self.form!r}, it takes log, power')
 
     def parameters(self, scope: Scope) -> dict[str, jax.Array]:
-        shape, init = scope.heads[:1], jax.nn.initializers.normal(1.0)
+        shape, init = (scope.heads.num_heads,), jax.nn.initializers.normal(1.0)
         return {name: scope.parameter(name, shape, ('heads',), init) for name in ('r1', 'r2')}
 
     def score(self, parameters: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
@@ -131,7 +131,7 @@ class Fire(Position):
             raise ValueError(f'length={self.length} must be positive')
 
     def parameters(self, scope: Scope) -> dict[str, jax.Array]:
-        normal, F, N = jax.nn.initializers.normal(1.0), self.width, scope.heads[0]
+        normal, F, N = jax.nn.initializers.normal(1.0), self.width, scope.heads.num_heads
         return {'c': scope.parameter('c', (), (), jax.nn.initializers.constant(0.1)),
                 # A factor of `length`, so that steps of the optimiser's size move it.
                 'length': scope.parameter('length', (), (), jax.nn.initializers.ones),

@@ -29,7 +29,7 @@ class Cope(Position):
             raise ValueError(f'max_positions={self.max_positions}, it takes 2 or more')
 
     def parameters(self, scope: Scope) -> jax.Array:
-        return scope.parameter('embeddings', (self.max_positions, scope.heads[2]), ('position', 'head_dim'),
+        return scope.parameter('embeddings', (self.max_positions, scope.heads.head_dim), ('position', 'head_dim'),
                                jax.nn.initializers.zeros)
 
     def score(self, parameters: jax.Array, scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:

@@ -28,8 +28,8 @@ class Shaw(Position):
             raise ValueError(f'clip={self.clip} must be 0 or more')
 
     def parameters(self, scope: Scope) -> dict[str, jax.Array]:
-        _, _, key_dim, value_dim = scope.heads
-        widths = {'keys': key_dim} | ({'values': value_dim} if self.values else {})
+        heads = scope.heads
+        widths = {'keys': heads.head_dim} | ({'values': heads.value_dim} if self.values else {})
         return {name: scope.parameter(name, (2 * self.clip + 1, width), ('position', 'head_dim'),
                                       jax.nn.initializers.xavier_uniform()) for name, width in widths.items()}
 
@@ -63,7 +63,7 @@ class TransformerXL(Position):
     content: ClassVar[bool] = True
 
     def parameters(self, scope: Scope) -> dict[str, jax.Array]:
-        N, _, H, _ = scope.heads
+        N, H = scope.heads.num_heads, scope.heads.head_dim
         E = N * H + N * H % 2  # sines and cosines
         w_init = jax.nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
         normal = jax.nn.initializers.normal(0.02)

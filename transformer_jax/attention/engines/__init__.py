@@ -1,17 +1,16 @@
 """Engines: ways through all tiles of a scored kind of attention; they differ in time and memory, not in result."""
 
-from collections.abc import Callable, Sequence
-from itertools import groupby
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 from jax.extend import backend
 
 from transformer_jax.attention.engines import blocked, chunked, dense, fused
-from transformer_jax.attention.engines.tiles import Place
+from transformer_jax.attention.engines.tiles import SiteSpec
 from transformer_jax.errors import ConfigError
 
-__all__ = ['ENGINES', 'KERNELS', 'Engine', 'Place', 'is_here', 'pattern', 'require_platform', 'resolve', 'unfit']
+__all__ = ['ENGINES', 'KERNELS', 'Engine', 'SiteSpec', 'is_here', 'require_platform', 'resolve_engine', 'unfit']
 
 
 class Engine(NamedTuple):
@@ -19,7 +18,7 @@ class Engine(NamedTuple):
 
     attend: Callable[[Any, Any, Any, Any], jax.Array]  # (kind, queries, keys, context) -> o_BTNH
     refuses: Callable[[Any, Any], str]  # (kind, position) -> why it cannot, with what would work; '' where it can
-    unfit: Callable[[Any, Place], str] = lambda kind, place: ''  # the same, of the place where it is to run
+    unfit: Callable[[Any, SiteSpec], str] = lambda kind, site: ''  # the same, of the place where it is to run
     platform: str = ''  # the one that has it; '': all
 
 
@@ -33,7 +32,7 @@ ENGINES: dict[str, Engine] = {
 KERNELS = tuple(name for name, engine in ENGINES.items() if engine.platform)
 
 
-def resolve(engine: str, kind: Any, position: Any, place: Place) -> str:
+def resolve_engine(engine: str, kind: Any, position: Any, site: SiteSpec) -> str:
     """The engine that `model.engine` stands for at a place: what `auto` chooses.
 
     The accelerator's kernel where it has one that can do it, but the blocked engine where a window bounds what
@@ -46,14 +45,14 @@ def resolve(engine: str, kind: Any, position: Any, place: Place) -> str:
         return engine
 
     def can(name: str) -> bool:
-        return is_here(name) and not kind.refuses(position, name) and not unfit(name, kind, place)
-    best = 'cudnn' if fused.skips_tiles(kind, place) else 'blocked'
+        return is_here(name) and not kind.refuses(position, name) and not unfit(name, kind, site)
+    best = 'cudnn' if fused.skips_tiles(kind, site) else 'blocked'
     return next((name for name in ('splash', best, 'blocked', 'cudnn') if can(name)), 'dense')
 
 
-def unfit(engine: str, kind: Any, place: Place) -> str:
+def unfit(engine: str, kind: Any, site: SiteSpec) -> str:
     """Why `model.engine` cannot run a kind at a place, whatever the position encoding; '' where it can."""
-    return ENGINES[engine].unfit(kind, place) if engine in kind.engines else ''
+    return ENGINES[engine].unfit(kind, site) if engine in kind.engines else ''
 
 
 def require_platform(engine: str) -> None:
@@ -69,11 +68,3 @@ def is_here(engine: str) -> bool:
     needs = ENGINES[engine].platform if engine in ENGINES else ''
     # A GPU's platform is 'gpu', whoever made it.
     return not needs or needs == jax.default_backend() or needs in backend.get_backend().platform_version.split()
-
-
-def pattern(names: Sequence[str]) -> str:
-    """The engines of a stack's layers as a pattern is written: '5*blocked, dense', or one name for all."""
-    runs = [(name, len(list(run))) for name, run in groupby(names)]
-    if len(runs) == 1:
-        return runs[0][0]
-    return ', '.join(name if count == 1 else f'{count}*{name}' for name, count in runs)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.attention.engines import dense
-from transformer_jax.attention.engines.tiles import Place, cut_time, pad_time
+from transformer_jax.attention.engines.tiles import SiteSpec, cut_time, pad_time
 from transformer_jax.attention.masks import Segments
 
 MIN_BLOCK = 8
@@ -20,9 +20,9 @@ def refuses(kind: Any, position: Any) -> str:
     return ''
 
 
-def unfit(kind: Any, place: Place) -> str:
+def unfit(kind: Any, site: SiteSpec) -> str:
     """Cross-attention: how far two sequences lie apart in their arrays says nothing of their positions."""
-    return '' if place.site != 'cross' else (
+    return '' if site.name != 'cross' else (
         "the distance between two sequences' tokens is not bounded by their positions'; model.engine='auto' takes the "
         'blocked engine where it can, in self-attention, and another here')
 

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.attention.engines.tiles import Place, pad_time
+from transformer_jax.attention.engines.tiles import SiteSpec, pad_time
 from transformer_jax.attention.masks import And, Causal, Full, Mask, Segments, Window
 from transformer_jax.attention.normalisers import Exponential, Softmax
 from transformer_jax.batch import Tokens
@@ -55,32 +55,32 @@ def refuses_splash(kind: Any, position: Any) -> str:
     return _refuses(kind, position)
 
 
-def unfit_cudnn(kind: Any, place: Place) -> str:
+def unfit_cudnn(kind: Any, site: SiteSpec) -> str:
     """Sizes, types and dropout that cuDNN's kernel does not take."""
-    _, _, head_dim, value_dim = place.heads
-    if place.dtype not in HALF:
-        return f"model.dtype={place.dtype!r}, the kernel takes {' and '.join(HALF)}"
-    if head_dim != value_dim or head_dim % 8 or head_dim > CUDNN_HEAD_DIM:
-        return (f'heads of {head_dim} and values of {value_dim}: the kernel takes equal sizes, multiples of 8, of at '
+    heads = site.heads
+    if site.dtype not in HALF:
+        return f"model.dtype={site.dtype!r}, the kernel takes {' and '.join(HALF)}"
+    if heads.head_dim != heads.value_dim or heads.head_dim % 8 or heads.head_dim > CUDNN_HEAD_DIM:
+        return (f'heads of {heads.head_dim} and values of {heads.value_dim}: the kernel takes equal sizes, multiples of 8, of at '
                 f'most {CUDNN_HEAD_DIM}')
-    return _unfit(place)
+    return _unfit(site)
 
 
-def unfit_splash(kind: Any, place: Place) -> str:
+def unfit_splash(kind: Any, site: SiteSpec) -> str:
     """Places where the splash kernel's mask, which counts places of arrays, is not the kind's."""
-    if place.site == 'cross' and not isinstance(kind.mask, Full):
+    if site.name == 'cross' and not isinstance(kind.mask, Full):
         return "the kernel's windows count places in arrays, which between two sequences are no positions"
-    return _unfit(place)
+    return _unfit(site)
 
 
-def _unfit(place: Place) -> str:
-    return 'the kernel drops no weights: set model.attention_dropout=False' if place.drops else ''
+def _unfit(site: SiteSpec) -> str:
+    return 'the kernel drops no weights: set model.attention_dropout=False' if site.drops else ''
 
 
-def skips_tiles(kind: Any, place: Place) -> bool:
+def skips_tiles(kind: Any, site: SiteSpec) -> bool:
     """Whether cuDNN's kernel can be told the mask as lengths, causality and a window, instead of as a matrix."""
     reach = band(kind.mask)
-    return reach == NO_BOUND or (reach is not None and place.site == 'decoder')
+    return reach == NO_BOUND or (reach is not None and site.name == 'decoder')
 
 
 def cudnn(kind: Any, queries: Any, keys: Any, context: Any, implementation: str = 'cudnn') -> jax.Array:

@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from transformer_jax.scope import HeadDims
 
-class Place(NamedTuple):
+
+class SiteSpec(NamedTuple):
     """Where an engine is to run."""
 
-    site: str  # encoder, decoder, cross
-    heads: tuple[int, int, int, int]  # N query heads, K key-value heads, d_k, d_v
+    name: str  # encoder, decoder, cross
+    heads: HeadDims
     dtype: str  # of the computation
     drops: bool  # whether weights are dropped in training
 
