@@ -28,7 +28,7 @@ docs: .venv/installed
 	$(BIN)/python -m transformer_jax.report.readme README.md
 
 golden: .venv/installed-dev
-	$(BIN)/python tests/golden.py
+	$(BIN)/python tests/config/golden.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check transformer_jax configs experiments tests

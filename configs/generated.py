@@ -10,7 +10,7 @@ kind where the task leaves a choice. `docs/tasks.md` lists tasks, options and so
 
 from transformer_jax import spec
 from transformer_jax.config import default_config
-from transformer_jax.data.generated import GENERATED
+from transformer_jax.data.tasks.synthetic import GENERATED
 
 
 def get_config(arg='copy'):

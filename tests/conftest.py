@@ -1,6 +1,7 @@
 """What must happen before JAX's backend starts, and what many tests share."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 # Programs here run for milliseconds and compile for seconds: less optimised, all tests take two thirds of the time. The
@@ -8,14 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 # tests run the programs that users run.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
+import fsspec
 import hypothesis
 import jax
 import numpy as np
 import pytest
+from helpers.fake_bucket import FakeBucket
 
-from transformer_jax.architecture import Architecture
 from transformer_jax.batch import BOS, Batch
+from transformer_jax.cli import main
 from transformer_jax.config import resolve_architecture
+from transformer_jax.models.architecture import Architecture
 from transformer_jax.schema import ModelConfig
 
 jax.config.update('jax_num_cpu_devices', 8)
@@ -90,3 +94,23 @@ def slope() -> Callable[..., float]:
                          for sign in (1, -1))
         return (function(*ahead) - function(*behind)) / (2 * h)
     return measure
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs a command: (exit code, standard output, standard error)."""
+    monkeypatch.setattr(sys, 'argv', sys.argv)  # which the command line sets
+    monkeypatch.delitem(sys.modules, 'config_config', raising=False)  # the file of the test before
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(list(arguments))
+        return code, *capsys.readouterr()
+    return run
+
+
+@pytest.fixture
+def bucket():
+    fsspec.register_implementation('gcs', FakeBucket, clobber=True)
+    FakeBucket.store.clear()
+    FakeBucket.pseudo_dirs[:] = ['', '/bucket']
+    return 'gs://bucket/run'

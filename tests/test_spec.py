@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from transformer_jax import spec
 from transformer_jax.attention import KINDS
 from transformer_jax.attention import masks as mask_lib
-from transformer_jax.attention.normalisers import NORMALISERS
-from transformer_jax.checks import SPECS
+from transformer_jax.attention.normalizers import NORMALISERS
+from transformer_jax.config.resolve import SPECS
 from transformer_jax.errors import ConfigError
 
 

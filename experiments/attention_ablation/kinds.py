@@ -9,7 +9,7 @@ text of Shakespeare is `input.txt` in the current directory, or in DIR with `--c
 README.md. The feed-forward width of each variant is solved so that non-embedding parameters equal softmax attention's.
 """
 
-from transformer_jax.experiment import Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation.experiment import Experiment, Metric, at_scale, config_file
 
 CONFIGS = {'small': 'configs/tiny_shakespeare.py:cpu', 'shakespeare': 'configs/tiny_shakespeare.py:cpu',
            'multi30k': 'configs/multi30k.py:en-de'}

@@ -11,7 +11,7 @@ dot-product attention without scaling there (Britz et al. 2017). `small`: number
 Expected: the three agree at small d_k; without scaling it falls behind as d_k grows.
 """
 
-from transformer_jax.experiment import Axis, Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation.experiment import Axis, Experiment, Metric, at_scale, config_file
 
 KINDS = {'scaled': 'softmax', 'unscaled': "softmax(scale='none')", 'additive': 'additive'}
 SCALES = {'small': ('configs/number_words.py:en-de', (16, 64, 256)),

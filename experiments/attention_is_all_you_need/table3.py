@@ -14,7 +14,7 @@ worse, small keys hurt, larger is better as long as dropout holds it, dropout ma
 positions.
 """
 
-from transformer_jax.experiment import Experiment, Metric, Published, at_scale, config_file
+from transformer_jax.ablation.experiment import Experiment, Metric, Published, at_scale, config_file
 
 # Row: perplexity per word piece, BLEU on newstest2013.
 PAPER = {

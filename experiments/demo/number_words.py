@@ -7,7 +7,7 @@ Four variants × three seeds of 100 steps, two minutes on 2 CPU cores. Expect th
 many held-out numbers are right, and with one head fewer than half; positions do not help so far.
 """
 
-from transformer_jax.experiment import Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation.experiment import Experiment, Metric, at_scale, config_file
 
 
 def get_experiment(scale='small'):

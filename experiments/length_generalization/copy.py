@@ -12,7 +12,7 @@ The paper's numbers are mean reciprocal ranks over many tasks (Figure 1): none .
 sinusoidal .22. Expected: that order, roughly.
 """
 
-from transformer_jax.experiment import Experiment, Metric, Published, at_scale, config_file
+from transformer_jax.ablation.experiment import Experiment, Metric, Published, at_scale, config_file
 
 POSITIONS = {
     'none': 'none', 'T5': 't5', 'ALiBi': 'alibi', 'RoPE': 'rope', 'learned': 'learned(max_len=128)',

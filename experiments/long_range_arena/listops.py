@@ -12,7 +12,7 @@ Expected: full attention clearly above the largest class; the paper has 36.37 fo
 (Reformer) for the others. Time and memory grow with the square of the length where every token sees every other.
 """
 
-from transformer_jax.experiment import Axis, Experiment, Metric, Published, at_scale, config_file
+from transformer_jax.ablation.experiment import Axis, Experiment, Metric, Published, at_scale, config_file
 
 # Accuracy in percent.
 PAPER = {'softmax': 36.37, 'local': 15.82, 'strided': 17.07, 'Longformer': 35.63, 'Linformer': 35.70, 'Reformer': 37.27,

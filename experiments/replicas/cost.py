@@ -18,14 +18,14 @@ import time
 import jax
 
 from configs.number_words import get_config
-from transformer_jax import replicas
 from transformer_jax.config import from_config_dict, resolve
 from transformer_jax.data import load_data
-from transformer_jax.heap import keep_freed_memory
+from transformer_jax.host_memory import keep_freed_memory
 from transformer_jax.models import build
-from transformer_jax.parallel import Parallel, Replicas
-from transformer_jax.timing import describe_machine
-from transformer_jax.workdir import Workdir
+from transformer_jax.profiling.timing import describe_machine
+from transformer_jax.storage.workdir import Workdir
+from transformer_jax.training import seed_groups as replicas
+from transformer_jax.training.parallel import Parallel, Replicas
 
 ROUNDS, STEPS = 8, 1
 

@@ -9,7 +9,7 @@ sentences are so short that k beyond 16 can change nothing.
 Expected: k = 0, no order at all, is far below the rest; from k = 2 on nothing changes.
 """
 
-from transformer_jax.experiment import Axis, Experiment, Metric, Published, at_scale, config_file
+from transformer_jax.ablation.experiment import Axis, Experiment, Metric, Published, at_scale, config_file
 
 PAPER = {0: 12.5, 1: 25.5, 2: 25.8, 4: 25.9, 16: 25.8, 64: 25.9, 256: 25.8}  # BLEU, newstest2013
 CONFIGS = {'small': 'configs/number_words.py:en-de', 'multi30k': 'configs/multi30k.py:en-de',

@@ -24,10 +24,10 @@ from torch.nn import functional
 from configs.tiny_shakespeare import get_config
 from transformer_jax.config import from_config_dict, resolve
 from transformer_jax.data import load_data
-from transformer_jax.heap import keep_freed_memory
+from transformer_jax.host_memory import keep_freed_memory
 from transformer_jax.models import build
-from transformer_jax.parallel import Parallel
-from transformer_jax.workdir import Workdir
+from transformer_jax.storage.workdir import Workdir
+from transformer_jax.training.parallel import Parallel
 
 BLOCKS, STEPS = 8, 25
 

@@ -11,7 +11,7 @@ Expected: all solve number words, the Transformer with the lowest loss; on capti
 long, and attention is what matters before.
 """
 
-from transformer_jax.experiment import Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation.experiment import Experiment, Metric, at_scale, config_file
 
 CONFIGS = {'small': 'configs/number_words.py:en-de', 'multi30k': 'configs/multi30k_cpu.py:en-de',
            'multi30k_small': 'configs/multi30k_cpu.py:en-de,small'}

@@ -8,7 +8,7 @@ many steps one after another as a row is long. On a CPU, which has little to do 
 accelerator it is the reason why the Transformer was born (Vaswani et al. 2017, section 1).
 """
 
-from transformer_jax.experiment import Axis, Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation.experiment import Axis, Experiment, Metric, at_scale, config_file
 
 MODELS = {
     'LSTM + attention': {'model.kind': 'rnn_seq2seq', 'model.rnn': "lstm(attention='additive')"},

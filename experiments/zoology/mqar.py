@@ -12,7 +12,7 @@ half times at one rate, in which softmax attention learns it, and leaves out Tay
 Expected: softmax attention at 0.99 or more; a window gets what lies within its reach, so 8 < 16 < 32 < all.
 """
 
-from transformer_jax.experiment import Experiment, Metric, Published, at_scale, config_file
+from transformer_jax.ablation.experiment import Experiment, Metric, Published, at_scale, config_file
 
 KINDS = {
     'softmax': 'softmax',

@@ -9,12 +9,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from transformer_jax.attention.cache import GrowingCache
 from transformer_jax.attention.masks import Full, Mask
 from transformer_jax.batch import Tokens
-from transformer_jax.cache import GrowingCache
-from transformer_jax.numerics import drop
+from transformer_jax.layers.functional import drop
+from transformer_jax.layers.param_scope import HeadDims, Scope
 from transformer_jax.positions import Position
-from transformer_jax.scope import HeadDims, Scope
 
 GATES = ('none', 'head', 'element')
 FEW = 64  # keys that are not worth a choice of how many to look at

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax.scope import Scope
+from transformer_jax.layers.param_scope import Scope
 
 
 class Decay(abc.ABC):

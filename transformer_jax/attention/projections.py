@@ -3,7 +3,7 @@
 import jax
 
 from transformer_jax.batch import Tokens
-from transformer_jax.scope import Scope
+from transformer_jax.layers.param_scope import Scope
 
 
 def queries(scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:

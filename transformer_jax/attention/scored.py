@@ -11,15 +11,16 @@ from typing import Any, ClassVar
 import jax
 
 from transformer_jax import spec
-from transformer_jax.attention import masks, normalisers
+from transformer_jax.attention import masks
+from transformer_jax.attention import normalizers as normalisers
 from transformer_jax.attention.base import PROMISES, Attention, Context
+from transformer_jax.attention.cache import GrowingCache, RingCache
 from transformer_jax.attention.engines import ENGINES, dense
 from transformer_jax.attention.masks import MASKS, Mask
-from transformer_jax.attention.normalisers import NORMALISERS, Normaliser
-from transformer_jax.cache import GrowingCache, RingCache
-from transformer_jax.numerics import softcap
+from transformer_jax.attention.normalizers import NORMALISERS, Normaliser
+from transformer_jax.layers.functional import softcap
+from transformer_jax.layers.param_scope import Scope
 from transformer_jax.positions import Position, Tile
-from transformer_jax.scope import Scope
 
 
 @dataclasses.dataclass(frozen=True)

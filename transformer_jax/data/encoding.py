@@ -11,7 +11,7 @@ from etils import epath
 
 from transformer_jax.batch import BOS, EOS
 from transformer_jax.data.files import Texts, new_directory
-from transformer_jax.data.tokenizer import Tokenizer
+from transformer_jax.data.tokenizers import Tokenizer
 from transformer_jax.errors import DataError
 
 CHUNK = 100_000  # sentences per call of the tokenizer: bounds the Python integers alive at once

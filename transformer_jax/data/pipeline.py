@@ -11,11 +11,11 @@ from etils import epath
 from transformer_jax.batch import UNK, Batch
 from transformer_jax.data import encoding
 from transformer_jax.data.batching import Batching, Buckets, LocalRows, Plan, materialise
-from transformer_jax.data.drawn import Drawn, Joined
 from transformer_jax.data.encoding import Encoded, Examples
+from transformer_jax.data.examples import Drawn, Joined
 from transformer_jax.data.files import Texts, cache_dir
-from transformer_jax.data.task import Task
-from transformer_jax.data.tokenizer import TOKENIZERS, Symbols, Tokenizer, load_tokenizer
+from transformer_jax.data.tasks.base import Task
+from transformer_jax.data.tokenizers import TOKENIZERS, Symbols, Tokenizer, load_tokenizer
 from transformer_jax.errors import ConfigError, DataError
 from transformer_jax.schema import DataConfig
 

@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from transformer_jax.layers.param_scope import Scope
 from transformer_jax.positions.base import Position
-from transformer_jax.scope import Scope
 
 
 @dataclasses.dataclass(frozen=True)

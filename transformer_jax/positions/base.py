@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.batch import Tokens
-from transformer_jax.scope import Scope
+from transformer_jax.layers.param_scope import Scope
 
 
 @flax.struct.dataclass

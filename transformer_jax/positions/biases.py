@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer_jax.layers.param_scope import Scope
 from transformer_jax.positions.base import Position, Tile, by_group, per_head
-from transformer_jax.scope import Scope
 
 
 @dataclasses.dataclass(frozen=True)

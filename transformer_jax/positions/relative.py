@@ -6,9 +6,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from transformer_jax.layers.param_scope import Scope
 from transformer_jax.positions.absolute import sinusoids
 from transformer_jax.positions.base import Position, Tile
-from transformer_jax.scope import Scope
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from transformer_jax import stats
-from transformer_jax.agreement import Agreement, agreement
-from transformer_jax.bootstrap import Resampled, bootstrap
+from transformer_jax.ablation import statistics as stats
+from transformer_jax.ablation.bootstrap import Resampled, bootstrap
+from transformer_jax.ablation.rank_agreement import Agreement, agreement
+from transformer_jax.ablation.results import SENTENCES, load_results
+from transformer_jax.ablation.statistics import Comparison, Runs, Summary
 from transformer_jax.report.traces import Curve, Heads, read_curves, read_heads
-from transformer_jax.results import SENTENCES, load_results
-from transformer_jax.stats import Comparison, Runs, Summary
-from transformer_jax.storage import absolute
+from transformer_jax.storage.files import absolute
 
 Result = Mapping[str, Any]  # a run's result.json
 

@@ -7,8 +7,8 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from transformer_jax.experiment import STEP_TIME, slug
-from transformer_jax.plots import DPI, save_figure
+from transformer_jax.ablation.experiment import STEP_TIME, slug
+from transformer_jax.display.figures import DPI, save_figure
 from transformer_jax.report.analysis import Report, Row, Table
 from transformer_jax.report.traces import Curve
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from transformer_jax.probes import FILE as PROBED
-from transformer_jax.probes import PROBES
+from transformer_jax.inference.probes import FILE as PROBED
+from transformer_jax.inference.probes import PROBES
 
 PICTURES = 'attention*.png'  # as the command `attention` writes them
 POINTS = 200  # of a curve; where more was logged, a point is the mean of several neighbours

@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from transformer_jax import stats
-from transformer_jax.agreement import Agreement
+from transformer_jax.ablation import statistics as stats
+from transformer_jax.ablation.rank_agreement import Agreement
 from transformer_jax.report import numbers
 from transformer_jax.report.analysis import Paper, Report, Row, Table
 

@@ -5,7 +5,7 @@ from etils import epath
 from transformer_jax.report import figures, text
 from transformer_jax.report.analysis import analyse
 from transformer_jax.report.page import page
-from transformer_jax.storage import reported, write_text
+from transformer_jax.storage.files import reported, write_text
 
 
 def write_report(path: epath.PathLike, out: epath.PathLike) -> list[epath.Path]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from transformer_jax.attention.engines import dense
 from transformer_jax.attention.engines.tiles import cut_time, pad_time
 from transformer_jax.attention.masks import Segments, neg_inf
-from transformer_jax.attention.normalisers import Exponential
+from transformer_jax.attention.normalizers import Exponential
 
 CHUNK = 256  # so many queries meet so many keys, at most
 

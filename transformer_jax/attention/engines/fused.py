@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from transformer_jax.attention.engines.tiles import SiteSpec, pad_time
 from transformer_jax.attention.masks import And, Causal, Full, Mask, Segments, Window
-from transformer_jax.attention.normalisers import Exponential, Softmax
+from transformer_jax.attention.normalizers import Exponential, Softmax
 from transformer_jax.batch import Tokens
 
 HALF = ('float16', 'bfloat16')

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.scope import HeadDims
+from transformer_jax.layers.param_scope import HeadDims
 
 
 class SiteSpec(NamedTuple):

@@ -1,0 +1,1 @@
+"""Tables of variants: experiment files, plans, runs, statistics."""

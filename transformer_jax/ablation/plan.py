@@ -1,0 +1,236 @@
+"""What an ablation is to run: the distinct configs of an experiment, times seeds, and what of it is done."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from etils import epath
+
+from transformer_jax import config as config_lib
+from transformer_jax import spec
+from transformer_jax.ablation import results
+from transformer_jax.ablation.experiment import STEP_TIME, Experiment, Metric, evaluations, impossible, lengths_of, slug
+from transformer_jax.ablation.match_sizes import Matched, match
+from transformer_jax.attention.engines import require_platform
+from transformer_jax.errors import ConfigError, WorkdirError
+from transformer_jax.partitioning.rules import mesh_sizes
+from transformer_jax.schema import ExperimentConfig
+from transformer_jax.storage.files import absolute, write_text
+
+LIKELIHOOD = ('loss', 'accuracy', 'perplexity')
+TEXT = ('word_perplexity', 'bits_per_byte')
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The variants that share a config, and with it a folder and its runs."""
+
+    folder: str
+    variants: tuple[str, ...]
+    config: ExperimentConfig  # of the first seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One row with one seed."""
+
+    row: Row
+    seed: int
+    workdir: epath.Path
+
+    @property
+    def name(self) -> str:
+        """As it is called in the log: its folder under the root."""
+        return f'{self.row.folder}/{self.seed}'
+
+    def beside(self, seed: int) -> 'Run':
+        """The same row's run of another seed."""
+        return Run(self.row, seed, self.workdir.parent / str(seed))
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """What it trains with."""
+        return config_lib.replace(self.row.config, train=dataclasses.replace(self.row.config.train, seed=self.seed))
+
+
+class Plan:
+    """An experiment under a root: its rows, and the runs that were asked for.
+
+    Attributes:
+        rows: distinct configs, in the order of the variants.
+        runs: those that were asked for, a row's seeds side by side.
+        record: the content of experiment.json.
+    """
+
+    def __init__(self, experiment: Experiment, file: str, root: epath.PathLike, seeds: int = 0):
+        """
+        Args:
+            experiment: what to run.
+            file: where it came from, for the record.
+            root: the folder of it all; nothing is written yet.
+            seeds: how many; 0: as the experiment says.
+
+        Raises:
+            ConfigError: variants that cannot be, all of them; or the root holds another version of the experiment.
+            WorkdirError: the root is no directory, or its experiment.json is damaged.
+        """
+        self.experiment, self.file, self.root = experiment, file, absolute(root)
+        if self.root.exists() and not self.root.is_dir():
+            raise WorkdirError(f'--root={self.root} is a file: choose a directory')
+        self.matched = match(checked_configs(experiment), experiment.compared_with, experiment.match)
+        path = self.root / results.EXPERIMENT
+        earlier = results.read_experiment(path) if path.exists() else {'variants': {}, 'seeds': []}
+        self.rows = _rows({name: m.config for name, m in self.matched.items()}, earlier['variants'])
+        first = experiment.base.train.seed
+        wanted = range(first, first + (seeds or experiment.seeds))
+        self.record = self._record(sorted({*earlier['seeds'], *wanted}))
+        _refuse_other_version(self.root, earlier['variants'], self.record['variants'])
+        self.runs = [Run(row, seed, self.root / row.folder / str(seed)) for row in self.rows for seed in wanted]
+
+    def narrow(self, only: Sequence[str], shard: str) -> None:
+        """Leaves the runs of some variants (none: of all), and of these the i-th of n parts: 'i/n'."""
+        for name in only:
+            if name not in self.experiment.variants:
+                raise ConfigError(f'--only={name}: no such variant; {spec.nearest(name, self.experiment.variants)}')
+        self.runs = [run for run in self.runs if not only or set(run.row.variants) & set(only)]
+        index, _, count = shard.partition('/')
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            raise ConfigError(f'--shard={shard}: it takes i/n, the i-th of n parts, with 1 ≤ i ≤ n')
+        # Neighbours stay together: the seeds of a row share what is compiled.
+        first, last = (len(self.runs) * end // int(count) for end in (int(index) - 1, int(index)))
+        self.runs = self.runs[first:last]
+
+    def require_machine(self) -> None:
+        """Raises ConfigError for all rows whose engine, or mesh, this machine does not have."""
+        reasons = []
+        for row in self.rows:
+            try:
+                require_platform(row.config.model.engine)
+                mesh_sizes(row.config.parallel.mesh, jax.device_count())
+            except ConfigError as error:
+                reasons.append(f'{", ".join(row.variants)}: {error}')
+        if reasons:
+            raise impossible(reasons)
+
+    def write(self) -> None:
+        """Writes experiment.json, which every process that works under the root writes alike."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_text(self.root / results.EXPERIMENT, json.dumps(self.record, indent=1) + '\n')
+        except OSError as error:
+            raise WorkdirError(f'cannot write {self.root}: {error.strerror or error}; make room, correct the '
+                               'permissions or choose another --root') from error
+
+    def lacks(self, run: Run) -> str:
+        """Why a run is not done; '' where it is."""
+        try:
+            result = results.read_run(run.workdir, run.seed, self.flat(run.row), self.record)
+        except results.Damaged as why:
+            return str(why)
+        for key, members in evaluations(self.experiment.metrics).items():
+            if lengths_of(members) != result.get('lengths', {}).get(key, []):
+                return f'{key} was measured at other lengths'
+        return ''
+
+    def flat(self, row: Row) -> dict[str, Any]:
+        """A row's config as experiment.json has it."""
+        return self.record['variants'][row.variants[0]]['config']
+
+    def _record(self, seeds: list[int]) -> dict[str, Any]:
+        experiment = self.experiment
+        folders = {name: row.folder for row in self.rows for name in row.variants}
+
+        def variant(name: str, matched: Matched) -> dict[str, Any]:
+            config = config_lib.flatten(matched.config)
+            del config['train.seed']
+            chosen = matched.chosen | {'residual': matched.residual} if matched.chosen else {}
+            return {'folder': folders[name], 'overrides': dict(experiment.variants[name]), 'config': config,
+                    'matched': chosen}
+        record = {
+            'file': self.file, 'claim': experiment.claim, 'reference': experiment.compared_with,
+            'metrics': [dataclasses.asdict(metric) | {'falling': metric.falling, 'label': str(metric)}
+                        for metric in experiment.metrics],
+            'published': [dataclasses.asdict(published) for published in experiment.published],
+            'axis': experiment.axis and dataclasses.asdict(experiment.axis), 'match': experiment.match, 'seeds': seeds,
+            'variants': {name: variant(name, matched) for name, matched in self.matched.items()}}
+        return json.loads(json.dumps(record))  # as it will be read: tuples are lists
+
+
+def reported(config: ExperimentConfig) -> tuple[str, ...]:
+    """The metrics that a config can have, those of `evaluate --lengths` apart."""
+    task = config_lib.resolve(config).task
+    always = *LIKELIHOOD, STEP_TIME
+    if task.form == 'classification':
+        return always
+    text = () if task.drawn else TEXT
+    if task.form == 'translation':
+        return (*always, *text, 'bleu', 'chrf', 'exact_match')
+    return (*always, *text, 'exact_match') if task.drawn else (*always, *text)
+
+
+def checked_configs(experiment: Experiment) -> dict[str, ExperimentConfig]:
+    """Every variant as a configuration that can be trained and scored.
+
+    Raises:
+        ConfigError: some cannot; all of them are listed.
+    """
+    configs = experiment.configs()
+    reasons = [f'{name}: train.replicas={config.train.replicas}: the seeds are those of ablate, and --replicas says '
+               'how many share a program' for name, config in configs.items() if config.train.replicas != 1]
+    reasons += [f'{name}: {why}' for name, config in configs.items() for metric in experiment.metrics
+                if (why := _unmeasurable(config, metric))]
+    if reasons:
+        raise impossible(reasons)
+    return configs
+
+
+def _unmeasurable(config: ExperimentConfig, metric: Metric) -> str:
+    """Why a config can have no such score; ''."""
+    components = config_lib.resolve(config)
+    names = reported(config)
+    if metric.length:
+        names = LIKELIHOOD if components.task.contiguous else ('accuracy', 'exact_match')
+    longest, average = components.architecture.max_length, config.checkpoint.average
+    if metric.name not in names:
+        return f'{metric}: data.task={config.data.task!r} is scored by {", ".join(names)}'
+    if metric.length > longest:
+        return f'{metric}: model.position={config.model.position!r} and its attention read {longest} tokens at most'
+    if metric.checkpoint == 'best' and not (config.evaluate.every or config.evaluate.every_epochs):
+        return f'{metric}: evaluate.every=0 finds no best checkpoint'
+    if metric.checkpoint.startswith('avg:') and int(metric.checkpoint[4:]) > average:
+        return f'{metric}: checkpoint.average={average} keeps too few for {metric.checkpoint}'
+    return ''
+
+
+def _rows(configs: dict[str, ExperimentConfig], earlier: dict[str, Any]) -> tuple[Row, ...]:
+    """Variants of one config share a row; a config keeps the folder that it had under another name."""
+    names: dict[str, list[str]] = {}
+    for name, config in configs.items():
+        names.setdefault(_key(config_lib.flatten(config)), []).append(name)
+    had = {_key(variant['config']): variant['folder'] for variant in earlier.values()}
+    rows, taken = [], {}
+    for key, members in names.items():
+        folder = had.get(key, slug(members[0]))
+        if folder in taken:
+            raise ConfigError(f'variant {members[0]!r} would share the folder {folder!r} with {taken[folder]!r}, which '
+                              'had its name before: give it another one')
+        taken[folder] = members[0]
+        rows.append(Row(folder, tuple(members), configs[members[0]]))
+    return tuple(rows)
+
+
+def _key(flat: dict[str, Any]) -> str:
+    return json.dumps({key: value for key, value in flat.items() if key != 'train.seed'}, sort_keys=True)
+
+
+def _refuse_other_version(root: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """A variant keeps its config: only variants, seeds and metrics may come and go."""
+    reasons = []
+    for name in old.keys() & new.keys():
+        changed = results.differences(old[name]['config'], new[name]['config'])
+        reasons += [f'{name}: {"; ".join(changed)}'] * bool(changed)
+    if reasons:
+        raise ConfigError('\n  '.join([f'{root} holds results of another version of the experiment; take another '
+                                       '--root, or the old values:', *sorted(reasons)]))

@@ -1,0 +1,53 @@
+"""Additive attention (Bahdanau et al. 2015), in heads."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from transformer_jax.attention import projections
+from transformer_jax.attention.kinds.softmax import KeysValues, Queries
+from transformer_jax.attention.scored import Scored
+from transformer_jax.batch import Tokens
+from transformer_jax.layers.param_scope import Scope
+from transformer_jax.positions import Tile
+
+
+@dataclasses.dataclass(frozen=True)
+class Additive(Scored):
+    """The score of a query and a key is vᵀ tanh(W q + U k + b) (Bahdanau et al. 2015, section A.1.2), in each head.
+
+    W and U are the projections to heads of size d_k, v and b belong to a head. RoPE turns W q and U k: their sum,
+    unlike their product, then depends on both positions and not on their offset alone. Position encodings that read
+    queries and keys meet W q and U k as they would those of dot products with scale 1/√d_k.
+    """
+
+    def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+        return Queries(projections.queries(scope, x_BTD, tokens))
+
+    def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+        return KeysValues(*projections.keys_values(scope, x_BSD, tokens))
+
+    def parameters(self, scope: Scope) -> dict[str, Any]:
+        heads = scope.heads
+        shape, axes = (heads.num_heads, heads.head_dim), ('heads', 'head_dim')
+        return super().parameters(scope) | {
+            'v_NH': scope.parameter('score', shape, axes, jax.nn.initializers.normal(heads.head_dim ** -0.5)),
+            'b_NH': scope.parameter('score_bias', shape, axes, jax.nn.initializers.zeros)}
+
+    def raw_scores(self, queries: Queries, keys: KeysValues, tile: Tile, parameters: Any) -> jax.Array:
+        return additive_scores(queries.q_BTNH, keys.k_BSKH, parameters['v_NH'], parameters['b_NH'])
+
+
+# The sum over H is of T·S·H numbers. Written as a reduction of elementwise work it becomes one loop that holds T·S of
+# them (an einsum would hold all). The backward pass makes the tanh again: no layer keeps T·S·H numbers until then.
+@jax.checkpoint
+def additive_scores(q_BTNH: jax.Array, k_BSKH: jax.Array, v_NH: jax.Array, b_NH: jax.Array) -> jax.Array:
+    """float32 vᵀ tanh(q + k + b) as scores_BKGTS; query head n reads key head n // G."""
+    B, T, N, H = q_BTNH.shape
+    S, K = k_BSKH.shape[1:3]
+    q_BTNH = q_BTNH.astype(jnp.float32) + b_NH[None, None]
+    q_BKGT1H = jnp.moveaxis(q_BTNH, 1, 2).reshape(B, K, N // K, T, 1, H)
+    k_BK11SH = jnp.moveaxis(k_BSKH.astype(jnp.float32), 1, 2).reshape(B, K, 1, 1, S, H)
+    return (jnp.tanh(q_BKGT1H + k_BK11SH) * v_NH.reshape(1, K, N // K, 1, 1, H)).sum(-1)

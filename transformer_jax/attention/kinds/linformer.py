@@ -1,0 +1,107 @@
+"""Linformer: attention to a fixed number of learned mixtures of the keys (Wang et al. 2020)."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from transformer_jax.attention import projections
+from transformer_jax.attention.base import Attention, Context
+from transformer_jax.attention.kinds.softmax import dot_product_scores
+from transformer_jax.batch import Tokens
+from transformer_jax.layers.param_scope import Scope
+
+SHARE = ('none', 'heads', 'kv')
+
+
+class Queries(NamedTuple):
+    """What asks."""
+
+    q_BTNH: jax.Array
+
+
+class KeysValues(NamedTuple):
+    """What is mixed along time before a query meets it."""
+
+    k_BSKH: jax.Array
+    v_BSKH: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Linformer(Attention):
+    """softmax(Q (E K)ᵀ / √d_k) (F V), equation 7; time and memory in T·rank. Letters: R the `rank` mixtures.
+
+    E and F mix up to `length` keys along time; row s belongs to place s, so that more padding behind the keys changes
+    nothing. `share` (section 4, "Parameter sharing"): none, an E and an F for each key-value head; heads, one E and one
+    F; kv, one matrix that is both. Their entries start from N(0, 1/rank), as in Theorem 2.
+
+    Padded keys and values are 0 before they are mixed. The softmax runs over all R mixtures: one that holds no key has
+    score 0 and value 0 and takes its share of the weight, as in the paper, so that weights on keys need not sum to 1.
+    A position encoding rotates keys before they are mixed, and scores no longer depend on offsets alone.
+    """
+
+    length: int = 512
+    rank: int = 64
+    share: str = 'none'
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.length < 1:
+            raise ValueError(f'length={self.length} must be positive')
+        if not 1 <= self.rank <= self.length:
+            raise ValueError(f'rank={self.rank}, it takes 1 to length={self.length}')
+        if self.share not in SHARE:
+            raise ValueError(f'share={self.share!r}, it takes {", ".join(SHARE)}')
+
+    @property
+    def max_len(self) -> int:
+        return self.length
+
+    def supports(self) -> frozenset[str]:
+        return frozenset({'encoder', 'cross', 'padding'})
+
+    def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+        return Queries(projections.queries(scope, x_BTD, tokens))
+
+    def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+        return KeysValues(*projections.keys_values(scope, x_BSD, tokens))
+
+    def parameters(self, scope: Scope) -> dict[str, Any]:
+        shape, axes = (self.length, self.rank), ('position', 'rank')
+        if self.share == 'none':
+            shape, axes = (scope.heads.kv_heads, *shape), ('kv_heads', *axes)
+        init = jax.nn.initializers.normal(self.rank ** -0.5)
+        keys = scope.parameter('mix_keys', shape, axes, init)
+        return {'keys': keys,
+                'values': keys if self.share == 'kv' else scope.parameter('mix_values', shape, axes, init)}
+
+    def attend(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
+        """o_BTNH; a row may hold one segment.
+
+        Raises:
+            ValueError: more than `length` keys.
+        """
+        if keys.v_BSKH.shape[1] > self.length:
+            raise ValueError(f'linformer(length={self.length}) was given {keys.v_BSKH.shape[1]} keys')
+        segment_B1 = context.key.segments_BT.max(-1, keepdims=True)
+        real_BS = context.key.segments_BT != 0
+        k_BRKH = mix(keys.k_BSKH, real_BS, context.parameters['keys'])
+        v_BRKH = mix(keys.v_BSKH, real_BS, context.parameters['values'])
+        scores_BKGTR = dot_product_scores(queries.q_BTNH, k_BRKH) * queries.q_BTNH.shape[-1] ** -0.5
+        weights_BKGTR = context.dropped(jax.nn.softmax(scores_BKGTR)).astype(v_BRKH.dtype)
+        o_BTKGH = jnp.einsum('BKGTR,BRKH->BTKGH', weights_BKGTR, v_BRKH)
+        B, T, K, G, H = o_BTKGH.shape
+        seen_BT = (context.query.segments_BT == segment_B1) & (segment_B1 != 0)
+        return jnp.where(seen_BT[..., None, None], o_BTKGH.reshape(B, T, K * G, H), 0)
+
+
+def mix(x_BSKH: jax.Array, real_BS: jax.Array, w: jax.Array) -> jax.Array:
+    """x_BRKH: Σ_s w[s, r] x_s over the real s; `w` is w_KLR, or w_LR for all heads, and of its L rows S are used."""
+    S = x_BSKH.shape[1]
+    x_BSKH = jnp.where(real_BS[..., None, None], x_BSKH, 0)
+    if w.ndim == 2:
+        w_SR = w[:S].astype(x_BSKH.dtype)
+        return jnp.einsum('BSKH,SR->BRKH', x_BSKH, w_SR)
+    w_KSR = w[:, :S].astype(x_BSKH.dtype)
+    return jnp.einsum('BSKH,KSR->BRKH', x_BSKH, w_KSR)

@@ -1,0 +1,130 @@
+"""The synthesizer (Tay et al. 2020): attention whose scores do not compare tokens."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from transformer_jax.attention import projections
+from transformer_jax.attention.base import Context
+from transformer_jax.attention.kinds.softmax import dot_product_scores
+from transformer_jax.attention.scored import Scored
+from transformer_jax.batch import Tokens
+from transformer_jax.layers.param_scope import Scope
+from transformer_jax.positions import Position, Tile
+
+FORMS = ('dense', 'random')
+
+
+class Queries(NamedTuple):
+    """What asks: `hidden_BTNH` where scores are made of the input, `q_BTNH` where it meets keys."""
+
+    hidden_BTNH: jax.Array | None
+    q_BTNH: jax.Array | None
+
+
+class KeysValues(NamedTuple):
+    """What is mixed; `k_BSKH` where there are queries."""
+
+    k_BSKH: jax.Array | None
+    v_BSKH: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Synthesizer(Scored):
+    """Scores of a query for each of `max_len` positions within its segment, whatever tokens stand there.
+
+    `form`: dense, W₂ relu(W₁ x + b₁) + b₂ of the query's own x, W₁ to d_k numbers in each head ("Dense Synthesizer");
+    random, a learned matrix for each head that no input changes ("Random Synthesizer"). `mix`: with softmax's scores,
+    as α₁ S₁ + α₂ S₂, α the softmax of two learned logits in each head ("Mixture of Synthesizers").
+    """
+
+    form: str = 'dense'
+    max_len: int = 512
+    mix: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.form not in FORMS:
+            raise ValueError(f'form={self.form!r}, it takes {", ".join(FORMS)}')
+        if self.max_len < 1:
+            raise ValueError(f'max_len={self.max_len} must be positive')
+
+    @property
+    def content(self) -> bool:
+        """Whether its tiles hold queries and keys."""
+        return self.mix
+
+    def supports(self) -> frozenset[str]:
+        return super().supports() - {'cross'}
+
+    def refuses(self, position: Position, engine: str) -> str:
+        if type(position).rotate is not Position.rotate and not self.mix:
+            return 'it has no queries and keys to rotate; set its mix=True, or use none, sinusoidal, learned or a bias'
+        return super().refuses(position, engine)
+
+    def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+        heads = scope.heads
+        hidden_BTNH = q_BTNH = None
+        if self.form == 'dense':
+            bias_NH = scope.parameter('hidden_bias', (heads.num_heads, heads.head_dim), ('heads', 'head_dim'),
+                                      jax.nn.initializers.zeros)
+            hidden_BTNH = scope.heads_in('hidden', x_BTD, heads.num_heads, heads.head_dim, 'heads')
+            hidden_BTNH = jax.nn.relu(hidden_BTNH + bias_NH.astype(x_BTD.dtype)[None, None])
+        if self.mix:
+            q_BTNH = projections.queries(scope, x_BTD, tokens)
+        return Queries(hidden_BTNH, q_BTNH)
+
+    def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+        heads = scope.heads
+        k_BSKH = None
+        if self.mix:
+            k_BSKH = scope.heads_in('key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads')
+            k_BSKH = scope.position.rotate(k_BSKH, tokens.positions_BT)
+        return KeysValues(k_BSKH, scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'))
+
+    def parameters(self, scope: Scope) -> dict[str, Any]:
+        N, H = scope.heads.num_heads, scope.heads.head_dim
+        L, zeros, normal = self.max_len, jax.nn.initializers.zeros, jax.nn.initializers.normal
+        own = {'matrix_LMN': scope.parameter('matrix', (L, L, N), ('position', 'read_position', 'heads'), normal(1.0))
+               } if self.form == 'random' else {
+               'kernel_LNH': scope.parameter('kernel', (L, N, H), ('position', 'heads', 'head_dim'), normal(H ** -0.5)),
+               'bias_LN': scope.parameter('bias', (L, N), ('position', 'heads'), zeros)}
+        if self.mix:
+            own['share_2N'] = jax.nn.softmax(scope.parameter('share', (2, N), ('norm', 'heads'), zeros), axis=0)
+        return super().parameters(scope) | own
+
+    def tile(self, queries: Queries, keys: KeysValues, context: Context, allowed_BTS: jax.Array) -> Tile:
+        table = context.parameters['matrix_LMN' if self.form == 'random' else 'bias_LN']
+        heads = table.shape[-1], keys.v_BSKH.shape[2]
+        scale = queries.q_BTNH.shape[-1] ** -0.5 if self.mix else 1.0
+        return Tile(context.query, context.key, allowed_BTS, queries.q_BTNH, keys.k_BSKH, heads, scale)
+
+    def raw_scores(self, queries: Queries, keys: KeysValues, tile: Tile, parameters: Any) -> jax.Array:
+        B, T, S = tile.allowed_BTS.shape
+        N, K = tile.heads
+        shape = B, K, N // K, T, S
+        if self.form == 'random':
+            scores_BNTS = random_scores(parameters['matrix_LMN'], tile)
+        else:
+            scores_BNTS = dense_scores(queries.hidden_BTNH, parameters['kernel_LNH'], parameters['bias_LN'], tile)
+        scores_BKGTS = scores_BNTS.reshape(shape)
+        if not self.mix:
+            return scores_BKGTS
+        own_KG11, dot_KG11 = parameters['share_2N'].reshape(2, K, N // K, 1, 1)
+        dot_BKGTS = dot_product_scores(queries.q_BTNH * tile.scale, keys.k_BSKH)
+        return own_KG11[None] * scores_BKGTS + dot_KG11[None] * dot_BKGTS
+
+
+def dense_scores(hidden_BTNH: jax.Array, kernel_LNH: jax.Array, bias_LN: jax.Array, tile: Tile) -> jax.Array:
+    """float32 (W₂ hidden + b₂)_l as scores_BNTS, l the position of key s: row l of W₂ stands in the place of a key."""
+    k_BSNH = kernel_LNH.astype(hidden_BTNH.dtype)[tile.key.positions_BT]
+    b_BN1S = jnp.moveaxis(bias_LN[tile.key.positions_BT], -1, 1)[:, :, None]
+    return dot_product_scores(hidden_BTNH, k_BSNH)[:, :, 0] + b_BN1S
+
+
+def random_scores(matrix_LMN: jax.Array, tile: Tile) -> jax.Array:
+    """float32 R_lm as scores_BNTS, l and m the positions of query t and key s."""
+    scores_BTSN = matrix_LMN[tile.query.positions_BT[:, :, None], tile.key.positions_BT[:, None, :]]
+    return jnp.moveaxis(scores_BTSN, -1, 1)

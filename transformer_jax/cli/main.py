@@ -1,0 +1,151 @@
+"""The command line: `transformer-jax COMMAND --flags`, exit codes, one clear message an error."""
+
+import difflib
+import os
+import re
+import sys
+import traceback
+
+import jax
+from absl import flags, logging
+
+from transformer_jax import spec
+from transformer_jax.cli.commands import COMMANDS, Flags
+from transformer_jax.errors import ConfigError, UserError
+from transformer_jax.host_memory import bound_memory, exhausted, keep_freed_memory
+from transformer_jax.schema import ExperimentConfig, flatten
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns the exit code, see `errors`."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ('help', '--help', '-h'):
+        print(_overview())
+        return 0 if arguments else 2
+    words = 2 if ' '.join(arguments[:2]) in COMMANDS else 1
+    name, rest = ' '.join(arguments[:words]), arguments[words:]
+    values, given = Flags(), sys.argv
+    flags.DEFINE_bool('debug', False, 'Show the traceback of an error.', flag_values=values)
+    flags.DEFINE_bool('help', False, 'Show these flags.', short_name='h', flag_values=values)
+    try:
+        if name not in COMMANDS:
+            raise ConfigError(f'unknown command {name!r}: {spec.nearest(name, COMMANDS)}')
+        _parse(values, name, rest)
+        if values.help:
+            print(_usage(name, values))
+            return 0
+        _prepare(values)
+        COMMANDS[name].run(values)
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        if '--debug' in rest:
+            raise
+        print(f'transformer-jax: {error}', file=sys.stderr)
+        return error.exit_code
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if '--debug' in rest or not exhausted(error):
+            raise
+        print(f'transformer-jax: {exhausted(error)}', file=sys.stderr)
+        return ConfigError.exit_code
+    except KeyboardInterrupt:
+        print('transformer-jax: interrupted', file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # The reader of our output has left, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    finally:
+        sys.argv = given
+
+
+def _overview() -> str:
+    lines = ['Transformers in JAX: train, ablate, reproduce.', '', 'Commands (each has --help):']
+    return '\n'.join(lines + [f'  transformer-jax {name:<15} {command.help}' for name, command in COMMANDS.items()])
+
+
+def _usage(name: str, values: Flags) -> str:
+    argument = COMMANDS[name].argument
+    lines = [f'transformer-jax {name}{argument and f" {argument.upper()}"}: {COMMANDS[name].help}', '']
+    shown = [values[flag] for flag in sorted(values) if flag == values[flag].name and '.' not in flag]
+    return '\n'.join(lines + [f'  --{flag.name:<15} {flag.help}' for flag in shown])
+
+
+def _parse(values: Flags, name: str, arguments: list[str]) -> None:
+    """Defines the flags of a command and reads them."""
+    _check_keys(arguments)
+    arguments = [_underscored(argument) for argument in arguments]
+    # config_flags reads the overrides (--config.train.steps=…) from sys.argv itself, and run.json the command.
+    sys.argv = ['transformer-jax', *name.split(), *arguments]
+    try:
+        COMMANDS[name].define(values)
+        rest = values(['', *arguments])[1:]
+        # A file that could not be read is no error before something of it is used.
+        getattr('config' in values and values.config, 'lock', None)
+    except flags.UnrecognizedFlagError as error:
+        raise ConfigError(f'unknown flag --{error.flagname}: {spec.nearest(error.flagname, values)}') from None
+    except Exception as error:  # A configuration file is a program, and may raise anything.
+        raise ConfigError(_explain(error)) from error
+    if rest and COMMANDS[name].argument:
+        values[COMMANDS[name].argument].parse(rest.pop(0))
+    if rest:
+        raise ConfigError(f'unexpected argument {rest[0]!r}; flags are written --NAME=VALUE')
+
+
+def _underscored(argument: str) -> str:
+    """--dry-run as --dry_run; what follows an equals sign or a dot is left alone."""
+    return re.sub('^--[a-z-]+', lambda flag: '--' + flag[0][2:].replace('-', '_'), argument)
+
+
+def _check_keys(arguments: list[str]) -> None:
+    """Refuses `--config.KEY` where there is no such key, with the nearest one of its section or of any."""
+    keys = list(flatten(ExperimentConfig()))
+    for argument in arguments:
+        flag, _, key = argument.partition('=')[0].lstrip('-').partition('.')
+        if flag == 'config' and key and key not in keys:
+            section, _, last = key.rpartition('.')
+            nearby = [k for k in keys if k.rpartition('.')[0] == section] or [
+                k for k in keys if difflib.get_close_matches(last, [k.rpartition('.')[2]])]
+            hint = spec.nearest(key, nearby) if nearby else 'transformer_jax/config.py holds them all'
+            raise ConfigError(f'--config.{key}: unknown configuration key; {hint}')
+
+
+def _explain(error: Exception) -> str:
+    """One line for what absl and ml_collections raise over flags, or the configuration file over itself."""
+    chain = [error]
+    while inner := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(inner)
+    for cause in chain:
+        if isinstance(cause, UserError):  # Our own, from get_config: it says all that there is to say.
+            return f'--config: {cause}'
+        places = [frame for frame in traceback.extract_tb(cause.__traceback__)
+                  if frame.name in ('<module>', 'get_config')]
+        if places:
+            return f'--config: {places[-1].filename}:{places[-1].lineno}: {_last_line(cause)}'
+    first = str(error).partition('\n')[0]
+    if not isinstance(error, flags.Error) or 'config file' in first:
+        return f'--config: {_last_line(chain[-1])}'
+    first = re.sub('^flag ', '', first)
+    first = re.sub('Overriding config is not allowed.*', 'write --config.KEY=…, the experiment has a config', first)
+    first = re.sub('invalid literal for int.*', 'not a whole number', first)
+    return re.sub('could not convert string to float.*', 'not a number', first)
+
+
+def _last_line(error: BaseException) -> str:
+    # ConfigDict wraps its own errors, with the hint in the last line; a KeyError's text is the repr of its argument.
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return ': '.join([type(error).__name__, *text.strip().splitlines()[-1:]])
+
+
+def _prepare(values: Flags) -> None:
+    """Quiet libraries, memory and a compilation cache that last, and the other processes of the run, if any."""
+    logging.set_verbosity(logging.WARNING)
+    keep_freed_memory()
+    bound_memory()
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update('jax_compilation_cache_dir', os.path.expanduser('~/.cache/transformer_jax/xla'))
+    if 'distributed' in values and values.distributed:
+        jax.distributed.initialize()
+    elif 'coordinator' in values and values.coordinator:
+        jax.distributed.initialize(values.coordinator, values.num_processes, values.process_id)

@@ -1,0 +1,72 @@
+"""The door to experiments: from a ConfigDict to a checked configuration, and to what it names."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from transformer_jax import spec
+from transformer_jax.config.components import Components
+from transformer_jax.config.resolve import resolve, resolve_architecture
+from transformer_jax.errors import ConfigError
+from transformer_jax.schema import ExperimentConfig, flatten
+
+__all__ = ['Components', 'ExperimentConfig', 'default_config', 'flatten', 'from_config_dict', 'from_dict', 'replace',
+           'resolve', 'resolve_architecture', 'to_dict']
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """All keys with their defaults, locked: what a file in `configs/` starts from."""
+    return ml_collections.ConfigDict(dataclasses.asdict(ExperimentConfig())).lock()
+
+
+def from_config_dict(config: ml_collections.ConfigDict) -> ExperimentConfig:
+    """Converts strictly and checks.
+
+    Raises:
+        ConfigError: a missing, unknown or wrongly typed key, a value out of range, or an impossible combination.
+    """
+    return from_dict(config.to_dict())
+
+
+def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
+    """`from_config_dict` for a plain dictionary, as `config.json` holds it."""
+    config = _convert(values, ExperimentConfig, '')
+    resolve(config)
+    return config
+
+
+def to_dict(config: ExperimentConfig) -> dict[str, Any]:
+    """The nested dictionary that `from_dict` reads back as `config`."""
+    return dataclasses.asdict(config)
+
+
+def replace(config: ExperimentConfig, **sections: Any) -> ExperimentConfig:
+    """`config` with whole sections replaced, checked again."""
+    changed = dataclasses.replace(config, **sections)
+    resolve(changed)
+    return changed
+
+
+def _convert(values: Mapping[str, Any], cls: type, prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f'{prefix[:-1]}={values!r} is no section: it holds the keys of {cls.__name__}')
+    fields = {field.name: field.type for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f'{prefix}{key}: unknown configuration key; {spec.nearest(key, fields)}')
+    missing = [prefix + key for key in fields if key not in values]
+    if missing:
+        raise ConfigError(f'missing configuration key {", ".join(missing)}; start from transformer_jax.config.'
+                          'default_config(), which holds every key')
+    converted = {}
+    for key, hint in fields.items():
+        if dataclasses.is_dataclass(hint):
+            converted[key] = _convert(values[key], hint, f'{prefix}{key}.')
+            continue
+        converted[key] = spec.convert(values[key], hint)
+        if converted[key] is None:
+            raise ConfigError(f'{prefix}{key}={values[key]!r} is of type {type(values[key]).__name__}, '
+                              f'it takes {spec.type_name(hint)}')
+    return cls(**converted)

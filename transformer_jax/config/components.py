@@ -1,0 +1,36 @@
+"""An experiment with every spec string resolved: what the rest of the program is built from."""
+
+import dataclasses
+
+from transformer_jax.data.batching import Batching
+from transformer_jax.data.pipeline import PipelineConfig
+from transformer_jax.data.tasks.base import Task
+from transformer_jax.models import MODELS, ModelKind
+from transformer_jax.models.architecture import Architecture
+from transformer_jax.optim.optimizers import Optimizer, Schedule
+from transformer_jax.schema import ExperimentConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Components:
+    """An experiment with every spec string resolved: what modules, data and training are built from."""
+
+    config: ExperimentConfig
+    architecture: Architecture
+    task: Task
+    batching: Batching
+    optimizer: Optimizer
+    schedule: Schedule
+
+    @property
+    def model_kind(self) -> ModelKind:
+        """The row of MODELS that the model belongs to."""
+        return MODELS[self.architecture.kind]
+
+    @property
+    def pipeline(self) -> PipelineConfig:
+        """What the data pipeline needs to know."""
+        config = self.config
+        return PipelineConfig(
+            self.task, self.batching, config.data, config.train.batch_tokens, config.evaluate.batch_tokens,
+            config.train.seed, self.architecture.max_length, not self.model_kind.reads_source)

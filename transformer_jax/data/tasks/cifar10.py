@@ -1,0 +1,102 @@
+"""CIFAR-10 as sequences of pixels."""
+
+import dataclasses
+import functools
+import io
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from transformer_jax.data.tasks.base import SPLITS
+from transformer_jax.data.tasks.synthetic.base import FIRST, Example
+from transformer_jax.schema import DataConfig
+
+SHAPE = (32, 32, 3)
+CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
+
+
+@dataclasses.dataclass(frozen=True)
+class Cifar10:
+    """Images (Krizhevsky 2009) as Long Range Arena reads them (Tay et al. 2021): 1,024 grey pixels, row by row.
+
+    The fields count the images of each split; validation has those of the training set that follow `train`. Images are
+    read one by one from the set that TensorFlow Datasets has prepared in `folder`, by default `data.source_dir`.
+    """
+
+    train: int = 45_000
+    validation: int = 5_000
+    test: int = 10_000
+    folder: str = ''
+
+    form: ClassVar[str] = 'classification'
+    drawn: ClassVar[bool] = True
+    contiguous: ClassVar[bool] = False
+    seed: ClassVar[int] = 0  # nothing is random
+
+    def __post_init__(self):
+        for split in SPLITS:
+            if self.count(split) < 1:
+                raise ValueError(f'{split}={self.count(split)}, it takes at least 1')
+
+    def opened(self, data: DataConfig) -> 'Cifar10':
+        """See GeneratedTask."""
+        return dataclasses.replace(self, folder=self.folder or data.source_dir)
+
+    def symbols(self) -> tuple[str, ...]:
+        """See GeneratedTask: the shades of grey, from black to white."""
+        return tuple(map(str, range(256)))
+
+    def classes(self) -> tuple[str, ...]:
+        """See GeneratedTask."""
+        return CLASSES
+
+    def count(self, split: str) -> int:
+        """See GeneratedTask."""
+        return getattr(self, split)
+
+    def sizes(self, split: str, count: int) -> np.ndarray:
+        """See GeneratedTask.
+
+        Raises:
+            DataError: the set is not prepared in `folder`, or is no CIFAR-10, or has too few images.
+        """
+        self._records(split)  # before training starts
+        return np.tile(self.longest(split), (count, 1))
+
+    def longest(self, split: str) -> tuple[int, int]:
+        """See GeneratedTask."""
+        return SHAPE[0] * SHAPE[1], 1
+
+    def draw(self, seed: int, split: str, index: int) -> Example:
+        """See GeneratedTask.
+
+        Raises:
+            DataError: the image has a class outside 0 … 9.
+        """
+        from transformer_jax.data import tfds_builders as builders
+        record = self._records(split)[index]
+        label = builders.checked_class(record['label'], CLASSES, f'cifar10/{split}:{index + 1}')
+        pixels = grey(np.asarray(Image.open(io.BytesIO(record['image']))))
+        return Example(FIRST + pixels.reshape(-1), np.array([label], np.int32))
+
+    def _records(self, split: str) -> Sequence[Any]:
+        start = self.train if split == 'validation' else 0
+        return _open(self.folder, 'test' if split == 'test' else 'train', start, start + self.count(split))
+
+
+@functools.lru_cache(maxsize=8)
+def _open(folder: str, split: str, start: int, stop: int) -> Sequence[Any]:
+    from transformer_jax.data import builders  # importing TFDS takes seconds, which other tasks need not spend
+    return builders.images('cifar10', folder, f'{split}[{start}:{stop}]', SHAPE, CLASSES)
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """[..., 3] red, green and blue from 0 to 255 as [...] int32 shades of grey.
+
+    What TensorFlow's rgb_to_grayscale computes, and Long Range Arena with it: 0.2989 R + 0.587 G + 0.114 B of numbers
+    from 0 to 1, times 255.5, rounded down. Integers make it exact; no intermediate result reaches 2³¹.
+    """
+    red, green, blue = np.moveaxis(image.astype(np.int32), -1, 0)
+    return (2989 * red + 5870 * green + 1140 * blue) * 511 // (10_000 * 510)

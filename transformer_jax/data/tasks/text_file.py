@@ -1,0 +1,68 @@
+"""Tasks of text that stands alone: what language models are trained on."""
+
+import dataclasses
+from typing import ClassVar
+
+from etils import epath
+
+from transformer_jax.data.files import Texts, content_hash, find, read_lines
+from transformer_jax.data.tasks.base import Task
+from transformer_jax.errors import DataError
+from transformer_jax.schema import DataConfig
+
+DOCUMENTS = ('whole', 'lines', 'paragraphs')
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFile(Task):
+    """Any text files, plain or gzipped, paths relative to `data.source_dir` or absolute.
+
+    Without a `validation` file the last `share` of the training file's characters is the validation split. `documents`
+    says what stands alone: the 'whole' text, which is cut into windows as long as the rows; its 'lines'; or its
+    'paragraphs', between which lies an empty line. Packed rows keep documents apart.
+    """
+
+    train: str = 'input.txt'
+    validation: str = ''
+    test: str = ''
+    share: float = 0.1
+    documents: str = 'whole'
+
+    form: ClassVar[str] = 'language'
+
+    def __post_init__(self):
+        if self.documents not in DOCUMENTS:
+            raise ValueError(f'documents={self.documents!r}, it takes {", ".join(DOCUMENTS)}')
+        if not 0 < self.share < 1:
+            raise ValueError(f'share={self.share} is outside 0 < value < 1')
+
+    @property
+    def contiguous(self) -> bool:
+        """See Task."""
+        return self.documents == 'whole'
+
+    def load(self, data: DataConfig, split: str) -> Texts:
+        """See Task."""
+        path = self._file(data, split)
+        lines = read_lines(path)
+        text = '\n'.join([*lines, ''])
+        if '\0' in text:
+            raise DataError(f'{path}: a binary file, it holds the character 0; give a text')
+        if not self.validation and split != 'test':
+            at = round(len(text) * (1 - self.share))
+            text = text[:at] if split == 'train' else text[at:]
+        if not text.strip():
+            raise DataError(f'{path}: the {split} text is empty')
+        between = {'lines': '\n', 'paragraphs': '\n\n'}
+        parts = [text] if self.contiguous else text.split(between[self.documents])
+        return Texts(None, [part for part in parts if part.strip()], str(path), str(path))
+
+    def fingerprint(self, data: DataConfig, split: str) -> str:
+        """See Task."""
+        return f'{self} {split} {content_hash(self._file(data, split))}'
+
+    def _file(self, data: DataConfig, split: str) -> epath.Path:
+        name = self.train if split == 'validation' and not self.validation else getattr(self, split)
+        if not name:
+            raise DataError(f"data.task: text_file({split}='') has no {split} split")
+        return find(epath.Path(data.source_dir).expanduser() / name, f'data.source_dir and data.task ({split})')

@@ -1,0 +1,1 @@
+"""Search and sampling over an explicit cache."""

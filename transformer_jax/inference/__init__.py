@@ -1,0 +1,1 @@
+"""What a trained run can be asked: texts, attention maps, probes."""

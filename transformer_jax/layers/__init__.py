@@ -1,0 +1,1 @@
+"""Layers: parameters with logical axis names, and the pure functions that they share."""

@@ -1,0 +1,113 @@
+"""The architecture: a model's configuration with every spec string resolved to the object that it names."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from itertools import groupby
+
+from transformer_jax.attention import Attention
+from transformer_jax.attention.engines import SiteSpec
+from transformer_jax.layers.feed_forward import Gated, Moe, Plain
+from transformer_jax.layers.norms import NormKind, Placement, deepnorm
+from transformer_jax.layers.param_scope import HeadDims
+from transformer_jax.layers.recurrent import Recurrent
+from transformer_jax.positions import Position
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerAttention:
+    """The attention of one layer at one site."""
+
+    kind: Attention
+    position: Position
+    engine: str  # a name of ENGINES, or 'own' where the kind has one form
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """All that decides what a model computes; hashable, so that compiled programs are keyed by it.
+
+    The fields that are not explained here have the meaning of their key in `schema.ModelConfig`.
+    """
+
+    kind: str  # a row of MODELS
+    vocab_size: int
+    num_classes: int  # of a classifier, else 0
+    d_model: int
+    d_ff: int
+    heads: HeadDims
+    encoder_layers: int  # 0 where the model has no encoder
+    decoder_layers: int  # 0 where the model has no decoder
+    encoder_attention: tuple[LayerAttention, ...]  # by layer; () where there is none
+    decoder_attention: tuple[LayerAttention, ...]
+    cross_attention: tuple[LayerAttention, ...]
+    position: Position
+    norm: NormKind
+    placement: Placement
+    ffn: Plain | Gated | Moe
+    cell: Recurrent  # of a recurrent model
+    block: str
+    attention_bias: str
+    attention_dropout: bool
+    tied: tuple[str, ...]  # which tables are one with the target embedding's: 'source', 'output'
+    pooling: str
+    towers: int
+    embedding_scale: float
+    embedding_norm: bool
+    logit_softcap: float
+    dropout: float
+    dtype: str
+
+    @property
+    def sites(self) -> tuple[tuple[str, int], ...]:
+        """(site, layer) of every attention layer; none in a recurrent model."""
+        return tuple((site, layer) for site in ('encoder', 'decoder', 'cross')
+                     for layer in range(len(self._layers(site))))
+
+    def attention_at(self, site: str, layer: int) -> LayerAttention:
+        """The attention of a layer, from 0, at a site: 'encoder', 'decoder' or 'cross'."""
+        return self._layers(site)[layer]
+
+    def site_spec(self, site: str) -> SiteSpec:
+        """What an engine must suit at a site."""
+        return SiteSpec(site, self.heads, self.dtype, self.attention_dropout)
+
+    def residual_scales(self, stack: str) -> tuple[float, float]:
+        """(α of the residual path, β of the initial weights beside it) in the 'encoder' or 'decoder'."""
+        return deepnorm(stack, self.encoder_layers, self.decoder_layers) if self.placement.deep else (1.0, 1.0)
+
+    @property
+    def max_length(self) -> float:
+        """The most tokens that attention and positions can take in; math.inf where nothing bounds them."""
+        limits = [self.attention_at(site, layer).kind.max_len for site, layer in self.sites]
+        if limits:
+            limits.append(self.position.max_len)
+        return min(filter(None, limits), default=math.inf)
+
+    @property
+    def prefix_length(self) -> int:
+        """The longest prefix that any layer's mask shows at once; 0 without any."""
+        return max((self.attention_at(site, layer).kind.mask.prefix_length() for site, layer in self.sites), default=0)
+
+    def engines(self) -> dict[str, str]:
+        """Site to the engines of its layers: {'encoder': 'dense', 'decoder': '5*blocked, dense', …}."""
+        return {site: _pattern([layer.engine for layer in self._layers(site)])
+                for site in ('encoder', 'decoder', 'cross') if self._layers(site)}
+
+    def with_engines(self, choose: Callable[[str, LayerAttention], str]) -> 'Architecture':
+        """The same model with the engine of each layer replaced by `choose(site, layer)`."""
+        return dataclasses.replace(self, **{f'{site}_attention': tuple(
+            dataclasses.replace(layer, engine=choose(site, layer)) for layer in self._layers(site))
+            for site in ('encoder', 'decoder', 'cross')})
+
+    def _layers(self, site: str) -> tuple[LayerAttention, ...]:
+        return {'encoder': self.encoder_attention, 'decoder': self.decoder_attention,
+                'cross': self.cross_attention}[site]
+
+
+def _pattern(names: list[str]) -> str:
+    """The engines of a stack's layers as a pattern is written: '5*blocked, dense', or one name for all."""
+    runs = [(name, len(list(run))) for name, run in groupby(names)]
+    if len(runs) == 1:
+        return runs[0][0]
+    return ', '.join(name if count == 1 else f'{count}*{name}' for name, count in runs)

@@ -1,0 +1,40 @@
+"""The base of all models: embeddings of tokens, and logits by a table that may be one of theirs."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from transformer_jax.batch import Batch
+from transformer_jax.layers.functional import softcap
+from transformer_jax.layers.linear import Embedding
+from transformer_jax.models.architecture import Architecture
+
+
+class TokenModel(nn.Module):
+    """What all models share: embeddings of tokens, and logits by a table that may be one of theirs."""
+
+    architecture: Architecture
+
+    def __call__(self, batch: Batch, rate: jax.Array | None = None) -> jax.Array:
+        """logits_BTV of the targets; `rate` is dropout's, None where nothing is dropped."""
+        return self.logits(self.features(batch, rate))
+
+    def logits(self, x_BTD: jax.Array) -> jax.Array:
+        """logits_BTV in float32."""
+        w_VD = self.output_table().astype(x_BTD.dtype)
+        logits_BTV = jnp.einsum('BTD,VD->BTV', x_BTD, w_VD, preferred_element_type=jnp.float32)
+        return softcap(logits_BTV, self.architecture.logit_softcap)
+
+    def output_table(self) -> jax.Array:
+        """w_VD: the vectors whose products with the features are the logits."""
+        return (self.target_embedding if self._tied('output') else self.output).table_VD
+
+    @nn.nowrap
+    def _tied(self, table: str) -> bool:
+        return table in self.architecture.tied
+
+    @nn.nowrap
+    def _embedding(self) -> Embedding:
+        architecture = self.architecture
+        return Embedding(architecture.vocab_size, architecture.d_model, architecture.dtype,
+                         architecture.embedding_scale)

@@ -1,0 +1,1 @@
+"""Arrays and functions over devices and processes."""

@@ -1,0 +1,156 @@
+"""How long a config decodes for outputs of a given length: `transformer-jax bench decode`.
+
+The decoders are those of `translate`; the model is untrained, and its logit for EOS is lowered so that every
+hypothesis is as long as its limit. Caches have a fixed size, so that a step costs the same throughout and time should
+be a line in the number of steps; attention over a longer cache bends it upwards, slowly.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import rich.table
+
+from transformer_jax import config as config_lib
+from transformer_jax.batch import EOS
+from transformer_jax.decoding.decoder import make_decoder
+from transformer_jax.errors import ConfigError
+from transformer_jax.models import build_model
+from transformer_jax.profiling.timing import describe_machine, result_table, seconds
+from transformer_jax.schema import ExperimentConfig
+from transformer_jax.training.parallel import Parallel
+
+Log = Callable[[str], None]
+METHODS = ('greedy', 'beam')
+REPEATS = 3  # translations of each length
+NEVER = -1e9  # below any other logit, yet finite: at the limit beam search must still be able to end
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeTimes:
+    """Translations by one method, every one of them forced to the same length."""
+
+    lengths: tuple[int, ...]  # EOS included
+    seconds: tuple[float, ...]  # of the whole batch, the least of `REPEATS`
+    sentences_per_second: tuple[float, ...]
+    tokens_per_second: tuple[float, ...]
+    seconds_per_step: float  # the slope of the line through seconds against length
+    constant_seconds: float  # its value at length 0: the encoder and the start
+    r_squared: float  # of the line
+    exponent: float  # p of the power law c·lengthᵖ through the same points: 1 is linear
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeBench:
+    """What decoding costs, by method."""
+
+    machine: dict[str, Any]
+    rows: int
+    source_length: int
+    beam: int
+    methods: dict[str, DecodeTimes]
+
+
+def bench_decode(config: ExperimentConfig, longest: int, rows: int, log: Log) -> DecodeBench:
+    """Times greedy and beam search of an untrained model that may not end before its limit.
+
+    Output lengths are an eighth, a quarter, a half and the whole of `longest`; sources are as long as the first.
+
+    Raises:
+        ConfigError: the model's positions do not reach as far.
+    """
+    components = config_lib.resolve(config)
+    if components.model_kind.predicts_class:
+        raise ConfigError(f'model.kind={config.model.kind!r} decodes nothing; bench train times it')
+    lengths = tuple(longest // part for part in (8, 4, 2, 1))
+    position = components.architecture.position
+    if position.max_len and longest > position.max_len:
+        raise ConfigError(f'--longest={longest} is beyond model.position={config.model.position!r}; set it lower')
+    machine = describe_machine()
+    parallel = Parallel(components, build_model(components.architecture))
+    params = parallel.init_state().params
+    methods = {}
+    for method in METHODS:
+        taken = []
+        for length in lengths:
+            decode = forced_decoder(config, parallel, params, method, (rows, lengths[0], length))
+            jax.block_until_ready(decode())
+            taken.append(min(seconds(decode) for _ in range(REPEATS)))
+            log(f'{method}, {rows} × {length} tokens: {taken[-1]:.3f} s')
+        methods[method] = fit(lengths, taken, rows)
+    return DecodeBench(machine, rows, lengths[0], config.decode.beam, methods)
+
+
+@dataclasses.dataclass(frozen=True)
+class Endless:
+    """A model that never prefers to end: what a decoder makes of it is as long as the limit allows."""
+
+    model: nn.Module
+
+    def apply(self, variables: Any, *args: Any, method: str) -> Any:
+        """As the model's, but for the logit of EOS."""
+        result = self.model.apply(variables, *args, method=method)
+        if method != 'step':
+            return result
+        logits_BV, cache = result
+        return logits_BV.at[:, EOS].set(NEVER), cache
+
+
+def forced_decoder(config: ExperimentConfig, parallel: Parallel, params: Any, method: str,
+                   sizes: tuple[int, int, int]) -> Callable[[], jax.Array]:
+    """A function that decodes a batch of random sources and returns its tokens_BT, all of one length.
+
+    Args:
+        config: of its decoding, all but the method and the limit.
+        parallel: of the model.
+        params: of the model.
+        method: 'greedy', 'beam' or 'sample'.
+        sizes: rows, the length of the sources, the length of the outputs (no shorter); EOS counts in both.
+    """
+    rows, source_length, length = sizes
+    vocab_size = parallel.model.architecture.vocab_size
+    settings = dataclasses.replace(config.decode, method=method, max_len=length - source_length)
+    decoder = make_decoder(Endless(parallel.model), settings, vocab_size)
+    shape = rows, source_length
+    source_BS = np.random.RandomState(0).randint(EOS + 1, vocab_size, shape).astype(np.int32)
+    positions_BS = np.broadcast_to(np.arange(source_length, dtype=np.int32), shape)
+    source = [parallel.put_whole(a_BS) for a_BS in (source_BS, positions_BS, np.ones(shape, np.int32))]
+    numbers_B = parallel.put_whole(np.arange(rows, dtype=np.int32))
+    key = jax.random.PRNGKey(0)
+
+    def decode():
+        with parallel.context():
+            return decoder(params, *source, key, numbers_B)[0]
+    return decode
+
+
+def fit(lengths: tuple[int, ...], taken: list[float], rows: int) -> DecodeTimes:
+    """The rates of a batch of `rows` that took `taken` seconds, and the line and the power law through them."""
+    slope, constant = np.polyfit(lengths, taken, 1).tolist()
+    residuals = np.array(taken) - slope * np.array(lengths) - constant
+    return DecodeTimes(
+        lengths, tuple(taken), tuple(rows / s for s in taken),
+        tuple(rows * length / s for length, s in zip(lengths, taken, strict=True)), seconds_per_step=slope,
+        constant_seconds=constant, r_squared=1 - float(np.var(residuals) / np.var(taken)),
+        exponent=float(np.polyfit(np.log(lengths), np.log(taken), 1)[0]))
+
+
+def tables(bench: DecodeBench) -> tuple[rich.table.Table, ...]:
+    """What a person reads: a table for each method."""
+    return tuple(_table(bench, method, times) for method, times in bench.methods.items())
+
+
+def _table(bench: DecodeBench, method: str, times: DecodeTimes) -> rich.table.Table:
+    name = f'beam {bench.beam}' if method == 'beam' else method
+    table = result_table(
+        f'{name}: {bench.rows} sentences of {bench.source_length} tokens',
+        ('output tokens', 'ms', 'sentences/s', 'tokens/s'),
+        [(f'{length}', f'{1e3 * s:.1f}', f'{sentences:,.1f}', f'{tokens:,.0f}') for length, s, sentences, tokens in zip(
+            times.lengths, times.seconds, times.sentences_per_second, times.tokens_per_second, strict=True)])
+    table.caption = (f'{1e3 * times.constant_seconds:.1f} ms + {1e3 * times.seconds_per_step:.2f} ms per token '
+                     f'(R² {times.r_squared:.4f}); grows as length^{times.exponent:.2f}')
+    table.caption_justify = 'left'
+    return table

@@ -1,0 +1,106 @@
+"""What a config costs on this machine: its size, its memory, and the time of its training step, tried out."""
+
+import collections
+import dataclasses
+import functools
+import itertools
+import json
+import math
+import statistics
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from etils import epath
+
+from transformer_jax.batch import Batch
+from transformer_jax.config import Components
+from transformer_jax.data import load_data
+from transformer_jax.data.batching import padded_rows
+from transformer_jax.models import build_model
+from transformer_jax.profiling import flops as costs
+from transformer_jax.profiling.timing import seconds
+from transformer_jax.training import train_step as step
+from transformer_jax.training.parallel import Parallel
+
+TRIED, ENOUGH_S, MOST = 3, 1.0, 50  # so many steps of each batch shape are timed, more until so long, or so many
+LOOKED_AT = 200  # steps of an epoch, for how often each batch shape comes
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What the config alone tells."""
+
+    params: int
+    non_embedding_params: int
+    flops: int  # forward, per target token, see `costs`
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Some steps on real batches; means over the batch shapes as often as they come."""
+
+    step_flops: float
+    step_seconds: float
+    memory_bytes: int  # per device, of the shape that needs most: what the step is given and what it needs
+
+
+def size(components: Components) -> Size:
+    """Parameters and FLOPs, counted without a device."""
+    params = jax.eval_shape(functools.partial(step.init_state, components, build_model(components.architecture))).params
+    return Size(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)), costs.non_embedding_params(components),
+                round(costs.flops_per_token(components)))
+
+
+def trial(components: Components, tokenizer: epath.Path | None = None) -> Trial:
+    """Compiles the training step for each batch shape and takes some; leaves nothing behind.
+
+    Args:
+        components: of a run, which is tried alone.
+        tokenizer: where that of the run is; without, it is learned.
+
+    Raises:
+        UserError: whatever training would refuse.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        data = load_data(components.pipeline, tokenizer or epath.Path(directory), lambda line: None, ('train',))
+    parallel = Parallel(components, build_model(components.architecture))
+    counts = collections.Counter((planned.rows, planned.length) for planned in map(
+        data.plan.step, range(min(LOOKED_AT, data.steps_per_epoch))))
+    batches: dict[tuple[int, int], Any] = {}
+    for batch in itertools.islice(data.train_iterator(parallel.local_rows, parallel.rows_multiple), LOOKED_AT):
+        batches.setdefault(batch.shape, batch)
+        if len(batches) == len(counts):
+            break
+    traced = build_model(costs.portable(components.architecture))
+    state, flops, times, memory = parallel.init_state(), 0.0, 0.0, 0
+    for (planned_rows, length), count in counts.items():
+        rows, share = padded_rows(planned_rows, parallel.rows_multiple), count / counts.total()
+        batch = parallel.put_train(batches[rows, length])
+        step_ = parallel.train_step.lower(parallel.abstract, batch).compile()
+        needed = step_.memory_analysis()
+        memory = max(memory, needed.argument_size_in_bytes + needed.temp_size_in_bytes)
+        state, taken = _timed(step_, state, batch)
+        times += share * taken
+        flops += share * 3 * costs.forward_flops(traced, parallel.abstract.params, rows, length)
+    return Trial(flops, times, memory)
+
+
+def _timed(compiled: Callable, state: Any, batch: Batch) -> tuple[Any, float]:
+    """Takes steps, each of which consumes the state of the one before; (the last state, seconds of a step)."""
+    def update() -> Any:
+        nonlocal current
+        current, _ = compiled(current, batch)
+        return current
+    current = state
+    seconds(update)  # the first is slower
+    taken = []
+    while len(taken) < TRIED or (sum(taken) < ENOUGH_S and len(taken) < MOST):
+        taken.append(seconds(update))
+    return current, statistics.median(taken)
+
+
+def logged(path: epath.Path) -> float:
+    """The seconds that a run's metrics.jsonl tells of: of steps side by side its share of each, and evaluations."""
+    return sum(event.get('seconds', 0.0) for event in map(json.loads, path.read_text().splitlines()))

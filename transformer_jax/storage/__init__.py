@@ -1,0 +1,1 @@
+"""Everything on disk: atomic writes, locks, manifests, checkpoints, workdirs."""

@@ -1,0 +1,1 @@
+"""The train state, the training step and the loop around it."""
