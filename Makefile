@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test test-slow docs golden lint clean
+.PHONY: demo test test-slow test-all docs docs-site golden lint format types clean
 
 demo: .venv/installed
 	$(BIN)/transformer-jax train --config=configs/number_words.py:en-de --workdir=$(RUN)
@@ -23,6 +23,8 @@ test: .venv/installed-dev lint
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow
 
+test-all: test test-slow types
+
 docs: .venv/installed
 	$(BIN)/python -m transformer_jax.attention.supports README.md
 	$(BIN)/python -m transformer_jax.report.readme README.md
@@ -32,6 +34,22 @@ golden: .venv/installed-dev
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check transformer_jax configs experiments tests
+	$(BIN)/ruff format --check transformer_jax configs experiments tests
+
+format: .venv/installed-dev
+	$(BIN)/ruff format transformer_jax configs experiments tests
+
+types: .venv/installed-dev
+	$(BIN)/pyright
+
+docs-site: .venv/installed-docs
+	$(BIN)/mkdocs build --strict
+
+.venv/installed-test-all: test test-slow types
+
+docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
 
 .venv/installed: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -1,13 +1,15 @@
-"""CIFAR-10 (Krizhevsky 2009) as sequences of 1,024 grey pixels, the image task of Long Range Arena (Tay et al. 2021).
+"""CIFAR-10 (Krizhevsky 2009) as sequences of 1,024 grey pixels, the image task of Long Range Arena
+(Tay et al. 2021).
 
     tfds build cifar10 --data_dir=DIR --file_format=array_record
     transformer-jax train --config=configs/cifar10.py --config.data.source_dir=DIR --workdir=runs/cifar10
     transformer-jax train --config=configs/cifar10.py:linear --config.data.source_dir=DIR --workdir=runs/cifar10-linear
     transformer-jax evaluate --workdir=runs/cifar10 --split=test
 
-The model of the published configuration: 1 layer of 32, 1 head, feed-forward 64, learned positions, a token before the
-pixels that is classified, 35,000 steps (200 epochs) of 256 images. The Transformer reached 42.44% there. Other than
-published: attention weights are not dropped; no hidden layer stands before the classes.
+The model of the published configuration: 1 layer of 32, 1 head, feed-forward 64, learned positions,
+a token before the pixels that is classified, 35,000 steps (200 epochs) of 256 images. The
+Transformer reached 42.44% there. Other than published: attention weights are not dropped; no hidden
+layer stands before the classes.
 """
 
 from transformer_jax.config import default_config

@@ -1,11 +1,13 @@
-"""The generated tasks, each with the settings of its paper: algorithms, recall and dependency distance.
+"""The generated tasks, each with the settings of its paper: algorithms, recall and
+dependency distance.
 
     transformer-jax train    --config=configs/generated.py:mqar --workdir=runs/mqar
     transformer-jax train    --config=configs/generated.py:copy,decoder_only --workdir=runs/copy
     transformer-jax evaluate --workdir=runs/copy --lengths=50,62,82
 
-The part before the comma is a task, or a spec of one: "mqar(length=128, pairs=8)". The part behind it is the model's
-kind where the task leaves a choice. `docs/tasks.md` lists tasks, options and sources.
+The part before the comma is a task, or a spec of one: "mqar(length=128, pairs=8)". The part behind
+it is the model's kind where the task leaves a choice. `docs/tasks.md` lists tasks, options
+and sources.
 """
 
 from transformer_jax import spec
@@ -18,12 +20,15 @@ def get_config(arg='copy'):
     text, separator, kind = arg.rpartition(',') if not arg.endswith(')') else (arg, '', '')
     text, kind = (text, kind) if separator else (arg, '')
     task = spec.parse(text, GENERATED, 'data.task')
-    source, target = (max(sides) for sides in zip(task.longest('train'), task.longest('validation'), strict=True))
+    source, target = (
+        max(sides) for sides in zip(task.longest('train'), task.longest('validation'), strict=True)
+    )
     config = default_config()
     config.data.task = text
     config.data.vocab_size = 4 + len(task.symbols())
     config.model.kind = kind or {'language': 'decoder_only', 'classification': 'classifier'}.get(
-        task.form, 'encoder_decoder')
+        task.form, 'encoder_decoder'
+    )
     longest = source + target if config.model.kind == 'decoder_only' else max(source, target)
     config.data.batching = f'buckets(lengths=({longest},))'
 

@@ -1,14 +1,16 @@
-"""Byte-level sentiment of IMDB reviews (Maas et al. 2011), the text task of Long Range Arena (Tay et al. 2021).
+"""Byte-level sentiment of IMDB reviews (Maas et al. 2011), the text task of Long Range Arena (Tay
+et al. 2021).
 
     tfds build imdb_reviews --data_dir=DIR --file_format=array_record
     transformer-jax train --config=configs/imdb.py --config.data.source_dir=DIR --workdir=runs/imdb
     transformer-jax train --config=configs/imdb.py:linear --config.data.source_dir=DIR --workdir=runs/imdb-linear
     transformer-jax evaluate --workdir=runs/imdb --split=test
 
-Rows of 4,096 bytes, longer reviews are cut; the published model (4 layers of 256, 4 heads, feed-forward 1,024, a token
-before the text that is classified, 20,000 steps of 32 reviews). The Transformer reached 64.27% there. Other than
-published: the last tenth of the training set is the validation set, where theirs was the test set; attention weights
-are not dropped; no hidden layer stands before the classes.
+Rows of 4,096 bytes, longer reviews are cut; the published model (4 layers of 256, 4 heads,
+feed-forward 1,024, a token before the text that is classified, 20,000 steps of 32 reviews). The
+Transformer reached 64.27% there. Other than published: the last tenth of the training set is the
+validation set, where theirs was the test set; attention weights are not dropped; no hidden layer
+stands before the classes.
 """
 
 from transformer_jax.config import default_config
@@ -40,7 +42,7 @@ def get_config(arg='softmax'):
     config.train.label_smoothing = 0.0
     config.optim.optimizer = 'adam(b1=0.9, b2=0.98, eps=1e-9)'
     config.optim.schedule = 'inverse_sqrt(warmup=8000)'
-    config.optim.learning_rate = 0.05 * 8000 ** -0.5
+    config.optim.learning_rate = 0.05 * 8000**-0.5
     config.optim.weight_decay = 0.1
 
     config.evaluate.every = 1000

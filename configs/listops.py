@@ -1,11 +1,13 @@
-"""ListOps of Long Range Arena (Nangia & Bowman 2018; Tay et al. 2021): a classifier reads a nested list operation.
+"""ListOps of Long Range Arena (Nangia & Bowman 2018; Tay et al. 2021): a classifier reads a nested
+list operation.
 
     transformer-jax train --config=configs/listops.py:small --workdir=runs/listops
     transformer-jax train --config=configs/listops.py:lra,linear --workdir=runs/listops-linear
 
-`lra` is the published task, 500 to 2,000 tokens, and the published model (6 layers of 512, 8 heads, feed-forward 2,048,
-5,000 steps of 32 sequences), but that no weights are tied between layers and tokens are averaged, not headed by [CLS];
-the Transformer reached 36.37% there. `small` has up to 200 tokens at depth 5.
+`lra` is the published task, 500 to 2,000 tokens, and the published model (6 layers of 512, 8 heads,
+feed-forward 2,048, 5,000 steps of 32 sequences), but that no weights are tied between layers and
+tokens are averaged, not headed by [CLS]; the Transformer reached 36.37% there. `small` has up to
+200 tokens at depth 5.
 """
 
 from transformer_jax.config import default_config
@@ -35,7 +37,7 @@ def get_config(arg='small'):
         config.train.steps = 5000
         config.train.batch_tokens = 32 * 2016
         config.optim.schedule = 'inverse_sqrt(warmup=1000)'
-        config.optim.learning_rate = 0.05 * 1000 ** -0.5
+        config.optim.learning_rate = 0.05 * 1000**-0.5
         config.optim.weight_decay = 0.1
         config.evaluate.every = 500
         config.evaluate.batch_tokens = 32 * 2016

@@ -1,13 +1,15 @@
-"""One Billion Words (Chelba et al. 2014): a decoder-only model on sentences, packed into rows that keep them apart.
+"""One Billion Words (Chelba et al. 2014): a decoder-only model on sentences, packed into rows that
+keep them apart.
 
     tfds build lm1b --data_dir=DIR --file_format=array_record
     transformer-jax train --config=configs/lm1b.py --config.data.source_dir=DIR --workdir=runs/lm1b
     transformer-jax evaluate --workdir=runs/lm1b --split=test
 
-The sizes are those of the base model of Vaswani et al. (2017). The set has no validation split: 2% of the held-out text
-are one, the rest is the test split. The benchmark counts perplexity per word, which `evaluate` reports beside that per
-token: 30.0 for the best single LSTM of Józefowicz et al. (2016), 23.5 for the Transformer-XL of 460 million parameters
-of Dai et al. (2019), both far larger than this.
+The sizes are those of the base model of Vaswani et al. (2017). The set has no validation split: 2%
+of the held-out text are one, the rest is the test split. The benchmark counts perplexity per word,
+which `evaluate` reports beside that per token: 30.0 for the best single LSTM of Józefowicz et al.
+(2016), 23.5 for the Transformer-XL of 460 million parameters of Dai et al. (2019), both far larger
+than this.
 """
 
 from transformer_jax.config import default_config

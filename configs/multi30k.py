@@ -2,8 +2,8 @@
 
     transformer-jax train --config=configs/multi30k.py:en-de --workdir=runs/m30k
 
-Lower-cased, normalised, tokenised captions; tokenised BLEU on test2016. The paper reports 41.02 for its average of the
-last 10 epochs, beam 5, length penalty 1:
+Lower-cased, normalised, tokenised captions; tokenised BLEU on test2016. The paper reports 41.02 for
+its average of the last 10 epochs, beam 5, length penalty 1:
 
     transformer-jax evaluate --workdir=runs/m30k --checkpoint=avg:10
 """

@@ -2,12 +2,13 @@
 
     transformer-jax train --config=configs/multi30k_cpu.py:en-de --workdir=runs/m30k_cpu
 
-Against Transformer-Tiny (configs/multi30k.py): wider and shallower, because small matrix products waste a CPU; a
-smaller vocabulary, because the output layer is 40% of the arithmetic at 10,000 pieces; small batches with a low
-learning rate that falls to zero, because few epochs must do. The result stands in experiments/multi30k/README.md.
+Against Transformer-Tiny (configs/multi30k.py): wider and shallower, because small matrix products
+waste a CPU; a smaller vocabulary, because the output layer is 40% of the arithmetic at 10,000
+pieces; small batches with a low learning rate that falls to zero, because few epochs must do. The
+result stands in experiments/multi30k/README.md.
 
-`en-de,small` trains in a few minutes, for tables of many rows: a third of the vocabulary, layers of 64, batches of one
-shape, greedy decoding.
+`en-de,small` trains in a few minutes, for tables of many rows: a third of the vocabulary, layers of
+64, batches of one shape, greedy decoding.
 """
 
 from transformer_jax.config import default_config

@@ -2,8 +2,8 @@
 
     transformer-jax train --config=configs/number_words.py:en-de --workdir=runs/number_words
 
-'twenty-four' becomes 'vierundzwanzig'. Any two languages of num2words; the numbers below 10,000 but for the 500 + 500
-that validation and test hold out.
+'twenty-four' becomes 'vierundzwanzig'. Any two languages of num2words; the numbers below 10,000 but
+for the 500 + 500 that validation and test hold out.
 """
 
 from transformer_jax.config import default_config

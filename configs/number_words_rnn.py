@@ -2,8 +2,9 @@
 
     transformer-jax train --config=configs/number_words_rnn.py:en-de,lstm --workdir=runs/number_words_lstm
 
-After the comma stands what `model.rnn` takes: lstm and gru attend to the source, "en-de,lstm(attention='none')" has one
-vector of it. 250 steps take a minute on 2 CPU cores; lstm and gru then have 99% or more of the held-out numbers right.
+After the comma stands what `model.rnn` takes: lstm and gru attend to the source,
+"en-de,lstm(attention='none')" has one vector of it. 250 steps take a minute on 2 CPU cores; lstm
+and gru then have 99% or more of the held-out numbers right.
 """
 
 from transformer_jax.config import default_config

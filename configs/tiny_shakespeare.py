@@ -1,11 +1,12 @@
-"""Tiny Shakespeare, characters: nanoGPT's two settings (Karpathy 2022), learned positions, pre-norm, tied embeddings.
+"""Tiny Shakespeare, characters: nanoGPT's two settings (Karpathy 2022), learned positions,
+pre-norm, tied embeddings.
 
     transformer-jax train --config=configs/tiny_shakespeare.py:cpu --config.data.source_dir=DIR --workdir=runs/ts
     transformer-jax evaluate --workdir=runs/ts --split=validation
 
-DIR holds input.txt, 1,115,394 characters, of which the first 90% train. nanoGPT reports a validation loss of 1.88 for
-`cpu` after 2,000 steps, estimated from 20 random batches, and 1.4697 at best for `gpu`; ours is over the whole
-validation text.
+DIR holds input.txt, 1,115,394 characters, of which the first 90% train. nanoGPT reports a
+validation loss of 1.88 for `cpu` after 2,000 steps, estimated from 20 random batches, and 1.4697 at
+best for `gpu`; ours is over the whole validation text.
 """
 
 from transformer_jax.config import default_config
@@ -14,7 +15,9 @@ from transformer_jax.config import default_config
 def get_config(arg='cpu'):
     """`arg`: cpu (4 layers of 128, context 64) or gpu (6 layers of 384, context 256)."""
     layers, heads, width, context, rows, steps, dropout = {
-        'cpu': (4, 4, 128, 64, 12, 2000, 0.0), 'gpu': (6, 6, 384, 256, 64, 5000, 0.2)}[arg]
+        'cpu': (4, 4, 128, 64, 12, 2000, 0.0),
+        'gpu': (6, 6, 384, 256, 64, 5000, 0.2),
+    }[arg]
     config = default_config()
     config.data.task = 'text_file'
     config.data.tokenizer = 'characters'

@@ -2,10 +2,11 @@
 
     transformer-jax train --config=configs/wmt14.py:en-de,base --workdir=gs://bucket/wmt14-base
 
-On 8 devices; the paper took 12 hours (base, 100,000 steps) and 3.5 days (big, 300,000 steps) on 8 P100 and reports
-newstest2014 BLEU 27.3 and 28.4 (tokenised, compound splitting; averages of the last 5 and 20 checkpoints); `evaluate`
-reports sacreBLEU's 13a on plain text, without compound splitting: not comparable to the decimal. The set must have been
-prepared as ArrayRecord; the error that says so prints the command.
+On 8 devices; the paper took 12 hours (base, 100,000 steps) and 3.5 days (big, 300,000 steps) on 8
+P100 and reports newstest2014 BLEU 27.3 and 28.4 (tokenised, compound splitting; averages of the
+last 5 and 20 checkpoints); `evaluate` reports sacreBLEU's 13a on plain text, without compound
+splitting: not comparable to the decimal. The set must have been prepared as ArrayRecord; the error
+that says so prints the command.
 """
 
 from transformer_jax.config import default_config
@@ -15,7 +16,9 @@ def get_config(arg='en-de,base'):
     """`arg`: direction, en-de, de-en, en-fr or fr-en, and size, base or big."""
     direction, size = arg.split(',')
     if size not in ('base', 'big'):
-        raise ValueError(f'size {size!r} of --config=configs/wmt14.py:{arg} is neither base nor big')
+        raise ValueError(
+            f'size {size!r} of --config=configs/wmt14.py:{arg} is neither base nor big'
+        )
     config = default_config()
     config.data.source, config.data.target = direction.split('-')
     other = config.data.source if config.data.target == 'en' else config.data.target

@@ -4,9 +4,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-# Programs here run for milliseconds and compile for seconds: less optimised, all tests take two thirds of the time. The
-# variable, unlike jax.config, also reaches the processes that tests start. It must be there before jax. With 0 the same
-# tests run the programs that users run.
+# Programs here run for milliseconds and compile for seconds: less optimised, all tests take two
+# thirds of the time. The variable, unlike jax.config, also reaches the processes that tests start.
+# It must be there before jax. With 0 the same tests run the programs that users run.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 import fsspec
@@ -23,13 +23,17 @@ from transformer_jax.models.architecture import Architecture
 from transformer_jax.schema import ModelConfig
 
 jax.config.update('jax_num_cpu_devices', 8)
-jax.config.update('jax_numpy_rank_promotion', 'raise')  # every broadcast in the package is written out
+jax.config.update(
+    'jax_numpy_rank_promotion', 'raise'
+)  # every broadcast in the package is written out
 hypothesis.settings.register_profile('tests', deadline=None, derandomize=True)
 hypothesis.settings.load_profile('tests')
 
 
 def pytest_configure(config):
-    """Compiled programs are kept in pytest's cache, for the next run and for the other workers of this one."""
+    """Compiled programs are kept in pytest's cache, for the next run and for the other workers of
+    this one.
+    """
     if config.pluginmanager.hasplugin('cacheprovider'):
         jax.config.update('jax_compilation_cache_dir', str(config.cache.mkdir('jax')))
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
@@ -45,9 +49,20 @@ def _forget_programs() -> Iterator[None]:
 @pytest.fixture(scope='session')
 def tiny() -> Callable[..., ModelConfig]:
     """A model that compiles in about a second: `tiny(norm_placement='pre')`."""
+
     def build(**changes) -> ModelConfig:
-        return ModelConfig(**{'encoder_layers': 2, 'decoder_layers': 2, 'd_model': 16, 'd_ff': 32, 'num_heads': 4,
-                              'dropout': 0.0} | changes)
+        return ModelConfig(
+            **{
+                'encoder_layers': 2,
+                'decoder_layers': 2,
+                'd_model': 16,
+                'd_ff': 32,
+                'num_heads': 4,
+                'dropout': 0.0,
+            }
+            | changes
+        )
+
     return build
 
 
@@ -60,39 +75,64 @@ def architecture(tiny) -> Callable[..., Architecture]:
 @pytest.fixture(scope='session')
 def make_batch() -> Callable[..., Batch]:
     """A batch from rows of (source, target) pairs; several pairs in a row are packed."""
+
     def build(rows: Sequence[Sequence[tuple[Sequence[int], Sequence[int]]]], length: int) -> Batch:
-        source, target = np.zeros((2, 3, len(rows), length), np.int32)  # tokens, positions, segments
+        source, target = np.zeros(
+            (2, 3, len(rows), length), np.int32
+        )  # tokens, positions, segments
         inputs = np.zeros((len(rows), length), np.int32)
         for row, pairs in enumerate(rows):
             for side, index in ((source, 0), (target, 1)):
                 start = 0
                 for segment, pair in enumerate(pairs, 1):
                     stop = start + len(pair[index])
-                    side[:, row, start:stop] = pair[index], range(stop - start), [segment] * (stop - start)
+                    side[:, row, start:stop] = (
+                        pair[index],
+                        range(stop - start),
+                        [segment] * (stop - start),
+                    )
                     if side is target:
                         inputs[row, start:stop] = BOS, *pair[1][:-1]
                     start = stop
         return Batch(*source, inputs, *target, (target[2] > 0).astype(np.float32))
+
     return build
 
 
 @pytest.fixture(scope='session')
 def random_rows() -> Callable[..., list]:
-    """Rows of (source, target) pairs of random tokens from 4 on; `lengths` holds each row's pairs of lengths."""
+    """Rows of (source, target) pairs of random tokens from 4 on; `lengths` holds each row's pairs
+    of lengths.
+    """
+
     def build(lengths: Sequence[Sequence[tuple[int, int]]], vocab_size: int, seed: int = 0) -> list:
         rng = np.random.default_rng(seed)
-        return [[tuple(rng.integers(4, vocab_size, n).tolist() for n in pair) for pair in row] for row in lengths]
+        return [
+            [tuple(rng.integers(4, vocab_size, n).tolist() for n in pair) for pair in row]
+            for row in lengths
+        ]
+
     return build
 
 
 @pytest.fixture(scope='session')
 def slope() -> Callable[..., float]:
-    """The derivative of a float64 NumPy function along a direction, by central differences (relative error 1e-8)."""
-    def measure(function: Callable[..., float], points: Sequence[np.ndarray], directions: Sequence[np.ndarray],
-                h: float = 1e-5) -> float:
-        ahead, behind = ([np.asarray(x, np.float64) + sign * h * u for x, u in zip(points, directions)]
-                         for sign in (1, -1))
+    """The derivative of a float64 NumPy function along a direction, by central differences
+    (relative error 1e-8).
+    """
+
+    def measure(
+        function: Callable[..., float],
+        points: Sequence[np.ndarray],
+        directions: Sequence[np.ndarray],
+        h: float = 1e-5,
+    ) -> float:
+        ahead, behind = (
+            [np.asarray(x, np.float64) + sign * h * u for x, u in zip(points, directions)]
+            for sign in (1, -1)
+        )
         return (function(*ahead) - function(*behind)) / (2 * h)
+
     return measure
 
 
@@ -105,6 +145,7 @@ def call(monkeypatch, capsys):
     def run(*arguments: str) -> tuple[int, str, str]:
         code = main(list(arguments))
         return code, *capsys.readouterr()
+
     return run
 
 

@@ -25,13 +25,19 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 20)
 """
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), 'mallopt'), reason='the C library has no mallopt')
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), 'mallopt'), reason='the C library has no mallopt'
+)
 def test_a_program_finds_the_memory_that_it_freed():
     def faults(mode):
-        # glibc by itself maps large blocks anew or keeps them, as it goes. Here it maps, until it is told not to.
+        # glibc by itself maps large blocks anew or keeps them, as it goes. Here it maps, until it
+        # is told not to.
         environment = os.environ | {'MALLOC_MMAP_THRESHOLD_': '1048576'}
-        done = subprocess.run([sys.executable, '-c', PROGRAM, mode], capture_output=True, check=True, env=environment)
+        done = subprocess.run(
+            [sys.executable, '-c', PROGRAM, mode], capture_output=True, check=True, env=environment
+        )
         return int(done.stdout)
+
     assert faults('kept') < faults('not') / 3  # Of three temporaries.
 
 
@@ -50,12 +56,16 @@ for size in (100, 50_000, 200):
     except jax.errors.JaxRuntimeError as error:
         print(heap.exhausted(error))
 """
-    done = subprocess.run([sys.executable, '-c', program], capture_output=True, check=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, check=True, text=True
+    )
     before, message, after = done.stdout.splitlines()
     assert (before, after) == ('100', '200')
-    assert message == ('Out of memory allocating 10000000000 bytes: take smaller batches (train.batch_tokens, '
-                       'evaluate.batch_tokens), a smaller model, or an engine that holds no scores of all pairs of '
-                       'tokens (model.engine=chunked)')
+    assert message == (
+        'Out of memory allocating 10000000000 bytes: take smaller batches (train.batch_tokens, '
+        'evaluate.batch_tokens), a smaller model, or an engine that holds no scores of all pairs of '
+        'tokens (model.engine=chunked)'
+    )
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the bound is of Linux')
@@ -66,14 +76,22 @@ from transformer_jax.cli.main import main
 resource.setrlimit(resource.RLIMIT_DATA, (3 * 2 ** 30, resource.RLIM_INFINITY))
 sys.exit(main(['train', '--config=configs/number_words.py:en-de', '--config.model.d_ff=9000000', *sys.argv[1:]]))
 """
-    done = subprocess.run([sys.executable, '-c', program, f'--workdir={tmp_path}'], capture_output=True, check=False,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', program, f'--workdir={tmp_path}'],
+        capture_output=True,
+        check=False,
+        text=True,
+    )
     assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].startswith('transformer-jax: Out of memory allocating '), done.stderr
+    assert done.stderr.splitlines()[-1].startswith('transformer-jax: Out of memory allocating '), (
+        done.stderr
+    )
     assert 'Traceback' not in done.stderr
 
 
-def test_memory_is_that_of_the_machine_with_its_swap_or_of_a_smaller_container(tmp_path, monkeypatch):
+def test_memory_is_that_of_the_machine_with_its_swap_or_of_a_smaller_container(
+    tmp_path, monkeypatch
+):
     container, meminfo = tmp_path / 'memory.max', tmp_path / 'meminfo'
     monkeypatch.setattr(heap, 'CONTAINER', container)
     monkeypatch.setattr(heap, 'MEMINFO', meminfo)
@@ -81,9 +99,9 @@ def test_memory_is_that_of_the_machine_with_its_swap_or_of_a_smaller_container(t
     assert alone == os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     meminfo.write_text('MemFree:  5 kB\nSwapTotal:       2048 kB\nSwapFree:  7 kB\n')
     container.write_text('max\n')
-    assert heap.machine_memory() == alone + 2 ** 21
+    assert heap.machine_memory() == alone + 2**21
     container.write_text('1048576\n')
-    assert heap.machine_memory() == 2 ** 20
+    assert heap.machine_memory() == 2**20
 
 
 def test_other_errors_are_not_of_memory():
@@ -91,14 +109,27 @@ def test_other_errors_are_not_of_memory():
     assert heap.exhausted(MemoryError()).startswith('out of memory: take smaller batches')
 
 
-@pytest.mark.parametrize(('text', 'told'), [
-    ('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.\nBufferAssignment: x', 'Out of memory while '
-     'trying to allocate 8 bytes'),
-    ('INTERNAL: Error dispatching computation: Out of memory allocating 8 bytes.', 'Out of memory allocating 8 bytes'),
-    ('RESOURCE_EXHAUSTED: Attempting to reserve 2G at the bottom of memory', 'Attempting to reserve 2G at the bottom '
-     'of memory'),
-    ('RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20G of 16G.',
-     'XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20G of 16G')])
+@pytest.mark.parametrize(
+    ('text', 'told'),
+    [
+        (
+            'RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.\nBufferAssignment: x',
+            'Out of memory while trying to allocate 8 bytes',
+        ),
+        (
+            'INTERNAL: Error dispatching computation: Out of memory allocating 8 bytes.',
+            'Out of memory allocating 8 bytes',
+        ),
+        (
+            'RESOURCE_EXHAUSTED: Attempting to reserve 2G at the bottom of memory',
+            'Attempting to reserve 2G at the bottom of memory',
+        ),
+        (
+            'RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20G of 16G.',
+            'XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20G of 16G',
+        ),
+    ],
+)
 def test_messages_of_every_platform_are_known(text, told):
     assert heap.exhausted(RuntimeError(text)).startswith(f'{told}: take smaller batches')
 

@@ -1,4 +1,6 @@
-"""Spec strings: what is printed is read back, and whatever is written gives a value or one clear message."""
+"""Spec strings: what is printed is read back, and whatever is written gives a value or one
+clear message.
+"""
 
 import contextlib
 import dataclasses
@@ -56,13 +58,18 @@ kinds = st.builds(
     Kind,
     mask=st.one_of(st.just(Full()), st.builds(Window, st.integers(min_value=1))),
     theta=st.floats(allow_nan=False, allow_infinity=False),
-    heads=st.integers(), tied=st.booleans(), name=st.text(),
+    heads=st.integers(),
+    tied=st.booleans(),
+    name=st.text(),
     lengths=st.lists(st.integers()).map(tuple),
-    scale=st.floats(allow_nan=False, allow_infinity=False) | st.text(), gate=st.text(),
+    scale=st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    gate=st.text(),
 )
 formulas = st.recursive(
     st.just(mask_lib.Full()) | st.builds(mask_lib.Window, st.integers(1, 99)),
-    lambda inner: st.builds(mask_lib.And, inner, inner) | st.builds(mask_lib.Or, inner, inner), max_leaves=8)
+    lambda inner: st.builds(mask_lib.And, inner, inner) | st.builds(mask_lib.Or, inner, inner),
+    max_leaves=8,
+)
 
 
 @given(kinds)
@@ -72,13 +79,17 @@ def test_a_printed_spec_is_read_back(kind):
 
 def test_defaults_are_not_printed():
     assert spec.text(Kind(), KIND) == 'kind'
-    assert spec.text(Kind(mask=Window(64), theta=2.0), KIND) == 'kind(mask=window(size=64), theta=2.0)'
+    assert (
+        spec.text(Kind(mask=Window(64), theta=2.0), KIND) == 'kind(mask=window(size=64), theta=2.0)'
+    )
 
 
 @pytest.mark.parametrize('key', sorted(SPECS))
 def test_the_tables_of_the_package_print_and_read(key):
     for name, cls in SPECS[key].items():
-        required = [f for f in dataclasses.fields(cls) if f.init and f.default is dataclasses.MISSING]
+        required = [
+            f for f in dataclasses.fields(cls) if f.init and f.default is dataclasses.MISSING
+        ]
         if not required:
             assert spec.text(spec.parse(name, SPECS[key], key), SPECS[key]) == name
     assert spec.text(spec.parse('softmax()', KINDS, 'model.attention'), KINDS) == 'softmax'
@@ -88,11 +99,17 @@ def test_the_tables_of_the_package_print_and_read(key):
 def test_normalisers_are_named_within_a_kind(name):
     kind = spec.parse(f'softmax(normaliser={name})', KINDS, 'model.attention')
     assert type(kind.normaliser) is NORMALISERS[name]
-    assert spec.text(kind, KINDS) == ('softmax' if name == 'softmax' else f'softmax(normaliser={name})')
+    assert spec.text(kind, KINDS) == (
+        'softmax' if name == 'softmax' else f'softmax(normaliser={name})'
+    )
 
 
 def test_positional_and_named_arguments_mean_the_same():
-    assert spec.parse(' window(64) ', MASKS, 'key') == spec.parse('window(size=64)', MASKS, 'key') == Window(64)
+    assert (
+        spec.parse(' window(64) ', MASKS, 'key')
+        == spec.parse('window(size=64)', MASKS, 'key')
+        == Window(64)
+    )
 
 
 def test_an_integer_will_do_for_a_float():
@@ -108,7 +125,8 @@ def test_a_union_takes_any_of_its_types():
         assert type(read) is type(scale)
 
 
-# --- Masks combine with & and | --------------------------------------------------------------------------------------
+# --- Masks combine with & and | -------------------------------------------------------------------
+
 
 def mask(text):
     return spec.parse(text, mask_lib.MASKS, 'mask')
@@ -121,9 +139,19 @@ def test_a_printed_formula_is_read_back(formula):
     assert spec.parse(spec.text(kind, KINDS), KINDS, 'key') == kind
 
 
-@pytest.mark.parametrize('text', [
-    'full & full | full', 'full | full & full', '(full | full) & full', 'full & (full | full)', 'full & full & full',
-    'full & (full & full)', 'full | full | full', 'full | (full | full)'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        'full & full | full',
+        'full | full & full',
+        '(full | full) & full',
+        'full & (full | full)',
+        'full & full & full',
+        'full & (full & full)',
+        'full | full | full',
+        'full | (full | full)',
+    ],
+)
 def test_a_formula_is_printed_with_no_more_parentheses_than_it_needs(text):
     assert spec.text(mask(text), mask_lib.MASKS) == text
 
@@ -134,12 +162,20 @@ def test_and_binds_more_than_or_and_both_to_the_left():
     assert mask('window(1) & window(2) & window(3)') == mask_lib.And(mask_lib.And(a, b), c)
 
 
-# --- Patterns of layers ----------------------------------------------------------------------------------------------
+# --- Patterns of layers ---------------------------------------------------------------------------
 
-@pytest.mark.parametrize(('text', 'expected'), [
-    ('full', [Full()]), ('full,', [Full()]), ('(full, full)', 2 * [Full()]), ('3*full', 3 * [Full()]),
-    ('2*window(3), full', [Window(3), Window(3), Full()]),
-    (' full, 2 * window(size=1)', [Full(), Window(1), Window(1)])])
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ('full', [Full()]),
+        ('full,', [Full()]),
+        ('(full, full)', 2 * [Full()]),
+        ('3*full', 3 * [Full()]),
+        ('2*window(3), full', [Window(3), Window(3), Full()]),
+        (' full, 2 * window(size=1)', [Full(), Window(1), Window(1)]),
+    ],
+)
 def test_a_pattern_counts_its_layers(text, expected):
     assert spec.parse_pattern(text, MASKS, 'key') == tuple(expected)
 
@@ -174,7 +210,7 @@ def test_kinds_do_not_combine():
         spec.parse_pattern('softmax & softmax', KINDS, 'model.attention')
 
 
-# --- What is no spec -------------------------------------------------------------------------------------------------
+# --- What is no spec ------------------------------------------------------------------------------
 
 BAD = {  # text: (part of the message, column of the mark)
     'kind(': ('is no spec', None),
@@ -199,7 +235,10 @@ BAD = {  # text: (part of the message, column of the mark)
     'kind(heads=__import__("os").getpid())': ('gives kind.heads no literal value', 11),
     'kind(heads={[]: 1})': ('gives kind.heads no literal value', 11),
     'kind(scale=True)': ('gives kind.scale the value True, it takes float or str', 11),
-    'kind(full, 1, 2, True, "", (3,), 2, "head")': ('gives kind 8 arguments, it takes 7', 0),  # gate: by name alone
+    'kind(full, 1, 2, True, "", (3,), 2, "head")': (
+        'gives kind 8 arguments, it takes 7',
+        0,
+    ),  # gate: by name alone
     'kind & other': ('combines what cannot be combined', 0),
     'kind(mask=full | 3)': ('is no spec: write name', 17),
     '3*kind': ('is no spec: write name', 0),
@@ -224,7 +263,9 @@ def refusal_is_marked(error, text, message, column):
         assert mark.index('^') - 2 == column
 
 
-@given(st.text(alphabet='kind(other=1,.)["\'{}:*-_&| \t\nωé#\\', max_size=30) | st.text(max_size=20))
+@given(
+    st.text(alphabet='kind(other=1,.)["\'{}:*-_&| \t\nωé#\\', max_size=30) | st.text(max_size=20)
+)
 def test_any_text_is_read_or_refused(text):
     with contextlib.suppress(ConfigError):
         assert type(spec.parse(text, KIND, 'key')) in KIND.values()

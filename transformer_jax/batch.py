@@ -15,9 +15,10 @@ class Tokens(NamedTuple):
 class Batch(NamedTuple):
     """Rows of tokens with their positions and segments; int32, `weights_BT` float32.
 
-    Segment 0 is padding; the segments of a row count from 1 and positions restart at 0 in each, so that one
-    sentence per row and several packed sentences per row are the same thing to the model. Source and target
-    sentences end with EOS; `inputs_BT` is `targets_BT` shifted right within its segment, starting with BOS.
+    Segment 0 is padding; the segments of a row count from 1 and positions restart at 0 in each, so
+    that one sentence per row and several packed sentences per row are the same thing to the model.
+    Source and target sentences end with EOS; `inputs_BT` is `targets_BT` shifted right within its
+    segment, starting with BOS.
     """
 
     source_BS: Any
@@ -31,7 +32,9 @@ class Batch(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, length) as the plan of the data has them: a class, of which there is one a row, has no length."""
+        """(rows, length) as the plan of the data has them: a class, of which there is one a row,
+        has no length.
+        """
         return (self.targets_BT if self.source_BS is None else self.source_BS).shape
 
     @property

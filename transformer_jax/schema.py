@@ -1,7 +1,9 @@
-"""The keys of an experiment as frozen dataclasses: every key and its default stand here and nowhere else.
+"""The keys of an experiment as frozen dataclasses: every key and its default stand here and
+nowhere else.
 
-`configs/*.py` start from `config.default_config()`, a locked ConfigDict made of these classes; `config.from_config_dict`
-converts it back strictly, and `config.resolve` turns the strings in it into what they name.
+`configs/*.py` start from `config.default_config()`, a locked ConfigDict made of these classes;
+`config.from_config_dict` converts it back strictly, and `config.resolve` turns the strings in it
+into what they name.
 """
 
 import dataclasses
@@ -22,7 +24,9 @@ class ModelConfig:
     num_kv_heads: int = 0  # 0: as many as num_heads
     head_dim: int = 0  # d_k; 0: d_model / num_heads
     value_dim: int = 0  # d_v; 0: as head_dim
-    attention: str = 'softmax'  # a spec, or a pattern of layers: '5*softmax(mask=window(64)), softmax', cycled
+    attention: str = (
+        'softmax'  # a spec, or a pattern of layers: '5*softmax(mask=window(64)), softmax', cycled
+    )
     encoder_attention: str = ''  # '': as attention
     decoder_attention: str = ''
     cross_attention: str = ''
@@ -32,10 +36,16 @@ class ModelConfig:
     position: str = 'sinusoidal'
     norm: str = 'layer'
     norm_placement: str = 'post'
-    block: str = 'sequential'  # or parallel: the sublayers read one norm and are added at once (GPT-J, PaLM)
+    block: str = (
+        'sequential'  # or parallel: the sublayers read one norm and are added at once (GPT-J, PaLM)
+    )
     ffn: str = 'relu'
-    rnn: str = 'lstm'  # of rnn_seq2seq alone: cell and attention, in place of the keys from d_ff to ffn
-    tie_embeddings: str = 'all'  # all: source, target, output; decoder: target, output; inputs: source, target; none
+    rnn: str = (
+        'lstm'  # of rnn_seq2seq alone: cell and attention, in place of the keys from d_ff to ffn
+    )
+    tie_embeddings: str = (
+        'all'  # all: source, target, output; decoder: target, output; inputs: source, target; none
+    )
     pooling: str = 'mean'  # of a classifier: mean, or first: a token put before the text ([CLS])
     towers: int = 1  # of a classifier: 2 reads two texts, each ended by EOS, apart
     embedding_scale: str = 'sqrt'  # embeddings times √d_model, or none: as they are
@@ -54,7 +64,9 @@ class DataConfig:
     target: str = 'de'
     source_dir: str = ''  # '': the task's public source
     cache_dir: str = ''  # '': ~/.cache/transformer_jax
-    tokenizer: str = 'bpe'  # bpe (joint), characters or bytes; generated tasks have symbols of their own
+    tokenizer: str = (
+        'bpe'  # bpe (joint), characters or bytes; generated tasks have symbols of their own
+    )
     vocab_size: int = 8000  # special tokens included
     batching: str = 'buckets(lengths=(16, 32, 64, 128))'
     prefetch: int = 2  # batches prepared ahead by a thread; 0: none
@@ -72,13 +84,17 @@ class TrainConfig:
     accumulate: int = 1  # microbatches per step
     label_smoothing: float = 0.1
     log_every: int = 100
-    ema: float = 0.0  # a moving average of the parameters with this decay, which evaluation uses; 0: none
+    ema: float = (
+        0.0  # a moving average of the parameters with this decay, which evaluation uses; 0: none
+    )
     on_nonfinite: str = 'stop'  # stop: exit code 4; skip: keep the old state, count and go on
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """The update; `learning_rate` is the schedule's peak (for `paper` a factor on the paper's formula)."""
+    """The update; `learning_rate` is the schedule's peak (for `paper` a factor on the
+    paper's formula).
+    """
 
     optimizer: str = 'adam(b1=0.9, b2=0.98, eps=1e-9)'
     schedule: str = 'paper(warmup=4000)'
@@ -97,7 +113,8 @@ class EvaluateConfig:
     best_metric: str = 'loss'
     patience: int = 0  # stop after so many evaluations without a new best; 0: never
     max_examples: int = 0  # translated for BLEU; 0: all
-    stride: int = 0  # tokens between windows of contiguous text, each with the context that fits; 0: no overlap
+    # tokens between windows of contiguous text, each with the context that fits; 0: no overlap
+    stride: int = 0
     bleu_tokenize: str = '13a'  # sacreBLEU's tokenizer; none: the text is tokenised already
     batch_tokens: int = 8192
 
@@ -161,5 +178,9 @@ def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
     values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
     flat = {}
     for key, value in values.items():
-        flat |= flatten(value, f'{prefix}{key}.') if isinstance(value, Mapping) else {prefix + key: value}
+        flat |= (
+            flatten(value, f'{prefix}{key}.')
+            if isinstance(value, Mapping)
+            else {prefix + key: value}
+        )
     return flat

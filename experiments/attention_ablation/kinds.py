@@ -3,16 +3,20 @@
     transformer-jax ablate experiments/attention_ablation/kinds.py:small --root=runs/kinds
     transformer-jax report runs/kinds
 
-`shakespeare`: nanoGPT's CPU setting of 2,000 steps; `small` the same with 2 layers of 64 and 1,000 steps; `multi30k`:
-the encoder's and decoder's self-attention of Transformer-Tiny (kinds that no decoder can have stay in the encoder). The
-text of Shakespeare is `input.txt` in the current directory, or in DIR with `--config.data.source_dir=DIR`, see
-README.md. The feed-forward width of each variant is solved so that non-embedding parameters equal softmax attention's.
+`shakespeare`: nanoGPT's CPU setting of 2,000 steps; `small` the same with 2 layers of 64 and 1,000
+steps; `multi30k`: the encoder's and decoder's self-attention of Transformer-Tiny (kinds that no
+decoder can have stay in the encoder). The text of Shakespeare is `input.txt` in the current
+directory, or in DIR with `--config.data.source_dir=DIR`, see README.md. The feed-forward width of
+each variant is solved so that non-embedding parameters equal softmax attention's.
 """
 
 from transformer_jax.ablation.experiment import Experiment, Metric, at_scale, config_file
 
-CONFIGS = {'small': 'configs/tiny_shakespeare.py:cpu', 'shakespeare': 'configs/tiny_shakespeare.py:cpu',
-           'multi30k': 'configs/multi30k.py:en-de'}
+CONFIGS = {
+    'small': 'configs/tiny_shakespeare.py:cpu',
+    'shakespeare': 'configs/tiny_shakespeare.py:cpu',
+    'multi30k': 'configs/multi30k.py:en-de',
+}
 KINDS = {
     'softmax': 'softmax',
     'QK norm': 'softmax(qk_norm=True)',
@@ -33,8 +37,11 @@ KINDS = {
     'linear': 'linear',
     'linear, gated decay': 'linear(decay=gated)',
 }
-ENCODER_ONLY = {'linformer': 'linformer(length=128, rank=32)', 'reformer': 'reformer(chunk=16)',
-                'sinkhorn': 'sinkhorn(block=16)'}
+ENCODER_ONLY = {
+    'linformer': 'linformer(length=128, rank=32)',
+    'reformer': 'reformer(chunk=16)',
+    'sinkhorn': 'sinkhorn(block=16)',
+}
 
 
 def get_experiment(scale='small'):
@@ -43,8 +50,13 @@ def get_experiment(scale='small'):
     variants = {name: {'model.attention': kind} for name, kind in KINDS.items()}
     if scale == 'multi30k':
         causal_only = ('forget gate', 'linear, gated decay')
-        variants = {name: {'model.decoder_attention' if name in causal_only else 'model.attention': kind,
-                           'model.cross_attention': 'softmax'} for name, kind in KINDS.items()}
+        variants = {
+            name: {
+                'model.decoder_attention' if name in causal_only else 'model.attention': kind,
+                'model.cross_attention': 'softmax',
+            }
+            for name, kind in KINDS.items()
+        }
         variants |= {name: {'model.encoder_attention': kind} for name, kind in ENCODER_ONLY.items()}
     if scale == 'small':
         base.model.decoder_layers = 2
@@ -52,7 +64,16 @@ def get_experiment(scale='small'):
         base.model.d_ff = 256
         base.train.steps = 1000
         base.evaluate.every = 500
-    metrics = (Metric('bleu', checkpoint='avg:10'),) if scale == 'multi30k' else (Metric('loss', 'validation', 'last'),)
+    metrics = (
+        (Metric('bleu', checkpoint='avg:10'),)
+        if scale == 'multi30k'
+        else (Metric('loss', 'validation', 'last'),)
+    )
     return Experiment(
         claim='at equal parameters most variants of attention cannot be told from softmax attention',
-        base=base, variants=variants, metrics=metrics, match='params', seeds=3)
+        base=base,
+        variants=variants,
+        metrics=metrics,
+        match='params',
+        seeds=3,
+    )

@@ -3,10 +3,11 @@
     transformer-jax ablate experiments/attention_is_all_you_need/scaling.py:small --root=runs/scaling
     transformer-jax report runs/scaling
 
-Vaswani et al. (2017), section 3.2.1: "for large values of d_k, the dot products grow large in magnitude, pushing the
-softmax function into regions where it has extremely small gradients"; additive attention was found to outperform
-dot-product attention without scaling there (Britz et al. 2017). `small`: number words, one head of d_k 16 to 256.
-`multi30k`: captions with heads of up to 512.
+Vaswani et al. (2017), section 3.2.1: "for large values of d_k, the dot products grow large in
+magnitude, pushing the softmax function into regions where it has extremely small gradients";
+additive attention was found to outperform dot-product attention without scaling there (Britz et al.
+2017). `small`: number words, one head of d_k 16 to 256. `multi30k`: captions with heads of up
+to 512.
 
 Expected: the three agree at small d_k; without scaling it falls behind as d_k grows.
 """
@@ -14,8 +15,10 @@ Expected: the three agree at small d_k; without scaling it falls behind as d_k g
 from transformer_jax.ablation.experiment import Axis, Experiment, Metric, at_scale, config_file
 
 KINDS = {'scaled': 'softmax', 'unscaled': "softmax(scale='none')", 'additive': 'additive'}
-SCALES = {'small': ('configs/number_words.py:en-de', (16, 64, 256)),
-          'multi30k': ('configs/multi30k.py:en-de', (16, 64, 256, 512))}
+SCALES = {
+    'small': ('configs/number_words.py:en-de', (16, 64, 256)),
+    'multi30k': ('configs/multi30k.py:en-de', (16, 64, 256, 512)),
+}
 
 
 def get_experiment(scale='small'):
@@ -26,11 +29,23 @@ def get_experiment(scale='small'):
     if scale == 'small':
         base.model.d_model = 64
         base.train.steps = 300
-    variants = {f'{name} at {d_k}': {'model.attention': kind, 'model.head_dim': d_k}
-                for d_k in sizes for name, kind in KINDS.items()}
+    variants = {
+        f'{name} at {d_k}': {'model.attention': kind, 'model.head_dim': d_k}
+        for d_k in sizes
+        for name, kind in KINDS.items()
+    }
     points = {f'{name} at {d_k}': (name, d_k) for d_k in sizes for name in KINDS}
-    metrics = (Metric('loss'), Metric('exact_match')) if scale == 'small' else (Metric('loss'), Metric('bleu'))
+    metrics = (
+        (Metric('loss'), Metric('exact_match'))
+        if scale == 'small'
+        else (Metric('loss'), Metric('bleu'))
+    )
     return Experiment(
         claim='without 1/√d_k dot-product attention falls behind additive attention as d_k grows',
-        base=base, variants=variants, metrics=metrics, seeds=3, reference='scaled',
-        axis=Axis('d_k', points))
+        base=base,
+        variants=variants,
+        metrics=metrics,
+        seeds=3,
+        reference='scaled',
+        axis=Axis('d_k', points),
+    )

@@ -3,30 +3,46 @@
     transformer-jax ablate experiments/attention_is_all_you_need/table3.py:multi30k --root=runs/table3
     transformer-jax report runs/table3
 
-`wmt14` is the paper's own: base, 100,000 steps, newstest2013, and big with 300,000 (half a day a row on 8 P100; not run
-here). `multi30k` keeps the proportions on Transformer-Tiny (Wu et al. 2021): each row has the base's width, depth,
-heads, dropout or smoothing changed by the paper's factors, as near as whole numbers allow (of 4 heads an eighth is one,
-of 4 layers a third is one). `small` is `configs/multi30k_cpu.py:en-de,small`, 3 layers of 64 with 8 heads, for 2 CPU
-cores.
+`wmt14` is the paper's own: base, 100,000 steps, newstest2013, and big with 300,000 (half a day a
+row on 8 P100; not run here). `multi30k` keeps the proportions on Transformer-Tiny (Wu et al. 2021):
+each row has the base's width, depth, heads, dropout or smoothing changed by the paper's factors, as
+near as whole numbers allow (of 4 heads an eighth is one, of 4 layers a third is one). `small` is
+`configs/multi30k_cpu.py:en-de,small`, 3 layers of 64 with 8 heads, for 2 CPU cores.
 
-Expected at `wmt14`: the paper's numbers within 0.3 BLEU. At the others directions only: one head and too many are
-worse, small keys hurt, larger is better as long as dropout holds it, dropout matters, sinusoids equal learned
-positions.
+Expected at `wmt14`: the paper's numbers within 0.3 BLEU. At the others directions only: one head
+and too many are worse, small keys hurt, larger is better as long as dropout holds it, dropout
+matters, sinusoids equal learned positions.
 """
 
 from transformer_jax.ablation.experiment import Experiment, Metric, Published, at_scale, config_file
 
 # Row: perplexity per word piece, BLEU on newstest2013.
 PAPER = {
-    'base': (4.92, 25.8), 'A heads 1/8': (5.29, 24.9), 'A heads 1/2': (5.00, 25.5), 'A heads 2': (4.91, 25.8),
-    'A heads 4': (5.01, 25.4), 'B d_k 1/4': (5.16, 25.1), 'B d_k 1/2': (5.01, 25.4), 'C layers 1/3': (6.11, 23.7),
-    'C layers 2/3': (5.19, 25.3), 'C layers 4/3': (4.88, 25.5), 'C width 1/2': (5.75, 24.5),
-    'C width 2': (4.66, 26.0), 'C d_ff 1/2': (5.12, 25.4), 'C d_ff 2': (4.75, 26.2), 'D dropout 0': (5.77, 24.6),
-    'D dropout + 0.1': (4.95, 25.5), 'D smoothing 0': (4.67, 25.3), 'D smoothing 0.2': (5.47, 25.7),
+    'base': (4.92, 25.8),
+    'A heads 1/8': (5.29, 24.9),
+    'A heads 1/2': (5.00, 25.5),
+    'A heads 2': (4.91, 25.8),
+    'A heads 4': (5.01, 25.4),
+    'B d_k 1/4': (5.16, 25.1),
+    'B d_k 1/2': (5.01, 25.4),
+    'C layers 1/3': (6.11, 23.7),
+    'C layers 2/3': (5.19, 25.3),
+    'C layers 4/3': (4.88, 25.5),
+    'C width 1/2': (5.75, 24.5),
+    'C width 2': (4.66, 26.0),
+    'C d_ff 1/2': (5.12, 25.4),
+    'C d_ff 2': (4.75, 26.2),
+    'D dropout 0': (5.77, 24.6),
+    'D dropout + 0.1': (4.95, 25.5),
+    'D smoothing 0': (4.67, 25.3),
+    'D smoothing 0.2': (5.47, 25.7),
     'E learned positions': (4.92, 25.7),
 }
-CONFIGS = {'small': 'configs/multi30k_cpu.py:en-de,small', 'multi30k': 'configs/multi30k.py:en-de',
-           'wmt14': 'configs/wmt14.py:en-de,base'}
+CONFIGS = {
+    'small': 'configs/multi30k_cpu.py:en-de,small',
+    'multi30k': 'configs/multi30k.py:en-de',
+    'wmt14': 'configs/wmt14.py:en-de,base',
+}
 
 
 def get_experiment(scale='small'):
@@ -35,8 +51,13 @@ def get_experiment(scale='small'):
     rows = _rows(base.model, base.train.label_smoothing)
     published = dict(PAPER)
     if scale == 'wmt14':
-        rows['big'] = {'model.d_model': 1024, 'model.d_ff': 4096, 'model.num_heads': 16, 'model.dropout': 0.3,
-                       'train.steps': 300_000}
+        rows['big'] = {
+            'model.d_model': 1024,
+            'model.d_ff': 4096,
+            'model.num_heads': 16,
+            'model.dropout': 0.3,
+            'train.steps': 300_000,
+        }
         published['big'] = 4.33, 26.4
     # Section 6.2: "no checkpoint averaging" in this table.
     checkpoint = {'small': 'last', 'multi30k': 'avg:10', 'wmt14': 'last'}[scale]
@@ -46,10 +67,17 @@ def get_experiment(scale='small'):
     perplexity, bleu = (dict(zip(published, column, strict=True)) for column in values)
     return Experiment(
         claim='heads, key size, depth, width and dropout each matter; learned positions do not',
-        base=base, variants=rows, metrics=metrics, seeds=3,
+        base=base,
+        variants=rows,
+        metrics=metrics,
+        seeds=3,
         published=(
             Published(source, 'BLEU, newstest2013', str(metrics[0]), bleu),
-            Published(source, 'perplexity, newstest2013', str(metrics[1]), perplexity, falling=True)))
+            Published(
+                source, 'perplexity, newstest2013', str(metrics[1]), perplexity, falling=True
+            ),
+        ),
+    )
 
 
 def _rows(model, smoothing):
@@ -67,16 +95,25 @@ def _rows(model, smoothing):
     def with_width(factor):
         # As in the paper: 256 has heads of 32 and 1024 heads of 128.
         return {'model.d_model': int(factor * width), 'model.head_dim': int(factor * d_k)}
+
     return {
         'base': {},
-        'A heads 1/8': with_heads(max(1, heads // 8)), 'A heads 1/2': with_heads(heads // 2),
-        'A heads 2': with_heads(2 * heads), 'A heads 4': with_heads(4 * heads),
+        'A heads 1/8': with_heads(max(1, heads // 8)),
+        'A heads 1/2': with_heads(heads // 2),
+        'A heads 2': with_heads(2 * heads),
+        'A heads 4': with_heads(4 * heads),
         'B d_k 1/4': {'model.head_dim': d_k // 4, 'model.value_dim': d_k},
         'B d_k 1/2': {'model.head_dim': d_k // 2, 'model.value_dim': d_k},
-        'C layers 1/3': with_layers(1 / 3), 'C layers 2/3': with_layers(2 / 3), 'C layers 4/3': with_layers(4 / 3),
-        'C width 1/2': with_width(0.5), 'C width 2': with_width(2),
-        'C d_ff 1/2': {'model.d_ff': d_ff // 2}, 'C d_ff 2': {'model.d_ff': 2 * d_ff},
-        'D dropout 0': {'model.dropout': 0.0}, 'D dropout + 0.1': {'model.dropout': model.dropout + 0.1},
-        'D smoothing 0': {'train.label_smoothing': 0.0}, 'D smoothing 0.2': {'train.label_smoothing': 2 * smoothing},
+        'C layers 1/3': with_layers(1 / 3),
+        'C layers 2/3': with_layers(2 / 3),
+        'C layers 4/3': with_layers(4 / 3),
+        'C width 1/2': with_width(0.5),
+        'C width 2': with_width(2),
+        'C d_ff 1/2': {'model.d_ff': d_ff // 2},
+        'C d_ff 2': {'model.d_ff': 2 * d_ff},
+        'D dropout 0': {'model.dropout': 0.0},
+        'D dropout + 0.1': {'model.dropout': model.dropout + 0.1},
+        'D smoothing 0': {'train.label_smoothing': 0.0},
+        'D smoothing 0.2': {'train.label_smoothing': 2 * smoothing},
         'E learned positions': {'model.position': 'learned(max_len=512)'},
     }

@@ -1,10 +1,12 @@
-"""What keeps a tiny Transformer from learning number words: the smallest example of an experiment file.
+"""What keeps a tiny Transformer from learning number words: the smallest example of an
+experiment file.
 
     transformer-jax ablate experiments/demo/number_words.py --root=runs/demo_ablation
     transformer-jax report runs/demo_ablation
 
-Four variants × three seeds of 100 steps, two minutes on 2 CPU cores. Expect that without dropout more than twice as
-many held-out numbers are right, and with one head fewer than half; positions do not help so far.
+Four variants × three seeds of 100 steps, two minutes on 2 CPU cores. Expect that without dropout
+more than twice as many held-out numbers are right, and with one head fewer than half; positions do
+not help so far.
 """
 
 from transformer_jax.ablation.experiment import Experiment, Metric, at_scale, config_file
@@ -13,15 +15,27 @@ from transformer_jax.ablation.experiment import Experiment, Metric, at_scale, co
 def get_experiment(scale='small'):
     """`scale`: small, 100 steps; or longer, 600."""
     base = config_file('configs/number_words.py:en-de')
-    base.update_from_flattened_dict({
-        'data.batching': 'buckets(lengths=(24,))', 'data.task': 'number_words(limit=1000, held_out=100)',
-        'data.vocab_size': 120,
-        'model.encoder_layers': 1, 'model.decoder_layers': 1, 'model.d_model': 32, 'model.d_ff': 64,
-        'model.num_heads': 4,
-        'train.steps': at_scale(scale, {'small': 100, 'longer': 600}), 'train.batch_tokens': 1536,
-        'optim.schedule': 'linear(warmup=20)', 'optim.learning_rate': 1e-2,
-        'evaluate.every': 0, 'checkpoint.every': 20, 'checkpoint.keep': 1, 'checkpoint.average': 1,
-        'decode.method': 'greedy'})
+    base.update_from_flattened_dict(
+        {
+            'data.batching': 'buckets(lengths=(24,))',
+            'data.task': 'number_words(limit=1000, held_out=100)',
+            'data.vocab_size': 120,
+            'model.encoder_layers': 1,
+            'model.decoder_layers': 1,
+            'model.d_model': 32,
+            'model.d_ff': 64,
+            'model.num_heads': 4,
+            'train.steps': at_scale(scale, {'small': 100, 'longer': 600}),
+            'train.batch_tokens': 1536,
+            'optim.schedule': 'linear(warmup=20)',
+            'optim.learning_rate': 1e-2,
+            'evaluate.every': 0,
+            'checkpoint.every': 20,
+            'checkpoint.keep': 1,
+            'checkpoint.average': 1,
+            'decode.method': 'greedy',
+        }
+    )
     return Experiment(
         claim='In 100 steps dropout and a single head hold a tiny Transformer back, a lack of positions does not.',
         base=base,
@@ -32,4 +46,5 @@ def get_experiment(scale='small'):
             'no dropout': {'model.dropout': 0.0},
         },
         metrics=(Metric('exact_match'), Metric('bleu'), Metric('loss')),
-        seeds=3)
+        seeds=3,
+    )

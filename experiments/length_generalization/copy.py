@@ -1,26 +1,42 @@
-"""Which positions go on beyond the lengths of training (Kazemnejad et al. 2023): train ≤ 20, test ≤ 40.
+"""Which positions go on beyond the lengths of training (Kazemnejad et al. 2023): train ≤ 20,
+test ≤ 40.
 
     transformer-jax ablate experiments/length_generalization/copy.py:small --root=runs/lengths
     transformer-jax report runs/lengths
 
-A decoder-only model copies, reverses, sorts or adds. `small`: copy with 10 symbols, a model of 2 layers of 64; `copy`,
-`reverse`, `sort` and `addition` are the tasks in full, with 12 layers of 768 as in the paper, for a GPU. Learned
-positions cannot reach beyond their table, so theirs is as long as the longest test, its end never trained. Accuracy is
-teacher-forced, per token of the answer.
+A decoder-only model copies, reverses, sorts or adds. `small`: copy with 10 symbols, a model of 2
+layers of 64; `copy`, `reverse`, `sort` and `addition` are the tasks in full, with 12 layers of 768
+as in the paper, for a GPU. Learned positions cannot reach beyond their table, so theirs is as long
+as the longest test, its end never trained. Accuracy is teacher-forced, per token of the answer.
 
-The paper's numbers are mean reciprocal ranks over many tasks (Figure 1): none .69, T5 .55, ALiBi .50, RoPE .33,
-sinusoidal .22. Expected: that order, roughly.
+The paper's numbers are mean reciprocal ranks over many tasks (Figure 1): none .69, T5 .55, ALiBi
+.50, RoPE .33, sinusoidal .22. Expected: that order, roughly.
 """
 
 from transformer_jax.ablation.experiment import Experiment, Metric, Published, at_scale, config_file
 
 POSITIONS = {
-    'none': 'none', 'T5': 't5', 'ALiBi': 'alibi', 'RoPE': 'rope', 'learned': 'learned(max_len=128)',
-    'sinusoidal': 'sinusoidal', 'Shaw': 'shaw', 'Transformer-XL': 'transformer_xl', 'KERPLE': 'kerple', 'FIRE': 'fire',
+    'none': 'none',
+    'T5': 't5',
+    'ALiBi': 'alibi',
+    'RoPE': 'rope',
+    'learned': 'learned(max_len=128)',
+    'sinusoidal': 'sinusoidal',
+    'Shaw': 'shaw',
+    'Transformer-XL': 'transformer_xl',
+    'KERPLE': 'kerple',
+    'FIRE': 'fire',
     'CoPE': 'cope',
 }
-TASKS = {'small': 'copy(alphabet=10)', 'copy': 'copy', 'reverse': 'reverse', 'sort': 'sort', 'addition': 'addition'}
-# Of the test split, in tokens, question and answer together with their ends: up to 24, 30 and 40 symbols, or digits.
+TASKS = {
+    'small': 'copy(alphabet=10)',
+    'copy': 'copy',
+    'reverse': 'reverse',
+    'sort': 'sort',
+    'addition': 'addition',
+}
+# Of the test split, in tokens, question and answer together with their ends: up to 24, 30 and 40
+# symbols, or digits.
 LENGTHS, SUMS = (50, 62, 82), (76, 94, 124)
 
 
@@ -39,9 +55,22 @@ def get_experiment(scale='small'):
         base.train.steps = 40_000
     return Experiment(
         claim='a decoder without position encoding generalises to longer sequences best',
-        base=base, variants={name: {'model.position': position} for name, position in POSITIONS.items()},
-        metrics=(Metric('accuracy'), *(Metric('exact_match', length=length)
-                                          for length in (SUMS if scale == 'addition' else LENGTHS))),
-        published=(Published('Kazemnejad et al. (2023), Figure 1', 'mean reciprocal rank', 'test accuracy',
-                             {'none': 0.69, 'T5': 0.55, 'ALiBi': 0.50, 'RoPE': 0.33, 'sinusoidal': 0.22}),),
-        seeds=3)
+        base=base,
+        variants={name: {'model.position': position} for name, position in POSITIONS.items()},
+        metrics=(
+            Metric('accuracy'),
+            *(
+                Metric('exact_match', length=length)
+                for length in (SUMS if scale == 'addition' else LENGTHS)
+            ),
+        ),
+        published=(
+            Published(
+                'Kazemnejad et al. (2023), Figure 1',
+                'mean reciprocal rank',
+                'test accuracy',
+                {'none': 0.69, 'T5': 0.55, 'ALiBi': 0.50, 'RoPE': 0.33, 'sinusoidal': 0.22},
+            ),
+        ),
+        seeds=3,
+    )

@@ -1,27 +1,55 @@
-"""ListOps of Long Range Arena (Tay et al. 2021, Tables 1 and 2): kinds of attention on nested operations.
+"""ListOps of Long Range Arena (Tay et al. 2021, Tables 1 and 2): kinds of attention on
+nested operations.
 
     transformer-jax ablate experiments/long_range_arena/listops.py:small --root=runs/listops
     transformer-jax report runs/listops
 
-`lra` is the published task (500 to 2,000 tokens) and the published model (see `configs/listops.py`), for a GPU.
-`small`: up to 200 tokens at depth 5, 4 layers of 64. `speed`: one layer of the published model on one sequence of 1,024
-to 4,096 tokens, for the time and memory of a step alone (25 minutes a seed on 2 CPU cores; the paper timed 32 sequences
-of bytes on TPUs).
+`lra` is the published task (500 to 2,000 tokens) and the published model (see
+`configs/listops.py`), for a GPU. `small`: up to 200 tokens at depth 5, 4 layers of 64. `speed`: one
+layer of the published model on one sequence of 1,024 to 4,096 tokens, for the time and memory of a
+step alone (25 minutes a seed on 2 CPU cores; the paper timed 32 sequences of bytes on TPUs).
 
-Expected: full attention clearly above the largest class; the paper has 36.37 for it and 15.82 (local) to 37.27
-(Reformer) for the others. Time and memory grow with the square of the length where every token sees every other.
+Expected: full attention clearly above the largest class; the paper has 36.37 for it and 15.82
+(local) to 37.27 (Reformer) for the others. Time and memory grow with the square of the length where
+every token sees every other.
 """
 
-from transformer_jax.ablation.experiment import Axis, Experiment, Metric, Published, at_scale, config_file
+from transformer_jax.ablation.experiment import (
+    Axis,
+    Experiment,
+    Metric,
+    Published,
+    at_scale,
+    config_file,
+)
 
 # Accuracy in percent.
-PAPER = {'softmax': 36.37, 'local': 15.82, 'strided': 17.07, 'Longformer': 35.63, 'Linformer': 35.70, 'Reformer': 37.27,
-         'Sinkhorn': 33.67, 'Synthesizer': 36.99, 'BigBird': 36.05, 'linear': 16.13, 'Performer': 18.01}
+PAPER = {
+    'softmax': 36.37,
+    'local': 15.82,
+    'strided': 17.07,
+    'Longformer': 35.63,
+    'Linformer': 35.70,
+    'Reformer': 37.27,
+    'Sinkhorn': 33.67,
+    'Synthesizer': 36.99,
+    'BigBird': 36.05,
+    'linear': 16.13,
+    'Performer': 18.01,
+}
 # Steps per second at each length; strided and Longformer are not timed there.
 LENGTHS = (1024, 2048, 3072, 4096)
-PAPER_SPEED = {'softmax': (8.1, 4.9, 2.3, 1.4), 'local': (9.2, 8.4, 7.4, 7.4), 'Linformer': (9.3, 9.1, 8.5, 7.7),
-               'Reformer': (4.4, 2.2, 1.5, 1.1), 'Sinkhorn': (9.1, 7.9, 6.6, 5.3), 'Synthesizer': (8.7, 5.7, 6.6, 1.9),
-               'BigBird': (7.4, 3.9, 2.7, 1.5), 'linear': (9.1, 9.3, 8.6, 7.8), 'Performer': (9.5, 9.4, 8.7, 8.0)}
+PAPER_SPEED = {
+    'softmax': (8.1, 4.9, 2.3, 1.4),
+    'local': (9.2, 8.4, 7.4, 7.4),
+    'Linformer': (9.3, 9.1, 8.5, 7.7),
+    'Reformer': (4.4, 2.2, 1.5, 1.1),
+    'Sinkhorn': (9.1, 7.9, 6.6, 5.3),
+    'Synthesizer': (8.7, 5.7, 6.6, 1.9),
+    'BigBird': (7.4, 3.9, 2.7, 1.5),
+    'linear': (9.1, 9.3, 8.6, 7.8),
+    'Performer': (9.5, 9.4, 8.7, 8.0),
+}
 
 
 def get_experiment(scale='small'):
@@ -30,7 +58,9 @@ def get_experiment(scale='small'):
 
 
 def kinds(length, window, block):
-    """Variants for rows of `length`: the paper's kinds by their names there, and two more that see both ways."""
+    """Variants for rows of `length`: the paper's kinds by their names there, and two more that see
+    both ways.
+    """
     attentions = {
         'softmax': 'softmax',
         'local': f'softmax(mask=window({window}))',
@@ -56,7 +86,8 @@ def small():
 
 
 def lra():
-    # Additive scores need the width of a head for each pair of tokens: too slow for a CPU, and too much memory at once.
+    # Additive scores need the width of a head for each pair of tokens: too slow for a CPU, and too
+    # much memory at once.
     additive = {'additive': {'model.attention': 'additive', 'model.engine': 'chunked'}}
     return quality(config_file('configs/listops.py:lra'), kinds(2016, 64, 32) | additive)
 
@@ -65,9 +96,19 @@ def quality(base, variants):
     """What the kinds learn (Table 1)."""
     return Experiment(
         claim='full attention is well above chance on ListOps; local and linear attention are not',
-        base=base, variants=variants, metrics=(Metric('accuracy'),), seeds=3,
-        published=(Published('Tay et al. (2021), Table 1', 'accuracy', 'test accuracy',
-                             {name: round(value / 100, 4) for name, value in PAPER.items()}),))
+        base=base,
+        variants=variants,
+        metrics=(Metric('accuracy'),),
+        seeds=3,
+        published=(
+            Published(
+                'Tay et al. (2021), Table 1',
+                'accuracy',
+                'test accuracy',
+                {name: round(value / 100, 4) for name, value in PAPER.items()},
+            ),
+        ),
+    )
 
 
 def speed():
@@ -79,9 +120,12 @@ def speed():
     base.evaluate.every = 0
     variants, points, paper = {}, {}, {}
     for number, length in enumerate(LENGTHS):
-        shape = {'data.task': f'listops(min_length={length // 2}, max_length={length - 1})',
-                 'data.batching': f'buckets(lengths=({length},))', 'train.batch_tokens': length,
-                 'evaluate.batch_tokens': length}
+        shape = {
+            'data.task': f'listops(min_length={length // 2}, max_length={length - 1})',
+            'data.batching': f'buckets(lengths=({length},))',
+            'train.batch_tokens': length,
+            'evaluate.batch_tokens': length,
+        }
         for name, change in kinds(length, 64, 32).items():
             row = f'{name} at {length}'
             variants[row], points[row] = shape | change, (name, length)
@@ -89,6 +133,13 @@ def speed():
                 paper[row] = PAPER_SPEED[name][number]
     return Experiment(
         claim='the longer a sequence, the more time a window, a low rank or linear attention saves',
-        base=base, variants=variants, metrics=(Metric('step_seconds'),), reference='softmax', seeds=3,
+        base=base,
+        variants=variants,
+        metrics=(Metric('step_seconds'),),
+        reference='softmax',
+        seeds=3,
         axis=Axis('tokens in a sequence', points),
-        published=(Published('Tay et al. (2021), Table 2', 'steps per second', 'step_seconds', paper),))
+        published=(
+            Published('Tay et al. (2021), Table 2', 'steps per second', 'step_seconds', paper),
+        ),
+    )

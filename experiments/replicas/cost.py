@@ -1,11 +1,13 @@
-"""What seeds side by side cost: a step of all of them in one program beside a step of each alone, in one process.
+"""What seeds side by side cost: a step of all of them in one program beside a step of each alone,
+in one process.
 
     PYTHONPATH=. python experiments/replicas/cost.py [SEEDS] [--config.KEY=VALUE …]
 
-Trains configs/number_words.py:en-de with rows of 24 tokens, once as `train.replicas=SEEDS` does (5) and once seed by
-seed with the program that all of them share, in alternating rounds, and prints one JSON object: seconds of compiling,
-the median seconds of a step of all, and their ratio by round. Start-up (imports, data, compilation) is paid once by the
-group and once by each of the runs that it stands for; with a compilation cache these share the compiling.
+Trains configs/number_words.py:en-de with rows of 24 tokens, once as `train.replicas=SEEDS` does (5)
+and once seed by seed with the program that all of them share, in alternating rounds, and prints one
+JSON object: seconds of compiling, the median seconds of a step of all, and their ratio by round.
+Start-up (imports, data, compilation) is paid once by the group and once by each of the runs that it
+stands for; with a compilation cache these share the compiling.
 """
 
 import itertools
@@ -41,13 +43,18 @@ def main(seeds: int, overrides: dict[str, str]) -> None:
     config = from_config_dict(config)
     members = replicas.seeds(config)
     with tempfile.TemporaryDirectory() as folder:
-        data = load_data(resolve(config).pipeline, Workdir(folder).tokenizer_path, lambda line: None, ('train',))
+        data = load_data(
+            resolve(config).pipeline, Workdir(folder).tokenizer_path, lambda line: None, ('train',)
+        )
     orders = [data.reordered(member.train.seed) for member in members]
     one = Parallel(members[0], build(config))
     together = Replicas(one, config, members)
     rows = together.local_rows, together.rows_multiple
     stacked = list(itertools.islice(orders[0].replicas_iterator(orders[1:], *rows), STEPS))
-    alone = [list(itertools.islice(order.train_iterator(one.local_rows, one.rows_multiple), STEPS)) for order in orders]
+    alone = [
+        list(itertools.islice(order.train_iterator(one.local_rows, one.rows_multiple), STEPS))
+        for order in orders
+    ]
     state, states = together.init_state(), [one.init_state(member.train.seed) for member in members]
 
     def group() -> None:
@@ -66,20 +73,35 @@ def main(seeds: int, overrides: dict[str, str]) -> None:
         start = time.perf_counter()
         function()
         return time.perf_counter() - start
+
     first = {'alone': seconds(each), 'together': seconds(group)}
     times = [(seconds(each), seconds(group)) for _ in range(ROUNDS)]
-    steps = {name: statistics.median(column) / STEPS for name, column in zip(first, zip(*times, strict=True),
-                                                                                strict=True)}
+    steps = {
+        name: statistics.median(column) / STEPS
+        for name, column in zip(first, zip(*times, strict=True), strict=True)
+    }
     ratios = [after / before for before, after in times]
-    print(json.dumps({
-        'machine': machine, 'seeds': seeds, 'rows': list(alone[0][0].targets_BT.shape),
-        'compile_seconds': {name: first[name] - steps[name] * STEPS for name in first},
-        'step_seconds_of_all_seeds': steps, 'ratio': statistics.median(ratios),
-        'ratio_range': [min(ratios), max(ratios)],
-    }, indent=1))
+    print(
+        json.dumps(
+            {
+                'machine': machine,
+                'seeds': seeds,
+                'rows': list(alone[0][0].targets_BT.shape),
+                'compile_seconds': {name: first[name] - steps[name] * STEPS for name in first},
+                'step_seconds_of_all_seeds': steps,
+                'ratio': statistics.median(ratios),
+                'ratio_range': [min(ratios), max(ratios)],
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == '__main__':
-    keys = dict(argument.removeprefix('--config.').split('=', 1) for argument in sys.argv[1:] if '=' in argument)
+    keys = dict(
+        argument.removeprefix('--config.').split('=', 1)
+        for argument in sys.argv[1:]
+        if '=' in argument
+    )
     counts = [int(argument) for argument in sys.argv[1:] if '=' not in argument]
     main(*(counts or [5]), keys)

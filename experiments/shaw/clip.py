@@ -1,19 +1,30 @@
-"""How far relative positions must be told apart (Shaw et al. 2018, Table 2): the clipping distance k.
+"""How far relative positions must be told apart (Shaw et al. 2018, Table 2): the clipping
+distance k.
 
     transformer-jax ablate experiments/shaw/clip.py:small --root=runs/clip
     transformer-jax report runs/clip
 
-`wmt14` is the paper's base model, newstest2013; `multi30k` Transformer-Tiny; `small` number words with 300 steps, whose
-sentences are so short that k beyond 16 can change nothing.
+`wmt14` is the paper's base model, newstest2013; `multi30k` Transformer-Tiny; `small` number words
+with 300 steps, whose sentences are so short that k beyond 16 can change nothing.
 
 Expected: k = 0, no order at all, is far below the rest; from k = 2 on nothing changes.
 """
 
-from transformer_jax.ablation.experiment import Axis, Experiment, Metric, Published, at_scale, config_file
+from transformer_jax.ablation.experiment import (
+    Axis,
+    Experiment,
+    Metric,
+    Published,
+    at_scale,
+    config_file,
+)
 
 PAPER = {0: 12.5, 1: 25.5, 2: 25.8, 4: 25.9, 16: 25.8, 64: 25.9, 256: 25.8}  # BLEU, newstest2013
-CONFIGS = {'small': 'configs/number_words.py:en-de', 'multi30k': 'configs/multi30k.py:en-de',
-           'wmt14': 'configs/wmt14.py:en-de,base'}
+CONFIGS = {
+    'small': 'configs/number_words.py:en-de',
+    'multi30k': 'configs/multi30k.py:en-de',
+    'wmt14': 'configs/wmt14.py:en-de,base',
+}
 
 
 def get_experiment(scale='small'):
@@ -27,8 +38,19 @@ def get_experiment(scale='small'):
         claim='precise relative positions matter only nearby',
         base=base,
         # Clipped at 0 all keys are at one distance: the encoder sees a set of words.
-        variants={f'k = {k}': {'model.position': f'shaw(clip={k})' if k else 'none'} for k in distances},
+        variants={
+            f'k = {k}': {'model.position': f'shaw(clip={k})' if k else 'none'} for k in distances
+        },
         metrics=(bleu, Metric('exact_match')) if scale == 'small' else (bleu,),
-        published=(Published('Shaw et al. (2018), Table 2', 'BLEU, newstest2013', str(bleu),
-                             {f'k = {k}': PAPER[k] for k in distances}),),
-        reference='k = 16', seeds=3, axis=Axis('clipping distance k', {f'k = {k}': ('Shaw', k) for k in distances}))
+        published=(
+            Published(
+                'Shaw et al. (2018), Table 2',
+                'BLEU, newstest2013',
+                str(bleu),
+                {f'k = {k}': PAPER[k] for k in distances},
+            ),
+        ),
+        reference='k = 16',
+        seeds=3,
+        axis=Axis('clipping distance k', {f'k = {k}': ('Shaw', k) for k in distances}),
+    )

@@ -1,10 +1,12 @@
-"""An equal model in PyTorch beside ours on one CPU: time of a training step, in alternating blocks of one run.
+"""An equal model in PyTorch beside ours on one CPU: time of a training step, in alternating blocks
+of one run.
 
     PYTHONPATH=. python experiments/tiny_shakespeare/torch_time.py DIR
 
-DIR holds input.txt. Both train nanoGPT's CPU setting (4 layers of 128, 4 heads, context 64, 12 rows, AdamW, clip 1) in
-float32 with all cores on the same windows; torch as its users write it, `scaled_dot_product_attention` and no compiler,
-then with `torch.compile` where that works. Needs torch (`pip install -e .[torch]`).
+DIR holds input.txt. Both train nanoGPT's CPU setting (4 layers of 128, 4 heads, context 64, 12
+rows, AdamW, clip 1) in float32 with all cores on the same windows; torch as its users write it,
+`scaled_dot_product_attention` and no compiler, then with `torch.compile` where that works. Needs
+torch (`pip install -e .[torch]`).
 """
 
 import contextlib
@@ -39,12 +41,18 @@ class Layer(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.qkv, self.out = (
+            nn.Linear(width, 3 * width, bias=False),
+            nn.Linear(width, width, bias=False),
+        )
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x_BTD):
         B, T, D = x_BTD.shape
-        q, k, v = (y.reshape(B, T, self.heads, -1).transpose(1, 2) for y in self.qkv(self.norm1(x_BTD)).chunk(3, -1))
+        q, k, v = (
+            y.reshape(B, T, self.heads, -1).transpose(1, 2)
+            for y in self.qkv(self.norm1(x_BTD)).chunk(3, -1)
+        )
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x_BTD = x_BTD + self.out(mixed.transpose(1, 2).reshape(B, T, D))
         return x_BTD + self.down(functional.gelu(self.up(self.norm2(x_BTD))))
@@ -55,8 +63,13 @@ class Model(nn.Module):
 
     def __init__(self, model, vocab_size):
         super().__init__()
-        self.tokens, self.places = nn.Embedding(vocab_size, model.d_model), nn.Embedding(512, model.d_model)
-        self.layers = nn.ModuleList(Layer(model.d_model, model.num_heads) for _ in range(model.decoder_layers))
+        self.tokens, self.places = (
+            nn.Embedding(vocab_size, model.d_model),
+            nn.Embedding(512, model.d_model),
+        )
+        self.layers = nn.ModuleList(
+            Layer(model.d_model, model.num_heads) for _ in range(model.decoder_layers)
+        )
         self.norm = nn.LayerNorm(model.d_model)
 
     def forward(self, inputs_BT, targets_BT):
@@ -72,12 +85,15 @@ def torch_step(model, parameters):
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
 
     def step(batch):
-        loss = model(torch.from_numpy(batch.inputs_BT).long(), torch.from_numpy(batch.targets_BT).long())
+        loss = model(
+            torch.from_numpy(batch.inputs_BT).long(), torch.from_numpy(batch.targets_BT).long()
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         return loss.item()
+
     return step
 
 
@@ -88,16 +104,20 @@ def main(directory):
     settings.data.source_dir = directory
     config = from_config_dict(settings)
     with tempfile.TemporaryDirectory() as workdir:
-        data = load_data(resolve(config).pipeline, Workdir(workdir).tokenizer_path, print, ('train',))
+        data = load_data(
+            resolve(config).pipeline, Workdir(workdir).tokenizer_path, print, ('train',)
+        )
     parallel = Parallel(resolve(config), build(config))
-    batches = itertools.cycle(itertools.islice(
-        data.train_iterator(parallel.local_rows, parallel.rows_multiple), STEPS))
+    batches = itertools.cycle(
+        itertools.islice(data.train_iterator(parallel.local_rows, parallel.rows_multiple), STEPS)
+    )
     state = parallel.init_state()
 
     def ours(batch):
         nonlocal state
         state, metrics = parallel.train_step(state, parallel.put_train(batch))
         return metrics['loss'].item()
+
     plain = Model(config.model, config.data.vocab_size)
     steps = {'ours': ours, 'torch': torch_step(plain, list(plain.parameters()))}
     with contextlib.suppress(Exception):  # It needs a C++ compiler.
@@ -114,13 +134,25 @@ def main(directory):
                 times[name].append((time.perf_counter() - start) / STEPS)
     assert np.isfinite(losses).all()
     medians = {name: float(np.median(taken)) for name, taken in times.items()}
-    print(json.dumps({
-        'ms_per_step': {name: round(1e3 * value, 2) for name, value in medians.items()},
-        'over_ours': {name: round(value / medians['ours'], 3) for name, value in medians.items()},
-        'parameters': {'ours': sum(p.size for p in jax.tree.leaves(state.params)),
-                       'torch': sum(p.numel() for p in plain.parameters())},
-        'cpus': os.cpu_count(), 'torch_threads': torch.get_num_threads(), 'torch': torch.__version__,
-        'jax': jax.__version__, 'load_average_at_the_end': os.getloadavg()[0]}))
+    print(
+        json.dumps(
+            {
+                'ms_per_step': {name: round(1e3 * value, 2) for name, value in medians.items()},
+                'over_ours': {
+                    name: round(value / medians['ours'], 3) for name, value in medians.items()
+                },
+                'parameters': {
+                    'ours': sum(p.size for p in jax.tree.leaves(state.params)),
+                    'torch': sum(p.numel() for p in plain.parameters()),
+                },
+                'cpus': os.cpu_count(),
+                'torch_threads': torch.get_num_threads(),
+                'torch': torch.__version__,
+                'jax': jax.__version__,
+                'load_average_at_the_end': os.getloadavg()[0],
+            }
+        )
+    )
 
 
 if __name__ == '__main__':

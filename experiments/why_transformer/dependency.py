@@ -1,11 +1,13 @@
-"""Whose answer lies far back: accuracy against the distance of a dependency, recurrent models beside the Transformer.
+"""Whose answer lies far back: accuracy against the distance of a dependency, recurrent models
+beside the Transformer.
 
     transformer-jax ablate experiments/why_transformer/dependency.py:small --root=runs/dependency
     transformer-jax report runs/dependency
 
-The source is noise around one marked symbol, `distance` tokens from either end; the target is that symbol. A recurrent
-model without attention has one vector to carry it in; with attention (Bahdanau et al. 2015) and in the Transformer
-every symbol is one step away. A model of its own is trained for each distance.
+The source is noise around one marked symbol, `distance` tokens from either end; the target is that
+symbol. A recurrent model without attention has one vector to carry it in; with attention (Bahdanau
+et al. 2015) and in the Transformer every symbol is one step away. A model of its own is trained for
+each distance.
 
 Expected: the LSTM without attention falls with the distance, the other two hold.
 """
@@ -31,14 +33,26 @@ def get_experiment(scale='small'):
     base.train.steps = steps
     base.optim.learning_rate = 2e-3
     base.evaluate.every = steps // 4
-    variants = {f'{name} at {distance}': changes | {
-        'data.task': f'dependency(distance={distance})',
-        'data.batching': f'buckets(lengths=({2 * distance + 3},))',
-        'train.batch_tokens': ROWS * (2 * distance + 3),
-        'evaluate.batch_tokens': 8 * ROWS * (2 * distance + 3)}
-        for distance in distances for name, changes in MODELS.items()}
-    points = {f'{name} at {distance}': (name, distance) for distance in distances for name in MODELS}
+    variants = {
+        f'{name} at {distance}': changes
+        | {
+            'data.task': f'dependency(distance={distance})',
+            'data.batching': f'buckets(lengths=({2 * distance + 3},))',
+            'train.batch_tokens': ROWS * (2 * distance + 3),
+            'evaluate.batch_tokens': 8 * ROWS * (2 * distance + 3),
+        }
+        for distance in distances
+        for name, changes in MODELS.items()
+    }
+    points = {
+        f'{name} at {distance}': (name, distance) for distance in distances for name in MODELS
+    }
     return Experiment(
         claim='recurrent models lose distant dependencies; attention is a shortcut',
-        base=base, variants=variants, metrics=(Metric('exact_match'),), seeds=3,
-        reference='Transformer', axis=Axis('distance in tokens', points))
+        base=base,
+        variants=variants,
+        metrics=(Metric('exact_match'),),
+        seeds=3,
+        reference='Transformer',
+        axis=Axis('distance in tokens', points),
+    )

@@ -3,20 +3,27 @@
     transformer-jax ablate experiments/why_transformer/quality.py:small --root=runs/quality
     transformer-jax report runs/quality
 
-`small`: number words; `multi30k`: captions, en-de, with the recipe of `configs/multi30k_cpu.py` (an hour a run on 2
-cores), `multi30k_small` with its small one (minutes). The width of the recurrent models is solved so that non-embedding
-parameters equal the Transformer's.
+`small`: number words; `multi30k`: captions, en-de, with the recipe of `configs/multi30k_cpu.py` (an
+hour a run on 2 cores), `multi30k_small` with its small one (minutes). The width of the recurrent
+models is solved so that non-embedding parameters equal the Transformer's.
 
-Expected: all solve number words, the Transformer with the lowest loss; on captions the Transformer leads when trained
-long, and attention is what matters before.
+Expected: all solve number words, the Transformer with the lowest loss; on captions the Transformer
+leads when trained long, and attention is what matters before.
 """
 
 from transformer_jax.ablation.experiment import Experiment, Metric, at_scale, config_file
 
-CONFIGS = {'small': 'configs/number_words.py:en-de', 'multi30k': 'configs/multi30k_cpu.py:en-de',
-           'multi30k_small': 'configs/multi30k_cpu.py:en-de,small'}
-CELLS = {'LSTM': "lstm(attention='none')", 'GRU': "gru(attention='none')",
-         'LSTM + attention': "lstm(attention='additive')", 'GRU + attention': "gru(attention='additive')"}
+CONFIGS = {
+    'small': 'configs/number_words.py:en-de',
+    'multi30k': 'configs/multi30k_cpu.py:en-de',
+    'multi30k_small': 'configs/multi30k_cpu.py:en-de,small',
+}
+CELLS = {
+    'LSTM': "lstm(attention='none')",
+    'GRU': "gru(attention='none')",
+    'LSTM + attention': "lstm(attention='additive')",
+    'GRU + attention': "gru(attention='additive')",
+}
 
 
 def get_experiment(scale='small'):
@@ -24,13 +31,24 @@ def get_experiment(scale='small'):
     base = config_file(at_scale(scale, CONFIGS))
     if scale == 'multi30k_small':
         base.data.batching = 'buckets(lengths=(14, 20, 40))'  # recurrent models take no packed rows
-    recurrent = {'model.kind': 'rnn_seq2seq', 'model.encoder_layers': 1, 'model.decoder_layers': 1, 'optim.clip': 1.0,
-                 'optim.learning_rate': 1e-3 if scale == 'multi30k' else 3e-3}
-    metrics = {'small': (Metric('loss', checkpoint='last'), Metric('exact_match')),
-               'multi30k': (Metric('bleu'), Metric('chrf')),
-               'multi30k_small': (Metric('bleu', checkpoint='last'), Metric('loss', checkpoint='last'))}[scale]
+    recurrent = {
+        'model.kind': 'rnn_seq2seq',
+        'model.encoder_layers': 1,
+        'model.decoder_layers': 1,
+        'optim.clip': 1.0,
+        'optim.learning_rate': 1e-3 if scale == 'multi30k' else 3e-3,
+    }
+    metrics = {
+        'small': (Metric('loss', checkpoint='last'), Metric('exact_match')),
+        'multi30k': (Metric('bleu'), Metric('chrf')),
+        'multi30k_small': (Metric('bleu', checkpoint='last'), Metric('loss', checkpoint='last')),
+    }[scale]
     return Experiment(
         claim='at equal size the Transformer translates at least as well as the recurrent models it replaced',
-        base=base, variants={'Transformer': {}} | {
-            name: recurrent | {'model.rnn': cell} for name, cell in CELLS.items()},
-        metrics=metrics, match='params', seeds=3)
+        base=base,
+        variants={'Transformer': {}}
+        | {name: recurrent | {'model.rnn': cell} for name, cell in CELLS.items()},
+        metrics=metrics,
+        match='params',
+        seeds=3,
+    )

@@ -3,9 +3,10 @@
     transformer-jax ablate experiments/why_transformer/step_time.py:small --root=runs/step_time
     transformer-jax report runs/step_time
 
-Every step has the same number of tokens, so that only their order of computation differs: what is recurrent needs as
-many steps one after another as a row is long. On a CPU, which has little to do at once, the difference is small; on an
-accelerator it is the reason why the Transformer was born (Vaswani et al. 2017, section 1).
+Every step has the same number of tokens, so that only their order of computation differs: what is
+recurrent needs as many steps one after another as a row is long. On a CPU, which has little to do
+at once, the difference is small; on an accelerator it is the reason why the Transformer was born
+(Vaswani et al. 2017, section 1).
 """
 
 from transformer_jax.ablation.experiment import Axis, Experiment, Metric, at_scale, config_file
@@ -35,8 +36,14 @@ def get_experiment(scale='small'):
             points[row] = name, length
             variants[row] = changes | {
                 'data.task': f'copy(length={length}, test_length={length})',
-                'data.batching': f'buckets(lengths=({length + 1},))', 'evaluate.batch_tokens': tokens}
+                'data.batching': f'buckets(lengths=({length + 1},))',
+                'evaluate.batch_tokens': tokens,
+            }
     return Experiment(
         claim='a recurrent step takes time in the length of the sequence, a Transformer step does not',
-        base=base, variants=variants, metrics=(Metric('step_seconds'),), reference='Transformer',
-        axis=Axis('tokens in a row', points))
+        base=base,
+        variants=variants,
+        metrics=(Metric('step_seconds'),),
+        reference='Transformer',
+        axis=Axis('tokens in a row', points),
+    )

@@ -1,15 +1,18 @@
-"""Multi-query associative recall (Arora et al. 2023, "Zoology", Figure 2): who can look up what was said before.
+"""Multi-query associative recall (Arora et al. 2023, "Zoology", Figure 2): who can look up what was
+said before.
 
     transformer-jax ablate experiments/zoology/mqar.py:small --root=runs/mqar
     transformer-jax report runs/mqar
 
-`small`: 64 tokens, 4 pairs. `128`, `256` and `512` are the paper's longer settings (8, 16 and 64 pairs), for a GPU. The
-paper trains 100,000 sequences for 64 epochs and takes the best of several learning rates; `small` sees them two and a
-half times at one rate, in which softmax attention learns it, and leaves out Taylor features, too slow on a CPU. Width
-64, 2 layers, 1 head, as there (without feed-forward layers). The paper's successor has windows (Arora et al. 2024,
-"Based", Figure 2), each beside a convolution and at other lengths: only their order can be compared.
+`small`: 64 tokens, 4 pairs. `128`, `256` and `512` are the paper's longer settings (8, 16 and 64
+pairs), for a GPU. The paper trains 100,000 sequences for 64 epochs and takes the best of several
+learning rates; `small` sees them two and a half times at one rate, in which softmax attention
+learns it, and leaves out Taylor features, too slow on a CPU. Width 64, 2 layers, 1 head, as there
+(without feed-forward layers). The paper's successor has windows (Arora et al. 2024, "Based", Figure
+2), each beside a convolution and at other lengths: only their order can be compared.
 
-Expected: softmax attention at 0.99 or more; a window gets what lies within its reach, so 8 < 16 < 32 < all.
+Expected: softmax attention at 0.99 or more; a window gets what lies within its reach, so
+8 < 16 < 32 < all.
 """
 
 from transformer_jax.ablation.experiment import Experiment, Metric, Published, at_scale, config_file
@@ -24,8 +27,12 @@ KINDS = {
     'linear, gated decay': 'linear(decay=gated)',
 }
 # Length, pairs, sequences a step, steps.
-SCALES = {'small': (64, 4, 128, 2000), '128': (128, 8, 256, 25_000), '256': (256, 16, 256, 25_000),
-          '512': (512, 64, 256, 25_000)}
+SCALES = {
+    'small': (64, 4, 128, 2000),
+    '128': (128, 8, 256, 25_000),
+    '256': (256, 16, 256, 25_000),
+    '512': (512, 64, 256, 25_000),
+}
 
 
 def get_experiment(scale='small'):
@@ -41,9 +48,19 @@ def get_experiment(scale='small'):
     return Experiment(
         claim='attention solves associative recall; a sliding window only within its reach',
         base=base,
-        variants={name: {'model.attention': kind} for name, kind in KINDS.items()
-                  if scale != 'small' or name != 'linear, Taylor'},
+        variants={
+            name: {'model.attention': kind}
+            for name, kind in KINDS.items()
+            if scale != 'small' or name != 'linear, Taylor'
+        },
         metrics=(Metric('accuracy'), Metric('exact_match')),
-        published=(Published('Arora et al. (2024, "Based"), Figure 2, read off', 'accuracy', 'test accuracy',
-                             {'softmax': 1.0, 'window 8': 0.07, 'window 16': 0.15, 'window 32': 0.31}),),
-        seeds=3)
+        published=(
+            Published(
+                'Arora et al. (2024, "Based"), Figure 2, read off',
+                'accuracy',
+                'test accuracy',
+                {'softmax': 1.0, 'window 8': 0.07, 'window 16': 0.15, 'window 32': 0.31},
+            ),
+        ),
+        seeds=3,
+    )

@@ -1,4 +1,6 @@
-"""Variants brought to one size: what was solved against formulas by hand and against all other sizes."""
+"""Variants brought to one size: what was solved against formulas by hand and against all
+other sizes.
+"""
 
 import dataclasses
 import functools
@@ -11,15 +13,25 @@ from transformer_jax.ablation.match_sizes import MEASURES, closest, match, throu
 from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError
 from transformer_jax.profiling import flops as costs
-from transformer_jax.schema import DataConfig, DecodeConfig, ExperimentConfig, ModelConfig, TrainConfig
+from transformer_jax.schema import (
+    DataConfig,
+    DecodeConfig,
+    ExperimentConfig,
+    ModelConfig,
+    TrainConfig,
+)
 
 TINY = {'encoder_layers': 1, 'decoder_layers': 1, 'd_model': 16, 'd_ff': 96, 'num_heads': 2}
 V, D = 64, 16
 
 
 def experiment(batching='buckets(lengths=(8, 12, 16, 24))', task='number_words', **model):
-    return ExperimentConfig(model=ModelConfig(**TINY | model), train=TrainConfig(batch_tokens=128),
-                            data=DataConfig(task=task, vocab_size=V, batching=batching), decode=DecodeConfig(max_len=8))
+    return ExperimentConfig(
+        model=ModelConfig(**TINY | model),
+        train=TrainConfig(batch_tokens=128),
+        data=DataConfig(task=task, vocab_size=V, batching=batching),
+        decode=DecodeConfig(max_len=8),
+    )
 
 
 def with_size(config, n):
@@ -28,18 +40,37 @@ def with_size(config, n):
 
 
 def arrays(config):
-    """All numbers of a model whose arrays are made: those with the vocabulary or positions, and the rest."""
+    """All numbers of a model whose arrays are made: those with the vocabulary or positions, and
+    the rest.
+    """
     model = build_model(config.model, V)
-    params = jax.device_get(model.init(jax.random.PRNGKey(0), dummy_batch(kind=config.model.kind))['params'])
-    sizes = {jax.tree_util.keystr(path): box.value.size for path, box in jax.tree_util.tree_leaves_with_path(
-        params, is_leaf=lambda x: hasattr(x, 'value'))}
-    tables = sum(n for path, n in sizes.items() if 'embedding' in path or 'output' in path or 'positions' in path)
+    params = jax.device_get(
+        model.init(jax.random.PRNGKey(0), dummy_batch(kind=config.model.kind))['params']
+    )
+    sizes = {
+        jax.tree_util.keystr(path): box.value.size
+        for path, box in jax.tree_util.tree_leaves_with_path(
+            params, is_leaf=lambda x: hasattr(x, 'value')
+        )
+    }
+    tables = sum(
+        n
+        for path, n in sizes.items()
+        if 'embedding' in path or 'output' in path or 'positions' in path
+    )
     return tables, sum(sizes.values()) - tables
 
 
-@pytest.mark.parametrize('changes', [
-    {}, {'position': 'learned(max_len=32)', 'tie_embeddings': 'none'}, {'kind': 'decoder_only'},
-    {'kind': 'rnn_seq2seq', 'tie_embeddings': 'none'}, {'ffn': 'moe(experts=3)'}])
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {},
+        {'position': 'learned(max_len=32)', 'tie_embeddings': 'none'},
+        {'kind': 'decoder_only'},
+        {'kind': 'rnn_seq2seq', 'tie_embeddings': 'none'},
+        {'ffn': 'moe(experts=3)'},
+    ],
+)
 def test_parameters_are_all_but_tables_of_tokens_and_positions(changes):
     config = experiment(**changes)
     tables, rest = arrays(config)
@@ -65,7 +96,10 @@ def test_flops_per_token_are_those_of_the_middle_row():
 
 def test_a_window_saves_flops_and_a_kernel_elsewhere_changes_none():
     def flops(**changes):
-        return costs.flops_per_token(resolve(experiment('packed(length=256)', kind='decoder_only', **changes)))
+        return costs.flops_per_token(
+            resolve(experiment('packed(length=256)', kind='decoder_only', **changes))
+        )
+
     window = flops(attention='softmax(mask=window(16))')
     assert window < flops() == flops(engine='chunked') == flops(engine='cudnn', dtype='bfloat16')
     assert window == flops(attention='softmax(mask=window(16))', engine='blocked')
@@ -77,11 +111,16 @@ VARIANTS = {
     'experts': {'ffn': 'moe(experts=3, k=1)'},
     'two layers': {'decoder_layers': 2},
     'recurrent': {'kind': 'rnn_seq2seq'},
-    'recurrent and fed': {'kind': 'rnn_seq2seq', 'rnn': "gru(attention='multiplicative', input_feeding=True)"},
+    'recurrent and fed': {
+        'kind': 'rnn_seq2seq',
+        'rnn': "gru(attention='multiplicative', input_feeding=True)",
+    },
 }
 
 
-@pytest.mark.parametrize(('kind', 'names'), [('params', list(VARIANTS)), ('flops', ['gated', 'experts', 'recurrent'])])
+@pytest.mark.parametrize(
+    ('kind', 'names'), [('params', list(VARIANTS)), ('flops', ['gated', 'experts', 'recurrent'])]
+)
 def test_no_other_size_is_nearer(kind, names):
     configs = {'base': experiment()} | {name: experiment(**VARIANTS[name]) for name in names}
     matched = match(configs, 'base', kind)
@@ -100,33 +139,58 @@ def test_no_other_size_is_nearer(kind, names):
         assert key == ('model.d_model' if 'recurrent' in name else 'model.d_ff')
         distance = abs(found.value - target)
         near = [n - 1, n + 1] if n % 8 or distance > 0.01 * target else [n - 8, n + 8]
-        assert all(distance <= abs(measure(with_size(configs[name], other)) - target) for other in near if other > 0)
+        assert all(
+            distance <= abs(measure(with_size(configs[name], other)) - target)
+            for other in near
+            if other > 0
+        )
         if n % 8:  # No multiple of 8 was within 1%.
             below = n // 8 * 8
-            assert all(abs(measure(with_size(configs[name], even)) - target) >= 0.01 * target
-                       for even in (below, below + 8) if even)
+            assert all(
+                abs(measure(with_size(configs[name], even)) - target) >= 0.01 * target
+                for even in (below, below + 8)
+                if even
+            )
 
 
 def test_each_variant_is_brought_to_the_size_of_its_own_reference():
-    configs = {'small': experiment(), 'other': experiment(d_ff=300), 'big': experiment(d_ff=192),
-               'big other': experiment(d_ff=300)}
+    configs = {
+        'small': experiment(),
+        'other': experiment(d_ff=300),
+        'big': experiment(d_ff=192),
+        'big other': experiment(d_ff=300),
+    }
     references = {'small': 'small', 'other': 'small', 'big': 'big', 'big other': 'big'}
     matched = match(configs, references, 'params')
     assert [found.chosen.get('model.d_ff') for found in matched.values()] == [None, 96, None, 192]
     assert [found.target for found in matched.values()] == [
-        costs.non_embedding_params(resolve(configs[home])) for home in references.values()]
+        costs.non_embedding_params(resolve(configs[home])) for home in references.values()
+    ]
 
 
 def test_few_models_are_traced(monkeypatch):
     traced = []
-    monkeypatch.setitem(MEASURES, 'params', ('', lambda components: traced.append(components.architecture.d_ff) or components.architecture.d_ff * 10))
+    monkeypatch.setitem(
+        MEASURES,
+        'params',
+        (
+            '',
+            lambda components: (
+                traced.append(components.architecture.d_ff) or components.architecture.d_ff * 10
+            ),
+        ),
+    )
     match({'base': experiment(), 'wide': experiment(d_ff=4000)}, 'base', 'params')
     assert traced == [96, 4000, 3, 48, 96]
 
 
 def test_what_is_equal_stays_as_it_is():
-    configs = {'base': experiment(d_ff=101), 'other norm': experiment(d_ff=101, norm_placement='pre', norm='rms'),
-               'same': experiment(d_ff=101, dropout=0.3), 'heads': experiment(d_ff=101, num_heads=4)}
+    configs = {
+        'base': experiment(d_ff=101),
+        'other norm': experiment(d_ff=101, norm_placement='pre', norm='rms'),
+        'same': experiment(d_ff=101, dropout=0.3),
+        'heads': experiment(d_ff=101, num_heads=4),
+    }
     matched = match(configs, 'base', 'params')
     for name in ('same', 'heads'):
         assert matched[name].config == configs[name]
@@ -142,21 +206,29 @@ def test_none_matches_nothing():
 
 
 def test_all_that_cannot_be_small_enough_are_listed_with_their_surplus():
-    configs = {'base': experiment(d_ff=8), 'deep': experiment(encoder_layers=5), 'fine': experiment(num_kv_heads=1),
-               'wide heads': experiment(head_dim=64)}
+    configs = {
+        'base': experiment(d_ff=8),
+        'deep': experiment(encoder_layers=5),
+        'fine': experiment(num_kv_heads=1),
+        'wide heads': experiment(head_dim=64),
+    }
     with pytest.raises(ConfigError) as caught:
         match(configs, 'base', 'params')
     text = str(caught.value)
     target = costs.non_embedding_params(resolve(configs['base']))
     for name in ('deep', 'wide heads'):
         least = costs.non_embedding_params(resolve(with_size(configs[name], 1)))
-        assert f'{name}: {least:,} non-embedding parameters with model.d_ff=1 already, {least - target:,} (' in text
+        assert (
+            f'{name}: {least:,} non-embedding parameters with model.d_ff=1 already, {least - target:,} ('
+            in text
+        )
     assert 'fine:' not in text
 
 
 def test_the_search_finds_the_nearest_from_anywhere():
     def staircase(n):
         return 100 + 7 * (2 * n // 3)
+
     for target in (100, 104, 500, 5000):
         best = min(range(1, 2000), key=lambda n: abs(staircase(n) - target))
         for start in (1, 40, 1500):
@@ -169,4 +241,5 @@ def test_the_search_finds_the_nearest_from_anywhere():
 def test_a_polynomial_through_its_points_is_exact_far_away():
     def law(n):
         return 3 * n * n + 5 * n + 7
+
     assert through({n: law(n) for n in (3, 24, 48)})(123_456) == law(123_456)

@@ -1,4 +1,6 @@
-"""Ranks and directions against SciPy's Kendall, by hand, and the interval's cover over simulated tables."""
+"""Ranks and directions against SciPy's Kendall, by hand, and the interval's cover over
+simulated tables.
+"""
 
 import numpy as np
 import pytest
@@ -19,24 +21,40 @@ def test_ranks_and_directions_by_hand():
     found = agreement(ours, PAPER, 'base', falling=False, theirs_falling=False)
     # Of 6 pairs the paper ties one; of the 5, ours agrees on all but big against same.
     assert found.tau == pytest.approx((4 - 1) / np.sqrt(6 * 5))
-    assert (found.variants, found.directions, found.agreeing) == (4, 2, 2)  # `same` has no direction in the paper
+    assert (found.variants, found.directions, found.agreeing) == (
+        4,
+        2,
+        2,
+    )  # `same` has no direction in the paper
     assert (found.clear, found.clear_agreeing) == (1, 1)  # small is clearly worse, big is not clear
     assert found.low <= found.tau <= found.high
     assert found.reason == ''
 
 
 def test_a_clear_contradiction_is_counted():
-    found = agreement(table(base=30, small=35, big=31), PAPER, 'base', falling=False, theirs_falling=False)
+    found = agreement(
+        table(base=30, small=35, big=31), PAPER, 'base', falling=False, theirs_falling=False
+    )
     assert (found.directions, found.agreeing, found.clear, found.clear_agreeing) == (2, 1, 2, 1)
 
 
 def test_measures_may_run_opposite_ways():
     ours = table(base=3, small=5, big=2)
-    plain = agreement(table(base=-3, small=-5, big=-2), PAPER, 'base', falling=False, theirs_falling=False)
+    plain = agreement(
+        table(base=-3, small=-5, big=-2), PAPER, 'base', falling=False, theirs_falling=False
+    )
     assert plain.tau == plain.low == plain.high == 1
     assert agreement(ours, PAPER, 'base', falling=True, theirs_falling=False) == plain
-    assert agreement(ours, {name: -number for name, number in PAPER.items()}, 'base', falling=True,
-                     theirs_falling=True) == plain
+    assert (
+        agreement(
+            ours,
+            {name: -number for name, number in PAPER.items()},
+            'base',
+            falling=True,
+            theirs_falling=True,
+        )
+        == plain
+    )
     assert agreement(ours, PAPER, 'base', falling=False, theirs_falling=False).tau == -1
 
 
@@ -46,8 +64,15 @@ def test_tau_is_scipys_ties_and_all(seed):
     assert kendall(ours, theirs) == pytest.approx(kendalltau(ours, theirs).statistic)
 
 
-@pytest.mark.parametrize(('gap', 'paper'), [
-    (1.0, (0, 1, 2, 3, 4, 5)), (0.5, (0, 1, 2, 3, 4, 5)), (1.0, (1, 0, 2, 4, 3, 5)), (1.0, (5, 1, 4, 0, 2, 3))])
+@pytest.mark.parametrize(
+    ('gap', 'paper'),
+    [
+        (1.0, (0, 1, 2, 3, 4, 5)),
+        (0.5, (0, 1, 2, 3, 4, 5)),
+        (1.0, (1, 0, 2, 4, 3, 5)),
+        (1.0, (5, 1, 4, 0, 2, 3)),
+    ],
+)
 def test_the_interval_covers_the_order_of_the_true_means(gap, paper):
     rng = np.random.default_rng(0)
     true = kendalltau(range(6), paper).statistic
@@ -63,10 +88,13 @@ def test_the_interval_covers_the_order_of_the_true_means(gap, paper):
 
 def test_noise_widens_the_interval():
     def width(noise):
-        ours = {name: {0: mean - noise, 1: mean, 2: mean + noise} for name, mean in
-                (('base', 3), ('small', 2), ('big', 4), ('same', 3.5))}
+        ours = {
+            name: {0: mean - noise, 1: mean, 2: mean + noise}
+            for name, mean in (('base', 3), ('small', 2), ('big', 4), ('same', 3.5))
+        }
         found = agreement(ours, PAPER, 'base', falling=False, theirs_falling=False)
         return found.high - found.low
+
     assert width(0) == 0 <= width(0.01) < width(1) <= 2
 
 
@@ -76,25 +104,48 @@ def test_what_has_no_order_says_so():
     assert 'two variants' in alone.reason
     ties = agreement(table(base=3, same=2), PAPER, 'base', falling=False, theirs_falling=False)
     assert (ties.tau, ties.directions) == (None, 0)
-    short = agreement(table(base=3, big=4) | {'small': {0: 2.0}, 'same': {}}, PAPER, 'base', falling=False,
-                      theirs_falling=False)
+    short = agreement(
+        table(base=3, big=4) | {'small': {0: 2.0}, 'same': {}},
+        PAPER,
+        'base',
+        falling=False,
+        theirs_falling=False,
+    )
     assert (short.variants, short.tau, short.low, short.high) == (3, 1, None, None)
     assert short.reason == '1 seed of small: an interval needs two'
     assert (short.directions, short.agreeing, short.clear) == (2, 2, 1)
 
 
 def test_a_paper_without_the_reference_still_ranks():
-    found = agreement(table(mine=3, small=2, big=4), PAPER, 'mine', falling=False, theirs_falling=False)
+    found = agreement(
+        table(mine=3, small=2, big=4), PAPER, 'mine', falling=False, theirs_falling=False
+    )
     assert (found.tau, found.directions) == (1, 0)
 
 
 def test_directions_are_from_the_reference_of_each():
     ours = table(base=30, small=28, big=20, same=31)
-    found = agreement(ours, PAPER, {'base': 'base', 'small': 'base', 'big': 'big', 'same': 'big'}, falling=False,
-                      theirs_falling=False)
-    assert (found.directions, found.agreeing, found.clear, found.clear_agreeing) == (2, 1, 2, 1)  # same is above big
+    found = agreement(
+        ours,
+        PAPER,
+        {'base': 'base', 'small': 'base', 'big': 'big', 'same': 'big'},
+        falling=False,
+        theirs_falling=False,
+    )
+    assert (found.directions, found.agreeing, found.clear, found.clear_agreeing) == (
+        2,
+        1,
+        2,
+        1,
+    )  # same is above big
 
 
 def test_a_number_of_the_paper_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match='small'):
-        agreement(table(base=3, small=2), PAPER | {'small': float('nan')}, 'base', falling=False, theirs_falling=False)
+        agreement(
+            table(base=3, small=2),
+            PAPER | {'small': float('nan')},
+            'base',
+            falling=False,
+            theirs_falling=False,
+        )

@@ -1,4 +1,6 @@
-"""Tests, intervals, verdicts and power against SciPy, Stata's printed examples and simulated tables."""
+"""Tests, intervals, verdicts and power against SciPy, Stata's printed examples and
+simulated tables.
+"""
 
 import math
 
@@ -6,19 +8,33 @@ import numpy as np
 import pytest
 from scipy import stats as reference_stats
 
-from transformer_jax.ablation.statistics import LEVEL, SHOWN, compare, holm, power, seeds_correlate, summarise
+from transformer_jax.ablation.statistics import (
+    LEVEL,
+    SHOWN,
+    compare,
+    holm,
+    power,
+    seeds_correlate,
+    summarise,
+)
 
 RNG = np.random.default_rng
 
 
 def table(values):
     """{'v0': {0: …, 1: …}, …} of a matrix variants × seeds; v0 is the reference."""
-    return {f'v{index}': dict(enumerate(row)) for index, row in enumerate(np.asarray(values, float).tolist())}
+    return {
+        f'v{index}': dict(enumerate(row))
+        for index, row in enumerate(np.asarray(values, float).tolist())
+    }
 
 
 def pair(ours, theirs, **options):
     """The comparison of two lists of runs that share no seeds, so that nothing can be paired."""
-    values = {'base': dict(enumerate(theirs)), 'new': {100 + seed: value for seed, value in enumerate(ours)}}
+    values = {
+        'base': dict(enumerate(theirs)),
+        'new': {100 + seed: value for seed, value in enumerate(ours)},
+    }
     return compare(values, 'base', **{'falling': False} | options)['new']
 
 
@@ -29,7 +45,9 @@ def scaled(count, mean, sd, seed):
 
 
 def along(points):
-    """Three variants at each point of an axis, of which the first is the reference of the others."""
+    """Three variants at each point of an axis, of which the first is the reference of
+    the others.
+    """
     return {f'v{index}': f'v{index - index % 3}' for index in range(3 * points)}
 
 
@@ -42,32 +60,66 @@ def simulated(variants, seeds, correlation=0.0, count=2000, shift=0.0, seed=0, r
     return [compare(table(matrix), reference, falling=False) for matrix in values]
 
 
-# --- What the verdicts promise, over simulated tables -----------------------------------------------------------------
+# --- What the verdicts promise, over simulated tables ---------------------------------------------
 
-@pytest.mark.parametrize(('variants', 'seeds', 'correlation'), [
-    (5, 5, 0.0), (5, 5, 0.8), pytest.param(5, 5, 0.4, marks=pytest.mark.slow),
-    pytest.param(2, 5, 0.0, marks=pytest.mark.slow), pytest.param(9, 5, 0.0, marks=pytest.mark.slow),
-    pytest.param(5, 3, 0.0, marks=pytest.mark.slow), pytest.param(9, 3, 0.8, marks=pytest.mark.slow),
-    pytest.param(5, 10, 0.0, marks=pytest.mark.slow)])
-def test_tables_of_equal_variants_have_a_false_verdict_in_one_of_twenty(variants, seeds, correlation):
+
+@pytest.mark.parametrize(
+    ('variants', 'seeds', 'correlation'),
+    [
+        (5, 5, 0.0),
+        (5, 5, 0.8),
+        pytest.param(5, 5, 0.4, marks=pytest.mark.slow),
+        pytest.param(2, 5, 0.0, marks=pytest.mark.slow),
+        pytest.param(9, 5, 0.0, marks=pytest.mark.slow),
+        pytest.param(5, 3, 0.0, marks=pytest.mark.slow),
+        pytest.param(9, 3, 0.8, marks=pytest.mark.slow),
+        pytest.param(5, 10, 0.0, marks=pytest.mark.slow),
+    ],
+)
+def test_tables_of_equal_variants_have_a_false_verdict_in_one_of_twenty(
+    variants, seeds, correlation
+):
     tables = simulated(variants, seeds, correlation)
     assert all(len(comparisons) == variants - 1 for comparisons in tables)
-    share = np.mean([any(row.verdict in ('better', 'worse') for row in comparisons.values()) for comparisons in tables])
+    share = np.mean(
+        [
+            any(row.verdict in ('better', 'worse') for row in comparisons.values())
+            for comparisons in tables
+        ]
+    )
     assert 0.035 <= share <= 0.065
 
 
-@pytest.mark.parametrize(('seeds', 'correlation'), [
-    (5, 0.0), pytest.param(3, 0.8, marks=pytest.mark.slow), pytest.param(5, 0.8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ('seeds', 'correlation'),
+    [
+        (5, 0.0),
+        pytest.param(3, 0.8, marks=pytest.mark.slow),
+        pytest.param(5, 0.8, marks=pytest.mark.slow),
+    ],
+)
 def test_so_have_tables_with_a_reference_at_each_point_of_an_axis(seeds, correlation):
     tables = simulated(9, seeds, correlation, reference=along(3))
     assert all(list(comparisons) == ['v1', 'v2', 'v4', 'v5', 'v7', 'v8'] for comparisons in tables)
-    share = np.mean([any(row.verdict in ('better', 'worse') for row in comparisons.values()) for comparisons in tables])
+    share = np.mean(
+        [
+            any(row.verdict in ('better', 'worse') for row in comparisons.values())
+            for comparisons in tables
+        ]
+    )
     assert 0.035 <= share <= 0.065
 
 
-@pytest.mark.parametrize(('variants', 'seeds', 'shift'), [
-    (5, 5, 2.0), pytest.param(2, 5, 2.0, marks=pytest.mark.slow), pytest.param(9, 5, 2.0, marks=pytest.mark.slow),
-    pytest.param(4, 3, 3.0, marks=pytest.mark.slow), pytest.param(3, 2, 4.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ('variants', 'seeds', 'shift'),
+    [
+        (5, 5, 2.0),
+        pytest.param(2, 5, 2.0, marks=pytest.mark.slow),
+        pytest.param(9, 5, 2.0, marks=pytest.mark.slow),
+        pytest.param(4, 3, 3.0, marks=pytest.mark.slow),
+        pytest.param(3, 2, 4.0, marks=pytest.mark.slow),
+    ],
+)
 def test_power_is_that_of_simulated_tables(variants, seeds, shift):
     tables = simulated(variants, seeds, shift=shift, count=2500, seed=1)
     found = np.mean([comparisons['v1'].verdict == 'better' for comparisons in tables])
@@ -76,29 +128,45 @@ def test_power_is_that_of_simulated_tables(variants, seeds, shift):
 
 
 def test_what_is_detectable_is_found_in_four_of_five_tables():
-    comparisons = compare(table([scaled(5, mean, 3, seed) for seed, mean in enumerate((0, 1, 2))]), 'v0', falling=False)
-    assert power(comparisons['v1'].detectable / 3, seeds=5, variants=3) == pytest.approx(0.8, abs=1e-6)
+    comparisons = compare(
+        table([scaled(5, mean, 3, seed) for seed, mean in enumerate((0, 1, 2))]),
+        'v0',
+        falling=False,
+    )
+    assert power(comparisons['v1'].detectable / 3, seeds=5, variants=3) == pytest.approx(
+        0.8, abs=1e-6
+    )
 
 
 def test_power_is_near_that_of_the_test_with_one_spread_where_seeds_are_many():
     for shift, seeds, variants in ((0.5, 20, 2), (1.0, 20, 5), (1.0, 12, 9), (2.0, 7, 5)):
         dof, level = 2 * seeds - 2, LEVEL / (variants - 1)
-        critical, noncentrality = reference_stats.t.ppf(1 - level / 2, dof), shift / math.sqrt(2 / seeds)
+        critical, noncentrality = (
+            reference_stats.t.ppf(1 - level / 2, dof),
+            shift / math.sqrt(2 / seeds),
+        )
         exact = sum(reference_stats.nct.sf(critical, dof, side * noncentrality) for side in (1, -1))
         assert power(shift, seeds, variants) == pytest.approx(exact, abs=0.01)
         assert power(-shift, seeds, variants) == power(shift, seeds, variants)
     assert power(0, 5, 2) == pytest.approx(LEVEL, abs=0.003)
 
 
-# --- The tests themselves ---------------------------------------------------------------------------------------------
+# --- The tests themselves -------------------------------------------------------------------------
+
 
 def test_welchs_test_is_statas():
-    """`ttest, welch` of Stata, as Rosetta Code prints it, and of Park (2005), Comparing Group Means, page 19."""
+    """`ttest, welch` of Stata, as Rosetta Code prints it, and of Park (2005), Comparing Group
+    Means, page 19.
+    """
     found = pair([3, 4, 1, 2.1], [490.2, 340, 433.9])
     assert (found.test, found.verdict) == ('welch', 'worse')
-    np.testing.assert_allclose([found.difference, found.low, found.high], [-418.8417, -607.2052, -230.4782], rtol=1e-6)
+    np.testing.assert_allclose(
+        [found.difference, found.low, found.high], [-418.8417, -607.2052, -230.4782], rtol=1e-6
+    )
     found = pair(scaled(20, 3.006, 0.3001298, 0), scaled(24, 2.618333, 0.5983722, 1))
-    np.testing.assert_allclose([found.difference, found.low, found.high], [0.3876667, 0.1050824, 0.6702509], atol=1e-5)
+    np.testing.assert_allclose(
+        [found.difference, found.low, found.high], [0.3876667, 0.1050824, 0.6702509], atol=1e-5
+    )
     assert round(found.p, 4) == 0.0085
 
 
@@ -109,7 +177,7 @@ def test_welchs_test_has_scipys_statistic_and_no_fewer_degrees_of_freedom(seed):
     theirs = reference_stats.ttest_ind(x, y, equal_var=False)
     found = pair(x, y)
     a, b = np.var(x, ddof=1) / 5, np.var(y, ddof=1) / 4
-    dof = (a + b)**2 / (a**2 / 6 + b**2 / 5) - 2
+    dof = (a + b) ** 2 / (a**2 / 6 + b**2 / 5) - 2
     assert found.p == pytest.approx(2 * reference_stats.t.sf(abs(theirs.statistic), dof))
     assert 0.5 * theirs.pvalue < found.p < theirs.pvalue
     constant = pair(x, [0.5, 0.5, 0.5])  # only one spread: both formulas give 4 degrees of freedom
@@ -122,23 +190,35 @@ def test_runs_that_vary_together_are_paired():
     values = 3 * common + rng.normal(size=(4, 5)) / 10 + np.array([[0], [0.4], [0], [-0.4]])
     comparisons = compare(table(values), 'v0', falling=False)
     for index in (1, 2, 3):
-        found, theirs = comparisons[f'v{index}'], reference_stats.ttest_rel(values[index], values[0])
+        found, theirs = (
+            comparisons[f'v{index}'],
+            reference_stats.ttest_rel(values[index], values[0]),
+        )
         assert (found.test, found.p) == ('paired', pytest.approx(theirs.pvalue))
         np.testing.assert_allclose([found.low, found.high], [*theirs.confidence_interval()])
         gap = (values[index] - values[0]).std(ddof=1)
         critical = reference_stats.t.ppf(1 - LEVEL / 6, 4)
         noncentrality = found.detectable / gap * math.sqrt(5)
         assert reference_stats.nct.sf(critical, 4, noncentrality) == pytest.approx(0.8, abs=1e-6)
-    assert [row.verdict for row in comparisons.values()] == ['better', 'not distinguishable', 'worse']
-    alone = {name: {seed + 10 * int(name[1]): value for seed, value in runs.items()}
-             for name, runs in table(values).items()}
+    assert [row.verdict for row in comparisons.values()] == [
+        'better',
+        'not distinguishable',
+        'worse',
+    ]
+    alone = {
+        name: {seed + 10 * int(name[1]): value for seed, value in runs.items()}
+        for name, runs in table(values).items()
+    }
     assert {row.test for row in compare(alone, 'v0', falling=False).values()} == {'welch'}
 
 
 def test_a_correlation_is_shown_by_chance_as_rarely_as_said():
     for scales in ((1, 1), (1, 1, 1, 1, 1), (0.01, 1, 100, 1e4)):
         rng = RNG(len(scales))
-        rows = rng.normal(size=(1000, len(scales), 5)) * np.array(scales)[:, None] + np.array(scales)[:, None]
+        rows = (
+            rng.normal(size=(1000, len(scales), 5)) * np.array(scales)[:, None]
+            + np.array(scales)[:, None]
+        )
         share = np.mean([seeds_correlate(table(row), 'v0') for row in rows])
         assert abs(share - SHOWN) < 3 * math.sqrt(SHOWN / 1000)
 
@@ -149,11 +229,13 @@ def test_the_correlation_of_two_variants_is_pearsons():
         p = reference_stats.pearsonr(*rows, alternative='greater').pvalue
         if abs(p - SHOWN) > 0.005:
             assert seeds_correlate(table(rows), 'v0') == (p < SHOWN)
-    assert not seeds_correlate(table([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]]), 'v0')  # a negative one has no cause
+    assert not seeds_correlate(
+        table([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]]), 'v0'
+    )  # a negative one has no cause
 
 
 def test_each_variant_is_compared_with_its_own_reference():
-    values = RNG(4).normal(size=(6, 4)) + np.arange(6)[:, None]**2
+    values = RNG(4).normal(size=(6, 4)) + np.arange(6)[:, None] ** 2
     found = compare(table(values), along(2), falling=False)
     for index, home in ((1, 0), (2, 0), (4, 3), (5, 3)):
         row = found[f'v{index}']
@@ -161,7 +243,11 @@ def test_each_variant_is_compared_with_its_own_reference():
         assert row.p == compare(table(values), f'v{home}', falling=False)[f'v{index}'].p
     assert [row.adjusted for row in found.values()] == holm([row.p for row in found.values()])
     lost = compare(table(values) | {'v3': {0: 1.0}}, along(2), falling=False)
-    assert [row.reason[:33] for row in lost.values()] == ['', '', *['not tested with 1 seed of v3, a t'] * 2]
+    assert [row.reason[:33] for row in lost.values()] == [
+        '',
+        '',
+        *['not tested with 1 seed of v3, a t'] * 2,
+    ]
 
 
 def test_holm_steps_down():
@@ -174,7 +260,9 @@ def test_holm_steps_down():
             if p[index] > LEVEL / (6 - step):
                 break
             rejected.append(index)
-        assert sorted(rejected) == [index for index, adjusted in enumerate(holm(p)) if adjusted <= LEVEL]
+        assert sorted(rejected) == [
+            index for index, adjusted in enumerate(holm(p)) if adjusted <= LEVEL
+        ]
 
 
 def test_holm_is_near_dunnetts_test_for_many_runs_of_one_spread():
@@ -182,7 +270,9 @@ def test_holm_is_near_dunnetts_test_for_many_runs_of_one_spread():
     theirs = reference_stats.dunnett(*values[1:], control=values[0], random_state=0).pvalue
     ours = [row.adjusted for row in compare(table(values), 'v0', falling=False).values()]
     assert theirs[0] < LEVEL
-    assert 0.9 * theirs[0] < ours[0] < 1.25 * theirs[0]  # Holm's bound ignores that comparisons share a reference
+    assert (
+        0.9 * theirs[0] < ours[0] < 1.25 * theirs[0]
+    )  # Holm's bound ignores that comparisons share a reference
 
 
 def test_less_is_better_where_the_metric_falls():
@@ -191,12 +281,18 @@ def test_less_is_better_where_the_metric_falls():
     assert pair([1, 1.1, 0.9], [1, 1.1, 0.95], falling=True).verdict == 'not distinguishable'
 
 
-# --- One variant ------------------------------------------------------------------------------------------------------
+# --- One variant ----------------------------------------------------------------------------------
+
 
 def test_a_summary_has_students_interval():
     x = [3.0, 4.5, 2.0, 7.0]
     found = summarise(dict(enumerate(x)))
-    assert (found.seeds, found.mean, found.sd, found.reason) == (4, np.mean(x), pytest.approx(np.std(x, ddof=1)), '')
+    assert (found.seeds, found.mean, found.sd, found.reason) == (
+        4,
+        np.mean(x),
+        pytest.approx(np.std(x, ddof=1)),
+        '',
+    )
     theirs = reference_stats.t.interval(0.95, 3, np.mean(x), reference_stats.sem(x))
     np.testing.assert_allclose([found.low, found.high], theirs)
 
@@ -209,7 +305,8 @@ def test_one_seed_has_no_interval_and_says_why():
     assert 'from 0 seeds' in summarise({}).reason
 
 
-# --- What is odd or wrong ---------------------------------------------------------------------------------------------
+# --- What is odd or wrong -------------------------------------------------------------------------
+
 
 def test_variants_with_one_seed_are_not_tested_and_do_not_count():
     values = table([[1, 1.2, 0.9], [2, 2.1, 1.9], [1, 1.1, 1]])
@@ -220,7 +317,9 @@ def test_variants_with_one_seed_are_not_tested_and_do_not_count():
     assert some['short'].reason == 'not tested with 1 seed, a test needs two'
     assert some['none'].p is some['short'].low is some['short'].detectable is None
     lone = compare(values | {'v0': {0: 1.0}}, 'v0', falling=False)
-    assert {row.reason for row in lone.values()} == {'not tested with 1 seed of v0, a test needs two'}
+    assert {row.reason for row in lone.values()} == {
+        'not tested with 1 seed of v0, a test needs two'
+    }
     assert compare({'v0': {0: 1.0}}, 'v0', falling=False) == {}
 
 
@@ -230,13 +329,19 @@ def test_variants_that_lack_seeds_of_the_reference_are_compared_by_what_they_hav
     values['v1'] = {seed: values['v1'][seed] for seed in (0, 2, 3)} | {9: 40.0}
     values['v2'] = {seed + 20: value for seed, value in values['v2'].items()}
     found = compare(values, 'v0', falling=False)
-    theirs = reference_stats.ttest_rel(*([values[name][seed] for seed in (0, 2, 3)] for name in ('v1', 'v0')))
+    theirs = reference_stats.ttest_rel(
+        *([values[name][seed] for seed in (0, 2, 3)] for name in ('v1', 'v0'))
+    )
     assert (found['v1'].test, found['v1'].p) == ('paired', pytest.approx(theirs.pvalue))
     assert [found[name].test for name in ('v2', 'v3', 'v4')] == ['welch', 'paired', 'paired']
 
 
 def test_runs_without_spread_are_told_apart_only_where_permuting_them_could():
-    equal, three, five = pair([0.1 + 0.2] * 5, [0.3] * 5), pair([1.0] * 3, [0.5] * 3), pair([1.0] * 5, [0.5] * 5)
+    equal, three, five = (
+        pair([0.1 + 0.2] * 5, [0.3] * 5),
+        pair([1.0] * 3, [0.5] * 3),
+        pair([1.0] * 5, [0.5] * 5),
+    )
     assert (equal.test, equal.p, equal.verdict) == ('permutation', 1.0, 'not distinguishable')
     assert (three.p, three.verdict) == (2 / 20, 'not distinguishable')
     assert (five.p, five.verdict) == (2 / 252, 'better')
@@ -244,13 +349,17 @@ def test_runs_without_spread_are_told_apart_only_where_permuting_them_could():
     assert five.detectable is None
     assert 'no spread' in five.reason
     assert pair([0.0] * 3, [0.0] * 3).p == 1
-    exact = reference_stats.permutation_test(([1.0] * 3, [0.5] * 3), lambda x, y: np.mean(x) - np.mean(y))
+    exact = reference_stats.permutation_test(
+        ([1.0] * 3, [0.5] * 3), lambda x, y: np.mean(x) - np.mean(y)
+    )
     assert three.p == pytest.approx(exact.pvalue)
 
 
 def test_a_constant_lead_is_not_taken_for_certainty():
     rising = np.arange(5.0)
-    found = compare(table([rising, rising + 1, rising + 2]), 'v0', falling=False)  # correlation 1, differences constant
+    found = compare(
+        table([rising, rising + 1, rising + 2]), 'v0', falling=False
+    )  # correlation 1, differences constant
     assert {row.test for row in found.values()} == {'welch'}
     assert all(0.05 < row.p < 1 for row in found.values())
 

@@ -27,8 +27,12 @@ class Given(Mask):
 def dot_product_attention(q_BTNH, k_BSKH, v_BSKH, allowed_BTS):
     """(outputs, weights) of the kind `softmax` over any allowed_BTS."""
     bits_BS = (allowed_BTS << np.arange(T)[None, :, None]).sum(1)
-    context = Context(Given(), Tokens(jnp.broadcast_to(jnp.arange(T)[None], (B, T)), jnp.ones((B, T), int)),
-                      Tokens(jnp.zeros((B, S), int), jnp.asarray(bits_BS)), parameters={'normaliser': ()})
+    context = Context(
+        Given(),
+        Tokens(jnp.broadcast_to(jnp.arange(T)[None], (B, T)), jnp.ones((B, T), int)),
+        Tokens(jnp.zeros((B, S), int), jnp.asarray(bits_BS)),
+        parameters={'normaliser': ()},
+    )
     arguments = Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context
     return Softmax().attend(*arguments), Softmax().weights(*arguments)
 
@@ -39,12 +43,15 @@ attend = jax.jit(dot_product_attention)
 @jax.jit
 def gradients(q_BTNH, k_BSKH, v_BSKH, allowed_BTS, r_BTNH):
     """Of the outputs' product with r, with respect to queries, keys and values."""
-    return jax.grad(lambda *x: (dot_product_attention(*x, allowed_BTS)[0] * r_BTNH).sum(), argnums=(0, 1, 2))(
-        q_BTNH, k_BSKH, v_BSKH)
+    return jax.grad(
+        lambda *x: (dot_product_attention(*x, allowed_BTS)[0] * r_BTNH).sum(), argnums=(0, 1, 2)
+    )(q_BTNH, k_BSKH, v_BSKH)
 
 
 def paper(q_BTNH, k_BSKH, v_BSKH, allowed_BTS):
-    """Equation 1 of Vaswani et al. (2017) in loops over single queries, in float64: (outputs, weights)."""
+    """Equation 1 of Vaswani et al. (2017) in loops over single queries, in float64:
+    (outputs, weights).
+    """
     q_BTNH, k_BSKH, v_BSKH = (np.asarray(x, np.float64) for x in (q_BTNH, k_BSKH, v_BSKH))
     N, K = q_BTNH.shape[2], k_BSKH.shape[2]
     o_BTNH = np.zeros((B, T, N, v_BSKH.shape[-1]))
@@ -93,11 +100,20 @@ def test_gradients_are_the_papers(heads, scale, slope):
     inputs = arrays(heads, scale)
     r_BTNH = np.random.default_rng(2).normal(size=(B, T, heads[0], VALUE_H))
     grads = gradients(*inputs, some_allowed(), r_BTNH)
-    for index, grad in enumerate(grads):  # one input at a time, so that none hides behind a larger one
-        directions = [np.random.default_rng(3).normal(size=x.shape) * (i == index) for i, x in enumerate(inputs)]
-        expected = slope(lambda *x: (paper(*x, some_allowed())[0] * r_BTNH).sum(), inputs, directions)
+    for index, grad in enumerate(
+        grads
+    ):  # one input at a time, so that none hides behind a larger one
+        directions = [
+            np.random.default_rng(3).normal(size=x.shape) * (i == index)
+            for i, x in enumerate(inputs)
+        ]
+        expected = slope(
+            lambda *x: (paper(*x, some_allowed())[0] * r_BTNH).sum(), inputs, directions
+        )
         found = (np.asarray(grad, np.float64) * directions[index]).sum()
-        assert found == pytest.approx(expected, rel=1e-4 * scale, abs=1e-5 * float(np.linalg.norm(grad)))
+        assert found == pytest.approx(
+            expected, rel=1e-4 * scale, abs=1e-5 * float(np.linalg.norm(grad))
+        )
 
 
 def test_a_query_with_one_key_cannot_change_its_weights():
@@ -137,6 +153,8 @@ def test_bfloat16_takes_its_softmax_in_float32():
     assert o_BTNH.dtype == jnp.bfloat16
     assert weights_BNTS.dtype == jnp.float32
     seen = some_allowed().any(-1)[:, None]
-    np.testing.assert_allclose(weights_BNTS.sum(-1), np.broadcast_to(seen, (B, 4, T)), atol=1e-6)  # bfloat16: 4e-3
+    np.testing.assert_allclose(
+        weights_BNTS.sum(-1), np.broadcast_to(seen, (B, 4, T)), atol=1e-6
+    )  # bfloat16: 4e-3
     expected, _ = paper(q, k, v, some_allowed())
     np.testing.assert_allclose(o_BTNH.astype(np.float32), expected, atol=0.03)

@@ -53,7 +53,9 @@ def decoded(mask, queries, keys, tokens, lengths, room=T):
     outputs, start = [], 0
     for length in lengths:
         stop = start + length
-        o_BTNH, cache = step(mask, *(part(tree, start, stop) for tree in (queries, keys, tokens)), cache)
+        o_BTNH, cache = step(
+            mask, *(part(tree, start, stop) for tree in (queries, keys, tokens)), cache
+        )
         outputs.append(o_BTNH)
         start = stop
     return np.concatenate(outputs, axis=1), cache
@@ -71,7 +73,9 @@ def test_a_window_that_is_no_shorter_than_the_text_needs_no_ring():
 
 
 @both
-@pytest.mark.parametrize('lengths', [T * (1,), (7, 1, 1, 1, 1, 1), (1, 7, 1, 3), (3, 3, 6), (T,)], ids=str)
+@pytest.mark.parametrize(
+    'lengths', [T * (1,), (7, 1, 1, 1, 1, 1), (1, 7, 1, 3), (3, 3, 6), (T,)], ids=str
+)
 def test_any_steps_are_as_good_as_all_at_once(cache, lengths):
     queries, keys = arrays()
     tokens = tokens_of(np.ones((B, T)))
@@ -81,12 +85,13 @@ def test_any_steps_are_as_good_as_all_at_once(cache, lengths):
 
 
 # What comes first is padded: in front, behind, and within; longer than the ring, and shorter.
-REAL = [[0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
-        [1, 1, 0, 1, 1, 0, 0, 1, 1, 1, 1, 1]]
+REAL = [[0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 1, 0, 0, 1, 1, 1, 1, 1]]
 
 
 @both
-@pytest.mark.parametrize('lengths', [(7, 1, 1, 1, 1, 1), (2, 5, 1, 1, 3), (3, 4, 5), (6, 3, 1, 2)], ids=str)
+@pytest.mark.parametrize(
+    'lengths', [(7, 1, 1, 1, 1, 1), (2, 5, 1, 1, 3), (3, 4, 5), (6, 3, 1, 2)], ids=str
+)
 def test_padding_within_a_step_takes_no_place_in_the_window(cache, lengths):
     queries, keys = arrays()
     tokens = tokens_of(REAL)
@@ -105,7 +110,9 @@ def test_a_ring_holds_a_window_of_keys_and_no_more():
         cache = KIND.init_cache(keys, length, PAST & Window(SIZE))
         assert all(leaf.shape[:2] == (B, SIZE) for leaf in jax.tree.leaves(cache))
     growing = KIND.init_cache(keys, 100, PAST)
-    assert all(leaf.shape[:2] == (B, 100) for leaf in jax.tree.leaves((growing.keys, growing.tokens)))
+    assert all(
+        leaf.shape[:2] == (B, 100) for leaf in jax.tree.leaves((growing.keys, growing.tokens))
+    )
 
 
 @pytest.mark.parametrize('lengths', [T * (1,), (9, 2, 1), (2, 8, 2)], ids=str)
@@ -128,7 +135,9 @@ def test_a_step_of_padding_leaves_a_ring_as_it_is():
     tokens = tokens_of(np.ones((B, T)))
     _, before = decoded(PAST & Window(SIZE), queries, keys, tokens, (6,))
     nothing = Tokens(*np.zeros((2, B, 3), np.int32))
-    o_BTNH, after = step(PAST & Window(SIZE), part(queries, 6, 9), part(keys, 6, 9), nothing, before)
+    o_BTNH, after = step(
+        PAST & Window(SIZE), part(queries, 6, 9), part(keys, 6, 9), nothing, before
+    )
     assert not np.any(o_BTNH)
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -142,23 +151,31 @@ def widened(cache, beams=2):
 
 @both
 def test_beams_go_on_from_the_past_of_their_parents(cache):
-    # Two hypotheses of each of two rows; the first row goes on with its second alone, the other's change places.
+    # Two hypotheses of each of two rows; the first row goes on with its second alone, the other's
+    # change places.
     parents, early = np.array([[1, 1], [1, 0]]), 7
     rows = (2 * np.arange(B)[:, None] + parents).reshape(-1)
     real = np.array([*REAL, *REAL[::-1]])
     pairs, tokens = [arrays(seed=seed) for seed in (0, 1)], tokens_of(real)
     queries, keys = jax.tree.map(lambda *leaves: np.concatenate(leaves), *pairs)
-    _, half = step(MASKS[cache], *(part(tree, 0, early) for tree in (queries, keys, tokens)), widened(cache))
+    _, half = step(
+        MASKS[cache], *(part(tree, 0, early) for tree in (queries, keys, tokens)), widened(cache)
+    )
     half = reorder(half, parents)
 
     def joined(tree):
-        return jax.tree.map(lambda leaf: np.concatenate([leaf[rows, :early], leaf[:, early:]], axis=1), tree)
+        return jax.tree.map(
+            lambda leaf: np.concatenate([leaf[rows, :early], leaf[:, early:]], axis=1), tree
+        )
+
     queries, keys = joined((queries, keys))
     tokens = tokens_of(np.concatenate([real[rows, :early], real[:, early:]], axis=1))
     expected = attend(MASKS[cache], queries, keys, tokens)
     for t in range(early, T):
-        o_RTNH, half = step(MASKS[cache], *(part(tree, t, t + 1) for tree in (queries, keys, tokens)), half)
-        np.testing.assert_allclose(o_RTNH, expected[:, t:t + 1], atol=1e-6)
+        o_RTNH, half = step(
+            MASKS[cache], *(part(tree, t, t + 1) for tree in (queries, keys, tokens)), half
+        )
+        np.testing.assert_allclose(o_RTNH, expected[:, t : t + 1], atol=1e-6)
     assert abs(expected[0, -1] - expected[1, -1]).max() > 0.01
 
 
@@ -166,8 +183,11 @@ def test_beams_that_change_their_order_move_no_key_of_a_growing_cache():
     cache = widened(GrowingCache)
     assert all(leaf.shape[:2] == (B, 2 * T) for leaf in jax.tree.leaves((cache.keys, cache.tokens)))
     after = reorder(cache, np.ones((B, 2), np.int32))
-    for before, leaf in zip(jax.tree.leaves((cache.keys, cache.tokens)), jax.tree.leaves((after.keys, after.tokens)),
-                            strict=True):
+    for before, leaf in zip(
+        jax.tree.leaves((cache.keys, cache.tokens)),
+        jax.tree.leaves((after.keys, after.tokens)),
+        strict=True,
+    ):
         assert leaf is before
 
 
@@ -177,4 +197,6 @@ def test_keys_are_kept_in_the_type_that_they_have(cache):
     half = jax.tree.map(lambda leaf: leaf.astype(np.float16), keys)
     empty = KIND.init_cache(half, T, MASKS[cache])
     (seen, *_), after = empty.append(part(half, 0, 1), part(tokens_of(np.ones((B, T))), 0, 1))
-    assert {leaf.dtype for leaf in jax.tree.leaves((empty.keys, after.keys, seen))} == {np.dtype(np.float16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves((empty.keys, after.keys, seen))} == {
+        np.dtype(np.float16)
+    }

@@ -1,4 +1,6 @@
-"""Differential attention against the equations of Ye et al. (2024), and against the softmax attention it is made of."""
+"""Differential attention against the equations of Ye et al. (2024), and against the softmax
+attention it is made of.
+"""
 
 import dataclasses
 import math
@@ -7,13 +9,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.reference import double, mixed, out, outputs_and_weights, projected, rotated, softmax_weights
-from laws.contract import Case, D, N, cached_is_teacher_forced, distance, packed_is_separate, site, whole
+from helpers.reference import (
+    double,
+    mixed,
+    out,
+    outputs_and_weights,
+    projected,
+    rotated,
+    softmax_weights,
+)
+from laws.contract import (
+    Case,
+    D,
+    N,
+    cached_is_teacher_forced,
+    distance,
+    packed_is_separate,
+    site,
+    whole,
+)
 
 from transformer_jax import config as config_lib
 from transformer_jax import spec
 from transformer_jax.attention import KINDS, Context
-from transformer_jax.attention.kinds.differential import Differential, KeysValues, Queries, lambda_init
+from transformer_jax.attention.kinds.differential import (
+    Differential,
+    KeysValues,
+    Queries,
+    lambda_init,
+)
 from transformer_jax.attention.kinds.softmax import KeysValues as SoftmaxKeysValues
 from transformer_jax.attention.kinds.softmax import Queries as SoftmaxQueries
 from transformer_jax.attention.kinds.softmax import Softmax
@@ -24,10 +48,16 @@ from transformer_jax.schema import ExperimentConfig, ModelConfig
 
 def paper_lambda(mix, init):
     """Equation 2."""
-    return math.exp(mix['lambda_q1'] @ mix['lambda_k1']) - math.exp(mix['lambda_q2'] @ mix['lambda_k2']) + init
+    return (
+        math.exp(mix['lambda_q1'] @ mix['lambda_k1'])
+        - math.exp(mix['lambda_q2'] @ mix['lambda_k2'])
+        + init
+    )
 
 
-@pytest.mark.parametrize(('kv_heads', 'name', 'position'), [(2, 'decoder', 'rope'), (1, 'cross', 'none')])
+@pytest.mark.parametrize(
+    ('kv_heads', 'name', 'position'), [(2, 'decoder', 'rope'), (1, 'cross', 'none')]
+)
 def test_outputs_and_weights_are_the_papers(kv_heads, name, position):
     at = site(Case('differential', position, kv_heads), name)
     (x_BTD, tokens, x_BSD, key_tokens), o_BTD, weights_BNTS = outputs_and_weights(at)
@@ -37,10 +67,14 @@ def test_outputs_and_weights_are_the_papers(kv_heads, name, position):
         q_BTNH = projected(x_BTD, params['queries']['query'])[..., half]
         k_BSKH = projected(x_BSD, params['keys']['key'])[..., half]
         if position == 'rope':
-            q_BTNH, k_BSKH = rotated(q_BTNH, tokens.positions_BT), rotated(k_BSKH, key_tokens.positions_BT)
+            q_BTNH, k_BSKH = (
+                rotated(q_BTNH, tokens.positions_BT),
+                rotated(k_BSKH, key_tokens.positions_BT),
+            )
 
         def score(b, n, t, s, q_BTNH=q_BTNH, k_BSKH=k_BSKH):
             return q_BTNH[b, t, n] @ k_BSKH[b, s, n * kv_heads // N] / math.sqrt(2)
+
         maps.append(softmax_weights(score, tokens, key_tokens, name == 'decoder'))
     expected = maps[0] - paper_lambda(params['mix'], init) * maps[1]
     np.testing.assert_allclose(weights_BNTS, expected, atol=2e-6)
@@ -52,7 +86,12 @@ def test_outputs_and_weights_are_the_papers(kv_heads, name, position):
 
 
 def test_lambda_starts_from_the_depth_of_the_layer():
-    for layer, expected in [(0, 0.2), (1, 0.3555), (11, 0.7779), (100, 0.8)]:  # the paper's l = layer + 1
+    for layer, expected in [
+        (0, 0.2),
+        (1, 0.3555),
+        (11, 0.7779),
+        (100, 0.8),
+    ]:  # the paper's l = layer + 1
         assert lambda_init(layer) == pytest.approx(expected, abs=1e-4)
     assert spec.parse('differential(lambda_init=0.5)', KINDS, 'attention').lambda_init == 0.5
     for wrong in ('1.0', '-0.1', '"layer"'):
@@ -63,30 +102,46 @@ def test_lambda_starts_from_the_depth_of_the_layer():
 def halves(seed=0, equal=False):
     """(queries, keys) for 2 rows of 5 queries and keys, in 4 and 2 heads."""
     rng = np.random.default_rng(seed)
-    q1, q2, k1, k2, v = (jnp.asarray(rng.normal(size=(2, 5, heads, 6)), jnp.float32) for heads in (4, 4, 2, 2, 2))
+    q1, q2, k1, k2, v = (
+        jnp.asarray(rng.normal(size=(2, 5, heads, 6)), jnp.float32) for heads in (4, 4, 2, 2, 2)
+    )
     return Queries(q1, q1 if equal else q2), KeysValues(k1, k1 if equal else k2, v)
 
 
 def context(kind, lambda_, **changes):
     tokens = whole(2, 5)
-    return Context(Causal(), tokens, tokens, parameters={'normaliser': (), 'lambda': jnp.float32(lambda_)}, **changes)
+    return Context(
+        Causal(),
+        tokens,
+        tokens,
+        parameters={'normaliser': (), 'lambda': jnp.float32(lambda_)},
+        **changes,
+    )
 
 
 @pytest.mark.parametrize('engine', ['dense', 'chunked'])
 def test_it_is_exactly_one_softmax_attention_less_lambda_times_another(engine):
     queries, keys = halves()
     here = context(Differential(), 0.3, engine=engine)
-    first, second = (Softmax().attend(SoftmaxQueries(q), SoftmaxKeysValues(k, keys.v_BSKH), here)
-                     for q, k in zip(queries, keys[:2], strict=True))
-    np.testing.assert_array_equal(Differential().attend(queries, keys, here), first - jnp.float32(0.3) * second)
-    np.testing.assert_array_equal(Differential().attend(queries, keys, context(None, 0, engine=engine)), first)
+    first, second = (
+        Softmax().attend(SoftmaxQueries(q), SoftmaxKeysValues(k, keys.v_BSKH), here)
+        for q, k in zip(queries, keys[:2], strict=True)
+    )
+    np.testing.assert_array_equal(
+        Differential().attend(queries, keys, here), first - jnp.float32(0.3) * second
+    )
+    np.testing.assert_array_equal(
+        Differential().attend(queries, keys, context(None, 0, engine=engine)), first
+    )
 
 
 def test_dropout_falls_on_the_same_places_of_both_maps():
     queries, keys = halves(equal=True)
     here = context(Differential(), 1.0, dropout=(jax.random.PRNGKey(0), 0.5))
     assert not np.any(Differential().attend(queries, keys, here))
-    assert np.any(Differential().attend(queries, keys, here.replace(parameters=context(None, 0.5).parameters)))
+    assert np.any(
+        Differential().attend(queries, keys, here.replace(parameters=context(None, 0.5).parameters))
+    )
 
 
 def test_a_head_has_as_many_parameters_as_one_of_softmax():
@@ -99,14 +154,19 @@ def test_a_head_has_as_many_parameters_as_one_of_softmax():
 
 def test_positions_that_read_queries_meet_the_halves():
     at = site(Case('differential', 'shaw'), 'decoder')
-    assert {name: leaf.shape[1] for name, leaf in at.params['relative'].items()} == {'keys': 2, 'values': 4}
+    assert {name: leaf.shape[1] for name, leaf in at.params['relative'].items()} == {
+        'keys': 2,
+        'values': 4,
+    }
     packed_is_separate(at)
     cached_is_teacher_forced(at)
 
 
 def test_an_odd_head_is_refused_before_anything_runs():
     model = ModelConfig(attention='differential', position='none', d_model=10, num_heads=2)
-    with pytest.raises(ConfigError, match='head_dim=5 is odd: differential attention halves queries and keys'):
+    with pytest.raises(
+        ConfigError, match='head_dim=5 is odd: differential attention halves queries and keys'
+    ):
         config_lib.replace(ExperimentConfig(), model=model)
     model = dataclasses.replace(model, d_model=12, position='rope')  # halves of 3
     with pytest.raises(ConfigError, match='works on pairs of dimensions'):
@@ -120,5 +180,6 @@ def test_gradients_are_finite_where_heads_cancel():
     def total(v_BSKH, scale_H):
         o_BTNH = Differential().attend(queries, keys._replace(v_BSKH=v_BSKH), here)
         return Differential().finish(o_BTNH, {'scale_H': scale_H}).sum()
+
     grads = jax.grad(total, argnums=(0, 1))(keys.v_BSKH, jnp.ones(6))
     assert all(np.isfinite(grad).all() for grad in grads)

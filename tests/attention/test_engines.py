@@ -1,4 +1,6 @@
-"""Engines against the dense one, what they cost, what they refuse, and what `auto` makes of them."""
+"""Engines against the dense one, what they cost, what they refuse, and what `auto` makes
+of them.
+"""
 
 import dataclasses
 import functools
@@ -34,8 +36,12 @@ from transformer_jax.training.parallel import Parallel
 B, T, N, K, H = 3, 22, 4, 2, 8
 PACKED = packed((7, 9), (20,), (3, 5, 1), length=T)  # every row ends with padding
 UNPACKED = packed((16,), (), (22,), length=T)
-MEMORY = packed((5, 9), (), (3, 7, 1), length=17)  # row 1 shows nothing, row 0 no second segment's end
-CHUNKED = functools.partial(chunked.attend, chunk=5)  # of 22 places: five chunks, the last one filled up
+MEMORY = packed(
+    (5, 9), (), (3, 7, 1), length=17
+)  # row 1 shows nothing, row 0 no second segment's end
+CHUNKED = functools.partial(
+    chunked.attend, chunk=5
+)  # of 22 places: five chunks, the last one filled up
 BLOCKED = functools.partial(blocked.attend, size=4)
 NO_POSITION = Position()
 
@@ -59,7 +65,10 @@ class RandomScope:
 def arrays(S=T, seed=0, dtype=jnp.float32):
     """Queries, keys, values, and what outputs are multiplied with."""
     rng = np.random.default_rng(seed)
-    return [jnp.asarray(rng.normal(size=shape), dtype) for shape in ((B, T, N, H), *2 * [(B, S, K, H)], (B, T, N, H))]
+    return [
+        jnp.asarray(rng.normal(size=shape), dtype)
+        for shape in ((B, T, N, H), *2 * [(B, S, K, H)], (B, T, N, H))
+    ]
 
 
 def learned(kind, position=NO_POSITION):
@@ -77,10 +86,14 @@ def forward(attend, kind, mask, position, inputs, parameters, tokens, memory, dr
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def graded(attend, kind, mask, position, inputs, parameters, r_BTNH, *others):
-    """(o_BTNH, gradients of its product with r with respect to queries, keys, values and to all parameters)."""
+    """(o_BTNH, gradients of its product with r with respect to queries, keys, values and to all
+    parameters).
+    """
+
     def product(inputs, parameters):
         o_BTNH = forward(attend, kind, mask, position, inputs, parameters, *others)
         return (o_BTNH * r_BTNH).sum(), o_BTNH
+
     grads, o_BTNH = jax.grad(product, (0, 1), has_aux=True)(inputs, parameters)
     return o_BTNH, grads
 
@@ -88,26 +101,61 @@ def graded(attend, kind, mask, position, inputs, parameters, r_BTNH, *others):
 def run(attend, kind, mask, tokens, memory, inputs, position=NO_POSITION, dropout=None):
     """`graded` with random parameters; `inputs` as `arrays` has them."""
     *inputs, r_BTNH = inputs
-    return graded(attend, kind, mask, position, inputs, learned(kind, position), r_BTNH, tokens, memory, dropout)
+    return graded(
+        attend,
+        kind,
+        mask,
+        position,
+        inputs,
+        learned(kind, position),
+        r_BTNH,
+        tokens,
+        memory,
+        dropout,
+    )
 
 
-# --- They agree -------------------------------------------------------------------------------------------------------
+# --- They agree -----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(('attention', 'position', 'mask', 'memory', 'engine'), [
-    ('softmax(normaliser=sink, softcap=2.0, scale=0.7)', 't5', PAST, PACKED, CHUNKED),
-    ('softmax(normaliser=sigmoid, talking="before")', 'none', Segments(), MEMORY, CHUNKED),
-    ('softmax(normaliser=relu2, mask=window(3) | first(2))', 'shaw(clip=3)', PAST, PACKED, CHUNKED),
-    ('softmax(mask=window(6), normaliser=sparsemax, talking="both")', 'cope(max_positions=4)', PAST, PACKED, BLOCKED),
-    ('softmax(mask=dilated(3, 2), normaliser=sigmoid, softcap=2.0)', 'shaw(clip=3)', Segments(), PACKED, BLOCKED),
-    ('softmax(mask=window(60))', 'none', PAST, PACKED, blocked.attend),  # wider than the rows
-])
+
+@pytest.mark.parametrize(
+    ('attention', 'position', 'mask', 'memory', 'engine'),
+    [
+        ('softmax(normaliser=sink, softcap=2.0, scale=0.7)', 't5', PAST, PACKED, CHUNKED),
+        ('softmax(normaliser=sigmoid, talking="before")', 'none', Segments(), MEMORY, CHUNKED),
+        (
+            'softmax(normaliser=relu2, mask=window(3) | first(2))',
+            'shaw(clip=3)',
+            PAST,
+            PACKED,
+            CHUNKED,
+        ),
+        (
+            'softmax(mask=window(6), normaliser=sparsemax, talking="both")',
+            'cope(max_positions=4)',
+            PAST,
+            PACKED,
+            BLOCKED,
+        ),
+        (
+            'softmax(mask=dilated(3, 2), normaliser=sigmoid, softcap=2.0)',
+            'shaw(clip=3)',
+            Segments(),
+            PACKED,
+            BLOCKED,
+        ),
+        ('softmax(mask=window(60))', 'none', PAST, PACKED, blocked.attend),  # wider than the rows
+    ],
+)
 def test_an_engine_agrees_with_the_dense_one(attention, position, mask, memory, engine):
     kind, position = parse(attention), spec.parse(position, POSITIONS, 'model.position')
     tokens, inputs = PACKED, arrays(memory.positions_BT.shape[1])
     expected_BTNH, expected = run(dense.attend, kind, mask, tokens, memory, inputs, position)
     o_BTNH, grads = run(engine, kind, mask, tokens, memory, inputs, position)
     assert distance(o_BTNH, expected_BTNH) < 1e-5
-    for (path, grad), wanted in zip(jax.tree.leaves_with_path(grads), jax.tree.leaves(expected), strict=True):
+    for (path, grad), wanted in zip(
+        jax.tree.leaves_with_path(grads), jax.tree.leaves(expected), strict=True
+    ):
         assert distance(grad, wanted) < 1e-4, path
     empty_BT = ~np.asarray((mask & kind.mask).allowed(tokens, memory)).any(-1)
     assert empty_BT.any()
@@ -120,7 +168,12 @@ def test_what_padding_holds_has_no_influence(engine):
     kind, inputs = parse('softmax(mask=window(4))'), arrays()
     padding_BT11 = (PACKED.segments_BT == 0)[:, :, None, None]
     q_BTNH, k_BSKH, v_BSKH, r_BTNH = inputs
-    changed = q_BTNH, jnp.where(padding_BT11, 1e30, k_BSKH), jnp.where(padding_BT11, -1e30, v_BSKH), r_BTNH
+    changed = (
+        q_BTNH,
+        jnp.where(padding_BT11, 1e30, k_BSKH),
+        jnp.where(padding_BT11, -1e30, v_BSKH),
+        r_BTNH,
+    )
     before, after = (run(engine, kind, Segments(), PACKED, PACKED, x) for x in (inputs, changed))
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -130,8 +183,12 @@ def test_chunks_take_bfloat16_with_sums_in_float32():
     half = arrays(dtype=jnp.bfloat16)[:3]
     exact, plain, chunks = (
         forward(engine, Softmax(), PAST, NO_POSITION, inputs, learned(Softmax()), PACKED, PACKED)
-        for engine, inputs in ((dense.attend, [x.astype(jnp.float32) for x in half]), (dense.attend, half),
-                               (CHUNKED, half)))
+        for engine, inputs in (
+            (dense.attend, [x.astype(jnp.float32) for x in half]),
+            (dense.attend, half),
+            (CHUNKED, half),
+        )
+    )
     assert chunks.dtype == jnp.bfloat16
     assert distance(chunks, exact) < 2 * distance(plain, exact)
 
@@ -139,16 +196,27 @@ def test_chunks_take_bfloat16_with_sums_in_float32():
 @pytest.mark.slow
 @pytest.mark.parametrize('engine', [dense.attend, CHUNKED])
 def test_weights_are_dropped_at_their_rate(engine):
-    """Unit vectors for values show the weights: they are dropped or scaled up, tile by tile otherwise, and backward
-    as forward.
+    """Unit vectors for values show the weights: they are dropped or scaled up, tile by tile
+    otherwise, and backward as forward.
     """
     length, rate = 64, 0.25
-    kind, tokens, zeros_BTNH = parse('softmax(mask=window(12))'), whole(1, length), jnp.zeros((1, length, 8, 4))
+    kind, tokens, zeros_BTNH = (
+        parse('softmax(mask=window(12))'),
+        whole(1, length),
+        jnp.zeros((1, length, 8, 4)),
+    )
     v_BSKH = jnp.broadcast_to(jnp.eye(length)[None, :, None], (1, length, 8, length))
     r_BTNH = jnp.asarray(np.random.default_rng(0).normal(size=(1, length, 8, length)), jnp.float32)
     dropout = jax.random.PRNGKey(3), jnp.float32(rate)
-    o_BTNH, ((*_, grad_BSKH), _) = run(engine, kind, Segments(), tokens, tokens,
-                                       (zeros_BTNH, zeros_BTNH, v_BSKH, r_BTNH), dropout=dropout)
+    o_BTNH, ((*_, grad_BSKH), _) = run(
+        engine,
+        kind,
+        Segments(),
+        tokens,
+        tokens,
+        (zeros_BTNH, zeros_BTNH, v_BSKH, r_BTNH),
+        dropout=dropout,
+    )
     weights_TNS, r_TNH = np.asarray(o_BTNH)[0], np.asarray(r_BTNH)[0]
     allowed_TS = np.abs(np.subtract.outer(range(length), range(length))) < 12
     plain_TS = allowed_TS / allowed_TS.sum(-1, keepdims=True)
@@ -156,22 +224,30 @@ def test_weights_are_dropped_at_their_rate(engine):
     np.testing.assert_allclose(weights_TNS, kept_TNS * plain_TS[:, None] / (1 - rate), rtol=1e-5)
     kept = kept_TNS.swapaxes(1, 2)[allowed_TS]
     assert kept.mean() == pytest.approx(1 - rate, abs=5 * math.sqrt(rate * (1 - rate) / kept.size))
-    np.testing.assert_allclose(grad_BSKH[0], np.einsum('tns,tnh->snh', weights_TNS, r_TNH), atol=1e-5)
+    np.testing.assert_allclose(
+        grad_BSKH[0], np.einsum('tns,tnh->snh', weights_TNS, r_TNH), atol=1e-5
+    )
     if engine is CHUNKED:
-        tiles = [kept_TNS[place:place + 5, :, place:place + 5] for place in range(0, 60, 5)]  # of 13 chunks of 5
+        tiles = [
+            kept_TNS[place : place + 5, :, place : place + 5] for place in range(0, 60, 5)
+        ]  # of 13 chunks of 5
         assert len({tile.tobytes() for tile in tiles}) == len(tiles)
 
 
-# --- What they cost ---------------------------------------------------------------------------------------------------
+# --- What they cost -------------------------------------------------------------------------------
+
 
 def compiled(attend, kind, length):
-    """(bytes of temporary arrays of forward and backward pass, FLOPs of the products of the forward pass)."""
+    """(bytes of temporary arrays of forward and backward pass, FLOPs of the products of the
+    forward pass).
+    """
     tokens, mask = whole(1, length), PAST & kind.mask
     x_BTNH = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
 
     def total(q_BTNH, k_BSKH, v_BSKH):
         context = Context(mask, tokens, tokens, parameters=learned(kind)[0])
         return attend(kind, Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context).sum()
+
     program = jax.jit(jax.grad(total, (0, 1, 2))).lower(x_BTNH, x_BTNH, x_BTNH).compile()
     flops = matmul_flops(jax.make_jaxpr(total)(x_BTNH, x_BTNH, x_BTNH))
     return program.memory_analysis().temp_size_in_bytes, flops
@@ -181,16 +257,20 @@ def compiled(attend, kind, length):
 def test_memory_of_chunks_is_linear():
     short, long = (compiled(chunked.attend, Softmax(), length)[0] for length in (1024, 4096))
     assert long < 4.6 * short
-    assert long < 4096 ** 2 * 2 * 4 / 8  # of the scores that the dense engine holds
+    assert long < 4096**2 * 2 * 4 / 8  # of the scores that the dense engine holds
 
 
 @pytest.mark.slow
 def test_memory_and_flops_of_blocks_are_linear():
     kind = parse('softmax(mask=window(64))')
-    (memory, flops), (long_memory, long_flops) = (compiled(blocked.attend, kind, length) for length in (2048, 8192))
+    (memory, flops), (long_memory, long_flops) = (
+        compiled(blocked.attend, kind, length) for length in (2048, 8192)
+    )
     assert long_memory < 4.6 * memory
     assert long_flops == 4 * flops
-    assert flops <= 1.6 * 64 * 2048 * 2 * 2 * 2 * 8  # 1.5 windows and what rounds them up; 2 heads, products, FLOPs
+    assert (
+        flops <= 1.6 * 64 * 2048 * 2 * 2 * 2 * 8
+    )  # 1.5 windows and what rounds them up; 2 heads, products, FLOPs
 
 
 def test_chunks_that_nobody_may_see_are_left_out():
@@ -201,6 +281,7 @@ def test_chunks_that_nobody_may_see_are_left_out():
         def score(self, parameters, scores_BKGTS, tile):
             jax.debug.callback(lambda: made.append(1))
             return scores_BKGTS
+
     tokens = whole(B, T)
     context = Context(PAST, tokens, tokens, Counted(), {'normaliser': ()})
     q_BTNH, k_BSKH, v_BSKH, _ = arrays()
@@ -209,13 +290,18 @@ def test_chunks_that_nobody_may_see_are_left_out():
     assert len(made) == 15  # of 25
 
 
-# --- Kernels, as far as a machine without them can tell ---------------------------------------------------------------
+# --- Kernels, as far as a machine without them can tell -------------------------------------------
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('attention', 'mask', 'memory'), [
-    ('softmax(mask=window(6), scale=0.7)', PAST, None), ('softmax', Segments(), MEMORY)])
+@pytest.mark.parametrize(
+    ('attention', 'mask', 'memory'),
+    [('softmax(mask=window(6), scale=0.7)', PAST, None), ('softmax', Segments(), MEMORY)],
+)
 def test_what_cudnn_is_asked_for_is_the_dense_result(attention, mask, memory):
-    """With XLA in its place: lengths, causality and the window where rows are not packed, the matrix where they are."""
+    """With XLA in its place: lengths, causality and the window where rows are not packed, the
+    matrix where they are.
+    """
     engine, kind = functools.partial(fused.cudnn, implementation='xla'), parse(attention)
     plain = UNPACKED if memory is None else packed((5,), (), (9,), length=17)
     for tokens, keys in [(UNPACKED, plain), (PACKED, memory or PACKED)]:
@@ -229,12 +315,15 @@ def test_what_cudnn_is_asked_for_is_the_dense_result(attention, mask, memory):
 
 
 def asked(monkeypatch, attention, mask, tokens):
-    """The arguments that jax.nn.dot_product_attention gets in each of the ways that are compiled."""
+    """The arguments that jax.nn.dot_product_attention gets in each of the ways that
+    are compiled.
+    """
     calls = []
 
     def kernel(q_BTNH, k_BSKH, v_BSKH, **arguments):
         calls.append(arguments)
         return q_BTNH
+
     monkeypatch.setattr(jax.nn, 'dot_product_attention', kernel)
     kind, (q_BTNH, k_BSKH, v_BSKH, _) = parse(attention), arrays()
     context = Context(mask & kind.mask, tokens, tokens)
@@ -246,12 +335,20 @@ def asked(monkeypatch, attention, mask, tokens):
 def test_cudnn_is_told_the_mask_in_the_form_that_lets_it_skip(monkeypatch):
     calls = asked(monkeypatch, 'softmax(mask=window(6), scale=0.7)', PAST, UNPACKED)
     lengths = calls['lengths']
-    assert (lengths['is_causal'], lengths['local_window_size'], lengths['scale']) == (True, (5, 0), 0.7)
+    assert (lengths['is_causal'], lengths['local_window_size'], lengths['scale']) == (
+        True,
+        (5, 0),
+        0.7,
+    )
     assert 'is_causal' not in calls['mask']  # which would be aligned with the top left corner
-    causal, full = (asked(monkeypatch, 'softmax', mask, UNPACKED)['lengths'] for mask in (PAST, Segments()))
+    causal, full = (
+        asked(monkeypatch, 'softmax', mask, UNPACKED)['lengths'] for mask in (PAST, Segments())
+    )
     assert (causal['is_causal'], causal['local_window_size']) == (True, None)
     assert (full['is_causal'], full['local_window_size']) == (False, None)
-    assert asked(monkeypatch, 'softmax(mask=window(6))', Segments(), UNPACKED).keys() == {'mask'}  # ahead as well
+    assert asked(monkeypatch, 'softmax(mask=window(6))', Segments(), UNPACKED).keys() == {
+        'mask'
+    }  # ahead as well
     assert asked(monkeypatch, 'softmax(mask=strided(3))', PAST, UNPACKED).keys() == {'mask'}
 
 
@@ -259,8 +356,12 @@ def test_cudnn_is_told_the_mask_in_the_form_that_lets_it_skip(monkeypatch):
 @pytest.mark.parametrize('sizes', [(1, 1, 1), (3, 1, 2)])
 def test_splash_is_the_dense_result_on_one_device_and_on_a_mesh(sizes):
     kind = parse('softmax(mask=window(6), normaliser=sink, softcap=2.0)')
-    mesh = jax.make_mesh(sizes, ('data', 'fsdp', 'tensor'), axis_types=3 * (AxisType.Auto,),
-                         devices=jax.devices()[:math.prod(sizes)])
+    mesh = jax.make_mesh(
+        sizes,
+        ('data', 'fsdp', 'tensor'),
+        axis_types=3 * (AxisType.Auto,),
+        devices=jax.devices()[: math.prod(sizes)],
+    )
     expected_BTNH, expected = run(dense.attend, kind, PAST, PACKED, PACKED, arrays())
     with jax.set_mesh(mesh), nn.logical_axis_rules(logical_rules()):
         engine = functools.partial(fused.splash, interpret=True)
@@ -274,74 +375,117 @@ def test_splash_is_the_dense_result_on_one_device_and_on_a_mesh(sizes):
 def test_splash_sees_a_whole_other_sequence():
     inputs, engine = arrays(17)[:3], functools.partial(fused.splash, interpret=True)
     expected_BTNH, o_BTNH = (
-        forward(attend, Softmax(), Segments(), NO_POSITION, inputs, learned(Softmax()), PACKED, MEMORY)
-        for attend in (dense.attend, engine))
+        forward(
+            attend, Softmax(), Segments(), NO_POSITION, inputs, learned(Softmax()), PACKED, MEMORY
+        )
+        for attend in (dense.attend, engine)
+    )
     assert distance(o_BTNH, expected_BTNH) < 1e-5
 
 
-# --- What they refuse -------------------------------------------------------------------------------------------------
+# --- What they refuse -----------------------------------------------------------------------------
 
 HALF = SiteSpec('decoder', HeadDims(N, K, 64, 64), 'bfloat16', drops=False)
 
 
-@pytest.mark.parametrize(('engine', 'attention', 'position', 'message'), [
-    ('chunked', 'softmax(normaliser=sparsemax)', 'none', 'normaliser=sparsemax needs all keys .* dense, blocked'),
-    ('chunked', 'softmax(talking="both")', 'none', 'talking=both needs all keys of a row at once'),
-    ('chunked', 'softmax(talking="before")', 'shaw', ''),
-    ('chunked', 'softmax', 'cope', 'the position encoding needs all keys of a row at once'),
-    ('blocked', 'softmax', 'none', r'any distance; .* mask=window\(64\)'),
-    ('blocked', 'softmax(mask=window(4) | first(1))', 'none', 'any distance'),
-    ('blocked', 'softmax(mask=window(4), normaliser=sparsemax)', 'cope', ''),
-    ('cudnn', 'softmax(mask=bigbird)', 'rope', ''),
-    ('cudnn', 'softmax(softcap=2.0)', 'none', 'no softcap'),
-    ('cudnn', 'softmax(normaliser=sink)', 'none', 'no normaliser but softmax'),
-    ('cudnn', 'softmax(forget=True)', 'none', 'no forget gate'),
-    ('cudnn', 'softmax', 'alibi', 'no scores from a position encoding: none, sinusoidal, learned and rope work'),
-    ('splash', 'softmax(normaliser=sink, softcap=2.0, mask=window(4))', 'rope', ''),
-    ('splash', 'softmax(normaliser=sigmoid)', 'none', 'softmax, off_by_one and sink'),
-    ('splash', 'softmax(mask=strided(4))', 'none', 'band: full and window work'),
-    ('splash', 'softmax(talking="before")', 'none', 'heads do not talk'),
-    ('splash', 'additive', 'none', 'not the products of queries and keys'),
-])
+@pytest.mark.parametrize(
+    ('engine', 'attention', 'position', 'message'),
+    [
+        (
+            'chunked',
+            'softmax(normaliser=sparsemax)',
+            'none',
+            'normaliser=sparsemax needs all keys .* dense, blocked',
+        ),
+        (
+            'chunked',
+            'softmax(talking="both")',
+            'none',
+            'talking=both needs all keys of a row at once',
+        ),
+        ('chunked', 'softmax(talking="before")', 'shaw', ''),
+        ('chunked', 'softmax', 'cope', 'the position encoding needs all keys of a row at once'),
+        ('blocked', 'softmax', 'none', r'any distance; .* mask=window\(64\)'),
+        ('blocked', 'softmax(mask=window(4) | first(1))', 'none', 'any distance'),
+        ('blocked', 'softmax(mask=window(4), normaliser=sparsemax)', 'cope', ''),
+        ('cudnn', 'softmax(mask=bigbird)', 'rope', ''),
+        ('cudnn', 'softmax(softcap=2.0)', 'none', 'no softcap'),
+        ('cudnn', 'softmax(normaliser=sink)', 'none', 'no normaliser but softmax'),
+        ('cudnn', 'softmax(forget=True)', 'none', 'no forget gate'),
+        (
+            'cudnn',
+            'softmax',
+            'alibi',
+            'no scores from a position encoding: none, sinusoidal, learned and rope work',
+        ),
+        ('splash', 'softmax(normaliser=sink, softcap=2.0, mask=window(4))', 'rope', ''),
+        ('splash', 'softmax(normaliser=sigmoid)', 'none', 'softmax, off_by_one and sink'),
+        ('splash', 'softmax(mask=strided(4))', 'none', 'band: full and window work'),
+        ('splash', 'softmax(talking="before")', 'none', 'heads do not talk'),
+        ('splash', 'additive', 'none', 'not the products of queries and keys'),
+    ],
+)
 def test_an_engine_refuses_what_it_cannot_do(engine, attention, position, message):
     found = parse(attention).refuses(spec.parse(position, POSITIONS, 'model.position'), engine)
     assert bool(found) == bool(message)
     assert re.search(message, found)
 
 
-@pytest.mark.parametrize(('engine', 'attention', 'changes', 'message'), [
-    ('blocked', 'softmax(mask=window(4))', {'name': 'cross'}, "engine='auto'"),
-    ('blocked', 'softmax(mask=window(4))', {}, ''),
-    ('cudnn', 'softmax', {}, ''),
-    ('cudnn', 'softmax', {'dtype': 'float32'}, "model.dtype='float32', the kernel takes float16 and bfloat16"),
-    ('cudnn', 'softmax', {'heads': (N, K, 64, 32)}, 'heads of 64 and values of 32'),
-    ('cudnn', 'softmax', {'heads': (N, K, 60, 60)}, 'multiples of 8'),
-    ('cudnn', 'softmax', {'drops': True}, 'set model.attention_dropout=False'),
-    ('splash', 'softmax', {'name': 'cross', 'dtype': 'float32'}, ''),
-    ('splash', 'softmax(mask=window(4))', {'name': 'cross'}, 'count places'),
-    ('splash', 'softmax', {'drops': True}, 'set model.attention_dropout=False'),
-    ('cudnn', 'linear', {'dtype': 'float32'}, ''),  # It has a form of its own.
-])
+@pytest.mark.parametrize(
+    ('engine', 'attention', 'changes', 'message'),
+    [
+        ('blocked', 'softmax(mask=window(4))', {'name': 'cross'}, "engine='auto'"),
+        ('blocked', 'softmax(mask=window(4))', {}, ''),
+        ('cudnn', 'softmax', {}, ''),
+        (
+            'cudnn',
+            'softmax',
+            {'dtype': 'float32'},
+            "model.dtype='float32', the kernel takes float16 and bfloat16",
+        ),
+        ('cudnn', 'softmax', {'heads': (N, K, 64, 32)}, 'heads of 64 and values of 32'),
+        ('cudnn', 'softmax', {'heads': (N, K, 60, 60)}, 'multiples of 8'),
+        ('cudnn', 'softmax', {'drops': True}, 'set model.attention_dropout=False'),
+        ('splash', 'softmax', {'name': 'cross', 'dtype': 'float32'}, ''),
+        ('splash', 'softmax(mask=window(4))', {'name': 'cross'}, 'count places'),
+        ('splash', 'softmax', {'drops': True}, 'set model.attention_dropout=False'),
+        ('cudnn', 'linear', {'dtype': 'float32'}, ''),  # It has a form of its own.
+    ],
+)
 def test_an_engine_refuses_where_it_cannot_run(engine, attention, changes, message):
     found = engines.unfit(engine, parse(attention), HALF._replace(**changes))
     assert (message in found) if message else not found
 
 
 def experiment(**model):
-    config = ExperimentConfig(model=ModelConfig(**{'encoder_layers': 1, 'decoder_layers': 1, 'd_model': 32, 'd_ff': 32,
-                                                   'num_heads': 4} | model))
+    config = ExperimentConfig(
+        model=ModelConfig(
+            **{'encoder_layers': 1, 'decoder_layers': 1, 'd_model': 32, 'd_ff': 32, 'num_heads': 4}
+            | model
+        )
+    )
     return config_lib.replace(config)  # which checks
 
 
-@pytest.mark.parametrize(('model', 'message'), [
-    ({'engine': 'chunked', 'encoder_attention': 'softmax(normaliser=entmax15)'},
-     r"model.encoder_attention='softmax\(normaliser=entmax15\)' cannot work with model.engine='chunked' \(encoder "
-     r'layers\): normaliser=entmax15 needs all keys'),
-    ({'engine': 'chunked', 'position': 'cope'}, "'softmax' cannot work with model.engine='chunked'.*position encoding"),
-    ({'engine': 'blocked', 'attention': 'softmax(mask=window(4))'},
-     r"cannot work with model.engine='blocked' \(cross layers\): .*model.engine='auto'"),
-    ({'engine': 'cudnn'}, "cannot work with model.engine='cudnn'.*model.dtype='float32'"),
-])
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        (
+            {'engine': 'chunked', 'encoder_attention': 'softmax(normaliser=entmax15)'},
+            r"model.encoder_attention='softmax\(normaliser=entmax15\)' cannot work with model.engine='chunked' \(encoder "
+            r'layers\): normaliser=entmax15 needs all keys',
+        ),
+        (
+            {'engine': 'chunked', 'position': 'cope'},
+            "'softmax' cannot work with model.engine='chunked'.*position encoding",
+        ),
+        (
+            {'engine': 'blocked', 'attention': 'softmax(mask=window(4))'},
+            r"cannot work with model.engine='blocked' \(cross layers\): .*model.engine='auto'",
+        ),
+        ({'engine': 'cudnn'}, "cannot work with model.engine='cudnn'.*model.dtype='float32'"),
+    ],
+)
 def test_a_configuration_names_the_engine_the_kind_and_the_way_out(model, message):
     with pytest.raises(ConfigError, match=message):
         experiment(**model)
@@ -349,12 +493,19 @@ def test_a_configuration_names_the_engine_the_kind_and_the_way_out(model, messag
 
 def test_blocks_are_for_self_attention():
     with pytest.raises(ValueError, match='22 queries and 17 keys'):
-        run(blocked.attend, parse('softmax(mask=window(4))'), Segments(), PACKED, MEMORY, arrays(17))
+        run(
+            blocked.attend, parse('softmax(mask=window(4))'), Segments(), PACKED, MEMORY, arrays(17)
+        )
 
 
-def test_a_kernel_that_is_not_here_is_refused_before_anything_compiles_but_can_be_inspected(monkeypatch):
+def test_a_kernel_that_is_not_here_is_refused_before_anything_compiles_but_can_be_inspected(
+    monkeypatch,
+):
     config = experiment(engine='cudnn', dtype='bfloat16')
-    with pytest.raises(ConfigError, match=r"model\.engine='cudnn' needs an NVIDIA GPU, this machine computes on cpu"):
+    with pytest.raises(
+        ConfigError,
+        match=r"model\.engine='cudnn' needs an NVIDIA GPU, this machine computes on cpu",
+    ):
         Parallel(resolve(config), build_model(config.model, 10))
     with pytest.raises(ConfigError, match=r"model\.engine='splash' needs a TPU"):
         engines.require_platform('splash')
@@ -364,44 +515,75 @@ def test_a_kernel_that_is_not_here_is_refused_before_anything_compiles_but_can_b
     assert inspect.describe(config, 1) == inspect.describe(same, 1)
 
 
-# --- What auto makes of them ------------------------------------------------------------------------------------------
+# --- What auto makes of them ----------------------------------------------------------------------
 
-@pytest.mark.parametrize(('here', 'attention', 'changes', 'expected'), [
-    ((), 'softmax', {}, 'dense'),
-    ((), 'softmax(mask=window(4))', {}, 'blocked'),
-    ((), 'softmax(mask=window(4))', {'name': 'cross'}, 'dense'),
-    ((), 'linear', {}, 'own'),
-    (('cudnn',), 'softmax', {}, 'cudnn'),
-    (('cudnn',), 'softmax', {'dtype': 'float32'}, 'dense'),
-    (('cudnn',), 'softmax(softcap=2.0)', {}, 'dense'),
-    (('cudnn',), 'softmax(mask=window(4))', {}, 'cudnn'),
-    (('cudnn',), 'softmax(mask=window(4))', {'name': 'encoder'}, 'blocked'),  # cuDNN's windows only look back.
-    (('cudnn',), 'softmax(mask=strided(4))', {}, 'cudnn'),
-    (('splash',), 'softmax(softcap=2.0)', {'dtype': 'float32'}, 'splash'),
-    (('splash',), 'additive(mask=window(4))', {}, 'blocked'),
-])
+
+@pytest.mark.parametrize(
+    ('here', 'attention', 'changes', 'expected'),
+    [
+        ((), 'softmax', {}, 'dense'),
+        ((), 'softmax(mask=window(4))', {}, 'blocked'),
+        ((), 'softmax(mask=window(4))', {'name': 'cross'}, 'dense'),
+        ((), 'linear', {}, 'own'),
+        (('cudnn',), 'softmax', {}, 'cudnn'),
+        (('cudnn',), 'softmax', {'dtype': 'float32'}, 'dense'),
+        (('cudnn',), 'softmax(softcap=2.0)', {}, 'dense'),
+        (('cudnn',), 'softmax(mask=window(4))', {}, 'cudnn'),
+        (
+            ('cudnn',),
+            'softmax(mask=window(4))',
+            {'name': 'encoder'},
+            'blocked',
+        ),  # cuDNN's windows only look back.
+        (('cudnn',), 'softmax(mask=strided(4))', {}, 'cudnn'),
+        (('splash',), 'softmax(softcap=2.0)', {'dtype': 'float32'}, 'splash'),
+        (('splash',), 'additive(mask=window(4))', {}, 'blocked'),
+    ],
+)
 def test_auto_takes_the_best_that_can(monkeypatch, here, attention, changes, expected):
-    monkeypatch.setattr(engines, 'is_here', lambda engine: engine in here or engine not in engines.KERNELS)
-    assert engines.resolve_engine('auto', parse(attention), NO_POSITION, HALF._replace(**changes)) == expected
+    monkeypatch.setattr(
+        engines, 'is_here', lambda engine: engine in here or engine not in engines.KERNELS
+    )
+    assert (
+        engines.resolve_engine('auto', parse(attention), NO_POSITION, HALF._replace(**changes))
+        == expected
+    )
     named = engines.resolve_engine('chunked', parse(attention), NO_POSITION, HALF)
     assert named == ('own' if expected == 'own' else 'chunked')
 
 
 def test_a_model_tells_the_engine_of_every_layer():
-    model = ModelConfig(encoder_layers=2, decoder_layers=6, attention='softmax',
-                        decoder_attention='3*softmax(mask=window(8)), softmax')
-    assert resolve_architecture(model, 10).engines() == {'encoder': 'dense', 'decoder': '3*blocked, dense, 2*blocked', 'cross': 'dense'}
+    model = ModelConfig(
+        encoder_layers=2,
+        decoder_layers=6,
+        attention='softmax',
+        decoder_attention='3*softmax(mask=window(8)), softmax',
+    )
+    assert resolve_architecture(model, 10).engines() == {
+        'encoder': 'dense',
+        'decoder': '3*blocked, dense, 2*blocked',
+        'cross': 'dense',
+    }
 
 
 def test_decoding_steps_are_dense():
     """Whatever the engine: here one of which not even a trace can be made where there is no GPU."""
     config = ModelConfig(d_model=16, d_ff=16, num_heads=2, decoder_layers=1, engine='cudnn')
-    block, tokens, memory = Block(resolve_architecture(config, 10), 'decoder', 0, crosses=True), whole(2, 1), whole(2, 5)
+    block, tokens, memory = (
+        Block(resolve_architecture(config, 10), 'decoder', 0, crosses=True),
+        whole(2, 1),
+        whole(2, 5),
+    )
     x_BTD = jnp.zeros((2, 5, 16))
 
     def step(block, x_BTD):
         cache = block.init_cache(x_BTD, memory, 4)
-        y_B1D, _ = block.step(x_BTD[:, :1], tokens, cache, (block.cross.keys(x_BTD, memory), memory))
+        y_B1D, _ = block.step(
+            x_BTD[:, :1], tokens, cache, (block.cross.keys(x_BTD, memory), memory)
+        )
         return y_B1D
-    y_B1D, _ = jax.eval_shape(functools.partial(block.init_with_output, method=step), jax.random.PRNGKey(0), x_BTD)
+
+    y_B1D, _ = jax.eval_shape(
+        functools.partial(block.init_with_output, method=step), jax.random.PRNGKey(0), x_BTD
+    )
     assert y_B1D.shape == (2, 1, 16)

@@ -1,4 +1,6 @@
-"""Latent attention (MLA) against the equations of DeepSeek-V2 in float64, and its two forms against each other."""
+"""Latent attention (MLA) against the equations of DeepSeek-V2 in float64, and its two forms against
+each other.
+"""
 
 import math
 
@@ -6,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.reference import double, mixed, out, outputs_and_weights, projected, rotated, softmax_weights
+from helpers.reference import (
+    double,
+    mixed,
+    out,
+    outputs_and_weights,
+    projected,
+    rotated,
+    softmax_weights,
+)
 from laws.contract import PAST, B, Case, N, T, distance, inputs, site, whole
 
 from transformer_jax import spec
@@ -24,16 +34,23 @@ from transformer_jax.positions.relative import Shaw
 
 
 def normed(x_BTR, scale_R):
-    return x_BTR / np.sqrt((x_BTR ** 2).mean(-1, keepdims=True) + 1e-6) * scale_R
+    return x_BTR / np.sqrt((x_BTR**2).mean(-1, keepdims=True) + 1e-6) * scale_R
 
 
-@pytest.mark.parametrize(('attention', 'kv_heads', 'name', 'position'), [
-    ('latent', 2, 'decoder', 'rope'), ('latent(rank=6, rope_dim=4, query_rank=3)', 1, 'cross', 'none')])
+@pytest.mark.parametrize(
+    ('attention', 'kv_heads', 'name', 'position'),
+    [
+        ('latent', 2, 'decoder', 'rope'),
+        ('latent(rank=6, rope_dim=4, query_rank=3)', 1, 'cross', 'none'),
+    ],
+)
 def test_outputs_and_weights_are_the_papers(attention, kv_heads, name, position):
     at = site(Case(attention, position, kv_heads), name)
     (x_BTD, tokens, x_BSD, key_tokens), o_BTD, weights_BNTS = outputs_and_weights(at)
     params = double(at.params)
-    latent_BSR = normed(projected(x_BSD, params['keys']['latent'])[:, :, 0], params['keys']['latent_norm'])
+    latent_BSR = normed(
+        projected(x_BSD, params['keys']['latent'])[:, :, 0], params['keys']['latent_norm']
+    )
     k_BSKH = np.einsum('bsr,rkh->bskh', latent_BSR, params['mix']['up_key'])
     v_BSKH = np.einsum('bsr,rkh->bskh', latent_BSR, params['mix']['up_value'])
     asks_BTR = x_BTD
@@ -44,12 +61,17 @@ def test_outputs_and_weights_are_the_papers(attention, kv_heads, name, position)
     q_BTNH, turned_BTNP = q_BTNH[..., :4], q_BTNH[..., 4:]
     turned_BSP = projected(x_BSD, params['keys']['turned_key'])
     if position == 'rope':
-        turned_BTNP, turned_BSP = (rotated(x, at_.positions_BT) for x, at_ in (
-            (turned_BTNP, tokens), (turned_BSP, key_tokens)))
+        turned_BTNP, turned_BSP = (
+            rotated(x, at_.positions_BT)
+            for x, at_ in ((turned_BTNP, tokens), (turned_BSP, key_tokens))
+        )
 
     def score(b, n, t, s):
         content = q_BTNH[b, t, n] @ k_BSKH[b, s, n * kv_heads // N]
-        return (content + turned_BTNP[b, t, n] @ turned_BSP[b, s, 0]) / math.sqrt(4 + turned_BSP.shape[-1])
+        return (content + turned_BTNP[b, t, n] @ turned_BSP[b, s, 0]) / math.sqrt(
+            4 + turned_BSP.shape[-1]
+        )
+
     expected = softmax_weights(score, tokens, key_tokens, name == 'decoder')
     np.testing.assert_allclose(weights_BNTS, expected, atol=1e-6)
     assert distance(o_BTD, out(mixed(expected, v_BSKH), params)) < 1e-6
@@ -64,6 +86,7 @@ def arrays(length=9):
 
     def normal(*shape):
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
     parameters = {'normaliser': (), 'key_RKH': normal(R, K, H), 'value_RKH': normal(R, K, H)}
     queries = Queries(normal(2, length, N, H), normal(2, length, N, P))
     keys = Latents(normal(2, length, R), normal(2, length, P))
@@ -75,7 +98,9 @@ def arrays(length=9):
 def test_absorbed_is_expanded(kind, position):
     queries, keys, context = arrays()
     sinks_KG11 = jnp.asarray(np.random.default_rng(1).normal(size=(K, N // K, 1, 1)), jnp.float32)
-    parameters = context.parameters | {'normaliser': sinks_KG11 if kind.normaliser == Sink() else ()}
+    parameters = context.parameters | {
+        'normaliser': sinks_KG11 if kind.normaliser == Sink() else ()
+    }
     context = context.replace(position=position, parameters=parameters)
     expected_BTNH = kind.attend(queries, keys, context)
     assert expected_BTNH.shape == (2, 9, N, H)
@@ -88,16 +113,22 @@ def test_absorbed_never_holds_a_key_or_a_value_in_full():
 
     def text(form):
         return str(jax.make_jaxpr(lambda *a: form(*a, context))(queries, keys))
+
     assert full in text(Latent().attend)
     assert full not in text(Latent().absorbed)
 
 
 def test_the_cache_holds_the_latent_and_one_turned_key():
     cache = site(Case('latent', 'rope', 2), 'decoder').init_cache(inputs(0), T)
-    assert [leaf.nbytes / (B * T) for leaf in cache.keys] == [4 * 16, 4 * 2]  # a token's, in float32
+    assert [leaf.nbytes / (B * T) for leaf in cache.keys] == [
+        4 * 16,
+        4 * 2,
+    ]  # a token's, in float32
     kv_BTKH = np.zeros((B, T, N, 4), np.float32)
     whole_cache = Softmax().init_cache(KeysValues(kv_BTKH, kv_BTKH), T, PAST)
-    assert sum(leaf.nbytes / (B * T) for leaf in jax.tree.leaves(whole_cache.keys)) == 4 * (2 * N * 4)
+    assert sum(leaf.nbytes / (B * T) for leaf in jax.tree.leaves(whole_cache.keys)) == 4 * (
+        2 * N * 4
+    )
 
 
 def stepped(kind, queries, keys, context, cache):
@@ -105,8 +136,12 @@ def stepped(kind, queries, keys, context, cache):
     outputs = []
     for t in range(9):
         one_queries, one_keys, token = (
-            jax.tree.map(lambda leaf, t=t: leaf[:, t:t + 1], tree) for tree in (queries, keys, context.query))
-        o_B1NH, cache = kind.step(one_queries, one_keys, context.replace(query=token, key=token), cache)
+            jax.tree.map(lambda leaf, t=t: leaf[:, t : t + 1], tree)
+            for tree in (queries, keys, context.query)
+        )
+        o_B1NH, cache = kind.step(
+            one_queries, one_keys, context.replace(query=token, key=token), cache
+        )
         outputs.append(o_B1NH)
     return jnp.concatenate(outputs, axis=1)
 
@@ -114,7 +149,9 @@ def stepped(kind, queries, keys, context, cache):
 def test_with_a_position_that_reads_keys_a_step_expands():
     queries, keys, context = arrays()
     rng = np.random.default_rng(2)
-    tables = {name: jnp.asarray(rng.normal(size=(5, H)), jnp.float32) for name in ('keys', 'values')}
+    tables = {
+        name: jnp.asarray(rng.normal(size=(5, H)), jnp.float32) for name in ('keys', 'values')
+    }
     context = context.replace(position=Shaw(clip=2), position_parameters=tables)
     o_BTNH = stepped(Latent(), queries, keys, context, Latent().init_cache(keys, 9, PAST))
     assert distance(o_BTNH, Latent().attend(queries, keys, context)) < 1e-6
@@ -148,9 +185,14 @@ def test_zero_stands_for_the_papers_proportions():
     assert heads == {64: 32, 6: 4, 5: 4}
 
 
-@pytest.mark.parametrize(('text', 'why'), [
-    ('latent(rank=-1)', 'rank=-1 must be positive'), ('latent(query_rank=-2)', 'query_rank=-2 must be positive'),
-    ('latent(rope_dim=3)', 'rope_dim=3 is odd')])
+@pytest.mark.parametrize(
+    ('text', 'why'),
+    [
+        ('latent(rank=-1)', 'rank=-1 must be positive'),
+        ('latent(query_rank=-2)', 'query_rank=-2 must be positive'),
+        ('latent(rope_dim=3)', 'rope_dim=3 is odd'),
+    ],
+)
 def test_wrong_widths_are_refused(text, why):
     with pytest.raises(ConfigError, match=why):
         spec.parse(text, KINDS, 'attention')

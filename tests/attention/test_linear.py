@@ -1,4 +1,6 @@
-"""Linear attention: each form of it against its definition, loops in float64; features and decays as printed."""
+"""Linear attention: each form of it against its definition, loops in float64; features and decays
+as printed.
+"""
 
 import dataclasses
 import itertools
@@ -13,7 +15,14 @@ import pytest
 from transformer_jax import spec
 from transformer_jax.attention import KINDS, Context
 from transformer_jax.attention.decays import Fixed, Gated, NoDecay
-from transformer_jax.attention.features import Elu, Favor, Identity, Relu, Taylor, orthogonal_gaussians
+from transformer_jax.attention.features import (
+    Elu,
+    Favor,
+    Identity,
+    Relu,
+    Taylor,
+    orthogonal_gaussians,
+)
 from transformer_jax.attention.kinds.linear import KeysValues, Linear
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
@@ -25,11 +34,18 @@ from transformer_jax.positions import Position
 B, T, N, K, H, VALUE_H = 2, 13, 4, 2, 4, 3
 FEATURES = [Identity(), Elu(), Relu(), Taylor(), Favor(features=6, seed=1)]
 DECAYS = [NoDecay(), Fixed(), Gated()]
-PAIRS = [pytest.param(feature, decay, id=f'{type(feature).__name__}-{type(decay).__name__}')
-         for feature in FEATURES for decay in DECAYS if feature != Identity() or decay != NoDecay()]
-# Two segments with padding between and after them; one segment with padding inside, as a padded prompt leaves it.
-ROWS = Tokens(np.array([[0, 1, 2, 3, 4, 0, 0, 0, 1, 2, 3, 4, 0], [*range(6), 0, 0, *range(6, 11)]], np.int32),
-              np.array([[1, 1, 1, 1, 1, 0, 0, 2, 2, 2, 2, 2, 0], 6 * [1] + 2 * [0] + 5 * [1]], np.int32))
+PAIRS = [
+    pytest.param(feature, decay, id=f'{type(feature).__name__}-{type(decay).__name__}')
+    for feature in FEATURES
+    for decay in DECAYS
+    if feature != Identity() or decay != NoDecay()
+]
+# Two segments with padding between and after them; one segment with padding inside, as a padded
+# prompt leaves it.
+ROWS = Tokens(
+    np.array([[0, 1, 2, 3, 4, 0, 0, 0, 1, 2, 3, 4, 0], [*range(6), 0, 0, *range(6, 11)]], np.int32),
+    np.array([[1, 1, 1, 1, 1, 0, 0, 2, 2, 2, 2, 2, 0], 6 * [1] + 2 * [0] + 5 * [1]], np.int32),
+)
 
 
 def phi(feature, x_H, query=False):
@@ -44,22 +60,32 @@ def phi(feature, x_H, query=False):
         case Relu():
             return np.array([max(x, 0) + 0.001 for x in x_H])
         case Taylor():
-            return np.array([1, *scaled_H, *(a * b / math.sqrt(2) for a in scaled_H for b in scaled_H)])
+            return np.array(
+                [1, *scaled_H, *(a * b / math.sqrt(2) for a in scaled_H for b in scaled_H)]
+            )
         case Favor(features=R):
             w_RH = orthogonal_gaussians(R, len(x_H), feature.seed).astype(np.float64)
-            phi_R = np.array([math.exp(w_H @ scaled_H - scaled_H @ scaled_H / 2) / math.sqrt(R) for w_H in w_RH])
+            phi_R = np.array(
+                [math.exp(w_H @ scaled_H - scaled_H @ scaled_H / 2) / math.sqrt(R) for w_H in w_RH]
+            )
             return phi_R / (phi_R.max() * math.sqrt(R)) if query else phi_R
 
 
 def definition(kind, q_BTNH, k_BSKH, v_BSKH, decay_BSKR, allowed_BTS):
-    """o_t = Σ_s (Σ_r φ(q_t)_r φ(k_s)_r Π_{s<u≤t} a_ur) v_s in float64, divided by the sum of weights without decay."""
+    """o_t = Σ_s (Σ_r φ(q_t)_r φ(k_s)_r Π_{s<u≤t} a_ur) v_s in float64, divided by the sum of
+    weights without decay.
+    """
     divides = kind.decay == NoDecay()
     o_BTNH = np.zeros((*q_BTNH.shape[:3], v_BSKH.shape[-1]))
     for b, t, n in np.ndindex(*q_BTNH.shape[:3]):
         shared, total = n * k_BSKH.shape[2] // q_BTNH.shape[2], 0
         q_R = phi(kind.feature, q_BTNH[b, t, n], query=True)
         for s in np.flatnonzero(allowed_BTS[b, t]):
-            log_R = 0 if divides else np.asarray(decay_BSKR, np.float64)[b, s + 1:t + 1, shared].sum(0)
+            log_R = (
+                0
+                if divides
+                else np.asarray(decay_BSKR, np.float64)[b, s + 1 : t + 1, shared].sum(0)
+            )
             weight = (q_R * phi(kind.feature, k_BSKH[b, s, shared]) * np.exp(log_R)).sum()
             o_BTNH[b, t, n] += weight * np.asarray(v_BSKH, np.float64)[b, s, shared]
             total += weight
@@ -75,8 +101,11 @@ def arrays(kind, length=T, keys=None, seed=0):
     shapes = (B, length, N, H), (B, S, K, H), (B, S, K, VALUE_H)
     q_BTNH, k_BSKH, v_BSKH = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
     logits_BSKR = rng.normal(size=(B, S, K, kind.feature.size(H)))
-    decay_BSKR = {NoDecay: np.zeros((B, S, 1, 1)), Gated: -np.exp(logits_BSKR - 1),
-                  Fixed: np.broadcast_to(np.log([31 / 32, 63 / 64])[:, None], (B, S, K, 1))}[type(kind.decay)]
+    decay_BSKR = {
+        NoDecay: np.zeros((B, S, 1, 1)),
+        Gated: -np.exp(logits_BSKR - 1),
+        Fixed: np.broadcast_to(np.log([31 / 32, 63 / 64])[:, None], (B, S, K, 1)),
+    }[type(kind.decay)]
     return q_BTNH, k_BSKH, v_BSKH, decay_BSKR.astype(np.float32)
 
 
@@ -91,7 +120,9 @@ def stepwise(kind, context, splits, q_BTNH, *keys):
     """`step` on the tokens between splits, one after another."""
     cache, outputs = kind.init_cache(KeysValues(*keys), T, PAST), []
     for start, stop in itertools.pairwise(splits):
-        inputs = jax.tree.map(lambda a_BT, i=start, j=stop: a_BT[:, i:j], (q_BTNH, KeysValues(*keys), context.query))
+        inputs = jax.tree.map(
+            lambda a_BT, i=start, j=stop: a_BT[:, i:j], (q_BTNH, KeysValues(*keys), context.query)
+        )
         o_BTNH, cache = kind.step(*inputs[:2], Context(PAST, inputs[2], inputs[2]), cache)
         outputs.append(o_BTNH)
     return jnp.concatenate(outputs, axis=1)
@@ -99,11 +130,15 @@ def stepwise(kind, context, splits, q_BTNH, *keys):
 
 def recurrent(kind, context, q_BTNH, *keys):
     """`step` on every token in turn."""
+
     def step(cache, inputs):
         q_B1NH, keys, tokens = jax.tree.map(lambda a_B: a_B[:, None], inputs)
         o_B1NH, cache = kind.step(q_B1NH, keys, Context(PAST, tokens, tokens), cache)
         return cache, o_B1NH[:, 0]
-    inputs = jax.tree.map(lambda a_BT: jnp.moveaxis(a_BT, 1, 0), (q_BTNH, KeysValues(*keys), context.query))
+
+    inputs = jax.tree.map(
+        lambda a_BT: jnp.moveaxis(a_BT, 1, 0), (q_BTNH, KeysValues(*keys), context.query)
+    )
     _, o_TBNH = jax.lax.scan(step, kind.init_cache(KeysValues(*keys), T, PAST), inputs)
     return jnp.moveaxis(o_TBNH, 0, 1)
 
@@ -112,10 +147,13 @@ def by_definition(kind, context, inputs):
     """What padding decays is left out: it is no token."""
     q_BTNH, k_BSKH, v_BSKH, decay_BSKR = inputs
     real_BS11 = (np.asarray(context.key.segments_BT) != 0)[..., None, None]
-    return definition(kind, q_BTNH, k_BSKH, v_BSKH, decay_BSKR * real_BS11, np.asarray(context.allowed_BTS()))
+    return definition(
+        kind, q_BTNH, k_BSKH, v_BSKH, decay_BSKR * real_BS11, np.asarray(context.allowed_BTS())
+    )
 
 
-# --- Forms ------------------------------------------------------------------------------------------------------------
+# --- Forms ----------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize(('feature', 'decay'), PAIRS)
 def test_chunks_and_recurrence_are_the_definition(feature, decay):
@@ -134,12 +172,15 @@ def test_the_size_of_a_chunk_does_not_matter(text, chunk):
     kind, context = spec.parse(text, KINDS, 'attention'), Context(PAST, ROWS, ROWS)
     kind = dataclasses.replace(kind, chunk=chunk)
     inputs = arrays(kind, seed=1)
-    np.testing.assert_allclose(forward(kind, context, *inputs),
-                               by_definition(kind, context, inputs), atol=3e-6)
+    np.testing.assert_allclose(
+        forward(kind, context, *inputs), by_definition(kind, context, inputs), atol=3e-6
+    )
 
 
-@pytest.mark.parametrize(('text', 'splits'), [
-    ('linear(chunk=4)', (0, 9, 10, T)), ('linear(feature=none, decay=gated, chunk=3)', (0, 6, T))])
+@pytest.mark.parametrize(
+    ('text', 'splits'),
+    [('linear(chunk=4)', (0, 9, 10, T)), ('linear(feature=none, decay=gated, chunk=3)', (0, 6, T))],
+)
 def test_steps_of_any_size_are_the_definition(text, splits):
     kind, context = spec.parse(text, KINDS, 'attention'), Context(PAST, ROWS, ROWS)
     inputs = arrays(kind, seed=2)
@@ -149,9 +190,17 @@ def test_steps_of_any_size_are_the_definition(text, splits):
 
 @pytest.mark.parametrize('feature', FEATURES[1:], ids=lambda feature: type(feature).__name__)
 def test_across_is_the_definition(feature):
-    """In one tile (chunk=T) and through states (chunk=4): segments 1 and 2 of the keys stand elsewhere, 3 has none."""
-    keys = Tokens(np.zeros((B, 9), np.int32), np.array([[0, 1, 1, 2, 2, 2, 2, 3, 0], [2, 2, 1, 1, 1, 1, 1, 0, 0]]))
-    context, kinds = Context(Segments(), ROWS, keys), [Linear(feature, chunk=chunk) for chunk in (4, T)]
+    """In one tile (chunk=T) and through states (chunk=4): segments 1 and 2 of the keys stand
+    elsewhere, 3 has none.
+    """
+    keys = Tokens(
+        np.zeros((B, 9), np.int32),
+        np.array([[0, 1, 1, 2, 2, 2, 2, 3, 0], [2, 2, 1, 1, 1, 1, 1, 0, 0]]),
+    )
+    context, kinds = (
+        Context(Segments(), ROWS, keys),
+        [Linear(feature, chunk=chunk) for chunk in (4, T)],
+    )
     inputs = arrays(kinds[0], keys=9)
     expected = by_definition(kinds[0], context, inputs)
     assert not expected[0, 5].any()
@@ -167,17 +216,32 @@ def test_both_ways_is_the_definition():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('kind', 'mask'), [
-    (Linear(chunk=3), PAST), (Linear(chunk=3), Segments()), (Linear(Taylor(), Fixed(), chunk=4), PAST),
-    (Linear(Identity(), Gated(), chunk=5), PAST), (Linear(Favor(features=6), chunk=3), PAST),
-    (Linear(Relu(), chunk=T), Segments())], ids=['elu', 'both ways', 'fixed', 'gated', 'favor', 'all pairs'])
+@pytest.mark.parametrize(
+    ('kind', 'mask'),
+    [
+        (Linear(chunk=3), PAST),
+        (Linear(chunk=3), Segments()),
+        (Linear(Taylor(), Fixed(), chunk=4), PAST),
+        (Linear(Identity(), Gated(), chunk=5), PAST),
+        (Linear(Favor(features=6), chunk=3), PAST),
+        (Linear(Relu(), chunk=T), Segments()),
+    ],
+    ids=['elu', 'both ways', 'fixed', 'gated', 'favor', 'all pairs'],
+)
 def test_gradients_are_the_definitions(kind, mask, slope):
     context, inputs = Context(mask, ROWS, ROWS), arrays(kind, seed=3)
     r_BTNH = np.random.default_rng(4).normal(size=(B, T, N, VALUE_H))
-    grads = jax.jit(jax.grad(lambda *x: (attend(kind, context, *x) * r_BTNH).sum(), argnums=(0, 1, 2, 3)))(*inputs)
+    grads = jax.jit(
+        jax.grad(lambda *x: (attend(kind, context, *x) * r_BTNH).sum(), argnums=(0, 1, 2, 3))
+    )(*inputs)
     for index, grad in enumerate(grads[:3] if kind.decay == NoDecay() else grads):
-        directions = [np.random.default_rng(5).normal(size=x.shape) * (i == index) for i, x in enumerate(inputs)]
-        expected = slope(lambda *x: (by_definition(kind, context, x) * r_BTNH).sum(), inputs, directions)
+        directions = [
+            np.random.default_rng(5).normal(size=x.shape) * (i == index)
+            for i, x in enumerate(inputs)
+        ]
+        expected = slope(
+            lambda *x: (by_definition(kind, context, x) * r_BTNH).sum(), inputs, directions
+        )
         found = (np.asarray(grad, np.float64) * directions[index]).sum()
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-5 * float(np.linalg.norm(grad)))
 
@@ -186,13 +250,19 @@ def test_weights_are_rows_of_a_stochastic_matrix():
     context, (q_BTNH, *keys) = Context(PAST, ROWS, ROWS), arrays(Linear())
     weights_BNTS = jax.jit(Linear(chunk=4).weights)(q_BTNH, KeysValues(*keys), context)
     seen_BTS = np.asarray(context.allowed_BTS())
-    np.testing.assert_array_equal(np.asarray(weights_BNTS) > 0, np.broadcast_to(seen_BTS[:, None], (B, N, T, T)))
-    np.testing.assert_allclose(weights_BNTS.sum(-1), np.broadcast_to(seen_BTS.any(-1)[:, None], (B, N, T)), atol=1e-6)
+    np.testing.assert_array_equal(
+        np.asarray(weights_BNTS) > 0, np.broadcast_to(seen_BTS[:, None], (B, N, T, T))
+    )
+    np.testing.assert_allclose(
+        weights_BNTS.sum(-1), np.broadcast_to(seen_BTS.any(-1)[:, None], (B, N, T)), atol=1e-6
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('text', 'mask'), [
-    ('linear', PAST), ('linear', Segments()), ('linear(feature=none, decay=gated)', PAST)])
+@pytest.mark.parametrize(
+    ('text', 'mask'),
+    [('linear', PAST), ('linear', Segments()), ('linear(feature=none, decay=gated)', PAST)],
+)
 def test_memory_is_linear_in_the_length(text, mask):
     kind = spec.parse(text, KINDS, 'attention')
 
@@ -203,8 +273,10 @@ def test_memory_is_linear_in_the_length(text, mask):
         def loss(positions_BT, segments_BT, *inputs):
             tokens = Tokens(positions_BT, segments_BT)
             return attend(kind, Context(mask, tokens, tokens), *inputs).sum()
+
         gradient = jax.jit(jax.value_and_grad(loss, argnums=(2, 3, 4, 5))).lower(ids, ids, *inputs)
         return gradient.compile().memory_analysis().temp_size_in_bytes
+
     assert bytes_of(4096) / bytes_of(1024) <= 4.4
 
 
@@ -217,27 +289,35 @@ def test_the_state_of_a_step_knows_no_length():
         assert state.sums_BKRH.dtype == jnp.float32
 
 
-# --- Features ---------------------------------------------------------------------------------------------------------
+# --- Features -------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize('feature', FEATURES, ids=lambda feature: type(feature).__name__)
 def test_features_are_the_papers(feature):
     x_BTNH = 2 * np.random.default_rng(0).normal(size=(2, 3, 2, H)).astype(np.float32)
     for query, found in ((False, feature.keys(x_BTNH)), (True, feature.queries(x_BTNH))):
         assert found.shape == (2, 3, 2, feature.size(H))
-        expected = [[[phi(feature, x_H, query) for x_H in x_NH] for x_NH in x_TNH] for x_TNH in x_BTNH]
+        expected = [
+            [[phi(feature, x_H, query) for x_H in x_NH] for x_NH in x_TNH] for x_TNH in x_BTNH
+        ]
         np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-6)
 
 
 def test_elu_keeps_what_is_small():
     x_BTNH = np.array([-30.0, -10.0, 0.0, 1e-4], np.float32).reshape(1, 1, 1, 4)
-    np.testing.assert_allclose(Elu().keys(x_BTNH).ravel(), [math.exp(-30), math.exp(-10), 1, 1.0001], rtol=1e-6)
+    np.testing.assert_allclose(
+        Elu().keys(x_BTNH).ravel(), [math.exp(-30), math.exp(-10), 1, 1.0001], rtol=1e-6
+    )
 
 
 def test_taylor_products_are_the_second_order_of_the_exponential():
     q_TH, k_TH = np.random.default_rng(0).normal(size=(2, 50, 16))
     s_T = (q_TH * k_TH).sum(-1) / 4
-    q_TR, k_TR = (np.asarray(Taylor().keys(x_TH[None, :, None].astype(np.float32))[0, :, 0]) for x_TH in (q_TH, k_TH))
-    np.testing.assert_allclose((q_TR * k_TR).sum(-1), 1 + s_T + s_T ** 2 / 2, rtol=1e-5)
+    q_TR, k_TR = (
+        np.asarray(Taylor().keys(x_TH[None, :, None].astype(np.float32))[0, :, 0])
+        for x_TH in (q_TH, k_TH)
+    )
+    np.testing.assert_allclose((q_TR * k_TR).sum(-1), 1 + s_T + s_T**2 / 2, rtol=1e-5)
 
 
 def test_random_features_are_orthogonal_in_blocks_with_norms_of_gaussians():
@@ -247,9 +327,10 @@ def test_random_features_are_orthogonal_in_blocks_with_norms_of_gaussians():
         products = block @ block.T
         np.testing.assert_allclose(products - np.diag(np.diag(products)), 0, atol=1e-5)
     norms_R = np.linalg.norm(w_RH, axis=-1)
-    assert (norms_R ** 2).mean() == pytest.approx(size, rel=0.03)  # χ²: mean d, variance 2d
-    assert (norms_R ** 2).var() == pytest.approx(2 * size, rel=0.1)
-    # Uniform directions: without the signs of R's diagonal, LAPACK's first entry is always negative.
+    assert (norms_R**2).mean() == pytest.approx(size, rel=0.03)  # χ²: mean d, variance 2d
+    assert (norms_R**2).var() == pytest.approx(2 * size, rel=0.1)
+    # Uniform directions: without the signs of R's diagonal, LAPACK's first entry is
+    # always negative.
     assert np.abs(w_RH.reshape(blocks, size, size).mean(0)).max() < 5 / math.sqrt(blocks)
     assert orthogonal_gaussians(11, size, 3).shape == (11, size)
     np.testing.assert_array_equal(orthogonal_gaussians(11, size, 3), w_RH[:11].astype(np.float32))
@@ -257,13 +338,21 @@ def test_random_features_are_orthogonal_in_blocks_with_norms_of_gaussians():
 
 
 def test_favor_approaches_softmax_as_one_over_the_root_of_its_features():
-    # With larger queries and keys the law sets in later: the weights' variance grows as the exponential of their size.
+    # With larger queries and keys the law sets in later: the weights' variance grows as the
+    # exponential of their size.
     rng, length = np.random.default_rng(0), 12
-    q_BTNH, k_BTNH, v_BTNH = rng.normal(size=(3, 1, length, 2, 16)) * np.array([0.25, 0.25, 1]).reshape(3, 1, 1, 1, 1)
+    q_BTNH, k_BTNH, v_BTNH = rng.normal(size=(3, 1, length, 2, 16)) * np.array(
+        [0.25, 0.25, 1]
+    ).reshape(3, 1, 1, 1, 1)
     weights_NTS = np.exp(np.einsum('TNH,SNH->NTS', q_BTNH[0], k_BTNH[0]) / 4)
-    expected = np.einsum('NTS,SNH->TNH', weights_NTS / weights_NTS.sum(-1, keepdims=True), v_BTNH[0])
+    expected = np.einsum(
+        'NTS,SNH->TNH', weights_NTS / weights_NTS.sum(-1, keepdims=True), v_BTNH[0]
+    )
     tokens = Tokens(np.arange(length)[None], np.ones((1, length), np.int32))
-    inputs = *(x.astype(np.float32) for x in (q_BTNH, k_BTNH, v_BTNH)), np.zeros((1, length, 1, 1), np.float32)
+    inputs = (
+        *(x.astype(np.float32) for x in (q_BTNH, k_BTNH, v_BTNH)),
+        np.zeros((1, length, 1, 1), np.float32),
+    )
     sizes, errors = [16, 64, 256, 1024], []
     for size in sizes:
         kinds = [Linear(Favor(size, seed)) for seed in range(8)]
@@ -278,7 +367,9 @@ def test_favor_has_no_maximum_over_the_future():
     q_BTNH, k_BSKH, v_BSKH, decay_BSKR = arrays(kind)
     louder_BSKH = k_BSKH.copy()
     louder_BSKH[:, 6:] *= 12
-    before, after = (forward(kind, context, q_BTNH, k, v_BSKH, decay_BSKR) for k in (k_BSKH, louder_BSKH))
+    before, after = (
+        forward(kind, context, q_BTNH, k, v_BSKH, decay_BSKR) for k in (k_BSKH, louder_BSKH)
+    )
     np.testing.assert_array_equal(before[:, :6], after[:, :6])
     assert np.isfinite(after).all()
 
@@ -294,7 +385,8 @@ def test_favor_takes_large_queries_and_keys():
         assert (np.abs(o_BTNH[1, :6]).min() > 0) == (size == 100)
 
 
-# --- Decays -----------------------------------------------------------------------------------------------------------
+# --- Decays ---------------------------------------------------------------------------------------
+
 
 def projected(function, heads, *arguments, position=None):
     module = Projection(function, heads, 0, position or Position())
@@ -305,18 +397,37 @@ def projected(function, heads, *arguments, position=None):
 def test_fixed_decays_are_retnets():
     log_BSKR, params = projected(Fixed().log, (8, 8, H, H), np.zeros((1, 3, 5), np.float32), H)
     assert not params
-    np.testing.assert_allclose(np.exp(log_BSKR[0, :, :, 0]), [[
-        0.96875, 0.984375, 0.9921875, 0.99609375, 0.998046875, 0.9990234375, 0.99951171875, 0.999755859375]] * 3,
-        rtol=1e-7)
+    np.testing.assert_allclose(
+        np.exp(log_BSKR[0, :, :, 0]),
+        [
+            [
+                0.96875,
+                0.984375,
+                0.9921875,
+                0.99609375,
+                0.998046875,
+                0.9990234375,
+                0.99951171875,
+                0.999755859375,
+            ]
+        ]
+        * 3,
+        rtol=1e-7,
+    )
 
 
 def test_gated_decays_are_glas():
     x_BSD = np.random.default_rng(0).normal(size=(B, 3, 5)).astype(np.float32)
     log_BSKR, params = projected(Gated(rank=2, tau=16.0).log, HeadDims(N, K, H, H), x_BSD, 7)
     assert {name: leaf.shape for name, leaf in params.items()} == {
-        'decay_in': (5, 2), 'decay_out': (2, K, 7), 'decay_bias': (K, 7)}
+        'decay_in': (5, 2),
+        'decay_out': (2, K, 7),
+        'decay_bias': (K, 7),
+    }
     params = {name: np.asarray(leaf, np.float64) + 0.1 for name, leaf in params.items()}
-    log_BSKR = Projection(Gated(rank=2).log, HeadDims(N, K, H, H), 0, Position()).apply({'params': params}, x_BSD, 7)
+    log_BSKR = Projection(Gated(rank=2).log, HeadDims(N, K, H, H), 0, Position()).apply(
+        {'params': params}, x_BSD, 7
+    )
     for b, s, k, r in np.ndindex(*log_BSKR.shape):
         logit = x_BSD[b, s].astype(np.float64) @ params['decay_in'] @ params['decay_out'][:, k, r]
         gate = (1 / (1 + math.exp(-logit - params['decay_bias'][k, r]))) ** (1 / 16)
@@ -326,11 +437,17 @@ def test_gated_decays_are_glas():
 def test_strong_decays_overflow_nowhere_and_hide_no_weak_ones():
     kind, context = Linear(Identity(), Gated(), chunk=5), Context(PAST, ROWS, ROWS)
     q_BTNH, k_BSKH, v_BSKH, decay_BSKR = arrays(kind)
-    decay_BSKR[:, 1::5] = -1e7  # exp(1e7) is no number; and beside 1e7 a float32 has no room for 0.1
+    decay_BSKR[
+        :, 1::5
+    ] = -1e7  # exp(1e7) is no number; and beside 1e7 a float32 has no room for 0.1
     inputs = q_BTNH, k_BSKH, v_BSKH, decay_BSKR
-    grads = jax.jit(jax.grad(lambda *x: attend(kind, context, *x).sum(), argnums=(0, 1, 2, 3)))(*inputs)
+    grads = jax.jit(jax.grad(lambda *x: attend(kind, context, *x).sum(), argnums=(0, 1, 2, 3)))(
+        *inputs
+    )
     assert all(np.isfinite(grad).all() for grad in grads)
-    np.testing.assert_allclose(forward(kind, context, *inputs), by_definition(kind, context, inputs), atol=2e-6)
+    np.testing.assert_allclose(
+        forward(kind, context, *inputs), by_definition(kind, context, inputs), atol=2e-6
+    )
 
 
 def test_with_a_decay_each_head_has_its_norm():
@@ -345,7 +462,8 @@ def test_with_a_decay_each_head_has_its_norm():
     assert Linear().finish(o_BTNH, {}) is o_BTNH
 
 
-# --- Options ----------------------------------------------------------------------------------------------------------
+# --- Options --------------------------------------------------------------------------------------
+
 
 @dataclasses.dataclass(frozen=True)
 class Turned(Position):
@@ -359,9 +477,14 @@ def test_queries_and_keys_are_turned_before_their_features():
     x_BTD = np.random.default_rng(0).normal(size=(B, T, 5)).astype(np.float32)
     heads = HeadDims(N, K, H, VALUE_H)
     factor_BT11 = 1 + ROWS.positions_BT[..., None, None]
-    plain, turned = (projected(Linear().queries, heads, x_BTD, ROWS, position=p)[0] for p in (Position(), Turned()))
+    plain, turned = (
+        projected(Linear().queries, heads, x_BTD, ROWS, position=p)[0]
+        for p in (Position(), Turned())
+    )
     np.testing.assert_array_equal(turned, plain * factor_BT11)
-    plain, turned = (projected(Linear().keys, heads, x_BTD, ROWS, position=p)[0] for p in (Position(), Turned()))
+    plain, turned = (
+        projected(Linear().keys, heads, x_BTD, ROWS, position=p)[0] for p in (Position(), Turned())
+    )
     np.testing.assert_array_equal(turned.k_BSKH, plain.k_BSKH * factor_BT11)
     np.testing.assert_array_equal(turned.v_BSKH, plain.v_BSKH)
 
@@ -372,21 +495,34 @@ def test_what_it_supports_depends_on_its_decay():
     assert Linear(Identity(), Fixed()).supports() == Linear(Elu(), Gated()).supports() == causal
 
 
-@pytest.mark.parametrize(('text', 'why'), [
-    ('linear(feature=none)', 'takes decay=fixed or decay=gated; without decay use elu, relu, taylor, favor'),
-    ('linear(chunk=-1)', 'chunk=-1, it takes a positive number'),
-    ('linear(feature=favor(features=0))', 'features=0, it takes a positive number'),
-    ('linear(feature=favor(seed=-1))', 'seed=-1, it takes 0 or more'),
-    ('linear(decay=gated(rank=0))', 'rank=0, it takes a positive number'),
-    ('linear(decay=gated(tau=0.0))', r'tau=0\.0, it takes a positive number')])
+@pytest.mark.parametrize(
+    ('text', 'why'),
+    [
+        (
+            'linear(feature=none)',
+            'takes decay=fixed or decay=gated; without decay use elu, relu, taylor, favor',
+        ),
+        ('linear(chunk=-1)', 'chunk=-1, it takes a positive number'),
+        ('linear(feature=favor(features=0))', 'features=0, it takes a positive number'),
+        ('linear(feature=favor(seed=-1))', 'seed=-1, it takes 0 or more'),
+        ('linear(decay=gated(rank=0))', 'rank=0, it takes a positive number'),
+        ('linear(decay=gated(tau=0.0))', r'tau=0\.0, it takes a positive number'),
+    ],
+)
 def test_impossible_options_are_refused(text, why):
     with pytest.raises(ConfigError, match=why):
         spec.parse(text, KINDS, 'model.attention')
 
 
-@pytest.mark.parametrize('text', [
-    'linear', 'linear(feature=favor(features=64, seed=2), chunk=32)', 'linear(decay=gated(tau=8.0))',
-    "linear(gate='element', feature=none, decay=fixed)"])
+@pytest.mark.parametrize(
+    'text',
+    [
+        'linear',
+        'linear(feature=favor(features=64, seed=2), chunk=32)',
+        'linear(decay=gated(tau=8.0))',
+        "linear(gate='element', feature=none, decay=fixed)",
+    ],
+)
 def test_specs_are_printed_as_they_are_read(text):
     kind = spec.parse(text, KINDS, 'model.attention')
     assert spec.parse(spec.text(kind, KINDS), KINDS, 'model.attention') == kind

@@ -1,4 +1,6 @@
-"""Linformer against the formula of Wang et al. (2020), written in loops in float64, and against full attention."""
+"""Linformer against the formula of Wang et al. (2020), written in loops in float64, and against
+full attention.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -27,20 +29,25 @@ def attend(q_BTNH, k_BSKH, v_BSKH, mix, real=(REAL_BT, REAL_BS)):
     """(outputs, weights) with E and F of any shape."""
     *shape, length, rank = mix[0].shape
     kind = Linformer(length, rank, 'none' if shape else 'heads')
-    context = Context(Segments(), *map(tokens, real), parameters=dict(zip(('keys', 'values'), mix, strict=True)))
+    context = Context(
+        Segments(), *map(tokens, real), parameters=dict(zip(('keys', 'values'), mix, strict=True))
+    )
     arguments = Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context
     return kind.attend(*arguments), kind.weights(*arguments)
 
 
 @jax.jit
 def gradients(q_BTNH, k_BSKH, v_BSKH, e, f, r_BTNH):
-    return jax.grad(lambda q, k, v, *mix: (attend(q, k, v, mix)[0] * r_BTNH).sum(), argnums=range(5))(
-        q_BTNH, k_BSKH, v_BSKH, e, f)
+    return jax.grad(
+        lambda q, k, v, *mix: (attend(q, k, v, mix)[0] * r_BTNH).sum(), argnums=range(5)
+    )(q_BTNH, k_BSKH, v_BSKH, e, f)
 
 
 def paper(q_BTNH, k_BSKH, v_BSKH, e, f):
     """Equation 7 for single queries: (outputs, weights on keys)."""
-    q_BTNH, k_BSKH, v_BSKH, e, f = (np.asarray(x, np.float64) for x in (q_BTNH, k_BSKH, v_BSKH, e, f))
+    q_BTNH, k_BSKH, v_BSKH, e, f = (
+        np.asarray(x, np.float64) for x in (q_BTNH, k_BSKH, v_BSKH, e, f)
+    )
     K = v_BSKH.shape[2]
     o_BTNH, weights_BNTS = np.zeros((B, T, N, v_BSKH.shape[-1])), np.zeros((B, N, T, S))
     for b, t, n in np.ndindex(B, T, N):
@@ -59,7 +66,13 @@ def paper(q_BTNH, k_BSKH, v_BSKH, e, f):
 def arrays(K, shared, seed=0):
     rng = np.random.default_rng(seed)
     heads = () if shared else (K,)
-    shapes = (B, T, N, H), (B, S, K, H), (B, S, K, VALUE_H), (*heads, LENGTH, RANK), (*heads, LENGTH, RANK)
+    shapes = (
+        (B, T, N, H),
+        (B, S, K, H),
+        (B, S, K, VALUE_H),
+        (*heads, LENGTH, RANK),
+        (*heads, LENGTH, RANK),
+    )
     return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
@@ -79,7 +92,10 @@ def test_gradients_are_the_papers(K, shared, slope):
     inputs = arrays(K, shared, seed=1)
     r_BTNH = np.random.default_rng(2).normal(size=(B, T, N, VALUE_H))
     for index, grad in enumerate(gradients(*inputs, r_BTNH)):
-        directions = [np.random.default_rng(3).normal(size=x.shape) * (i == index) for i, x in enumerate(inputs)]
+        directions = [
+            np.random.default_rng(3).normal(size=x.shape) * (i == index)
+            for i, x in enumerate(inputs)
+        ]
         expected = slope(lambda *x: (paper(*x)[0] * r_BTNH).sum(), inputs, directions)
         found = (np.asarray(grad, np.float64) * directions[index]).sum()
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-5 * float(np.linalg.norm(grad)))
@@ -87,7 +103,9 @@ def test_gradients_are_the_papers(K, shared, slope):
 
 def full(q_BTNH, k_BSKH, v_BSKH, absent=0):
     """Equation 1 of Vaswani et al. (2017), with `absent` more keys of score 0 and value 0."""
-    scores_BNTS = np.einsum('btnh,bsnh->bnts', *(np.asarray(x, np.float64) for x in (q_BTNH, k_BSKH))) / np.sqrt(H)
+    scores_BNTS = np.einsum(
+        'btnh,bsnh->bnts', *(np.asarray(x, np.float64) for x in (q_BTNH, k_BSKH))
+    ) / np.sqrt(H)
     exponentials_BNTS = np.exp(scores_BNTS)
     weights_BNTS = exponentials_BNTS / (exponentials_BNTS.sum(-1, keepdims=True) + absent)
     return np.einsum('bnts,bsnh->btnh', weights_BNTS, np.asarray(v_BSKH, np.float64))
@@ -133,22 +151,28 @@ class Scope:
         return x_BTNH * positions_BT[..., None, None]
 
 
-@pytest.mark.parametrize(('share', 'asked'), [
-    ('none', {'mix_keys': (2, 512, 64), 'mix_values': (2, 512, 64)}),
-    ('heads', {'mix_keys': (512, 64), 'mix_values': (512, 64)}),
-    ('kv', {'mix_keys': (512, 64)})])
+@pytest.mark.parametrize(
+    ('share', 'asked'),
+    [
+        ('none', {'mix_keys': (2, 512, 64), 'mix_values': (2, 512, 64)}),
+        ('heads', {'mix_keys': (512, 64), 'mix_values': (512, 64)}),
+        ('kv', {'mix_keys': (512, 64)}),
+    ],
+)
 def test_what_is_shared(share, asked):
     scope = Scope()
     parameters = Linformer(share=share).parameters(scope)
     assert scope.asked == asked
     assert (parameters['keys'] is parameters['values']) == (share == 'kv')
-    assert parameters['keys'].std() == pytest.approx(64 ** -0.5, rel=0.02)
+    assert parameters['keys'].std() == pytest.approx(64**-0.5, rel=0.02)
 
 
 def test_queries_and_keys_are_rotated_where_they_stand():
     x_BSD, where = np.ones((B, S, 2)), tokens(REAL_BS)
     rotated_BS11 = np.broadcast_to(np.arange(S), (B, S))[..., None, None]
-    queries, keys = (project(Scope(), x_BSD, where) for project in (Linformer().queries, Linformer().keys))
+    queries, keys = (
+        project(Scope(), x_BSD, where) for project in (Linformer().queries, Linformer().keys)
+    )
     np.testing.assert_array_equal(queries.q_BTNH, np.broadcast_to(rotated_BS11, (B, S, 4, H)))
     np.testing.assert_array_equal(keys.k_BSKH, np.broadcast_to(rotated_BS11, (B, S, 2, H)))
     np.testing.assert_array_equal(keys.v_BSKH, np.ones((B, S, 2, VALUE_H)))
@@ -161,10 +185,14 @@ def test_more_keys_than_its_length_are_refused():
         attend(q, k, v, [x[:6] for x in mix])
 
 
-@pytest.mark.parametrize(('text', 'message'), [
-    ('linformer(length=0)', 'length=0 must be positive'),
-    ('linformer(length=8, rank=9)', 'rank=9, it takes 1 to length=8'),
-    ('linformer(share="layers")', "share='layers', it takes none, heads, kv")])
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('linformer(length=0)', 'length=0 must be positive'),
+        ('linformer(length=8, rank=9)', 'rank=9, it takes 1 to length=8'),
+        ('linformer(share="layers")', "share='layers', it takes none, heads, kv"),
+    ],
+)
 def test_impossible_options_are_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         spec.parse(text, KINDS, 'model.attention')
@@ -175,12 +203,20 @@ def test_dropout_leaves_the_mean():
     kind = Linformer(LENGTH, RANK, 'heads')
 
     def dropped(rng):
-        context = Context(Segments(), tokens(REAL_BT), tokens(REAL_BS), dropout=(rng, 0.3),
-                          parameters=dict(zip(('keys', 'values'), mix, strict=True)))
+        context = Context(
+            Segments(),
+            tokens(REAL_BT),
+            tokens(REAL_BS),
+            dropout=(rng, 0.3),
+            parameters=dict(zip(('keys', 'values'), mix, strict=True)),
+        )
         return kind.attend(Queries(q), KeysValues(k, v), context)
+
     several = jax.jit(jax.vmap(dropped))(jax.random.split(jax.random.PRNGKey(0), 500))
     expected_BTNH, _ = attend(q, k, v, mix)
-    np.testing.assert_allclose(several.mean(0), expected_BTNH, atol=6 * float(several.std(0).max()) / 500 ** 0.5)
+    np.testing.assert_allclose(
+        several.mean(0), expected_BTNH, atol=6 * float(several.std(0).max()) / 500**0.5
+    )
     assert several.std(0).max() > 0.1
 
 
@@ -188,11 +224,21 @@ def test_dropout_leaves_the_mean():
 def test_memory_is_linear_in_time():
     def temporary_bytes(length):
         def loss(q_BTNH, keys, mix):
-            context = Context(Segments(), *2 * [tokens(np.ones((1, length), np.int32))],
-                              parameters={'keys': mix, 'values': mix})
+            context = Context(
+                Segments(),
+                *2 * [tokens(np.ones((1, length), np.int32))],
+                parameters={'keys': mix, 'values': mix},
+            )
             return Linformer(2048, 16, 'kv').attend(Queries(q_BTNH), keys, context).sum()
+
         x_BTNH = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
-        compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(
-            x_BTNH, KeysValues(x_BTNH, x_BTNH), jax.ShapeDtypeStruct((2048, 16), jnp.float32)).compile()
+        compiled = (
+            jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+            .lower(
+                x_BTNH, KeysValues(x_BTNH, x_BTNH), jax.ShapeDtypeStruct((2048, 16), jnp.float32)
+            )
+            .compile()
+        )
         return compiled.memory_analysis().temp_size_in_bytes
+
     assert temporary_bytes(2048) < 2.2 * temporary_bytes(1024)

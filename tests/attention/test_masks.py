@@ -1,4 +1,6 @@
-"""Masks against drawn matrices, and what every mask must keep to: tiles, segments, its reach, the site it stands in."""
+"""Masks against drawn matrices, and what every mask must keep to: tiles, segments, its reach, the
+site it stands in.
+"""
 
 import math
 
@@ -30,7 +32,9 @@ def row_of(*lengths, padding=0):
     """One row of segments of the given lengths, then padding."""
     positions = [np.arange(length) for length in (*lengths, padding)]
     segments = [np.full(length, segment) for segment, length in enumerate(lengths, 1)]
-    return Tokens(np.concatenate(positions)[None], np.concatenate([*segments, np.zeros(padding, int)])[None])
+    return Tokens(
+        np.concatenate(positions)[None], np.concatenate([*segments, np.zeros(padding, int)])[None]
+    )
 
 
 def matrix(mask, query=None, key=None):
@@ -43,7 +47,7 @@ def drawn(text):
     return np.array([[cell == '#' for cell in line] for line in text.split()])
 
 
-# --- Drawn matrices: a line is a query, a column a key ---------------------------------------------------------------
+# --- Drawn matrices: a line is a query, a column a key --------------------------------------------
 
 DRAWN = {
     'full': '######## ' * LENGTH,
@@ -56,10 +60,8 @@ DRAWN = {
     'fixed(3)': '###..#.. ###..#.. ###..#.. ..####.. ..####.. ..####.. ..#..### ..#..###',
     'fixed(4, 2)': '####..## ####..## ####..## ####..## ..###### ..###### ..###### ..######',
     'first(2)': '######## ######## ##...... ##...... ##...... ##...... ##...... ##......',
-    'bigbird(2, first=0, random=0, length=8)':
-        '####.... ####.... ######.. ######.. ..###### ..###### ....#### ....####',
-    'bigbird(2, window=1, random=0, length=8, first=1)':
-        '######## ######## ####.... ####.... ##..##.. ##..##.. ##....## ##....##',
+    'bigbird(2, first=0, random=0, length=8)': '####.... ####.... ######.. ######.. ..###### ..###### ....#### ....####',
+    'bigbird(2, window=1, random=0, length=8, first=1)': '######## ######## ####.... ####.... ##..##.. ##..##.. ##....## ##....##',
     # Four blocks, one of them the own: three drawn are all the others.
     'bigbird(2, window=1, first=0, random=3, length=8)': '######## ' * LENGTH,
     'window(2) | first(1)': '######## ###..... ####.... #.###... #..###.. #...###. #....### #.....##',
@@ -84,7 +86,9 @@ def test_a_mask_is_its_drawing(text):
 
 @pytest.mark.parametrize('text', DRAWN_IN_A_DECODER)
 def test_in_a_decoder_a_mask_is_its_drawing(text):
-    np.testing.assert_array_equal(matrix(parsed(text).within(PAST)), drawn(DRAWN_IN_A_DECODER[text]))
+    np.testing.assert_array_equal(
+        matrix(parsed(text).within(PAST)), drawn(DRAWN_IN_A_DECODER[text])
+    )
 
 
 # Two sentences of 3 and 2 tokens, then one place of padding.
@@ -102,15 +106,20 @@ DRAWN_PACKED = {
 
 @pytest.mark.parametrize('mask', DRAWN_PACKED, ids=str)
 def test_on_packed_rows_a_mask_is_its_drawing(mask):
-    np.testing.assert_array_equal(Context(mask, PACKED, PACKED).allowed_BTS()[0], drawn(DRAWN_PACKED[mask]))
+    np.testing.assert_array_equal(
+        Context(mask, PACKED, PACKED).allowed_BTS()[0], drawn(DRAWN_PACKED[mask])
+    )
 
 
 def test_a_mask_over_other_keys_compares_segments_across_the_sides():
     key = Tokens(np.array([[0, 1, 0, 0]]), np.array([[1, 1, 2, 0]]))
-    np.testing.assert_array_equal(matrix(Segments(), PACKED, key), drawn('##.. ##.. ##.. ..#. ..#. ....'))
+    np.testing.assert_array_equal(
+        matrix(Segments(), PACKED, key), drawn('##.. ##.. ##.. ..#. ..#. ....')
+    )
 
 
-# --- Any mask --------------------------------------------------------------------------------------------------------
+# --- Any mask -------------------------------------------------------------------------------------
+
 
 def small(least=1, most=5):
     return st.integers(least, most)
@@ -119,8 +128,14 @@ def small(least=1, most=5):
 @st.composite
 def bigbirds(draw):
     block = draw(small(1, 3))
-    return BigBird(block, 2 * draw(small(0, 2)) + 1, draw(small(0, 2)), draw(small(0, 3)), block * draw(small(1, 6)),
-                   draw(small(0)))
+    return BigBird(
+        block,
+        2 * draw(small(0, 2)) + 1,
+        draw(small(0, 2)),
+        draw(small(0, 3)),
+        block * draw(small(1, 6)),
+        draw(small(0)),
+    )
 
 
 atoms = st.one_of(
@@ -128,17 +143,36 @@ atoms = st.one_of(
     st.builds(lambda summary, more: MASKS['fixed'](summary + more, summary), small(), small(0)),
     st.builds(MASKS['dilated'], small(), small()),
     *(st.builds(MASKS[name]) for name in ('full', 'causal')),
-    *(st.builds(MASKS[name], small()) for name in ('prefix', 'window', 'strided', 'first')))
-formulas = st.recursive(atoms, lambda inner: st.builds(lambda a, b, both: a & b if both else a | b,
-                                                       inner, inner, st.booleans()), max_leaves=4)
+    *(st.builds(MASKS[name], small()) for name in ('prefix', 'window', 'strided', 'first')),
+)
+formulas = st.recursive(
+    atoms,
+    lambda inner: st.builds(
+        lambda a, b, both: a & b if both else a | b, inner, inner, st.booleans()
+    ),
+    max_leaves=4,
+)
 sites = st.sampled_from([Segments(), PAST])
 # Of one length, 15, so that nothing is compiled twice.
-rows = st.lists(small(1, 9), min_size=1, max_size=3).filter(lambda lengths: sum(lengths) <= 15).map(
-    lambda lengths: row_of(*lengths, padding=15 - sum(lengths)))
+rows = (
+    st.lists(small(1, 9), min_size=1, max_size=3)
+    .filter(lambda lengths: sum(lengths) <= 15)
+    .map(lambda lengths: row_of(*lengths, padding=15 - sum(lengths)))
+)
 
 
 def test_the_strategies_know_all_of_the_table():
-    assert {'bigbird', 'fixed', 'dilated', 'full', 'causal', 'prefix', 'window', 'strided', 'first'} == set(MASKS)
+    assert {
+        'bigbird',
+        'fixed',
+        'dilated',
+        'full',
+        'causal',
+        'prefix',
+        'window',
+        'strided',
+        'first',
+    } == set(MASKS)
 
 
 @given(formulas, sites, rows)
@@ -151,9 +185,18 @@ def test_nobody_sees_beyond_the_reach(mask, site, tokens):
     assert (-offsets[allowed] <= ahead).all()
 
 
-@pytest.mark.parametrize(('text', 'reach'), [
-    ('window(3)', (2, 2)), ('dilated(2, 3)', (3, 3)), ('causal', (math.inf, 0)), ('prefix(4)', (math.inf, 3)),
-    ('window(3) | dilated(2, 3)', (3, 3)), ('window(3) & causal', (2, 0)), ('window(3) | first(1)', 2 * (math.inf,))])
+@pytest.mark.parametrize(
+    ('text', 'reach'),
+    [
+        ('window(3)', (2, 2)),
+        ('dilated(2, 3)', (3, 3)),
+        ('causal', (math.inf, 0)),
+        ('prefix(4)', (math.inf, 3)),
+        ('window(3) | dilated(2, 3)', (3, 3)),
+        ('window(3) & causal', (2, 0)),
+        ('window(3) | first(1)', 2 * (math.inf,)),
+    ],
+)
 def test_the_reach_is_no_wider_than_it_must_be(text, reach):
     mask = parsed(text)
     assert mask.reach() == reach
@@ -164,7 +207,9 @@ def test_the_reach_is_no_wider_than_it_must_be(text, reach):
 @given(formulas, sites, rows, st.data())
 def test_a_tile_is_a_part_of_the_whole(mask, site, tokens, data):
     mask = mask.within(site)
-    query, key = (data.draw(st.lists(st.integers(0, 14), min_size=n, max_size=n)) for n in (3, 4))  # in any order
+    query, key = (
+        data.draw(st.lists(st.integers(0, 14), min_size=n, max_size=n)) for n in (3, 4)
+    )  # in any order
     tile = matrix(mask, *(Tokens(*(leaf[:, part] for leaf in tokens)) for part in (query, key)))
     np.testing.assert_array_equal(tile, matrix(mask, tokens)[np.ix_(query, key)])
 
@@ -176,7 +221,7 @@ def test_a_packed_segment_is_seen_as_if_alone(mask, site, tokens):
     for segment in set(tokens.segments_BT[0]) - {0}:
         own = tokens.segments_BT[0] == segment
         alone = row_of(own.sum(), padding=15 - own.sum())
-        expected[np.ix_(own, own)] = matrix(mask, alone)[:own.sum(), :own.sum()]
+        expected[np.ix_(own, own)] = matrix(mask, alone)[: own.sum(), : own.sum()]
     np.testing.assert_array_equal(matrix(mask, tokens), expected)
 
 
@@ -188,12 +233,16 @@ def test_a_token_sees_at_least_itself(mask, site, tokens):
 
 @given(atoms, sites, rows)
 def test_a_pattern_never_leaves_a_token_with_nothing(mask, site, tokens):
-    np.testing.assert_array_equal(matrix(mask.within(site), tokens).any(-1), tokens.segments_BT[0] != 0)
+    np.testing.assert_array_equal(
+        matrix(mask.within(site), tokens).any(-1), tokens.segments_BT[0] != 0
+    )
 
 
 @given(formulas, rows)
 def test_a_site_is_only_narrowed_but_for_the_prefix(mask, tokens):
-    opened = matrix(PAST, tokens) | (matrix(Segments(), tokens) & (tokens.positions_BT < mask.prefix_length()))
+    opened = matrix(PAST, tokens) | (
+        matrix(Segments(), tokens) & (tokens.positions_BT < mask.prefix_length())
+    )
     np.testing.assert_array_equal(matrix(mask.within(PAST), tokens), opened & matrix(mask, tokens))
 
 
@@ -204,22 +253,33 @@ def test_traced_tokens_give_the_same():
         np.testing.assert_array_equal(allowed, matrix(mask, tokens))
 
 
-@pytest.mark.parametrize(('text', 'message'), [
-    ('window(0)', 'size=0 must be positive'), ('dilated(2, 0)', 'rate=0 must be positive'),
-    ('strided(0)', 'stride=0 must be positive'), ('fixed(2, 3)', 'summary=3 must be at most stride=2'),
-    ('first(0)', 'tokens=0 must be positive'), ('prefix(-1)', 'length=-1 must be positive'),
-    ('bigbird(window=2)', 'window=2 must be odd'), ('bigbird(random=-1)', 'random=-1 must be 0 or more'),
-    ('bigbird(block=64, length=32)', 'length=32 must be 64 or more')])
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('window(0)', 'size=0 must be positive'),
+        ('dilated(2, 0)', 'rate=0 must be positive'),
+        ('strided(0)', 'stride=0 must be positive'),
+        ('fixed(2, 3)', 'summary=3 must be at most stride=2'),
+        ('first(0)', 'tokens=0 must be positive'),
+        ('prefix(-1)', 'length=-1 must be positive'),
+        ('bigbird(window=2)', 'window=2 must be odd'),
+        ('bigbird(random=-1)', 'random=-1 must be 0 or more'),
+        ('bigbird(block=64, length=32)', 'length=32 must be 64 or more'),
+    ],
+)
 def test_sizes_that_make_no_sense_are_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         parsed(text)
 
 
-# --- BigBird's random blocks -----------------------------------------------------------------------------------------
+# --- BigBird's random blocks ----------------------------------------------------------------------
+
 
 def blocks_of(mask, blocks):
     """Which of so many blocks each query block sees; it sees a block whole or not at all."""
-    allowed = matrix(mask, row_of(blocks * mask.block)).reshape(blocks, mask.block, blocks, mask.block)
+    allowed = matrix(mask, row_of(blocks * mask.block)).reshape(
+        blocks, mask.block, blocks, mask.block
+    )
     np.testing.assert_array_equal(allowed.all((1, 3)), allowed.any((1, 3)))
     return allowed.any((1, 3))
 
@@ -234,9 +294,14 @@ def test_random_blocks_are_others_than_those_seen_anyway(seed):
 
 def test_random_blocks_are_drawn_evenly_by_the_seed():
     def draws(seed):
-        return blocks_of(BigBird(1, 1, 0, random=1, length=6, seed=seed), 6) & ~np.eye(6, dtype=bool)
+        return blocks_of(BigBird(1, 1, 0, random=1, length=6, seed=seed), 6) & ~np.eye(
+            6, dtype=bool
+        )
+
     np.testing.assert_array_equal(draws(0), draws(0))
-    counts = sum(draws(seed).astype(int) for seed in range(300))  # of 300, each of 5 others: 60, deviation 7
+    counts = sum(
+        draws(seed).astype(int) for seed in range(300)
+    )  # of 300, each of 5 others: 60, deviation 7
     np.testing.assert_array_equal(np.diagonal(counts), 0)
     assert (abs(counts + 60 * np.eye(6) - 60) < 35).all()
 
@@ -249,7 +314,8 @@ def test_random_blocks_end_with_the_length():
     assert not seen[:4, 4:].any()
 
 
-# --- A prefix in a decoder -------------------------------------------------------------------------------------------
+# --- A prefix in a decoder ------------------------------------------------------------------------
+
 
 def test_a_prefix_is_seen_before_its_turn_so_nothing_causal_is_promised():
     assert {'causal', 'decode'} <= Softmax(mask=Prefix(1)).supports()
@@ -259,15 +325,24 @@ def test_a_prefix_is_seen_before_its_turn_so_nothing_causal_is_promised():
 
 
 def test_a_prefix_that_comes_at_once_decodes_as_all_at_once():
-    config = ModelConfig(d_model=8, d_ff=8, num_heads=2, attention='softmax(mask=window(4) & prefix(3))')
+    config = ModelConfig(
+        d_model=8, d_ff=8, num_heads=2, attention='softmax(mask=window(4) & prefix(3))'
+    )
     module, tokens = MultiHead(resolve_architecture(config, 10), 'decoder', 0), row_of(LENGTH)
     x_BTD = np.random.default_rng(0).normal(size=(1, LENGTH, 8)).astype(np.float32)
 
     def attend(module, x_BTD):
         return module(x_BTD, module.keys(x_BTD, tokens), Context(PAST, tokens, tokens), None)
-    expected, variables = jax.jit(lambda *x: module.init_with_output(*x, method=attend))(jax.random.PRNGKey(0), x_BTD)
+
+    expected, variables = jax.jit(lambda *x: module.init_with_output(*x, method=attend))(
+        jax.random.PRNGKey(0), x_BTD
+    )
     variables = nn.meta.unbox(variables)
-    step = jax.jit(lambda x_BTD, tokens, cache: module.apply(variables, x_BTD, tokens, PAST, cache, method='step'))
+    step = jax.jit(
+        lambda x_BTD, tokens, cache: module.apply(
+            variables, x_BTD, tokens, PAST, cache, method='step'
+        )
+    )
 
     def decoded(*lengths):
         cache = module.apply(variables, x_BTD[:, :1], row_of(1), LENGTH, PAST, method='init_cache')
@@ -277,6 +352,7 @@ def test_a_prefix_that_comes_at_once_decodes_as_all_at_once():
             o_BTD, cache = step(x_BTD[:, part], Tokens(*(leaf[:, part] for leaf in tokens)), cache)
             outputs.append(o_BTD)
         return np.concatenate(outputs, axis=1)
+
     np.testing.assert_allclose(decoded(3, 1, 1, 1, 1, 1), expected, atol=1e-6)
     apart = abs(decoded(*LENGTH * (1,)) - expected).max(-1)[0]
     assert (apart[:2] > 1e-3).all()  # one by one, they miss what comes after them

@@ -1,4 +1,6 @@
-"""Normalisers against float64 NumPy: the papers' formulas, and bisection where the package sorts."""
+"""Normalisers against float64 NumPy: the papers' formulas, and bisection where the
+package sorts.
+"""
 
 import functools
 
@@ -32,12 +34,18 @@ def weigh(name, scores_BKGTS, allowed_BTS, parameters=None):
 @functools.partial(jax.jit, static_argnums=0)
 def gradients(name, scores_BKGTS, allowed_BTS, r_BKGTS, parameters):
     """Of the weights' product with r, with respect to scores and parameters."""
-    return jax.grad(lambda scores, parameters: (
-        NORMALISERS[name]().weights(parameters, scores, allowed_BTS) * r_BKGTS).sum(), (0, 1))(scores_BKGTS, parameters)
+    return jax.grad(
+        lambda scores, parameters: (
+            NORMALISERS[name]().weights(parameters, scores, allowed_BTS) * r_BKGTS
+        ).sum(),
+        (0, 1),
+    )(scores_BKGTS, parameters)
 
 
 def bisection(scores, alpha):
-    """The solution [(α − 1) s − τ]₊^(1/(α − 1)), τ where it sums to 1 (Peters et al. 2019, algorithm 1)."""
+    """The solution [(α − 1) s − τ]₊^(1/(α − 1)), τ where it sums to 1 (Peters et al. 2019,
+    algorithm 1).
+    """
     z = (alpha - 1) * scores
     low, high = z.max() - 1, z.max()  # p sums to 1 or more at the first, to 0 at the second
     for _ in range(100):
@@ -50,7 +58,9 @@ def bisection(scores, alpha):
 def exponential(scores, extra=None):
     """exp(s) / Σ exp(s), the extra logit in the sum."""
     top = max(scores.max(), -np.inf if extra is None else extra)
-    return np.exp(scores - top) / (np.exp(scores - top).sum() + (0 if extra is None else np.exp(extra - top)))
+    return np.exp(scores - top) / (
+        np.exp(scores - top).sum() + (0 if extra is None else np.exp(extra - top))
+    )
 
 
 FORMULAS = {  # of the scores of the keys that a row may see, and the head's sink
@@ -92,8 +102,11 @@ def test_the_weights_are_the_papers(name, scale):
     assert weights.dtype == jnp.float32
     np.testing.assert_allclose(weights, formula(name, scores, allowed), rtol=1e-6, atol=1e-6)
     if name in SUM_TO_ONE:
-        np.testing.assert_allclose(weights.sum(-1), np.broadcast_to(allowed.any(-1)[:, None, None], (B, K, G, T)),
-                                   atol=1e-6)
+        np.testing.assert_allclose(
+            weights.sum(-1),
+            np.broadcast_to(allowed.any(-1)[:, None, None], (B, K, G, T)),
+            atol=1e-6,
+        )
 
 
 @every
@@ -104,7 +117,9 @@ def test_the_gradients_are_the_papers(name, scale, slope):
     r_BKGTS = rng.normal(size=scores.shape)
     found = gradients(name, scores, allowed, r_BKGTS, learned(name))
     directions = [rng.normal(size=scores.shape), rng.normal(size=SINK.shape)]
-    expected = slope(lambda s, c: (formula(name, s, allowed, c) * r_BKGTS).sum(), (scores, SINK), directions)
+    expected = slope(
+        lambda s, c: (formula(name, s, allowed, c) * r_BKGTS).sum(), (scores, SINK), directions
+    )
     along = (np.asarray(found[0], np.float64) * directions[0]).sum()
     if name == 'sink':
         along += (np.asarray(found[1], np.float64).ravel() * directions[1]).sum()
@@ -114,7 +129,9 @@ def test_the_gradients_are_the_papers(name, scale, slope):
 @every
 def test_saturated_scores_have_finite_gradients(name):
     scores, allowed = some(1e4)
-    for found in jax.tree.leaves(gradients(name, scores, allowed, np.ones_like(scores), learned(name))):
+    for found in jax.tree.leaves(
+        gradients(name, scores, allowed, np.ones_like(scores), learned(name))
+    ):
         assert np.isfinite(found).all()
 
 
@@ -129,21 +146,29 @@ def test_forbidden_keys_and_empty_rows_get_exactly_nothing(name):
     for content in (1e30, -1e30, np.nan):
         changed = np.where(forbidden, np.float32(content), scores)
         np.testing.assert_array_equal(weigh(name, changed, allowed), before)
-        d_scores, d_parameters = gradients(name, changed, allowed, rng.normal(size=scores.shape), learned(name))
+        d_scores, d_parameters = gradients(
+            name, changed, allowed, rng.normal(size=scores.shape), learned(name)
+        )
         assert np.isfinite(d_scores).all()
         assert not np.asarray(d_scores)[forbidden].any()
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(d_parameters))
     nothing = np.zeros_like(allowed)
     assert not np.any(weigh(name, scores, nothing))
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(
-        gradients(name, scores, nothing, np.ones_like(scores), learned(name))))
+    assert not any(
+        np.any(leaf)
+        for leaf in jax.tree.leaves(
+            gradients(name, scores, nothing, np.ones_like(scores), learned(name))
+        )
+    )
 
 
 @every
 def test_more_forbidden_keys_change_nothing(name):
     scores, allowed = some()
     more = np.full((B, K, G, T, 5), 3.0, np.float32)
-    weights = weigh(name, np.concatenate([more, scores], -1), np.pad(allowed, ((0, 0), (0, 0), (5, 0))))
+    weights = weigh(
+        name, np.concatenate([more, scores], -1), np.pad(allowed, ((0, 0), (0, 0), (5, 0)))
+    )
     np.testing.assert_allclose(weights[..., 5:], weigh(name, scores, allowed), rtol=1e-6, atol=1e-7)
     assert not np.any(weights[..., :5])
 
@@ -151,29 +176,45 @@ def test_more_forbidden_keys_change_nothing(name):
 @every
 def test_dense_ones_leave_no_allowed_key_out(name):
     scores, allowed = some(4.0)
-    weights = np.asarray(weigh(name, scores, allowed))[np.broadcast_to(allowed[:, None, None], scores.shape)]
+    weights = np.asarray(weigh(name, scores, allowed))[
+        np.broadcast_to(allowed[:, None, None], scores.shape)
+    ]
     assert (weights > 0).all() == NORMALISERS[name].dense
 
 
 def test_only_the_sparse_ones_need_the_whole_row():
-    assert [name for name in NORMALISERS if NORMALISERS[name].whole_row] == ['sparsemax', 'entmax15']
+    assert [name for name in NORMALISERS if NORMALISERS[name].whole_row] == [
+        'sparsemax',
+        'entmax15',
+    ]
 
 
-@pytest.mark.parametrize('name', [name for name in NORMALISERS if issubclass(NORMALISERS[name], Elementwise)])
+@pytest.mark.parametrize(
+    'name', [name for name in NORMALISERS if issubclass(NORMALISERS[name], Elementwise)]
+)
 def test_elementwise_ones_go_tile_by_tile(name):
     scores, allowed = some()
     n_BT, part = np.maximum(allowed.sum(-1), 1), slice(2, 5)
-    tile = NORMALISERS[name]().transform((), scores[..., part], n_BT) * allowed[:, None, None, :, part]
+    tile = (
+        NORMALISERS[name]().transform((), scores[..., part], n_BT) * allowed[:, None, None, :, part]
+    )
     np.testing.assert_allclose(tile, weigh(name, scores, allowed)[..., part], rtol=1e-6)
 
 
-@pytest.mark.parametrize(('name', 'scores', 'expected'), [
-    ('sparsemax', [1.0, 0.5, -1.0], [0.75, 0.25, 0.0]), ('sparsemax', [2.0, 0.0, 1.0], [1.0, 0.0, 0.0]),
-    ('sparsemax', [0.3, 0.3, 0.3], [1 / 3, 1 / 3, 1 / 3]),
-    ('entmax15', [2.0, 0.0, -4.0], [1.0, 0.0, 0.0]), ('entmax15', [5.0, 5.0, 0.0], [0.5, 0.5, 0.0]),
-    ('sigmoid', [np.log(3), np.log(9), -np.inf], [0.5, 0.75, 0.0]), ('relu2', [3.0, -3.0, 0.6], [3.0, 0.0, 0.12]),
-    ('off_by_one', [0.0, np.log(2), -np.inf], [0.25, 0.5, 0.0]),
-    ('off_by_one', [-100.0, -100.0, -100.0], [0.0, 0.0, 0.0])])
+@pytest.mark.parametrize(
+    ('name', 'scores', 'expected'),
+    [
+        ('sparsemax', [1.0, 0.5, -1.0], [0.75, 0.25, 0.0]),
+        ('sparsemax', [2.0, 0.0, 1.0], [1.0, 0.0, 0.0]),
+        ('sparsemax', [0.3, 0.3, 0.3], [1 / 3, 1 / 3, 1 / 3]),
+        ('entmax15', [2.0, 0.0, -4.0], [1.0, 0.0, 0.0]),
+        ('entmax15', [5.0, 5.0, 0.0], [0.5, 0.5, 0.0]),
+        ('sigmoid', [np.log(3), np.log(9), -np.inf], [0.5, 0.75, 0.0]),
+        ('relu2', [3.0, -3.0, 0.6], [3.0, 0.0, 0.12]),
+        ('off_by_one', [0.0, np.log(2), -np.inf], [0.25, 0.5, 0.0]),
+        ('off_by_one', [-100.0, -100.0, -100.0], [0.0, 0.0, 0.0]),
+    ],
+)
 def test_small_rows_by_hand(name, scores, expected):
     scores, allowed = np.array(scores, np.float32)[None, None, None, None], np.ones((1, 1, 3), bool)
     np.testing.assert_allclose(weigh(name, scores, allowed)[0, 0, 0, 0], expected, atol=1e-7)
@@ -203,8 +244,10 @@ def test_a_sink_is_learned_for_each_head_and_starts_as_off_by_one():
     sink_KG11, variables = module.init_with_output(jax.random.PRNGKey(0))
     assert variables['params']['sink'].names == ('heads',)
     scores, allowed = some()
-    np.testing.assert_array_equal(NORMALISERS['sink']().weights(sink_KG11, scores, allowed),
-                                  weigh('off_by_one', scores, allowed))
+    np.testing.assert_array_equal(
+        NORMALISERS['sink']().weights(sink_KG11, scores, allowed),
+        weigh('off_by_one', scores, allowed),
+    )
     trained = module.apply({'params': {'sink': SINK}})
     np.testing.assert_array_equal(trained, learned('sink'))
     assert nn.meta.unbox(variables)['params']['sink'].dtype == jnp.float32
@@ -214,6 +257,8 @@ def test_a_sink_may_grow_without_bound():
     scores, allowed = some(100.0)
     sinks = np.array([-1e4, -100, 100, 1e4], np.float32)
     weights = weigh('sink', scores, allowed, jnp.asarray(sinks.reshape(K, G, 1, 1)))
-    np.testing.assert_allclose(weights, formula('sink', scores, allowed, sinks), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        weights, formula('sink', scores, allowed, sinks), rtol=1e-6, atol=1e-6
+    )
     assert np.any(weights[:, 1, 0])
     assert not np.any(weights[:, 1, 1])

@@ -1,4 +1,6 @@
-"""Sparse Sinkhorn attention (Tay et al. 2020) in loops in float64, and what its sorting comes to in the limit."""
+"""Sparse Sinkhorn attention (Tay et al. 2020) in loops in float64, and what its sorting comes to in
+the limit.
+"""
 
 import functools
 
@@ -9,7 +11,12 @@ import pytest
 
 from transformer_jax import spec
 from transformer_jax.attention import KINDS, Context
-from transformer_jax.attention.kinds.sinkhorn import KeysValues, Queries, Sinkhorn, doubly_stochastic
+from transformer_jax.attention.kinds.sinkhorn import (
+    KeysValues,
+    Queries,
+    Sinkhorn,
+    doubly_stochastic,
+)
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.errors import ConfigError
@@ -24,7 +31,9 @@ tried = pytest.mark.parametrize(('kind', 'K'), KINDS_TRIED)
 
 
 def context(real_BT, **changes):
-    tokens = Tokens(jnp.broadcast_to(jnp.arange(real_BT.shape[1])[None], real_BT.shape), jnp.asarray(real_BT))
+    tokens = Tokens(
+        jnp.broadcast_to(jnp.arange(real_BT.shape[1])[None], real_BT.shape), jnp.asarray(real_BT)
+    )
     return Context(Segments(), tokens, tokens, **changes)
 
 
@@ -35,9 +44,11 @@ def attend(kind, q, k, v, a, b, real_BT, **changes):
 @functools.partial(jax.jit, static_argnums=0)
 def run(kind, inputs, real_BT, r_BTNH):
     """(outputs, gradients of their product with r)."""
+
     def product(inputs):
         o_BTNH = attend(kind, *inputs, real_BT)
         return (o_BTNH * r_BTNH).sum(), o_BTNH
+
     grads, o_BTNH = jax.grad(product, has_aux=True)(inputs)
     return o_BTNH, grads
 
@@ -59,7 +70,9 @@ def balanced(logits_CE, iterations):
 
 
 def paper(kind, q_BTNH, k_BSKH, v_BSKH, a_BTKH, b_BSKH, real_BT=REAL_BT):
-    """A softmax over the tokens of the own block and the places of the sorted one, for single queries."""
+    """A softmax over the tokens of the own block and the places of the sorted one, for
+    single queries.
+    """
     arguments = (np.asarray(x, np.float64) for x in (q_BTNH, k_BSKH, v_BSKH, a_BTKH, b_BSKH))
     q_BTNH, k_BSKH, v_BSKH, a_BTKH, b_BSKH = arguments
     o_BTNH = np.zeros((*q_BTNH.shape[:3], v_BSKH.shape[-1]))
@@ -69,19 +82,39 @@ def paper(kind, q_BTNH, k_BSKH, v_BSKH, a_BTKH, b_BSKH, real_BT=REAL_BT):
         k_SH, v_SH, a_TH, b_SH = (x[row, :, head] for x in (k_BSKH, v_BSKH, a_BTKH, b_BSKH))
         blocks = [[t for t in real if t // kind.block == c] for c in range(-(-T // kind.block))]
         blocks = [tokens for tokens in blocks if tokens]
-        logits_CE = np.array([[a_TH[asks].sum(0) @ b_SH[comes].sum(0) for comes in blocks] for asks in blocks])
-        shares_CE = balanced(logits_CE / (kind.block * np.sqrt(H) * kind.temperature), kind.iterations)
+        logits_CE = np.array(
+            [[a_TH[asks].sum(0) @ b_SH[comes].sum(0) for comes in blocks] for asks in blocks]
+        )
+        shares_CE = balanced(
+            logits_CE / (kind.block * np.sqrt(H) * kind.temperature), kind.iterations
+        )
         for asks, shares_E in zip(blocks, shares_CE, strict=True):
             keys = [(1.0, k_SH[t], v_SH[t]) for t in asks]
             for place in range(kind.block):
-                found = [(share, t) for share, comes in zip(shares_E, blocks, strict=True) for t in comes
-                         if t % kind.block == place]
+                found = [
+                    (share, t)
+                    for share, comes in zip(shares_E, blocks, strict=True)
+                    for t in comes
+                    if t % kind.block == place
+                ]
                 whole = sum(share for share, _ in found)
                 if found:
-                    keys.append((whole, *(sum(share * x[t] for share, t in found) / whole for x in (k_SH, v_SH))))
+                    keys.append(
+                        (
+                            whole,
+                            *(
+                                sum(share * x[t] for share, t in found) / whole
+                                for x in (k_SH, v_SH)
+                            ),
+                        )
+                    )
             for t in asks:
-                exponentials = np.array([share * np.exp(k @ q_BTNH[row, t, n] / np.sqrt(H)) for share, k, _ in keys])
-                o_BTNH[row, t, n] = exponentials / exponentials.sum() @ np.array([v for *_, v in keys])
+                exponentials = np.array(
+                    [share * np.exp(k @ q_BTNH[row, t, n] / np.sqrt(H)) for share, k, _ in keys]
+                )
+                o_BTNH[row, t, n] = (
+                    exponentials / exponentials.sum() @ np.array([v for *_, v in keys])
+                )
     return o_BTNH
 
 
@@ -97,7 +130,10 @@ def test_gradients_are_the_papers(kind, K, slope):
     inputs = arrays(K)
     _, grads = run(kind, inputs, REAL_BT, R_BTNH)
     for index, grad in enumerate(grads):
-        directions = [np.random.default_rng(3).normal(size=x.shape) * (i == index) for i, x in enumerate(inputs)]
+        directions = [
+            np.random.default_rng(3).normal(size=x.shape) * (i == index)
+            for i, x in enumerate(inputs)
+        ]
         expected = slope(lambda *x: (paper(kind, *x) * R_BTNH).sum(), inputs, directions)
         found = (np.asarray(grad, np.float64) * directions[index]).sum()
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-5 * float(np.linalg.norm(grad)))
@@ -107,20 +143,30 @@ def test_gradients_are_the_papers(kind, K, slope):
 def test_rows_and_columns_sum_to_one_over_the_blocks_that_hold_tokens():
     C, real_BC = 6, np.array([[1, 1, 1, 1, 1, 1], [1, 0, 1, 1, 0, 0]], bool)
     logits_BKCE = np.random.default_rng(0).normal(size=(2, 3, C, C)).astype(np.float32)
-    shares_BKCE = np.asarray(jax.jit(doubly_stochastic, static_argnums=2)(
-        logits_BKCE, real_BC[:, :, None] & real_BC[:, None], 50))
+    shares_BKCE = np.asarray(
+        jax.jit(doubly_stochastic, static_argnums=2)(
+            logits_BKCE, real_BC[:, :, None] & real_BC[:, None], 50
+        )
+    )
     for axis in (-1, -2):
-        np.testing.assert_allclose(shares_BKCE.sum(axis), np.broadcast_to(real_BC[:, None], (2, 3, C)), atol=1e-4)
+        np.testing.assert_allclose(
+            shares_BKCE.sum(axis), np.broadcast_to(real_BC[:, None], (2, 3, C)), atol=1e-4
+        )
     for row, head in np.ndindex(2, 3):
         real = np.flatnonzero(real_BC[row])
         expected_CE = np.zeros((C, C))
-        expected_CE[np.ix_(real, real)] = balanced(logits_BKCE[row, head][np.ix_(real, real)].astype(np.float64), 50)
+        expected_CE[np.ix_(real, real)] = balanced(
+            logits_BKCE[row, head][np.ix_(real, real)].astype(np.float64), 50
+        )
         np.testing.assert_allclose(shares_BKCE[row, head], expected_CE, atol=1e-6)
 
 
 def test_columns_sum_to_one_in_the_limit_only():
     logits_BKCE = np.random.default_rng(0).normal(size=(1, 1, 5, 5)).astype(np.float32)
-    errors = [np.abs(doubly_stochastic(logits_BKCE, np.ones((1, 5, 5), bool), n).sum(2) - 1).max() for n in (1, 4, 16)]
+    errors = [
+        np.abs(doubly_stochastic(logits_BKCE, np.ones((1, 5, 5), bool), n).sum(2) - 1).max()
+        for n in (1, 4, 16)
+    ]
     assert errors[0] > 1e-2 > errors[1] > 1e-5 > errors[2]
 
 
@@ -135,7 +181,9 @@ def test_one_block_is_full_attention():
     o_BTNH, _ = run(Sinkhorn(16, 2), inputs, REAL_BT, R_BTNH)
     q, k, v = (x.astype(np.float64) for x in inputs[:3])
     for row, t, n in zip(*np.nonzero(np.broadcast_to(REAL_BT[..., None], (B, T, N))), strict=True):
-        expected = softmax_over(q[row, t, n], np.flatnonzero(REAL_BT[row]), k[row, :, 0], v[row, :, 0])
+        expected = softmax_over(
+            q[row, t, n], np.flatnonzero(REAL_BT[row]), k[row, :, 0], v[row, :, 0]
+        )
         np.testing.assert_allclose(o_BTNH[row, t, n], expected, atol=2e-6)
 
 
@@ -147,9 +195,11 @@ def test_a_permutation_brings_each_block_its_neighbour_and_masks_its_padding():
     real_BT[:, 12:] = 0
     for sorts, where in ((a, comes), (b, (0, 1, 2))):
         sorts[:] = 0
-        for block in range(3):  # all blocks alike but for the direction in which their first real token points
+        for block in range(
+            3
+        ):  # all blocks alike but for the direction in which their first real token points
             for row in range(B):
-                first = 4 * block + np.flatnonzero(real_BT[row, 4 * block:4 * block + 4])[0]
+                first = 4 * block + np.flatnonzero(real_BT[row, 4 * block : 4 * block + 4])[0]
                 sorts[row, first, 0, where[block]] = 1
     o_BTNH, grads = run(kind, [q, k, v, a, b], real_BT, R_BTNH)
     for row, t, n in zip(*np.nonzero(np.broadcast_to(real_BT[..., None], (B, T, N))), strict=True):
@@ -167,18 +217,26 @@ def test_the_weights_are_how_it_mixes():
     o_BTNH, _ = run(kind, inputs, REAL_BT, R_BTNH)
     mixed_BTNH = np.einsum('bnts,bsnh->btnh', weights_BNTS, np.repeat(v, N // K, axis=2))
     np.testing.assert_allclose(mixed_BTNH, o_BTNH, atol=2e-6)
-    np.testing.assert_allclose(weights_BNTS.sum(-1), np.broadcast_to(REAL_BT[:, None], (B, N, T)), atol=1e-6)
-    np.testing.assert_array_equal(weights_BNTS[0] > 0, np.ones((N, T, T), bool))  # Every block comes a little.
+    np.testing.assert_allclose(
+        weights_BNTS.sum(-1), np.broadcast_to(REAL_BT[:, None], (B, N, T)), atol=1e-6
+    )
+    np.testing.assert_array_equal(
+        weights_BNTS[0] > 0, np.ones((N, T, T), bool)
+    )  # Every block comes a little.
 
 
 @pytest.mark.parametrize(('kind', 'K'), KINDS_TRIED[:2])
 def test_more_padding_changes_nothing_whatever_it_holds(kind, K):
     """T = 14 and 25: several blocks more."""
+
     def longer(x, fill):
         return np.concatenate([x, np.full((B, 11, *x.shape[2:]), fill, x.dtype)], axis=1)
+
     inputs = arrays(K)
     expected_BTNH, expected = run(kind, inputs, REAL_BT, R_BTNH)
-    o_BTNH, grads = run(kind, [longer(x, 1e30) for x in inputs], longer(REAL_BT, 0), longer(R_BTNH, 1))
+    o_BTNH, grads = run(
+        kind, [longer(x, 1e30) for x in inputs], longer(REAL_BT, 0), longer(R_BTNH, 1)
+    )
     np.testing.assert_allclose(o_BTNH[:, :T], expected_BTNH, atol=1e-6)
     for grad, other in zip(grads, expected, strict=True):
         np.testing.assert_allclose(grad[:, :T], other, atol=2e-6)
@@ -216,8 +274,12 @@ def test_queries_and_keys_are_rotated_and_what_sorts_is_not():
     scope, x_BTD, tokens = Scope(), np.ones((B, T, 2)), context(REAL_BT).query
     queries, keys = Sinkhorn().queries(scope, x_BTD, tokens), Sinkhorn().keys(scope, x_BTD, tokens)
     assert scope.asked == {
-        'query': (4, H, 'heads'), 'sort_query': (2, H, 'kv_heads'), 'key': (2, H, 'kv_heads'),
-        'value': (2, VALUE_H, 'kv_heads'), 'sort_key': (2, H, 'kv_heads')}
+        'query': (4, H, 'heads'),
+        'sort_query': (2, H, 'kv_heads'),
+        'key': (2, H, 'kv_heads'),
+        'value': (2, VALUE_H, 'kv_heads'),
+        'sort_key': (2, H, 'kv_heads'),
+    }
     for rotated in (queries.q_BTNH, keys.k_BSKH):
         np.testing.assert_array_equal(rotated[0, :, 0, 0], np.arange(T))
     for other in (queries.sort_BTKH, keys.sort_BSKH, keys.v_BSKH):
@@ -227,13 +289,16 @@ def test_queries_and_keys_are_rotated_and_what_sorts_is_not():
 def test_dropout_leaves_the_mean_of_the_weights():
     (kind, _), (q, k, v, a, b) = KINDS_TRIED[0], arrays(2)
     total_BTNH = jax.jit(functools.partial(attend, kind))(
-        q, k, np.ones_like(v), a, b, REAL_BT, dropout=(jax.random.PRNGKey(0), 0.3))
+        q, k, np.ones_like(v), a, b, REAL_BT, dropout=(jax.random.PRNGKey(0), 0.3)
+    )
     total = np.asarray(total_BTNH)[REAL_BT > 0]
     assert total.std() > 0.1
     assert total.mean() == pytest.approx(1, abs=0.08)
 
 
-@pytest.mark.parametrize('option', ['block=0', 'iterations=0', 'temperature=0.0', 'temperature=-1.0'])
+@pytest.mark.parametrize(
+    'option', ['block=0', 'iterations=0', 'temperature=0.0', 'temperature=-1.0']
+)
 def test_impossible_options_are_refused(option):
     with pytest.raises(ConfigError, match=f'{option} must be positive'):
         spec.parse(f'sinkhorn({option})', KINDS, 'model.attention')

@@ -1,4 +1,6 @@
-"""The command line: exit codes, one clear line for each mistake, nothing lost by it; translations line by line."""
+"""The command line: exit codes, one clear line for each mistake, nothing lost by it; translations
+line by line.
+"""
 
 import hashlib
 import io
@@ -21,6 +23,7 @@ from transformer_jax.training.loop import train
 @pytest.fixture
 def refused(call, monkeypatch):
     """Runs a command with a mistake that is found before anything is compiled: its message."""
+
     def compiled(*_, **__):
         raise AssertionError('compiled before the mistake was found')
 
@@ -35,6 +38,7 @@ def refused(call, monkeypatch):
         lines = message.split('\n')
         assert len(lines) == 1 or (len(lines) == 3 and re.fullmatch(' *\\^', lines[2])), message
         return message
+
     return run
 
 
@@ -47,11 +51,15 @@ def trained(tmp_path_factory):
 
 
 def contents(workdir) -> dict[str, str]:
-    return {str(path.relative_to(workdir)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(workdir.rglob('*')) if path.is_file()}
+    return {
+        str(path.relative_to(workdir)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(workdir.rglob('*'))
+        if path.is_file()
+    }
 
 
-# --- Commands and flags ----------------------------------------------------------------------------------------------
+# --- Commands and flags ---------------------------------------------------------------------------
+
 
 def test_help_names_every_command_and_flag(call):
     code, overview, _ = call('--help')
@@ -67,71 +75,108 @@ def test_help_names_every_command_and_flag(call):
     assert '--coordinator' in call('train', '--help')[1]
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    (['trian'], "unknown command 'trian': did you mean 'train'?"),
-    (['train', CONFIG], '--workdir is missing'),
-    (['train', '--workdir=w'], '--config is missing: give a file of configs/'),
-    (['evaluate'], '--workdir is missing'),
-    (['inspect'], '--config is missing'),
-    (['train', CONFIG, '--wrokdir=w'], "unknown flag --wrokdir: did you mean 'workdir'?"),
-    (['train', CONFIG, 'w'], "unexpected argument 'w'"),
-    (['train', CONFIG, '--workdir'], 'Missing value for flag --workdir'),
-    (['train', CONFIG, '--process_id=x'], '--process_id=x: not a whole number'),
-    (['evaluate', '--workdir=w', '--split=tset'], '--split=tset: value should be one of <validation|test>'),
-    (['translate', '--workdir=w', '--beam=0'], '--beam=0'),
-    (['attention', '--workdir=w'], '--text is missing'),
-    (['train', '--config=nope.py:en-de'], "No such file or directory: 'nope.py'"),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['trian'], "unknown command 'trian': did you mean 'train'?"),
+        (['train', CONFIG], '--workdir is missing'),
+        (['train', '--workdir=w'], '--config is missing: give a file of configs/'),
+        (['evaluate'], '--workdir is missing'),
+        (['inspect'], '--config is missing'),
+        (['train', CONFIG, '--wrokdir=w'], "unknown flag --wrokdir: did you mean 'workdir'?"),
+        (['train', CONFIG, 'w'], "unexpected argument 'w'"),
+        (['train', CONFIG, '--workdir'], 'Missing value for flag --workdir'),
+        (['train', CONFIG, '--process_id=x'], '--process_id=x: not a whole number'),
+        (
+            ['evaluate', '--workdir=w', '--split=tset'],
+            '--split=tset: value should be one of <validation|test>',
+        ),
+        (['translate', '--workdir=w', '--beam=0'], '--beam=0'),
+        (['attention', '--workdir=w'], '--text is missing'),
+        (['train', '--config=nope.py:en-de'], "No such file or directory: 'nope.py'"),
+    ],
+)
 def test_wrong_flags(refused, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert message in refused(*arguments)
     assert not list(tmp_path.iterdir())
 
 
-# --- Configurations --------------------------------------------------------------------------------------------------
+# --- Configurations -------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(('override', 'message'), [
-    ('train.stesp=3', "--config.train.stesp: unknown configuration key; did you mean 'train.steps'?"),
-    ('steps=3', "--config.steps: unknown configuration key; "),
-    ('train=5', '--config.train: unknown configuration key'),
-    ('train.steps=abc', '--config.train.steps=abc: not a whole number'),
-    ('train.steps=1.5', '--config.train.steps=1.5: not a whole number'),
-    ('optim.learning_rate=abc', '--config.optim.learning_rate=abc: not a number'),
-    ('model.d_model=-4', 'model.d_model=-4 must be positive'),
-    ('train.steps=-1', 'train.steps=-1 must be 0 or more'),
-    ('model.dropout=nan', 'model.dropout=nan is outside 0 ≤ value < 1'),
-    ('model.num_heads=3', 'model.d_model=128 is not divisible by model.num_heads=3; set model.head_dim, or'),
-    ('model.kind=lsmt', "model.kind='lsmt': valid: classifier, decoder_only, encoder_decoder"),
-    ('model.attention=softmx', "model.attention='softmx' names the unknown 'softmx': did you mean 'softmax'?\n"
-                               '  softmx\n  ^'),
-    ('model.attention=softmax(', "'(' was never closed"),
-    ('data.batching=buckets(lengths=(8,x))', '                  ^'),
-    ('model.position=learned(max_len=20)', "model.position='learned(max_len=20)' ends before the text"),
-    ('data.task=number_words(limit=10)', 'limit=10'),
-])
+
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        (
+            'train.stesp=3',
+            "--config.train.stesp: unknown configuration key; did you mean 'train.steps'?",
+        ),
+        ('steps=3', '--config.steps: unknown configuration key; '),
+        ('train=5', '--config.train: unknown configuration key'),
+        ('train.steps=abc', '--config.train.steps=abc: not a whole number'),
+        ('train.steps=1.5', '--config.train.steps=1.5: not a whole number'),
+        ('optim.learning_rate=abc', '--config.optim.learning_rate=abc: not a number'),
+        ('model.d_model=-4', 'model.d_model=-4 must be positive'),
+        ('train.steps=-1', 'train.steps=-1 must be 0 or more'),
+        ('model.dropout=nan', 'model.dropout=nan is outside 0 ≤ value < 1'),
+        (
+            'model.num_heads=3',
+            'model.d_model=128 is not divisible by model.num_heads=3; set model.head_dim, or',
+        ),
+        ('model.kind=lsmt', "model.kind='lsmt': valid: classifier, decoder_only, encoder_decoder"),
+        (
+            'model.attention=softmx',
+            "model.attention='softmx' names the unknown 'softmx': did you mean 'softmax'?\n"
+            '  softmx\n  ^',
+        ),
+        ('model.attention=softmax(', "'(' was never closed"),
+        ('data.batching=buckets(lengths=(8,x))', '                  ^'),
+        (
+            'model.position=learned(max_len=20)',
+            "model.position='learned(max_len=20)' ends before the text",
+        ),
+        ('data.task=number_words(limit=10)', 'limit=10'),
+    ],
+)
 def test_wrong_configuration_keys(refused, tmp_path, override, message):
-    assert message in refused('train', f'--workdir={tmp_path / "run"}', CONFIG, f'--config.{override}')
+    assert message in refused(
+        'train', f'--workdir={tmp_path / "run"}', CONFIG, f'--config.{override}'
+    )
     assert not list(tmp_path.iterdir())
 
 
 HEAD = 'from transformer_jax.config import default_config\ndef get_config(arg="x"):\n    config = default_config()\n'
 
 
-@pytest.mark.parametrize(('text', 'message'), [
-    (HEAD + '    config.train.stesp = 3\n', r'config\.py:4: KeyError: Did you mean "steps" instead of "stesp"'),
-    (HEAD + '    config.train.steps = "3"\n', r'config\.py:4: TypeError'),
-    (HEAD + '    a, b = arg.split("-")\n', r'config\.py:4: ValueError: not enough values to unpack'),
-    (HEAD + '    return 1 / 0\n', r'config\.py:4: ZeroDivisionError: division by zero'),
-    (HEAD + '    open("nope")\n', r"config\.py:4: FileNotFoundError: .*'nope'"),
-    ('import nope\n', r'config\.py:1: ModuleNotFoundError'),
-    ('def get_config(:\n', r'SyntaxError: .*config\.py, line 1'),
-    ('x = 1\n', 'get_config'),
-    ('def get_config():\n    pass\n', 'get_config returned NoneType, not a ConfigDict'),
-    (HEAD + '    config.unlock()\n    del config.train.steps\n    return config\n',
-     r'missing configuration key train\.steps'),
-    (HEAD + '    config.unlock()\n    config.train.stesp = 3\n    return config\n',
-     r"train\.stesp: unknown configuration key; did you mean 'steps'"),
-])
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        (
+            HEAD + '    config.train.stesp = 3\n',
+            r'config\.py:4: KeyError: Did you mean "steps" instead of "stesp"',
+        ),
+        (HEAD + '    config.train.steps = "3"\n', r'config\.py:4: TypeError'),
+        (
+            HEAD + '    a, b = arg.split("-")\n',
+            r'config\.py:4: ValueError: not enough values to unpack',
+        ),
+        (HEAD + '    return 1 / 0\n', r'config\.py:4: ZeroDivisionError: division by zero'),
+        (HEAD + '    open("nope")\n', r"config\.py:4: FileNotFoundError: .*'nope'"),
+        ('import nope\n', r'config\.py:1: ModuleNotFoundError'),
+        ('def get_config(:\n', r'SyntaxError: .*config\.py, line 1'),
+        ('x = 1\n', 'get_config'),
+        ('def get_config():\n    pass\n', 'get_config returned NoneType, not a ConfigDict'),
+        (
+            HEAD + '    config.unlock()\n    del config.train.steps\n    return config\n',
+            r'missing configuration key train\.steps',
+        ),
+        (
+            HEAD + '    config.unlock()\n    config.train.stesp = 3\n    return config\n',
+            r"train\.stesp: unknown configuration key; did you mean 'steps'",
+        ),
+    ],
+)
 def test_wrong_configuration_files(refused, tmp_path, text, message):
     path = tmp_path / 'config.py'
     path.write_text(text)
@@ -151,33 +196,55 @@ def test_debug_shows_the_traceback(call):
         call('train', '--workdir=w', CONFIG, '--config.train.steps=x', '--debug')
 
 
-# --- Data ------------------------------------------------------------------------------------------------------------
+# --- Data -----------------------------------------------------------------------------------------
 
-GOOD = {'train.en': b'one\ntwo\nthree\n', 'train.de': b'eins\nzwei\ndrei\n', 'val.en': b'four\n', 'val.de': b'vier\n'}
+GOOD = {
+    'train.en': b'one\ntwo\nthree\n',
+    'train.de': b'eins\nzwei\ndrei\n',
+    'val.en': b'four\n',
+    'val.de': b'vier\n',
+}
 
 
 @pytest.fixture
 def text(tmp_path):
     """The arguments of a run on GOOD with some files replaced (None: missing)."""
+
     def write(files: dict) -> list[str]:
         for name, content in (GOOD | files).items():
             if content is not None:
                 (tmp_path / name).write_bytes(content)
         # The mesh does not fit: the first thing to fail once all data is read.
-        return ['train', f'--workdir={tmp_path / "run"}', *flags(
-            data__task='parallel_text', data__source_dir=tmp_path, data__vocab_size=24, evaluate__every=1,
-            data__batching='buckets(lengths=(12,))', parallel__mesh__data=3)]
+        return [
+            'train',
+            f'--workdir={tmp_path / "run"}',
+            *flags(
+                data__task='parallel_text',
+                data__source_dir=tmp_path,
+                data__vocab_size=24,
+                evaluate__every=1,
+                data__batching='buckets(lengths=(12,))',
+                parallel__mesh__data=3,
+            ),
+        ]
+
     return write
 
 
-@pytest.mark.parametrize(('files', 'message'), [
-    ({'train.de': None}, r'train\.de: no such file, plain or \.gz; check data\.source_dir='),
-    ({'train.de': b'eins\nzwei\n'}, r'train\.en has 3 lines but .*train\.de has 2'),
-    ({'train.en': b'one\ntw\xff\nthree\n'}, r'train\.en:2: invalid UTF-8'),
-    ({'val.en': b'', 'val.de': b''}, r'val\.en: the validation set is empty'),
-    ({'train.en': b'\n\n\n', 'train.de': b'\n\n\n'}, 'the training set is empty'),
-    ({'train.en': b'a\n', 'train.de': b'b\n'}, r'data\.vocab_size=24 is more than the training text allows'),
-])
+@pytest.mark.parametrize(
+    ('files', 'message'),
+    [
+        ({'train.de': None}, r'train\.de: no such file, plain or \.gz; check data\.source_dir='),
+        ({'train.de': b'eins\nzwei\n'}, r'train\.en has 3 lines but .*train\.de has 2'),
+        ({'train.en': b'one\ntw\xff\nthree\n'}, r'train\.en:2: invalid UTF-8'),
+        ({'val.en': b'', 'val.de': b''}, r'val\.en: the validation set is empty'),
+        ({'train.en': b'\n\n\n', 'train.de': b'\n\n\n'}, 'the training set is empty'),
+        (
+            {'train.en': b'a\n', 'train.de': b'b\n'},
+            r'data\.vocab_size=24 is more than the training text allows',
+        ),
+    ],
+)
 def test_wrong_data(refused, text, tmp_path, files, message):
     assert re.search(message, refused(*text(files)))
     assert not (tmp_path / 'run' / 'config.json').exists()  # so that mended keys are not refused
@@ -185,27 +252,42 @@ def test_wrong_data(refused, text, tmp_path, files, message):
 
 
 def test_bad_lines_are_counted_and_named(call, text):
-    _, _, remarks = call(*text({
-        'train.en': b'one\n\n' + b'w o r d s ' * 9 + b'\n', 'val.en': b'\n', 'val.de': b'v i e l e ' * 9 + b'\n'}))
-    for expected in (r'training examples with an empty line dropped: 1 \(first: .*train\.en:2\)',
-                     r'training examples longer than 12 tokens dropped: 1 \(first: .*train\.en:3\)',
-                     r'validation examples with an empty line kept as they are: 1 \(first: .*val\.en:1\)',
-                     r'validation examples longer than 12 tokens cut: 1 \(first: .*val\.de:1\)'):
+    _, _, remarks = call(
+        *text(
+            {
+                'train.en': b'one\n\n' + b'w o r d s ' * 9 + b'\n',
+                'val.en': b'\n',
+                'val.de': b'v i e l e ' * 9 + b'\n',
+            }
+        )
+    )
+    for expected in (
+        r'training examples with an empty line dropped: 1 \(first: .*train\.en:2\)',
+        r'training examples longer than 12 tokens dropped: 1 \(first: .*train\.en:3\)',
+        r'validation examples with an empty line kept as they are: 1 \(first: .*val\.en:1\)',
+        r'validation examples longer than 12 tokens cut: 1 \(first: .*val\.de:1\)',
+    ):
         assert re.search(expected, remarks)
 
 
-# --- Workdirs --------------------------------------------------------------------------------------------------------
+# --- Workdirs -------------------------------------------------------------------------------------
+
 
 def test_unusable_workdirs(refused, tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('mine')
-    assert 'is a file: choose a directory' in refused('train', f'--workdir={tmp_path / "file"}', *flags(), code=3)
+    assert 'is a file: choose a directory' in refused(
+        'train', f'--workdir={tmp_path / "file"}', *flags(), code=3
+    )
     assert (tmp_path / 'file').read_text() == 'mine'
     assert 'has no config.json' in refused('evaluate', f'--workdir={tmp_path / "none"}')
 
     def read_only(path):
         raise OSError(30, 'Read-only file system')
+
     monkeypatch.setattr(storage, '_flock', read_only)
-    assert 'Read-only file system; ' in refused('train', f'--workdir={tmp_path / "run"}', *flags(), code=3)
+    assert 'Read-only file system; ' in refused(
+        'train', f'--workdir={tmp_path / "run"}', *flags(), code=3
+    )
 
 
 def test_a_second_run_is_refused(refused, trained):
@@ -213,7 +295,10 @@ def test_a_second_run_is_refused(refused, trained):
         before = contents(trained)
         message = refused('train', f'--workdir={trained}', *flags(), code=3)
         assert contents(trained) == before
-    assert re.search(r'is in use by process \d+ on .*: wait for it, stop it, or choose another --workdir', message)
+    assert re.search(
+        r'is in use by process \d+ on .*: wait for it, stop it, or choose another --workdir',
+        message,
+    )
 
 
 def test_another_configuration_is_refused_and_loses_nothing(refused, trained):
@@ -225,9 +310,11 @@ def test_another_configuration_is_refused_and_loses_nothing(refused, trained):
 
 def test_checkpoints_that_are_not_there(refused, trained, tmp_path):
     assert '--checkpoint=7: there is no step 7; steps in' in refused(
-        'evaluate', f'--workdir={trained}', '--checkpoint=7')
+        'evaluate', f'--workdir={trained}', '--checkpoint=7'
+    )
     assert '--checkpoint=newest: expected best, last, avg:N' in refused(
-        'translate', f'--workdir={trained}', '--checkpoint=newest')
+        'translate', f'--workdir={trained}', '--checkpoint=newest'
+    )
     for name in ('config.json', 'tokenizer'):
         (tmp_path / name).symlink_to(trained / name)
     assert 'there is no checkpoint yet' in refused('evaluate', f'--workdir={tmp_path}')
@@ -241,14 +328,17 @@ def test_a_damaged_checkpoint_is_named(call, trained, tmp_path):
     assert re.search(r'^transformer-jax: .*meta\.json differs', errors, re.MULTILINE)
 
 
-# --- What works ------------------------------------------------------------------------------------------------------
+# --- What works -----------------------------------------------------------------------------------
+
 
 def test_training_goes_on_and_inspect_prints_its_hash(call, trained, tmp_path):
     code, output, remarks = call('train', f'--workdir={tmp_path}', *flags())
     assert (code, output) == (0, '')
     assert f'done: {tmp_path}' in remarks
     (record,) = json.loads((tmp_path / 'run.json').read_text())
-    assert record['command'].startswith(f'transformer-jax train --workdir={tmp_path} ')  # to be pasted into a shell
+    assert record['command'].startswith(
+        f'transformer-jax train --workdir={tmp_path} '
+    )  # to be pasted into a shell
     assert 'resumed after step 12' in call('train', f'--workdir={tmp_path}', *flags())[2]
     code, output, _ = call('inspect', f'--workdir={tmp_path}')
     assert (code, output.splitlines()[-1]) == (0, fingerprint(trained))
@@ -258,6 +348,7 @@ def test_translations_keep_their_lines(call, trained, monkeypatch):
     def translate(raw: bytes):
         monkeypatch.setattr(sys, 'stdin', SimpleNamespace(buffer=io.BytesIO(raw)))
         return call('translate', f'--workdir={trained}')
+
     code, output, _ = translate('twelve\n\n  \nseven\u2028eight\n\n'.encode())
     assert code == 0
     lines = output.removesuffix('\n').split('\n')
@@ -267,13 +358,25 @@ def test_translations_keep_their_lines(call, trained, monkeypatch):
     code, output, errors = translate(b'one\n\xff\n')
     assert (code, output) == (2, '')
     assert 'transformer-jax: standard input:2: invalid UTF-8' in errors
-    assert 'input lines longer than 24 tokens cut: 1 (first: line 2)' in translate(b'one\n' + b'q ' * 99 + b'\n')[2]
+    assert (
+        'input lines longer than 24 tokens cut: 1 (first: line 2)'
+        in translate(b'one\n' + b'q ' * 99 + b'\n')[2]
+    )
 
 
 def test_evaluation_as_json(call, trained):
-    code, output, _ = call('evaluate', f'--workdir={trained}', '--split=validation', '--beam=1', '--json')
+    code, output, _ = call(
+        'evaluate', f'--workdir={trained}', '--split=validation', '--beam=1', '--json'
+    )
     result = json.loads(output)
     assert code == 0
     assert result['split'] == 'validation'
     assert result['decode']['beam'] == 1
-    assert {'bleu', 'bleu_signature', 'chrf', 'exact_match', 'perplexity', 'reference_sha256'} <= result.keys()
+    assert {
+        'bleu',
+        'bleu_signature',
+        'chrf',
+        'exact_match',
+        'perplexity',
+        'reference_sha256',
+    } <= result.keys()

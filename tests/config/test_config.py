@@ -1,4 +1,6 @@
-"""The configuration: strict conversion, one clear message for whatever cannot run, and no key that nothing reads."""
+"""The configuration: strict conversion, one clear message for whatever cannot run, and no key that
+nothing reads.
+"""
 
 import ast
 import dataclasses
@@ -9,7 +11,14 @@ import ml_collections
 import pytest
 
 from transformer_jax import config as config_lib
-from transformer_jax.config import default_config, flatten, from_config_dict, from_dict, resolve, to_dict
+from transformer_jax.config import (
+    default_config,
+    flatten,
+    from_config_dict,
+    from_dict,
+    resolve,
+    to_dict,
+)
 from transformer_jax.config.checks import CHOICES, POSITIVE, RANGES
 from transformer_jax.config.resolve import SPECS
 from transformer_jax.errors import ConfigError
@@ -21,7 +30,9 @@ DEFAULTS = flatten(ExperimentConfig())
 
 
 def changed(**changes):
-    """The default dictionary with other values: `changed(train__steps=3)`; a value of `...` removes the key."""
+    """The default dictionary with other values: `changed(train__steps=3)`; a value of `...` removes
+    the key.
+    """
     values = to_dict(ExperimentConfig())
     for key, value in changes.items():
         *sections, name = key.split('__')
@@ -45,17 +56,27 @@ def test_the_defaults_are_the_papers_base_model():
     config = from_config_dict(default_config())
     assert config == ExperimentConfig()
     model, decode = config.model, config.decode
-    assert (model.encoder_layers, model.decoder_layers, model.d_model, model.d_ff) == (6, 6, 512, 2048)
+    assert (model.encoder_layers, model.decoder_layers, model.d_model, model.d_ff) == (
+        6,
+        6,
+        512,
+        2048,
+    )
     assert heads() == HeadDims(8, 8, 64, 64)
     assert (model.dropout, config.train.label_smoothing) == (0.1, 0.1)
     assert (model.norm_placement, model.position, model.ffn) == ('post', 'sinusoidal', 'relu')
     assert model.tie_embeddings == 'all'
-    assert (config.optim.optimizer, config.optim.schedule) == ('adam(b1=0.9, b2=0.98, eps=1e-9)', 'paper(warmup=4000)')
+    assert (config.optim.optimizer, config.optim.schedule) == (
+        'adam(b1=0.9, b2=0.98, eps=1e-9)',
+        'paper(warmup=4000)',
+    )
     assert (decode.beam, decode.length_penalty, decode.max_len) == (4, 0.6, 50)
 
 
 def test_a_config_survives_json():
-    config = from_dict(changed(train__steps=7, model__num_kv_heads=2, parallel__mesh__fsdp=4, data__source='fr'))
+    config = from_dict(
+        changed(train__steps=7, model__num_kv_heads=2, parallel__mesh__fsdp=4, data__source='fr')
+    )
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
     assert flatten(config)['parallel.mesh.fsdp'] == 4
     assert flatten(config) == flatten(to_dict(config))
@@ -72,9 +93,13 @@ def test_a_config_dict_is_locked_and_typed():
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_name():
-    assert message(train__stepz=3) == "train.stepz: unknown configuration key; did you mean 'steps'?"
+    assert (
+        message(train__stepz=3) == "train.stepz: unknown configuration key; did you mean 'steps'?"
+    )
     assert message(trian={}) == "trian: unknown configuration key; did you mean 'train'?"
-    assert message(parallel__mesh__tensors=1).startswith('parallel.mesh.tensors: unknown configuration key; did you')
+    assert message(parallel__mesh__tensors=1).startswith(
+        'parallel.mesh.tensors: unknown configuration key; did you'
+    )
     assert 'valid: data, fsdp, tensor' in message(parallel__mesh__zzz=1)
 
 
@@ -87,7 +112,10 @@ def test_a_missing_key_is_named():
 def test_every_key_refuses_another_type(key):
     wrong = 'x' if type(DEFAULTS[key]) is not str else 3
     said = message(**{key.replace('.', '__'): wrong})
-    assert said == f'{key}={wrong!r} is of type {type(wrong).__name__}, it takes {type(DEFAULTS[key]).__name__}'
+    assert (
+        said
+        == f'{key}={wrong!r} is of type {type(wrong).__name__}, it takes {type(DEFAULTS[key]).__name__}'
+    )
     assert f'{key}=None is of type NoneType' in message(**{key.replace('.', '__'): None})
 
 
@@ -102,15 +130,23 @@ def test_types_are_converted_only_where_nothing_is_lost():
 NEEDED = {
     'parallel': {'model__norm_placement': 'pre'},
     'blocked': {'model__attention': 'softmax(mask=window(4))', 'model__cross_attention': 'linear'},
-    'cudnn': {'model__dtype': 'bfloat16'}, 'splash': {'model__head_dim': 128},
+    'cudnn': {'model__dtype': 'bfloat16'},
+    'splash': {'model__head_dim': 128},
     'decoder_only': {'data__task': 'text_file'},
-    'classifier': {'data__task': 'parity', 'data__vocab_size': 6, 'data__batching': 'buckets(lengths=(64,))'},
+    'classifier': {
+        'data__task': 'parity',
+        'data__vocab_size': 6,
+        'data__batching': 'buckets(lengths=(64,))',
+    },
 }
 
 
 @pytest.mark.parametrize('key', CHOICES)
 def test_choices_name_what_is_valid(key):
-    assert message(**{key.replace('.', '__'): 'zzzz'}) == f"{key}='zzzz': valid: {', '.join(sorted(CHOICES[key]))}"
+    assert (
+        message(**{key.replace('.', '__'): 'zzzz'})
+        == f"{key}='zzzz': valid: {', '.join(sorted(CHOICES[key]))}"
+    )
     nearly = CHOICES[key][-1] + 'x'
     assert message(**{key.replace('.', '__'): nearly}).startswith(f'{key}={nearly!r}: ')
     for choice in CHOICES[key]:
@@ -124,10 +160,14 @@ def test_a_malformed_spec_is_refused_with_its_key_and_place(key):
     assert said.endswith('\n  zzz(1)\n  ^')
 
 
-@pytest.mark.parametrize('site', ['attention', 'encoder_attention', 'decoder_attention', 'cross_attention'])
+@pytest.mark.parametrize(
+    'site', ['attention', 'encoder_attention', 'decoder_attention', 'cross_attention']
+)
 def test_an_unknown_kind_of_attention_is_refused_at_its_site(site):
     said = message(**{f'model__{site}': 'sofmax'})
-    assert said.startswith(f"model.{site}='sofmax' names the unknown 'sofmax': did you mean 'softmax'?")
+    assert said.startswith(
+        f"model.{site}='sofmax' names the unknown 'sofmax': did you mean 'softmax'?"
+    )
 
 
 @pytest.mark.parametrize('key', RANGES)
@@ -136,12 +176,20 @@ def test_ranges(key):
     bad = [low - 1] if type(DEFAULTS[key]) is int else [-0.5, float('nan')]
     bad += [high if type(DEFAULTS[key]) is int else float(high)]
     for value in bad:
-        assert message(**{key.replace('.', '__'): value}).startswith(f'{key}={value} is outside {low} ≤ value < {high}')
+        assert message(**{key.replace('.', '__'): value}).startswith(
+            f'{key}={value} is outside {low} ≤ value < {high}'
+        )
     from_dict(changed(**{key.replace('.', '__'): type(DEFAULTS[key])(low)}))
 
 
-@pytest.mark.parametrize('key', [key for key, value in DEFAULTS.items() if type(value) is int and key not in RANGES
-                                 and not key.startswith('parallel.')])
+@pytest.mark.parametrize(
+    'key',
+    [
+        key
+        for key, value in DEFAULTS.items()
+        if type(value) is int and key not in RANGES and not key.startswith('parallel.')
+    ],
+)
 def test_sizes_are_not_negative(key):
     assert message(**{key.replace('.', '__'): -1}).startswith(f'{key}=-1 must be ')
     if key in POSITIVE:
@@ -158,10 +206,15 @@ def heads(**changes):
 
 
 def test_heads_must_divide():
-    assert message(model__d_model=500) == ('model.d_model=500 is not divisible by model.num_heads=8; '
-                                           'set model.head_dim, or for example model.num_heads=10')
+    assert message(model__d_model=500) == (
+        'model.d_model=500 is not divisible by model.num_heads=8; '
+        'set model.head_dim, or for example model.num_heads=10'
+    )
     assert heads(model__d_model=500, model__head_dim=64) == HeadDims(8, 8, 64, 64)
-    assert message(model__num_kv_heads=3) == 'model.num_heads=8 is not divisible by model.num_kv_heads=3'
+    assert (
+        message(model__num_kv_heads=3)
+        == 'model.num_heads=8 is not divisible by model.num_kv_heads=3'
+    )
     assert heads(model__num_kv_heads=2, model__value_dim=16) == HeadDims(8, 2, 64, 16)
 
 
@@ -173,7 +226,9 @@ def test_sines_and_cosines_come_in_pairs():
 
 def test_positions_must_reach_as_far_as_the_text():
     said = message(model__position='learned(max_len=100)')
-    assert said.startswith("model.position='learned(max_len=100)' ends before the text, at 100 tokens: ")
+    assert said.startswith(
+        "model.position='learned(max_len=100)' ends before the text, at 100 tokens: "
+    )
     assert 'decode.max_len=50' in said
     assert said.endswith('it must reach to 178')  # 128 in the longest bucket, 50 beyond
     from_dict(changed(model__position='learned(max_len=178)'))
@@ -197,10 +252,19 @@ READ_BY_NAME = {'encoder_attention', 'decoder_attention', 'cross_attention'}
 
 def reads(tree):
     """The attributes that a module reads, save in functions that only check."""
-    checks = {id(node) for function in ast.walk(tree) if isinstance(function, ast.FunctionDef)
-              and function.name.lstrip('_').startswith('check') for node in ast.walk(function)}
-    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)
-            and isinstance(node.ctx, ast.Load) and id(node) not in checks}
+    checks = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef) and function.name.lstrip('_').startswith('check')
+        for node in ast.walk(function)
+    }
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Load)
+        and id(node) not in checks
+    }
 
 
 def test_every_key_is_read():
@@ -211,7 +275,9 @@ def test_every_key_is_read():
     assert sections <= read
 
 
-@pytest.mark.parametrize('path', sorted((PACKAGE.parent / 'configs').glob('*.py')), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    'path', sorted((PACKAGE.parent / 'configs').glob('*.py')), ids=lambda path: path.stem
+)
 def test_config_files_are_valid_and_explain_themselves(path):
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree)

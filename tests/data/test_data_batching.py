@@ -1,4 +1,6 @@
-"""The batch plan: a pure function of seed and lengths, whatever the devices; packing against literal arrays."""
+"""The batch plan: a pure function of seed and lengths, whatever the devices; packing against
+literal arrays.
+"""
 
 import hypothesis
 import numpy as np
@@ -13,8 +15,10 @@ BATCHINGS = [Buckets((6, 9, 16)), Packed(16), Packed(40)]
 
 
 def ragged(rows: list[list[int]]) -> Ragged:
-    return Ragged(np.array([token for row in rows for token in row], np.uint16),
-                  np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64))
+    return Ragged(
+        np.array([token for row in rows for token in row], np.uint16),
+        np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64),
+    )
 
 
 def corpus(count: int, seed: int = 0, longest: int = 15) -> Encoded:
@@ -22,7 +26,11 @@ def corpus(count: int, seed: int = 0, longest: int = 15) -> Encoded:
     sides = []
     for side in range(2):  # tokens name their example, so that a batch tells which it holds
         lengths = random.randint(1, longest, count)
-        sides.append(ragged([[10 + 2 * index + side] * length + [EOS] for index, length in enumerate(lengths)]))
+        sides.append(
+            ragged(
+                [[10 + 2 * index + side] * length + [EOS] for index, length in enumerate(lengths)]
+            )
+        )
     return Encoded(*sides)
 
 
@@ -39,7 +47,9 @@ def share(process: int, processes: int):
 
 
 def steps(plan: Plan, epoch: int) -> list:
-    return [plan.step(epoch * plan.steps_per_epoch + index) for index in range(plan.steps_per_epoch)]
+    return [
+        plan.step(epoch * plan.steps_per_epoch + index) for index in range(plan.steps_per_epoch)
+    ]
 
 
 @pytest.mark.parametrize('batching', BATCHINGS)
@@ -57,7 +67,9 @@ def test_every_epoch_holds_each_example_once_in_another_order(batching):
 @pytest.mark.parametrize('batching', BATCHINGS)
 def test_batches_differ_between_epochs_not_only_their_order(batching):
     plan = plan_of(batching, corpus(301))
-    epochs = [{frozenset(step.examples.tolist()) for step in steps(plan, epoch)} for epoch in range(2)]
+    epochs = [
+        {frozenset(step.examples.tolist()) for step in steps(plan, epoch)} for epoch in range(2)
+    ]
     assert len(epochs[0] & epochs[1]) <= 1
 
 
@@ -69,8 +81,10 @@ def test_the_seed_alone_decides(batching):
     for number in (0, 7, 3 * same.steps_per_epoch - 1):
         for one, two in zip(same.step(number), again.step(number), strict=True):
             np.testing.assert_array_equal(one, two)
-    assert any(not np.array_equal(a.examples, b.examples)
-               for a, b in zip(steps(same, 0), steps(other, 0), strict=False))
+    assert any(
+        not np.array_equal(a.examples, b.examples)
+        for a, b in zip(steps(same, 0), steps(other, 0), strict=False)
+    )
 
 
 @pytest.mark.parametrize('batching', BATCHINGS)
@@ -99,12 +113,14 @@ def test_the_rows_of_all_processes_make_the_global_batch(batching, processes, mu
         step = plan.step(number)
         whole = materialise(step, encoded, 1, everything)
         assert padded_rows(step.rows, multiple) % multiple == 0
-        parts = [materialise(step, encoded, multiple, share(p, processes)) for p in range(processes)]
+        parts = [
+            materialise(step, encoded, multiple, share(p, processes)) for p in range(processes)
+        ]
         for name, array in whole._asdict().items():
             joined = np.concatenate([getattr(part, name) for part in parts])
             assert joined.dtype == array.dtype
-            np.testing.assert_array_equal(joined[:step.rows], array)
-            assert not joined[step.rows:].any()
+            np.testing.assert_array_equal(joined[: step.rows], array)
+            assert not joined[step.rows :].any()
 
 
 @pytest.mark.parametrize('batching', BATCHINGS)
@@ -134,8 +150,10 @@ def test_buckets_of_a_literal_example():
 
 
 def test_packing_of_a_literal_example():
-    encoded = Encoded(ragged([[11, 12, EOS], [13, EOS], [14, 15, EOS]]),
-                      ragged([[21, EOS], [22, 23, EOS], [24, 25, 26, EOS]]))
+    encoded = Encoded(
+        ragged([[11, 12, EOS], [13, EOS], [14, 15, EOS]]),
+        ragged([[21, EOS], [22, 23, EOS], [24, 25, 26, EOS]]),
+    )
     plan = Packed(6).plan(encoded.lengths, np.arange(3), 12, None)
     batch = materialise(plan.step(0), encoded, 1, everything)
     assert batch.source_BS.tolist() == [[11, 12, EOS, 13, EOS, 0], [14, 15, EOS, 0, 0, 0]]
@@ -149,8 +167,14 @@ def test_packing_of_a_literal_example():
 
 
 @hypothesis.settings(deadline=None, max_examples=50)
-@hypothesis.given(strategies.lists(strategies.tuples(strategies.integers(2, 12), strategies.integers(2, 12)),
-                                   min_size=1, max_size=60), strategies.integers(1, 5))
+@hypothesis.given(
+    strategies.lists(
+        strategies.tuples(strategies.integers(2, 12), strategies.integers(2, 12)),
+        min_size=1,
+        max_size=60,
+    ),
+    strategies.integers(1, 5),
+)
 def test_first_fit_never_overfills_and_leaves_no_gap(pairs, window):
     lengths = np.array(pairs)
     row = first_fit(lengths, 12, window)
@@ -179,8 +203,16 @@ def test_cut_keeps_the_end_of_sentence():
     assert short.offsets.tolist() == [0, 3, 5, 6]
 
 
-@pytest.mark.parametrize('make', [lambda: Buckets(()), lambda: Buckets((8, 4)), lambda: Buckets((8, 8)),
-                                  lambda: Buckets((1, 4)), lambda: Packed(1)])
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: Buckets(()),
+        lambda: Buckets((8, 4)),
+        lambda: Buckets((8, 8)),
+        lambda: Buckets((1, 4)),
+        lambda: Packed(1),
+    ],
+)
 def test_impossible_lengths_are_refused(make):
     with pytest.raises(ValueError, match='must'):
         make()

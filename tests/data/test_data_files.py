@@ -1,4 +1,6 @@
-"""Reading text: every kind of damage is one line that names the file; the cache never shows half a directory."""
+"""Reading text: every kind of damage is one line that names the file; the cache never shows half
+a directory.
+"""
 
 import gzip
 
@@ -30,7 +32,9 @@ def test_an_empty_file_has_no_lines_and_an_empty_line_is_one(tmp_path):
 
 def test_find_prefers_the_plain_file_and_names_the_key(tmp_path):
     directory = epath.Path(tmp_path)
-    with pytest.raises(DataError, match=r'train\.en: no such file, plain or \.gz; check data\.source_dir'):
+    with pytest.raises(
+        DataError, match=r'train\.en: no such file, plain or \.gz; check data\.source_dir'
+    ):
         find(directory / 'train.en', 'data.source_dir')
     zipped = path_of(tmp_path, 'train.en.gz', b'')
     assert find(directory / 'train.en', 'data.source_dir') == zipped
@@ -42,12 +46,15 @@ def test_find_prefers_the_plain_file_and_names_the_key(tmp_path):
 ZIPPED = gzip.compress(b'text\n' * 100, mtime=0)
 
 
-@pytest.mark.parametrize(('content', 'message'), [
-    (b'good\nbad \xff\nmore\n', r'a\.en:2: invalid UTF-8 \(byte 0xff\)'),
-    (b'good\ncut \xc3', r'a\.en:2: invalid UTF-8'),
-    (ZIPPED[:-9], r'a\.en: damaged gzip data'),
-    (ZIPPED[:12] + b'\0\0\0\0', r'a\.en: damaged gzip data'),
-])
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'good\nbad \xff\nmore\n', r'a\.en:2: invalid UTF-8 \(byte 0xff\)'),
+        (b'good\ncut \xc3', r'a\.en:2: invalid UTF-8'),
+        (ZIPPED[:-9], r'a\.en: damaged gzip data'),
+        (ZIPPED[:12] + b'\0\0\0\0', r'a\.en: damaged gzip data'),
+    ],
+)
 def test_damage_is_named_by_file_and_line(tmp_path, content, message):
     with pytest.raises(DataError, match=message) as error:
         read_lines(path_of(tmp_path, 'a.en', content))
@@ -68,7 +75,11 @@ def test_origin_counts_lines_from_one(tmp_path):
 
 
 def test_content_hash_sees_bytes_names_and_order(tmp_path):
-    a, b, other = path_of(tmp_path, 'a', b'x'), path_of(tmp_path, 'b', b'x'), path_of(tmp_path, 'c', b'y')
+    a, b, other = (
+        path_of(tmp_path, 'a', b'x'),
+        path_of(tmp_path, 'b', b'x'),
+        path_of(tmp_path, 'c', b'y'),
+    )
     assert len({content_hash(*paths) for paths in ((a,), (b,), (other,), (a, b), (b, a))}) == 5
 
 

@@ -1,4 +1,6 @@
-"""From configuration to batches: exact resume, what is dropped and cut, and every refusal before compilation."""
+"""From configuration to batches: exact resume, what is dropped and cut, and every refusal before
+compilation.
+"""
 
 import dataclasses
 import threading
@@ -19,24 +21,42 @@ def everything(rows: int) -> tuple[int, int]:
 
 
 def numbers(cache, seed: int = 0, **data) -> ExperimentConfig:
-    given = {'task': 'number_words(limit=200, held_out=20)', 'vocab_size': 70, 'cache_dir': str(cache),
-             'batching': 'buckets(lengths=(8, 16, 32))', **data}
-    return ExperimentConfig(data=DataConfig(**given), train=TrainConfig(batch_tokens=256, seed=seed),
-                            evaluate=EvaluateConfig(batch_tokens=256))
+    given = {
+        'task': 'number_words(limit=200, held_out=20)',
+        'vocab_size': 70,
+        'cache_dir': str(cache),
+        'batching': 'buckets(lengths=(8, 16, 32))',
+        **data,
+    }
+    return ExperimentConfig(
+        data=DataConfig(**given),
+        train=TrainConfig(batch_tokens=256, seed=seed),
+        evaluate=EvaluateConfig(batch_tokens=256),
+    )
 
 
-def files(directory, train: tuple[str, str], validation: tuple[str, str] = ('a b\n', 'b a\n'), **data):
+def files(
+    directory, train: tuple[str, str], validation: tuple[str, str] = ('a b\n', 'b a\n'), **data
+):
     for name, texts in (('train', train), ('val', validation)):
         for language, text in zip(('en', 'de'), texts, strict=True):
             (directory / f'{name}.{language}').write_text(text)
-    given = {'task': "parallel_text(test='')", 'vocab_size': 9, 'source_dir': str(directory),
-             'cache_dir': str(directory / 'cache'), 'batching': 'buckets(lengths=(4, 8))', **data}
+    given = {
+        'task': "parallel_text(test='')",
+        'vocab_size': 9,
+        'source_dir': str(directory),
+        'cache_dir': str(directory / 'cache'),
+        'batching': 'buckets(lengths=(4, 8))',
+        **data,
+    }
     return ExperimentConfig(data=DataConfig(**given), train=TrainConfig(batch_tokens=64))
 
 
 def load(config: ExperimentConfig, directory, **kwargs):
     lines = []
-    return load_data(resolve(config).pipeline, epath.Path(directory) / 'tokenizer', lines.append, **kwargs), lines
+    return load_data(
+        resolve(config).pipeline, epath.Path(directory) / 'tokenizer', lines.append, **kwargs
+    ), lines
 
 
 def take(iterator, count: int) -> list:
@@ -78,7 +98,9 @@ def test_batches_are_prepared_ahead_by_a_thread_only_where_asked(tmp_path, monke
     monkeypatch.setattr(pipeline, 'materialise', spy)
     for prefetch, in_main in ((0, True), (2, False)):
         threads.clear()
-        take(load(numbers(tmp_path, prefetch=prefetch), tmp_path)[0].train_iterator(everything, 1), 3)
+        take(
+            load(numbers(tmp_path, prefetch=prefetch), tmp_path)[0].train_iterator(everything, 1), 3
+        )
         assert threads == {in_main}
 
 
@@ -86,8 +108,12 @@ def test_the_seed_of_training_changes_the_order_and_not_the_text(tmp_path):
     one, two = (load(numbers(tmp_path, seed), tmp_path)[0] for seed in (0, 1))
     np.testing.assert_array_equal(one.train.source.values, two.train.source.values)
     assert one.text('validation') == two.text('validation')
-    assert any(not np.array_equal(a.source_BS, b.source_BS)
-               for a, b in zip(*(take(data.train_iterator(everything, 1), 3) for data in (one, two)), strict=True))
+    assert any(
+        not np.array_equal(a.source_BS, b.source_BS)
+        for a, b in zip(
+            *(take(data.train_iterator(everything, 1), 3) for data in (one, two)), strict=True
+        )
+    )
 
 
 def test_the_tokenizer_is_trained_once_and_then_read(tmp_path):
@@ -106,11 +132,20 @@ def test_the_tokenizer_is_trained_once_and_then_read(tmp_path):
 
 def test_batches_decode_to_the_text(tmp_path):
     data, _ = load(numbers(tmp_path), tmp_path)
-    words = dict(zip(*(getattr(data.task.load(data.config.data, 'train'), side) for side in ('source', 'target')),
-                     strict=True))
+    words = dict(
+        zip(
+            *(
+                getattr(data.task.load(data.config.data, 'train'), side)
+                for side in ('source', 'target')
+            ),
+            strict=True,
+        )
+    )
     seen = set()
     for batch in take(data.train_iterator(everything, 1), data.steps_per_epoch):
-        for source, target, weights in zip(batch.source_BS, batch.targets_BT, batch.weights_BT, strict=True):
+        for source, target, weights in zip(
+            batch.source_BS, batch.targets_BT, batch.weights_BT, strict=True
+        ):
             if weights.any():
                 source, target = data.tokenizer.decode([source, target])
                 assert words[source] == target
@@ -127,32 +162,51 @@ def test_evaluation_sees_every_pair_once_whatever_the_rows(tmp_path):
     assert all(order == sorted(order) for order in orders)
     texts = [text for batch in whole for text in data.tokenizer.decode(batch.source_BS) if text]
     assert sorted(texts) == sorted(data.text('validation').source)
-    halves = [list(data.eval_batches('validation', 6, lambda rows, p=p: (p * rows // 2, (p + 1) * rows // 2)))
-              for p in range(2)]
+    halves = [
+        list(
+            data.eval_batches(
+                'validation', 6, lambda rows, p=p: (p * rows // 2, (p + 1) * rows // 2)
+            )
+        )
+        for p in range(2)
+    ]
     for one, left, right in zip(whole, *halves, strict=True):
         joined = np.concatenate([left.targets_BT, right.targets_BT])
-        np.testing.assert_array_equal(joined[:len(one.targets_BT)], one.targets_BT)
-        assert not joined[len(one.targets_BT):].any()
+        np.testing.assert_array_equal(joined[: len(one.targets_BT)], one.targets_BT)
+        assert not joined[len(one.targets_BT) :].any()
 
 
 def test_bad_training_lines_are_counted_named_and_dropped(tmp_path):
     config = files(tmp_path, ('a b\n\nb a b a b a b a b a\na\nb\n', 'b a\na\na\n  \nb\n'))
     data, lines = load(config, tmp_path)
-    assert any('training examples with an empty line dropped: 2' in line and f'{tmp_path}/train.en:2)' in line
-               for line in lines)
-    assert any('training examples longer than 8 tokens dropped: 1' in line and f'{tmp_path}/train.en:3)' in line
-               for line in lines)
+    assert any(
+        'training examples with an empty line dropped: 2' in line
+        and f'{tmp_path}/train.en:2)' in line
+        for line in lines
+    )
+    assert any(
+        'training examples longer than 8 tokens dropped: 1' in line
+        and f'{tmp_path}/train.en:3)' in line
+        for line in lines
+    )
     examples = np.concatenate([data.plan.step(n).examples for n in range(data.steps_per_epoch)])
     assert sorted(examples) == [0, 4]
 
 
 def test_bad_evaluation_lines_are_counted_named_and_kept_aligned(tmp_path):
-    config = files(tmp_path, ('a b\nb a\n', 'b a\na b\n'), ('a\n\nb\n', 'a b a b a b a b a b\nb\na\n'))
+    config = files(
+        tmp_path, ('a b\nb a\n', 'b a\na b\n'), ('a\n\nb\n', 'a b a b a b a b a b\nb\na\n')
+    )
     data, lines = load(config, tmp_path)
     assert data.text('validation').source == ['a', '', 'b']
-    assert any('validation examples with an empty line kept as they are: 1' in line and 'val.en:2)' in line
-               for line in lines)
-    assert any('validation examples longer than 8 tokens cut: 1' in line and 'val.de:1)' in line for line in lines)
+    assert any(
+        'validation examples with an empty line kept as they are: 1' in line and 'val.en:2)' in line
+        for line in lines
+    )
+    assert any(
+        'validation examples longer than 8 tokens cut: 1' in line and 'val.de:1)' in line
+        for line in lines
+    )
     _, encoded = data.evaluation('validation')
     assert len(encoded.source) == 3
     tokens, lengths = encoded.target.take(np.array([0]))
@@ -160,13 +214,19 @@ def test_bad_evaluation_lines_are_counted_named_and_kept_aligned(tmp_path):
     assert encoded.source.take(np.array([1]))[0].tolist() == [EOS]
 
 
-@pytest.mark.parametrize(('train', 'validation', 'message'), [
-    (('', ''), ('a\n', 'b\n'), r'train\.de: the training set is empty'),
-    (('\n\n', '\n\n'), ('a\n', 'b\n'), 'the training set is empty'),
-    (('a b\n', 'b a\n'), ('', ''), r'val\.en: the validation set is empty'),
-    (('a b a b a b a b a b\n\n', 'b\na\n'), ('a\n', 'b\n'),
-     r'no training example is left: 1 have an empty line, 1 are longer than the 8 tokens of data\.batching'),
-])
+@pytest.mark.parametrize(
+    ('train', 'validation', 'message'),
+    [
+        (('', ''), ('a\n', 'b\n'), r'train\.de: the training set is empty'),
+        (('\n\n', '\n\n'), ('a\n', 'b\n'), 'the training set is empty'),
+        (('a b\n', 'b a\n'), ('', ''), r'val\.en: the validation set is empty'),
+        (
+            ('a b a b a b a b a b\n\n', 'b\na\n'),
+            ('a\n', 'b\n'),
+            r'no training example is left: 1 have an empty line, 1 are longer than the 8 tokens of data\.batching',
+        ),
+    ],
+)
 def test_sets_without_a_usable_pair_are_refused(tmp_path, train, validation, message):
     with pytest.raises(DataError, match=message) as error:
         load(files(tmp_path, train, validation, vocab_size=7), tmp_path)
@@ -175,7 +235,9 @@ def test_sets_without_a_usable_pair_are_refused(tmp_path, train, validation, mes
 
 
 def test_a_vocabulary_too_large_is_refused_before_anything_is_stored(tmp_path):
-    with pytest.raises(DataError, match=r'data\.vocab_size=9000 is more than the training text allows'):
+    with pytest.raises(
+        DataError, match=r'data\.vocab_size=9000 is more than the training text allows'
+    ):
         load(files(tmp_path, ('a b\n', 'b a\n'), vocab_size=9000), tmp_path)
     assert not (tmp_path / 'tokenizer').exists()
 
@@ -193,7 +255,9 @@ def test_large_sets_are_encoded_once(tmp_path, monkeypatch):
     monkeypatch.setattr(encoding, 'store', lambda *_: pytest.fail('encoded again'))
     again, repeated = load(config, tmp_path)
     assert isinstance(again.train.source.values, np.memmap)
-    assert_same(take(data.train_iterator(everything, 1), 5), take(again.train_iterator(everything, 1), 5))
+    assert_same(
+        take(data.train_iterator(everything, 1), 5), take(again.train_iterator(everything, 1), 5)
+    )
     assert repeated == lines
     assert 'train.en:2' in lines[0]
     monkeypatch.undo()
@@ -211,16 +275,20 @@ def test_source_batches_hold_every_text_once_with_few_shapes(tmp_path):
     texts = [*data.text('validation').source, '', 'one ' * 40, *data.text('test').source]
     seen, shapes, lines = [], set(), []
     for indices, source_BS, positions_BS, segments_BS in source_batches(
-            data.tokenizer, texts, (8, 16, 32), 256, lines.append):
+        data.tokenizer, texts, (8, 16, 32), 256, lines.append
+    ):
         shapes.add(source_BS.shape)
         for row, index in enumerate(indices):
             length = int(segments_BS[row].sum())
             assert source_BS[row, length - 1] == EOS
-            assert positions_BS[row].tolist() == [*range(length), *[0] * (source_BS.shape[1] - length)]
+            assert positions_BS[row].tolist() == [
+                *range(length),
+                *[0] * (source_BS.shape[1] - length),
+            ]
             if index != 21:
                 assert data.tokenizer.decode([source_BS[row]]) == [texts[index]]
-        assert not source_BS[len(indices):].any()
-        assert not segments_BS[len(indices):].any()
+        assert not source_BS[len(indices) :].any()
+        assert not segments_BS[len(indices) :].any()
         seen += indices.tolist()
     assert sorted(seen) == list(range(len(texts)))
     assert shapes <= {(32, 8), (16, 16), (8, 32)}
@@ -229,8 +297,12 @@ def test_source_batches_hold_every_text_once_with_few_shapes(tmp_path):
 
 def test_a_handful_of_texts_is_not_padded_to_a_whole_batch(tmp_path):
     data, _ = load(numbers(tmp_path), tmp_path)
-    shapes = [source_BS.shape[0] for _, source_BS, _, _ in source_batches(
-        data.tokenizer, ['one', 'two', 'three'], (8, 16), 4096, print)]
+    shapes = [
+        source_BS.shape[0]
+        for _, source_BS, _, _ in source_batches(
+            data.tokenizer, ['one', 'two', 'three'], (8, 16), 4096, print
+        )
+    ]
     assert shapes == [4]
     assert list(source_batches(data.tokenizer, [], (8, 16), 4096, print)) == []
 

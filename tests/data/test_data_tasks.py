@@ -1,4 +1,6 @@
-"""The tasks: where text comes from, disjoint splits, builder round trips, and what is said when it cannot be read."""
+"""The tasks: where text comes from, disjoint splits, builder round trips, and what is said when it
+cannot be read.
+"""
 
 import gzip
 import importlib.util
@@ -10,7 +12,14 @@ import pytest
 
 from transformer_jax import spec
 from transformer_jax.data import tasks
-from transformer_jax.data.tasks import SPLITS, TASKS, Multi30k, NumberWords, ParallelText, TfdsTranslation
+from transformer_jax.data.tasks import (
+    SPLITS,
+    TASKS,
+    Multi30k,
+    NumberWords,
+    ParallelText,
+    TfdsTranslation,
+)
 from transformer_jax.errors import ConfigError, DataError
 from transformer_jax.schema import DataConfig
 
@@ -34,7 +43,11 @@ def test_number_words_translate_and_their_splits_are_disjoint():
     assert [len(numbers[split]) for split in SPLITS] == [220, 40, 40]
     pairs = {split: task.load(DataConfig(), split) for split in SPLITS}
     assert not set(pairs['train'].source) & set(pairs['validation'].source + pairs['test'].source)
-    words = {source: target for p in pairs.values() for source, target in zip(p.source, p.target, strict=True)}
+    words = {
+        source: target
+        for p in pairs.values()
+        for source, target in zip(p.source, p.target, strict=True)
+    }
     assert words['twenty-four'] == 'vierundzwanzig'
     french = task.load(DataConfig(source='de', target='fr'), 'test')
     assert french.source == pairs['test'].target
@@ -42,7 +55,9 @@ def test_number_words_translate_and_their_splits_are_disjoint():
 
 
 def test_number_words_refuses_what_num2words_cannot():
-    with pytest.raises(ConfigError, match=r"data.target='dee' is no language of num2words; did you mean 'de'"):
+    with pytest.raises(
+        ConfigError, match=r"data.target='dee' is no language of num2words; did you mean 'de'"
+    ):
         NumberWords().load(DataConfig(target='dee'), 'train')
     with pytest.raises(ConfigError, match=r"data.source='am': num2words cannot write \d+"):
         NumberWords().load(DataConfig(source='am'), 'train')
@@ -50,7 +65,9 @@ def test_number_words_refuses_what_num2words_cannot():
         spec.parse('number_words(limit=300, held_out=200)', TASKS, 'data.task')
 
 
-@pytest.mark.parametrize(('version', 'suffix', 'zipped'), [('raw', '', True), ('lc.norm.tok', '.lc.norm.tok', False)])
+@pytest.mark.parametrize(
+    ('version', 'suffix', 'zipped'), [('raw', '', True), ('lc.norm.tok', '.lc.norm.tok', False)]
+)
 def test_multi30k_round_trip_through_tfds(tmp_path, version, suffix, zipped):
     write_multi30k(tmp_path / 'files', suffix, zipped)
     data = DataConfig(source_dir=str(tmp_path / 'files'), cache_dir=str(tmp_path / 'cache'))
@@ -68,6 +85,7 @@ def test_multi30k_is_prepared_once_and_other_files_are_not_confused(tmp_path, mo
     data = DataConfig(source_dir=str(tmp_path / 'files'), cache_dir=str(tmp_path / 'cache'))
     first = Multi30k().load(data, 'train')
     from transformer_jax.data import tfds_builders as builders
+
     monkeypatch.setattr(builders, 'read_pairs', lambda *paths: pytest.fail('prepared again'))
     assert Multi30k().load(data, 'train') == first
     monkeypatch.undo()
@@ -87,7 +105,9 @@ def test_multi30k_with_bad_files_leaves_nothing_behind(tmp_path):
         Multi30k().load(data, 'train')
     assert not list(tmp_path.glob('cache/tfds/*'))
     (tmp_path / 'files' / 'val.de').unlink()
-    with pytest.raises(DataError, match=r'val\.de: no such file, plain or \.gz; check data.source_dir'):
+    with pytest.raises(
+        DataError, match=r'val\.de: no such file, plain or \.gz; check data.source_dir'
+    ):
         Multi30k().load(data, 'train')
 
 
@@ -96,7 +116,9 @@ def test_multi30k_downloads_from_its_public_layout_once(tmp_path, monkeypatch):
     write_multi30k(tmp_path / 'web' / 'tok', '.lc.norm.tok', zipped=False)
     monkeypatch.setattr(tasks, 'MULTI30K_URL', (tmp_path / 'web').as_uri())
     data = DataConfig(cache_dir=str(tmp_path / 'cache'))
-    loaded = {version: Multi30k(version=version).load(data, 'train') for version in ('raw', 'lc.norm.tok')}
+    loaded = {
+        version: Multi30k(version=version).load(data, 'train') for version in ('raw', 'lc.norm.tok')
+    }
     assert all(len(pairs) == LINES['train'] for pairs in loaded.values())
     monkeypatch.setattr(tasks, 'MULTI30K_URL', (tmp_path / 'gone').as_uri())
     assert Multi30k().load(data, 'train') == loaded['raw']
@@ -145,8 +167,11 @@ def build_tfds(directory: Path, file_format: str) -> None:
         code_path = None
 
         def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.Translation(languages=['de', 'en']),
-                                         disable_shuffling=True)
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.Translation(languages=['de', 'en']),
+                disable_shuffling=True,
+            )
 
         def _split_generators(self, dl_manager):
             return {split: self._generate_examples(split) for split in SPLITS}
@@ -163,11 +188,15 @@ def test_tfds_translation_reads_array_records(tmp_path):
     data = DataConfig(source_dir=str(tmp_path))
     task = TfdsTranslation(name='tiny_translate', train='train[:50%]')
     pairs = task.load(data, 'train')
-    assert pairs.source == [f'train en {line}' for line in range(5)]  # a line feed would break alignment
+    assert pairs.source == [
+        f'train en {line}' for line in range(5)
+    ]  # a line feed would break alignment
     assert pairs.target == [f'train ß {line}' for line in range(5)]
     assert len(task.load(data, 'test')) == 10
     assert task.fingerprint(data, 'train') != task.fingerprint(data, 'test')
-    with pytest.raises(DataError, match=r"data.source='fr': tiny_translate has the languages de, en"):
+    with pytest.raises(
+        DataError, match=r"data.source='fr': tiny_translate has the languages de, en"
+    ):
         task.load(DataConfig(source='fr', source_dir=str(tmp_path)), 'train')
     with pytest.raises(DataError, match=r"no split 'dev'; it has test, train, validation"):
         TfdsTranslation(name='tiny_translate', validation='dev').load(data, 'validation')
@@ -182,7 +211,9 @@ def test_tfds_translation_says_how_to_prepare_a_set(tmp_path):
     assert '\n' not in str(error.value)
 
 
-@pytest.mark.skipif(importlib.util.find_spec('tensorflow') is not None, reason='the format would be readable')
+@pytest.mark.skipif(
+    importlib.util.find_spec('tensorflow') is not None, reason='the format would be readable'
+)
 def test_tfds_translation_refuses_other_formats(tmp_path):
     build_tfds(tmp_path, 'array_record')
     info = next(tmp_path.rglob('dataset_info.json'))

@@ -6,15 +6,24 @@ from transformer_jax.batch import BOS, EOS, PAD, UNK
 from transformer_jax.data.tokenizers import BYTE_FALLBACK_FROM, BytePairs, load_tokenizer
 from transformer_jax.errors import DataError
 
-TEXTS = [f'der {a}e Hund sieht {b} große Katzen' for a in ('alt', 'jung', 'müd') for b in ('zwei', 'drei', 'fünf')]
-RICH = [f'{chr(0x61 + i % 26)}{chr(0x61 + i // 26 % 26)}{chr(0x61 + i * 7 % 26)} wort' for i in range(1500)]
+TEXTS = [
+    f'der {a}e Hund sieht {b} große Katzen'
+    for a in ('alt', 'jung', 'müd')
+    for b in ('zwei', 'drei', 'fünf')
+]
+RICH = [
+    f'{chr(0x61 + i % 26)}{chr(0x61 + i // 26 % 26)}{chr(0x61 + i * 7 % 26)} wort'
+    for i in range(1500)
+]
 
 
 def test_the_same_text_gives_the_same_bytes_and_special_ids(tmp_path):
     one, two = (BytePairs.train(TEXTS, 60) for _ in range(2))
     one.save(tmp_path / 'one')
     two.save(tmp_path / 'two')
-    assert (tmp_path / 'one/tokenizer.model').read_bytes() == (tmp_path / 'two/tokenizer.model').read_bytes()
+    assert (tmp_path / 'one/tokenizer.model').read_bytes() == (
+        tmp_path / 'two/tokenizer.model'
+    ).read_bytes()
     assert one.sha256 == two.sha256
     assert one.vocab_size == 60
     assert BytePairs.train(TEXTS, 61).sha256 != one.sha256
@@ -46,7 +55,9 @@ def test_load_gives_back_what_was_saved_and_refuses_anything_else(tmp_path):
     raw = bytearray((tmp_path / 'tokenizer.model').read_bytes())
     raw[len(raw) // 2] ^= 1
     (tmp_path / 'tokenizer.model').write_bytes(raw)
-    with pytest.raises(DataError, match=rf'tokenizer.model has SHA-256 .* records {tokenizer.sha256[:12]}'):
+    with pytest.raises(
+        DataError, match=rf'tokenizer.model has SHA-256 .* records {tokenizer.sha256[:12]}'
+    ):
         load_tokenizer(tmp_path)
     (tmp_path / 'tokenizer.model').unlink()
     with pytest.raises(DataError, match='tokenizer is incomplete'):
@@ -56,7 +67,9 @@ def test_load_gives_back_what_was_saved_and_refuses_anything_else(tmp_path):
 def test_a_checkpoint_of_another_tokenizer_is_refused(tmp_path):
     one, other = BytePairs.train(TEXTS, 60), BytePairs.train(TEXTS, 61)
     one.require(one.sha256, tmp_path)
-    with pytest.raises(DataError, match=rf'holds the tokenizer {one.sha256[:12]}…, .* with {other.sha256[:12]}…'):
+    with pytest.raises(
+        DataError, match=rf'holds the tokenizer {one.sha256[:12]}…, .* with {other.sha256[:12]}…'
+    ):
         one.require(other.sha256, tmp_path)
 
 

@@ -1,4 +1,6 @@
-"""Generated tasks: pure draws, right answers by independent evaluation, the papers' distributions, disjoint splits."""
+"""Generated tasks: pure draws, right answers by independent evaluation, the papers' distributions,
+disjoint splits.
+"""
 
 import collections
 import dataclasses
@@ -17,17 +19,39 @@ import pytest
 from transformer_jax import spec
 from transformer_jax.batch import EOS
 from transformer_jax.data.tasks.synthetic import GENERATED
-from transformer_jax.data.tasks.synthetic.algorithmic import Addition, Copy, Dyck, Parity, Reverse, Sort
+from transformer_jax.data.tasks.synthetic.algorithmic import (
+    Addition,
+    Copy,
+    Dyck,
+    Parity,
+    Reverse,
+    Sort,
+)
 from transformer_jax.data.tasks.synthetic.base import FIRST, SPLITS, Stream
 from transformer_jax.data.tasks.synthetic.listops import ListOps
-from transformer_jax.data.tasks.synthetic.recall import MQAR, Dependency, Induction, SelectiveCopying
+from transformer_jax.data.tasks.synthetic.recall import (
+    MQAR,
+    Dependency,
+    Induction,
+    SelectiveCopying,
+)
 from transformer_jax.errors import ConfigError
 
 # Every task where draws are quick.
-SMALL = [Copy(alphabet=5, length=6, test_length=9), Reverse(length=5, test_length=7), Sort(length=4, test_length=8),
-         Addition(length=4, test_length=6), Addition(reversed=True), Parity(length=14, test_length=20),
-         Dyck(length=20, test_length=30), Induction(length=20, test_length=30), SelectiveCopying(length=40, items=4),
-         MQAR(), ListOps(min_length=10, max_length=60, max_depth=5), Dependency(distance=6, test_distance=9)]
+SMALL = [
+    Copy(alphabet=5, length=6, test_length=9),
+    Reverse(length=5, test_length=7),
+    Sort(length=4, test_length=8),
+    Addition(length=4, test_length=6),
+    Addition(reversed=True),
+    Parity(length=14, test_length=20),
+    Dyck(length=20, test_length=30),
+    Induction(length=20, test_length=30),
+    SelectiveCopying(length=40, items=4),
+    MQAR(),
+    ListOps(min_length=10, max_length=60, max_depth=5),
+    Dependency(distance=6, test_distance=9),
+]
 every_task = pytest.mark.parametrize('task', SMALL, ids=lambda task: type(task).__name__)
 
 # The examples themselves: they change only on purpose, never with a version of NumPy.
@@ -63,28 +87,41 @@ def digest():
 
 def near(found, expected, count):
     """A share found in `count` draws is within four standard deviations of what is expected."""
-    assert abs(found - expected) < 4 * math.sqrt(expected * (1 - expected) / count), (found, expected)
+    assert abs(found - expected) < 4 * math.sqrt(expected * (1 - expected) / count), (
+        found,
+        expected,
+    )
 
 
-# --- Draws ------------------------------------------------------------------------------------------------------------
+# --- Draws ----------------------------------------------------------------------------------------
+
 
 @every_task
 def test_a_draw_depends_on_seed_split_and_index_alone(task):
     contents = {}
     for split, index in itertools.product(SPLITS, range(12)):
-        contents[split, index] = [None if part is None else part.tolist() for part in task.draw(3, split, index)]
+        contents[split, index] = [
+            None if part is None else part.tolist() for part in task.draw(3, split, index)
+        ]
     again = dataclasses.replace(task)
     for split, index in reversed(contents):
         found = [None if part is None else part.tolist() for part in again.draw(3, split, index)]
         assert found == contents[split, index]
     assert any(contents['validation', index] != contents['train', index] for index in range(12))
-    assert any(task.draw(4, 'train', i).target.tolist() != contents['train', i][1] for i in range(12))
+    assert any(
+        task.draw(4, 'train', i).target.tolist() != contents['train', i][1] for i in range(12)
+    )
 
 
 def test_another_process_draws_the_same():
     code = 'import test_synthetic; print(test_synthetic.digest())'
-    found = subprocess.run([sys.executable, '-c', code], cwd=Path(__file__).parent, text=True, check=True,
-                           stdout=subprocess.PIPE).stdout.strip()
+    found = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=Path(__file__).parent,
+        text=True,
+        check=True,
+        stdout=subprocess.PIPE,
+    ).stdout.strip()
     assert found == digest() == GOLDEN
 
 
@@ -132,19 +169,33 @@ def test_the_random_numbers_follow_their_laws():
         near(times / 5000, weights[first] / 10 * weights[second] / (10 - weights[first]), 5000)
 
 
-# --- Splits -----------------------------------------------------------------------------------------------------------
+# --- Splits ---------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('task', [
-    Copy(alphabet=10, length=4, test_length=4), Reverse(alphabet=10, length=4, test_length=4),
-    Sort(alphabet=10, length=4, test_length=5), Addition(length=2, test_length=2), Parity(length=12, test_length=12),
-    Dyck(length=14, test_length=14), Induction(alphabet=11, length=7, test_length=0),
-    SelectiveCopying(alphabet=4, items=4, length=8), MQAR(vocab_size=24, pairs=2, length=8),
-    ListOps(min_length=4, max_length=7, max_depth=3), Dependency(distance=1),
-], ids=lambda task: type(task).__name__)
+
+@pytest.mark.parametrize(
+    'task',
+    [
+        Copy(alphabet=10, length=4, test_length=4),
+        Reverse(alphabet=10, length=4, test_length=4),
+        Sort(alphabet=10, length=4, test_length=5),
+        Addition(length=2, test_length=2),
+        Parity(length=12, test_length=12),
+        Dyck(length=14, test_length=14),
+        Induction(alphabet=11, length=7, test_length=0),
+        SelectiveCopying(alphabet=4, items=4, length=8),
+        MQAR(vocab_size=24, pairs=2, length=8),
+        ListOps(min_length=4, max_length=7, max_depth=3),
+        Dependency(distance=1),
+    ],
+    ids=lambda task: type(task).__name__,
+)
 def test_no_held_out_example_occurs_in_training(task):
     def contents(split, count, seed=0):
-        return {(example.target if example.source is None else example.source).tobytes()
-                for example in draws(task, split, count, seed)}
+        return {
+            (example.target if example.source is None else example.source).tobytes()
+            for example in draws(task, split, count, seed)
+        }
+
     train = contents('train', 1500) | contents('train', 1500, seed=1)
     held_out = [contents(split, 400) for split in ('validation', 'test')]
     assert all(len(content) > 50 for content in held_out)
@@ -157,13 +208,17 @@ def test_a_length_with_few_examples_is_for_training():
     task = Copy(alphabet=10, length=4, test_length=4)
     assert list(task.lengths('train')) == [1, 2, 3, 4]
     assert list(task.lengths('validation')) == list(task.lengths('test')) == [3, 4]
-    short = {tuple(example.source) for example in draws(task, 'train', 2000) if len(example.source) == 2}
+    short = {
+        tuple(example.source) for example in draws(task, 'train', 2000) if len(example.source) == 2
+    }
     assert len(short) == 10
     with pytest.raises(ValueError, match='too few to hold some out'):
         Copy(alphabet=10, length=2, test_length=2)
 
 
-@pytest.mark.parametrize('task', [Copy(), Addition(), Parity(), Dyck()], ids=lambda task: type(task).__name__)
+@pytest.mark.parametrize(
+    'task', [Copy(), Addition(), Parity(), Dyck()], ids=lambda task: type(task).__name__
+)
 def test_lengths_are_balanced_and_those_of_the_test_split_longer(task):
     for split in SPLITS:
         lengths = collections.Counter(task.length_at(split, index) for index in range(2000))
@@ -178,8 +233,10 @@ def test_lengths_are_balanced_and_those_of_the_test_split_longer(task):
 
 
 def test_the_defaults_are_the_papers():
-    sizes = {name: (task.longest('train'), task.longest('test'), task.count('train'), task.count('test'))
-             for name, task in ((name, cls()) for name, cls in GENERATED.items())}
+    sizes = {
+        name: (task.longest('train'), task.longest('test'), task.count('train'), task.count('test'))
+        for name, task in ((name, cls()) for name, cls in GENERATED.items())
+    }
     assert sizes == {
         'copy': ((21, 21), (41, 41), 100_000, 10_000),
         'reverse': ((21, 21), (41, 41), 100_000, 10_000),
@@ -198,10 +255,17 @@ def test_the_defaults_are_the_papers():
     assert len(ListOps().symbols()) == 15
 
 
-# --- Algorithms -------------------------------------------------------------------------------------------------------
+# --- Algorithms -----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(('cls', 'answer'), [(Copy, list), (Reverse, lambda source: source[::-1]),
-                                             (Sort, lambda source: sorted(source, key=int))])
+
+@pytest.mark.parametrize(
+    ('cls', 'answer'),
+    [
+        (Copy, list),
+        (Reverse, lambda source: source[::-1]),
+        (Sort, lambda source: sorted(source, key=int)),
+    ],
+)
 def test_copy_reverse_and_sort(cls, answer):
     seen = collections.Counter()
     for source, target in pairs(cls(), 'train', 300):
@@ -233,8 +297,15 @@ def test_parity():
     near(classes[1] / 2000, 0.5, 2000)
 
 
-@pytest.mark.parametrize('task', [Dyck(), Dyck(kinds=5, depth=1, length=20, test_length=40),
-                                  Dyck(kinds=1, depth=10, every_token=True)], ids=repr)
+@pytest.mark.parametrize(
+    'task',
+    [
+        Dyck(),
+        Dyck(kinds=5, depth=1, length=20, test_length=40),
+        Dyck(kinds=1, depth=10, every_token=True),
+    ],
+    ids=repr,
+)
 def test_dyck_strings_are_well_nested(task):
     deepest, kinds = 0, set()
     for example in draws(task, 'train', 200):
@@ -256,12 +327,15 @@ def test_dyck_strings_are_well_nested(task):
 def test_dyck_strings_are_as_likely_as_the_automaton_makes_them():
     task = Dyck(kinds=2, depth=2, length=20, test_length=40)
 
-    def chance(shape):  # each step from below the greatest depth is one of two; at it there is only one
+    def chance(
+        shape,
+    ):  # each step from below the greatest depth is one of two; at it there is only one
         depth, result = 0, 1.0
         for step in shape:
             result *= 1 if depth == 2 else 0.5
             depth += 1 if step == '(' else -1
         return result
+
     shapes = {shape: chance(shape) for shape in ('()()()', '(())()', '()(())', '(()())')}
     count, found = 4000, collections.Counter()
     for index in range(2, 10 * count, 10):  # every tenth has six brackets
@@ -272,7 +346,8 @@ def test_dyck_strings_are_as_likely_as_the_automaton_makes_them():
         near(times / count, shapes[shape] / sum(shapes.values()), count)
 
 
-# --- Recall -----------------------------------------------------------------------------------------------------------
+# --- Recall ---------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize('task', [MQAR(), MQAR(vocab_size=64, pairs=16, length=64)], ids=repr)
 def test_mqar_asks_once_for_the_value_of_every_key(task):
@@ -280,7 +355,10 @@ def test_mqar_asks_once_for_the_value_of_every_key(task):
         symbols, split = words(task, example.target), 2 * task.pairs
         given = dict(zip(symbols[:split:2], symbols[1:split:2], strict=True))
         assert len(given) == len(set(given.values())) == task.pairs
-        assert all(0 < int(key[1:]) < task.vocab_size // 2 <= int(value[1:]) for key, value in given.items())
+        assert all(
+            0 < int(key[1:]) < task.vocab_size // 2 <= int(value[1:])
+            for key, value in given.items()
+        )
         assert {key[0] + value[0] for key, value in given.items()} == {'kv'}
         asked = np.flatnonzero(example.weights)
         assert (asked > split).all()
@@ -292,8 +370,10 @@ def test_mqar_asks_once_for_the_value_of_every_key(task):
 
 def test_mqar_gaps_follow_the_power_law():
     task, count = MQAR(vocab_size=100, pairs=1, length=20, power_a=0.5), 4000
-    slots = collections.Counter(int(np.flatnonzero(e.weights)[0]) // 2 for e in draws(task, 'train', count))
-    law = {slot: slot ** -0.5 for slot in range(1, 10)}  # the density of a·x^(a−1), a = 1/2
+    slots = collections.Counter(
+        int(np.flatnonzero(e.weights)[0]) // 2 for e in draws(task, 'train', count)
+    )
+    law = {slot: slot**-0.5 for slot in range(1, 10)}  # the density of a·x^(a−1), a = 1/2
     assert set(slots) == set(law)
     for slot, times in slots.items():
         near(times / count, law[slot] / sum(law.values()), count)
@@ -333,7 +413,8 @@ def test_dependency_lies_at_its_distance():
             assert len(source) - (distance + 2) == distance
 
 
-# --- ListOps ----------------------------------------------------------------------------------------------------------
+# --- ListOps --------------------------------------------------------------------------------------
+
 
 def parse(symbols):
     """A nested list (operator, argument, …) or a digit."""
@@ -352,8 +433,12 @@ def evaluate(tree):
         return tree
     operator, *arguments = tree
     values = [evaluate(argument) for argument in arguments]
-    return {'[MIN': min, '[MAX': max, '[MED': lambda v: math.floor(statistics.median(v)),
-            '[SM': lambda v: sum(v) % 10}[operator](values)
+    return {
+        '[MIN': min,
+        '[MAX': max,
+        '[MED': lambda v: math.floor(statistics.median(v)),
+        '[SM': lambda v: sum(v) % 10,
+    }[operator](values)
 
 
 def operations(tree, depth=1):
@@ -364,9 +449,14 @@ def operations(tree, depth=1):
             yield from operations(argument, depth + 1)
 
 
-@pytest.mark.parametrize('task', [ListOps(), ListOps(min_length=20, max_length=200, max_depth=5)], ids=repr)
+@pytest.mark.parametrize(
+    'task', [ListOps(), ListOps(min_length=20, max_length=200, max_depth=5)], ids=repr
+)
 def test_listops_expressions_have_their_value(task):
-    count, classes, operators, arities, depths, lengths = 200, *(collections.Counter() for _ in range(5))
+    count, classes, operators, arities, depths, lengths = (
+        200,
+        *(collections.Counter() for _ in range(5)),
+    )
     for example in draws(task, 'test', count):
         *symbols, end = words(task, example.source)
         lengths[len(symbols)] += 1
@@ -390,11 +480,15 @@ def test_listops_expressions_have_their_value(task):
 
 
 def published(generator, depth, max_depth, max_args):
-    """An expression as a nested list, drawn as the published set was, before lengths are looked at."""
+    """An expression as a nested list, drawn as the published set was, before lengths are
+    looked at.
+    """
     if depth == max_depth or generator.random() >= 0.25:
         return generator.randrange(10)
-    arguments = [published(generator, depth + 1, max_depth, max_args)
-                 for _ in range(generator.randint(2, max_args))]
+    arguments = [
+        published(generator, depth + 1, max_depth, max_args)
+        for _ in range(generator.randint(2, max_args))
+    ]
     return [generator.choice(['[MIN', '[MAX', '[MED', '[SM']), *arguments]
 
 
@@ -403,15 +497,25 @@ def size(tree):
 
 
 def test_listops_distribution_is_that_of_dropping_what_does_not_fit():
-    task, generator, count = ListOps(min_length=8, max_length=24, max_depth=4, max_args=4), random.Random(0), 4000
+    task, generator, count = (
+        ListOps(min_length=8, max_length=24, max_depth=4, max_args=4),
+        random.Random(0),
+        4000,
+    )
     trees = []
     while len(trees) < count:
         tree = published(generator, 1, 4, 4)
         if 8 <= size(tree) <= 24:
             trees.append(tree)
     drawn = [parse(words(task, example.source)[:-1]) for example in draws(task, 'train', count)]
-    for feature in (size, len, lambda tree: len(list(operations(tree))), lambda tree: size(tree[1]),
-                    lambda tree: size(tree[-1]), evaluate):
+    for feature in (
+        size,
+        len,
+        lambda tree: len(list(operations(tree))),
+        lambda tree: size(tree[1]),
+        lambda tree: size(tree[-1]),
+        evaluate,
+    ):
         expected, found = (collections.Counter(map(feature, some)) for some in (trees, drawn))
         for value in expected | found:
             share = (expected[value] + found[value]) / 2 / count
@@ -421,40 +525,64 @@ def test_listops_distribution_is_that_of_dropping_what_does_not_fit():
 
 def test_listops_reaches_its_longest_expression():
     task = ListOps(min_length=8, max_length=10, max_depth=3, max_args=2)  # 10 = 2 + 2 (2 + 2)
-    shapes = {size(parse(words(task, example.source)[:-1])) for example in draws(task, 'train', 200)}
+    shapes = {
+        size(parse(words(task, example.source)[:-1])) for example in draws(task, 'train', 200)
+    }
     assert shapes == {10}  # with two arguments each, lengths are 4, 7 and 10
 
 
-# --- Options ----------------------------------------------------------------------------------------------------------
+# --- Options --------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(('text', 'message'), [
-    ('copy(alphabet=1)', 'alphabet=1, it takes at least 2'),
-    ('copy(length=0)', 'length=0, it takes at least 1'),
-    ('sort(length=20, test_length=10)', 'test_length=10, it takes at least length=20'),
-    ('reverse(examples=0)', 'examples=0, it takes at least 1'),
-    ('reverse(held_out=0)', 'held_out=0, it takes at least 1'),
-    ('addition(seed=-1)', 'seed=-1, it takes at least 0'),
-    ('addition(length=1, test_length=1)', 'too few to hold some out'),
-    ('parity(length=9)', 'too few to hold some out'),
-    ('dyck(kinds=0)', 'kinds=0, it takes at least 1'),
-    ('dyck(kinds=1, depth=1)', 'too few to hold some out'),
-    ('induction(length=3)', 'length=3, it takes at least 4'),
-    ('induction(test_length=3)', 'test_length=3, it takes at least 4, or 0: as length'),
-    ('selective_copying(length=10)', 'items=16 do not fit into a length of 10'),
-    ('mqar(pairs=17)', 'length=64 must be even, and at least 4·pairs=68'),
-    ('mqar(length=65)', 'length=65 must be even'),
-    ('mqar(test_length=12)', 'test_length=12 must be even, and at least 4·pairs=16'),
-    ('mqar(vocab_size=8)', 'pairs=4 of vocab_size=8: the lower half of the vocabulary has 3 keys'),
-    ('mqar(power_a=0.0)', 'power_a=0.0 must be positive'),
-    ('dependency(distance=0)', 'distance=0, it takes at least 1'),
-    ('listops(max_args=1)', 'max_args=1, it takes at least 2'),
-    ('listops(min_length=3)', 'min_length=3, it takes at least 4'),
-    ('listops(min_length=600, max_length=500)', 'max_length=500, it takes at least min_length=600'),
-    ('listops(max_depth=4)', 'max_length=2000, but with max_depth=4 and max_args=10 an expression has at most 1222'),
-    ('listops(max_args=2)', 'max_length=2000, but with max_depth=10 and max_args=2 an expression has at most 1534'),
-    ('listops(min_length=3060, max_length=3070, max_depth=11, max_args=2)', 'next to no expression is as long as that'),
-    ('listops(min_length=8, max_length=9, max_args=2)', 'next to no expression is as long as that'),
-])
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('copy(alphabet=1)', 'alphabet=1, it takes at least 2'),
+        ('copy(length=0)', 'length=0, it takes at least 1'),
+        ('sort(length=20, test_length=10)', 'test_length=10, it takes at least length=20'),
+        ('reverse(examples=0)', 'examples=0, it takes at least 1'),
+        ('reverse(held_out=0)', 'held_out=0, it takes at least 1'),
+        ('addition(seed=-1)', 'seed=-1, it takes at least 0'),
+        ('addition(length=1, test_length=1)', 'too few to hold some out'),
+        ('parity(length=9)', 'too few to hold some out'),
+        ('dyck(kinds=0)', 'kinds=0, it takes at least 1'),
+        ('dyck(kinds=1, depth=1)', 'too few to hold some out'),
+        ('induction(length=3)', 'length=3, it takes at least 4'),
+        ('induction(test_length=3)', 'test_length=3, it takes at least 4, or 0: as length'),
+        ('selective_copying(length=10)', 'items=16 do not fit into a length of 10'),
+        ('mqar(pairs=17)', 'length=64 must be even, and at least 4·pairs=68'),
+        ('mqar(length=65)', 'length=65 must be even'),
+        ('mqar(test_length=12)', 'test_length=12 must be even, and at least 4·pairs=16'),
+        (
+            'mqar(vocab_size=8)',
+            'pairs=4 of vocab_size=8: the lower half of the vocabulary has 3 keys',
+        ),
+        ('mqar(power_a=0.0)', 'power_a=0.0 must be positive'),
+        ('dependency(distance=0)', 'distance=0, it takes at least 1'),
+        ('listops(max_args=1)', 'max_args=1, it takes at least 2'),
+        ('listops(min_length=3)', 'min_length=3, it takes at least 4'),
+        (
+            'listops(min_length=600, max_length=500)',
+            'max_length=500, it takes at least min_length=600',
+        ),
+        (
+            'listops(max_depth=4)',
+            'max_length=2000, but with max_depth=4 and max_args=10 an expression has at most 1222',
+        ),
+        (
+            'listops(max_args=2)',
+            'max_length=2000, but with max_depth=10 and max_args=2 an expression has at most 1534',
+        ),
+        (
+            'listops(min_length=3060, max_length=3070, max_depth=11, max_args=2)',
+            'next to no expression is as long as that',
+        ),
+        (
+            'listops(min_length=8, max_length=9, max_args=2)',
+            'next to no expression is as long as that',
+        ),
+    ],
+)
 def test_bad_options_are_refused(text, message):
     with pytest.raises(ConfigError) as error:
         spec.parse(text, GENERATED, 'data.task')
@@ -462,7 +590,11 @@ def test_bad_options_are_refused(text, message):
 
 
 def test_options_are_spec_strings():
-    for text in ('addition(reversed=True, length=5, test_length=10)', 'mqar(pairs=64, length=512)', 'listops',
-                 'dependency(distance=20, seed=3)'):
+    for text in (
+        'addition(reversed=True, length=5, test_length=10)',
+        'mqar(pairs=64, length=512)',
+        'listops',
+        'dependency(distance=20, seed=3)',
+    ):
         task = spec.parse(text, GENERATED, 'data.task')
         assert spec.parse(spec.text(task, GENERATED), GENERATED, 'data.task') == task

@@ -1,7 +1,9 @@
-"""Decoding against exhaustive search, a naive beam search in NumPy and the definition of the distributions.
+"""Decoding against exhaustive search, a naive beam search in NumPy and the definition of the
+distributions.
 
-The model of most tests is a table of random logits looked up by a hash of the whole prefix: every token changes all
-that follows, so a lost cache row, a wrong parent or a wrong order of beams cannot go unnoticed.
+The model of most tests is a table of random logits looked up by a hash of the whole prefix: every
+token changes all that follows, so a lost cache row, a wrong parent or a wrong order of beams cannot
+go unnoticed.
 """
 
 import functools
@@ -37,7 +39,9 @@ class HashModel:
 
     def __init__(self, vocab: int, seed: int = 0, scale: float = 1.5, banned_bonus: float = 0.0):
         self.vocab = vocab
-        self.table_XV = np.random.default_rng(seed).normal(scale=scale, size=(STATES, vocab)).astype(np.float32)
+        self.table_XV = (
+            np.random.default_rng(seed).normal(scale=scale, size=(STATES, vocab)).astype(np.float32)
+        )
         self.table_XV[:, :EOS] += banned_bonus
 
     def distribution(self, start: int, prefix: tuple[int, ...]) -> np.ndarray:
@@ -64,12 +68,18 @@ def naive_beam_search(model, start, limit, beam, alpha):
         for parent, (total, prefix) in enumerate(live):
             log_p_V = model.distribution(start, prefix)
             allowed = range(EOS, model.vocab) if length < limit else [EOS]
-            continuations += [(-total - log_p_V[token], token != EOS, parent, token, prefix) for token in allowed]
+            continuations += [
+                (-total - log_p_V[token], token != EOS, parent, token, prefix) for token in allowed
+            ]
         continuations.sort()
         for cost, goes_on, *_, token, prefix in continuations[:beam]:
             if not goes_on:
                 finished.append((-cost / ((5 + length) / 6) ** alpha, (*prefix, token)))
-        live = [(-cost, (*prefix, token)) for cost, goes_on, _, token, prefix in continuations if goes_on][:beam]
+        live = [
+            (-cost, (*prefix, token))
+            for cost, goes_on, _, token, prefix in continuations
+            if goes_on
+        ][:beam]
     return sorted(finished, key=lambda scored: -scored[0])[:beam]
 
 
@@ -78,7 +88,9 @@ def exhaustive_search(model, start, limit, alpha):
     found = []
     for length in range(1, limit + 1):
         for words in itertools.product(range(EOS + 1, model.vocab), repeat=length - 1):
-            found.append((model.log_p(start, (*words, EOS)) / ((5 + length) / 6) ** alpha, (*words, EOS)))
+            found.append(
+                (model.log_p(start, (*words, EOS)) / ((5 + length) / 6) ** alpha, (*words, EOS))
+            )
     return sorted(found, reverse=True)
 
 
@@ -86,10 +98,14 @@ def exhaustive_search(model, start, limit, alpha):
 @functools.partial(jax.jit, static_argnums=(4, 5))
 def _beam_search(table_XV, starts_B, limits_B, alpha, beam, max_len):
     step, cache = functools.partial(hash_step, table_XV), Prefix(starts_B, jnp.int32(0))
-    return decode.beam_search(step, cache, caches.reorder, limits_B, beam=beam, max_len=max_len, alpha=alpha)
+    return decode.beam_search(
+        step, cache, caches.reorder, limits_B, beam=beam, max_len=max_len, alpha=alpha
+    )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4), static_argnames=('temperature', 'top_k', 'top_p'))
+@functools.partial(
+    jax.jit, static_argnums=(0, 4), static_argnames=('temperature', 'top_k', 'top_p')
+)
 def _generate(method, table_XV, starts_B, limits_B, max_len, keys_B=None, **options):
     step, cache = functools.partial(hash_step, table_XV), Prefix(starts_B, jnp.int32(0))
     if method == 'greedy':
@@ -98,28 +114,42 @@ def _generate(method, table_XV, starts_B, limits_B, max_len, keys_B=None, **opti
 
 
 def beam_search(model, starts_B, limits_B, beam, alpha, max_len=MAX_LEN):
-    return jax.device_get(_beam_search(model.table_XV, np.int32(starts_B), np.int32(limits_B), alpha, beam, max_len))
+    return jax.device_get(
+        _beam_search(model.table_XV, np.int32(starts_B), np.int32(limits_B), alpha, beam, max_len)
+    )
 
 
 def greedy(model, starts_B, limits_B):
-    return jax.device_get(_generate('greedy', model.table_XV, np.int32(starts_B), np.int32(limits_B), MAX_LEN))
+    return jax.device_get(
+        _generate('greedy', model.table_XV, np.int32(starts_B), np.int32(limits_B), MAX_LEN)
+    )
 
 
 def sample(model, starts_B, limits_B, key=0, rows_B=None, max_len=MAX_LEN, **options):
     rows_B = np.int32(range(len(starts_B)) if rows_B is None else rows_B)
-    return jax.device_get(_generate('sample', model.table_XV, np.int32(starts_B), np.int32(limits_B), max_len,
-                                    decode.row_keys(jax.random.key(key), rows_B), **options))
+    return jax.device_get(
+        _generate(
+            'sample',
+            model.table_XV,
+            np.int32(starts_B),
+            np.int32(limits_B),
+            max_len,
+            decode.row_keys(jax.random.key(key), rows_B),
+            **options,
+        )
+    )
 
 
 def hypotheses(decoded, row):
     """[(score, tokens)] of a row, after checking what every result must satisfy."""
     found = []
-    for tokens_T, score, length in zip(decoded.tokens_BKT[row], decoded.scores_BK[row], decoded.lengths_BK[row],
-                                       strict=True):
+    for tokens_T, score, length in zip(
+        decoded.tokens_BKT[row], decoded.scores_BK[row], decoded.lengths_BK[row], strict=True
+    ):
         assert (length == 0) == (score == -np.inf)
         assert (tokens_T[length:] == PAD).all()
         assert length == 0 or tokens_T[length - 1] == EOS
-        assert (tokens_T[:max(0, length - 1)] > EOS).all()
+        assert (tokens_T[: max(0, length - 1)] > EOS).all()
         if length:
             found.append((score, tuple(tokens_T[:length].tolist())))
     return found
@@ -127,7 +157,9 @@ def hypotheses(decoded, row):
 
 def assert_same(found, expected):
     assert [tokens for _, tokens in found] == [tokens for _, tokens in expected]
-    np.testing.assert_allclose([score for score, _ in found], [score for score, _ in expected], rtol=1e-5)
+    np.testing.assert_allclose(
+        [score for score, _ in found], [score for score, _ in expected], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize('alpha', [0.0, 0.6, 1.0])
@@ -136,12 +168,14 @@ def test_beam_as_wide_as_all_prefixes_is_exhaustive_search(alpha):
     starts, limit = range(6), 5
     everything = sum(3**n for n in range(limit))
     ranked = beam_search(model, starts, [limit] * 6, beam=everything, alpha=alpha)
-    narrower = beam_search(model, starts, [limit] * 6, beam=4 * 3**3, alpha=alpha)  # the most continuations at a step
+    narrower = beam_search(
+        model, starts, [limit] * 6, beam=4 * 3**3, alpha=alpha
+    )  # the most continuations at a step
     for row in starts:
         expected = exhaustive_search(model, row, limit, alpha)
         assert len(expected) == everything
         assert_same(hypotheses(ranked, row), expected)
-        assert_same(hypotheses(narrower, row), expected[:4 * 3**3])
+        assert_same(hypotheses(narrower, row), expected[: 4 * 3**3])
 
 
 @pytest.mark.parametrize('beam', [1, 2, 3, 5])
@@ -157,7 +191,10 @@ def test_small_beams_against_naive_beam_search(beam, vocab):
 
 def test_the_length_penalty_changes_what_wins():
     model = HashModel(vocab=9)
-    lengths = [beam_search(model, range(40), [8] * 40, 4, alpha).lengths_BK[:, 0].mean() for alpha in (0.0, 0.6, 3.0)]
+    lengths = [
+        beam_search(model, range(40), [8] * 40, 4, alpha).lengths_BK[:, 0].mean()
+        for alpha in (0.0, 0.6, 3.0)
+    ]
     assert lengths[0] < lengths[1] < lengths[2]
     np.testing.assert_allclose(decode.length_penalty(7, 0.6), 2**0.6, rtol=1e-6)
     np.testing.assert_allclose(decode.length_penalty(1, 0.6), 1)
@@ -181,9 +218,13 @@ def test_beam_1_without_length_penalty_is_greedy_search():
     np.testing.assert_allclose(beam.scores_BK, best.scores_BK, rtol=1e-6)
     assert len(np.unique(best.lengths_BK)) == 8
     for row, limit in enumerate(limits):
-        (score, tokens), = hypotheses(best, row)
+        ((score, tokens),) = hypotheses(best, row)
         for i, token in enumerate(tokens):
-            assert token == (EOS if i == limit - 1 else EOS + np.argmax(model.distribution(row, tokens[:i])[EOS:]))
+            assert token == (
+                EOS
+                if i == limit - 1
+                else EOS + np.argmax(model.distribution(row, tokens[:i])[EOS:])
+            )
         np.testing.assert_allclose(score, model.log_p(row, tokens), rtol=1e-5)
 
 
@@ -207,11 +248,15 @@ def test_rows_do_not_see_each_other(run):
     starts, limits, rows = np.arange(6) + 20, np.array([8, 1, 4, 0, 8, 3]), np.arange(6) + 100
     together = run(model, starts, limits, rows)
     order = np.array([4, 2, 0, 3, 5, 1])
-    for left, right in zip(together, run(model, starts[order], limits[order], rows[order]), strict=True):
+    for left, right in zip(
+        together, run(model, starts[order], limits[order], rows[order]), strict=True
+    ):
         np.testing.assert_array_equal(left[order], right)
     for row in range(6):
         one = slice(row, row + 1)
-        for left, right in zip(together, run(model, starts[one], limits[one], rows[one]), strict=True):
+        for left, right in zip(
+            together, run(model, starts[one], limits[one], rows[one]), strict=True
+        ):
             np.testing.assert_array_equal(left[one], right)
     assert (together.lengths_BK.max(axis=1) <= limits).all()
     assert (together.tokens_BKT[3] == PAD).all()
@@ -239,23 +284,30 @@ def test_limits_are_clipped_to_the_room_in_the_cache():
 
 @pytest.mark.parametrize(('alpha', 'expected'), [(None, 4), (0.0, 4), (1.0, 9)])
 def test_the_loop_ends_when_no_row_can_improve(alpha, expected):
-    """The model says 5 5 5 EOS; every other token costs 20 nats. Greedy search where alpha is None."""
+    """The model says 5 5 5 EOS; every other token costs 20 nats. Greedy search where alpha
+    is None.
+    """
     steps = []
 
     def step(tokens_R, cache):
         jax.debug.callback(lambda position: steps.append(int(position)), cache.position)
         logits_V = jnp.where(jnp.arange(9) == jnp.where(cache.position < 3, 5, EOS), 20.0, 0.0)
-        return jnp.broadcast_to(logits_V[None], (len(tokens_R), 9)), Prefix(cache.hash_R, cache.position + 1)
+        return jnp.broadcast_to(logits_V[None], (len(tokens_R), 9)), Prefix(
+            cache.hash_R, cache.position + 1
+        )
 
     limits_B, cache = jnp.full(2, 50), Prefix(jnp.zeros(2), jnp.int32(0))
     if alpha is None:
         found = decode.greedy(step, cache, limits_B, max_len=50)
     else:
-        found = decode.beam_search(step, cache, caches.reorder, limits_B, beam=2, max_len=50, alpha=alpha)
+        found = decode.beam_search(
+            step, cache, caches.reorder, limits_B, beam=2, max_len=50, alpha=alpha
+        )
     jax.effects_barrier()
     assert hypotheses(jax.device_get(found), 0)[0][1] == (5, 5, 5, EOS)
-    # α = 1: the second best is 5 5 5 x EOS with -20 / lp(5) = -12. The best that goes on loses 20 a step from -20 after
-    # 4 steps, and -100 / lp(50) = -10.9 could still get in, -120 / lp(50) = -13.1 could not.
+    # α = 1: the second best is 5 5 5 x EOS with -20 / lp(5) = -12. The best that goes on loses 20 a
+    # step from -20 after 4 steps, and -100 / lp(50) = -10.9 could still get in,
+    # -120 / lp(50) = -13.1 could not.
     assert steps == list(range(expected))
 
 
@@ -269,41 +321,60 @@ def test_not_a_number_ends_and_shows(run):
 @pytest.mark.parametrize(('vocab', 'k'), [(7, 4), (7, 9), (131, 2), (131, 3), (1003, 8)])
 @pytest.mark.parametrize('digits', [0, 6])  # 0: hundreds of ties
 def test_top_words_is_top_k_ties_included(vocab, k, digits):
-    logits_RV = np.random.default_rng(vocab).normal(size=(50, vocab)).round(digits).astype(np.float32) + 0.0  # no -0.0
+    logits_RV = (
+        np.random.default_rng(vocab).normal(size=(50, vocab)).round(digits).astype(np.float32) + 0.0
+    )  # no -0.0
     logits_RV[0] = -np.inf
     best_RC, words_RC = jax.device_get(decode._top_words(jnp.asarray(logits_RV), k))
-    order_RC = np.argsort(-logits_RV[:, EOS + 1:], axis=1, kind='stable')[:, :k] + EOS + 1
+    order_RC = np.argsort(-logits_RV[:, EOS + 1 :], axis=1, kind='stable')[:, :k] + EOS + 1
     np.testing.assert_array_equal(words_RC, order_RC)
     np.testing.assert_array_equal(best_RC, np.take_along_axis(logits_RV, order_RC, axis=1))
 
 
-@pytest.mark.parametrize('options', [{'top_k': 1}, {'top_p': 1e-6}, {'temperature': 0.0},
-                                     {'temperature': 1e-37}], ids=str)
+@pytest.mark.parametrize(
+    'options',
+    [{'top_k': 1}, {'top_p': 1e-6}, {'temperature': 0.0}, {'temperature': 1e-37}],
+    ids=str,
+)
 def test_sampling_at_its_limits_is_greedy_search(options):
     model = HashModel(vocab=30, scale=100.0)  # many a logit overflows when divided by 1e-37
     limits = list(range(1, 9)) * 3
-    for left, right in zip(sample(model, range(24), limits, **options), greedy(model, range(24), limits), strict=True):
+    for left, right in zip(
+        sample(model, range(24), limits, **options), greedy(model, range(24), limits), strict=True
+    ):
         np.testing.assert_array_equal(left, right)
 
 
 def expected_first_token(model, temperature, top_k, top_p):
-    """The distribution of the first token from the definition: temperature, then the top k, then the nucleus."""
+    """The distribution of the first token from the definition: temperature, then the top k, then
+    the nucleus.
+    """
     log_p_V = model.distribution(0, ())
     log_p_V[:EOS] = -np.inf
     p_V = np.exp(log_p_V / temperature)
     order_V = np.argsort(-p_V)
-    p_V[order_V[top_k or model.vocab:]] = 0
+    p_V[order_V[top_k or model.vocab :]] = 0
     p_V /= p_V.sum()
     nucleus = np.searchsorted(np.cumsum(p_V[order_V]), top_p) + 1
     p_V[order_V[nucleus:]] = 0
     return p_V / p_V.sum()
 
 
-@pytest.mark.parametrize('options', [{'temperature': 0.5}, {'temperature': 2.0, 'top_k': 4}, {'top_p': 0.8},
-                                     {'temperature': 1.5, 'top_k': 6, 'top_p': 0.7}], ids=str)
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'temperature': 0.5},
+        {'temperature': 2.0, 'top_k': 4},
+        {'top_p': 0.8},
+        {'temperature': 1.5, 'top_k': 6, 'top_p': 0.7},
+    ],
+    ids=str,
+)
 def test_sampled_frequencies(options):
     model, draws = HashModel(vocab=14), 20_000
-    expected_V = expected_first_token(model, **{'temperature': 1.0, 'top_k': 0, 'top_p': 1.0} | options)
+    expected_V = expected_first_token(
+        model, **{'temperature': 1.0, 'top_k': 0, 'top_p': 1.0} | options
+    )
     found = sample(model, [0] * draws, [2] * draws, max_len=2, **options)
     counts_V = np.bincount(found.tokens_BKT[:, 0, 0], minlength=14)
     assert (counts_V[expected_V == 0] == 0).all()
@@ -345,28 +416,39 @@ def source_rows(lengths, width):
     segments_BS = np.zeros_like(source_BS)
     for row, length in enumerate(lengths):
         if length:
-            source_BS[row, :length] = [*SOURCE[row, :length - 1], EOS]
+            source_BS[row, :length] = [*SOURCE[row, : length - 1], EOS]
             segments_BS[row, :length] = 1
     positions_BS = np.where(segments_BS > 0, np.arange(width)[None], 0).astype(np.int32)
     return source_BS, positions_BS, segments_BS
 
 
-CONFIGS = {method: DecodeConfig(method=method, beam=3, max_len=4, temperature=3.0, top_k=8)
-           for method in ('beam', 'greedy', 'sample')}
+CONFIGS = {
+    method: DecodeConfig(method=method, beam=3, max_len=4, temperature=3.0, top_k=8)
+    for method in ('beam', 'greedy', 'sample')
+}
 
 
 @functools.cache
 def decode_rows(method, width=7):
     model, params = whole_model()
     decoder = decode.make_decoder(model, CONFIGS[method], VOCAB)
-    return jax.device_get(decoder(params, *source_rows(LENGTHS, width), jax.random.key(0), np.arange(5)))
+    return jax.device_get(
+        decoder(params, *source_rows(LENGTHS, width), jax.random.key(0), np.arange(5))
+    )
 
 
 def teacher_forcing(tokens_BT):
     model, params = whole_model()
     inputs_BT = np.concatenate([np.full((5, 1), BOS), tokens_BT[:, :-1]], axis=1)
     positions_BT = np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    batch = Batch(*source_rows(LENGTHS, 7), inputs_BT, tokens_BT, positions_BT, np.int32(tokens_BT != PAD), None)
+    batch = Batch(
+        *source_rows(LENGTHS, 7),
+        inputs_BT,
+        tokens_BT,
+        positions_BT,
+        np.int32(tokens_BT != PAD),
+        None,
+    )
     return jax.nn.log_softmax(jax.jit(model.apply)({'params': params}, batch))
 
 
@@ -390,9 +472,12 @@ def test_a_model_decodes_within_limits_and_scores_as_teacher_forcing(method):
 
 
 def test_padding_of_the_source_changes_nothing():
-    (tokens_BT, scores_B), (padded_BT, padded_scores_B) = decode_rows('beam'), decode_rows('beam', width=12)
-    np.testing.assert_array_equal(padded_BT[:, :tokens_BT.shape[1]], tokens_BT)
-    assert (padded_BT[:, tokens_BT.shape[1]:] == PAD).all()
+    (tokens_BT, scores_B), (padded_BT, padded_scores_B) = (
+        decode_rows('beam'),
+        decode_rows('beam', width=12),
+    )
+    np.testing.assert_array_equal(padded_BT[:, : tokens_BT.shape[1]], tokens_BT)
+    assert (padded_BT[:, tokens_BT.shape[1] :] == PAD).all()
     np.testing.assert_allclose(padded_scores_B, scores_B, rtol=1e-5)
 
 

@@ -20,7 +20,18 @@ from transformer_jax.schema import ModelConfig
 CONFIG = ModelConfig(encoder_layers=2, decoder_layers=3, d_model=16, d_ff=32, num_heads=4)
 SOURCE, TARGET = [5, 6, 7, 8, EOS], [9, 10, 11, EOS]
 DARKEST = np.array([8, 48, 107]) / 255  # matplotlib's 'Blues' at 1
-WORDS = ['▁a', '▁man', 'super', '▁$', '5$', 'Donaudampfschifffahrt', '▁g', '▁women', ',', '▁rain'] * 3
+WORDS = [
+    '▁a',
+    '▁man',
+    'super',
+    '▁$',
+    '5$',
+    'Donaudampfschifffahrt',
+    '▁g',
+    '▁women',
+    ',',
+    '▁rain',
+] * 3
 
 
 @pytest.fixture(scope='module')
@@ -30,7 +41,9 @@ def model():
 
 @pytest.fixture(scope='module')
 def params(model):
-    shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch())['params'])
+    shapes = nn.meta.unbox(
+        jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch())['params']
+    )
     random = np.random.default_rng(0)
     return jax.tree.map(lambda a: random.normal(scale=0.5, size=a.shape).astype(a.dtype), shapes)
 
@@ -50,15 +63,20 @@ def figures(monkeypatch):
 
 def made_up(S, T, layers=1, heads=2):
     """Every token looks at the one in its own place, or at the last."""
+
     def stack(T, S):
         return np.broadcast_to(np.eye(S)[np.minimum(np.arange(T), S - 1)], (layers, heads, T, S))
+
     return {'encoder': stack(S, S), 'decoder': stack(T, T), 'cross': stack(T, S)}
 
 
 def test_weights_have_one_matrix_a_head_and_sum_to_one(weights):
     S, T = len(SOURCE), len(TARGET)
     assert {stack: w.shape for stack, w in weights.items()} == {
-        'encoder': (2, 4, S, S), 'decoder': (3, 4, T, T), 'cross': (3, 4, T, S)}
+        'encoder': (2, 4, S, S),
+        'decoder': (3, 4, T, T),
+        'cross': (3, 4, T, S),
+    }
     for w in weights.values():
         assert isinstance(w, np.ndarray)
         np.testing.assert_allclose(w.sum(-1), 1, atol=1e-6)
@@ -83,8 +101,13 @@ def test_a_row_is_the_step_that_writes_its_token(model, params, weights):
 def test_layers_are_in_order(model, params):
     """Zero queries spread attention evenly, in the layer that has them and in no other."""
     query = params['decoder_1']['cross']['queries']['query']
-    decoder_1 = {**params['decoder_1'], 'cross': {
-        **params['decoder_1']['cross'], 'queries': {'query': {'kernel': 0 * query['kernel']}}}}
+    decoder_1 = {
+        **params['decoder_1'],
+        'cross': {
+            **params['decoder_1']['cross'],
+            'queries': {'query': {'kernel': 0 * query['kernel']}},
+        },
+    }
     params = {**params, 'decoder_1': decoder_1}
     cross = attention_maps.attention_weights(model, params, SOURCE, TARGET)['cross']
     even = [np.allclose(layer, 1 / len(SOURCE), atol=1e-6) for layer in cross]
@@ -92,20 +115,26 @@ def test_layers_are_in_order(model, params):
 
 
 def test_a_picture_shows_each_weight_in_its_cell(tmp_path):
-    [path] = plots.draw_attention(made_up(6, 6), WORDS[:6], WORDS[:6], tmp_path / 'new' / 'heads.png')
+    [path] = plots.draw_attention(
+        made_up(6, 6), WORDS[:6], WORDS[:6], tmp_path / 'new' / 'heads.png'
+    )
     image = imread(path)[..., :3]
     dark_rows, dark_columns = np.nonzero(np.abs(image - DARKEST).max(-1) < 0.02)
     cell = plots.PANEL_INCHES / 6 * plots.DPI
     full_cells = 3 * 2 * 6
-    assert 0.85 < len(dark_rows) / (full_cells * cell ** 2) < 1.05
+    assert 0.85 < len(dark_rows) / (full_cells * cell**2) < 1.05
     # One diagonal in the first panel: columns grow with rows.
-    first = (dark_columns < image.shape[1] / 2 - cell) & (dark_rows > plots.DPI / 2) & (dark_rows < image.shape[0] / 3)
+    first = (
+        (dark_columns < image.shape[1] / 2 - cell)
+        & (dark_rows > plots.DPI / 2)
+        & (dark_rows < image.shape[0] / 3)
+    )
     assert np.corrcoef(dark_rows[first], dark_columns[first])[0, 1] > 0.9
 
 
 @pytest.mark.parametrize('tokens', [2, 6, 30])
 def test_labels_are_whole_and_do_not_touch(figures, tokens):
-    words = [*(WORDS if tokens > 2 else ['▁a', '▁b'])[:tokens - 1], '</s>']
+    words = [*(WORDS if tokens > 2 else ['▁a', '▁b'])[: tokens - 1], '</s>']
     plots.draw_attention(made_up(tokens, tokens), words, words, 'heads.png')
     [figure] = figures
     renderer = FigureCanvasAgg(figure).get_renderer()
@@ -121,31 +150,58 @@ def test_labels_are_whole_and_do_not_touch(figures, tokens):
 
 
 def test_labels_say_what_is_read_and_what_is_written(figures):
-    plots.draw_attention(made_up(3, 4, heads=1), ['▁four', '$5$', '</s>'], ['vi', 'er', 'x' * 40, '</s>'], 'heads.png')
+    plots.draw_attention(
+        made_up(3, 4, heads=1),
+        ['▁four', '$5$', '</s>'],
+        ['vi', 'er', 'x' * 40, '</s>'],
+        'heads.png',
+    )
     labels = [text.get_text() for text in figures[0].axes[0].texts][2:]
     source, target = ['·four', '$5$', '</s>'], ['vi', 'er', 'x' * 15 + '…', '</s>']
-    assert labels == [*source, *source, 'encoder 1 · head 1', *target, '<s>', *target[:-1], 'decoder 1 · head 1',
-                      *target, *source, 'cross 1 · head 1']
+    assert labels == [
+        *source,
+        *source,
+        'encoder 1 · head 1',
+        *target,
+        '<s>',
+        *target[:-1],
+        'decoder 1 · head 1',
+        *target,
+        *source,
+        'cross 1 · head 1',
+    ]
 
 
 def test_what_no_screen_shows_is_also_drawn_layer_by_layer(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, 'READABLE_INCHES', 9)
     monkeypatch.setattr(plots, 'DPI', 20)
     words = [*WORDS[:11], '</s>']
-    files = plots.draw_attention(made_up(12, 12, layers=2, heads=6), words, words, tmp_path / 'heads.png')
-    layers = [f'heads-{stack}-{layer}.png' for stack in ('encoder', 'decoder', 'cross') for layer in (1, 2)]
+    files = plots.draw_attention(
+        made_up(12, 12, layers=2, heads=6), words, words, tmp_path / 'heads.png'
+    )
+    layers = [
+        f'heads-{stack}-{layer}.png'
+        for stack in ('encoder', 'decoder', 'cross')
+        for layer in (1, 2)
+    ]
     assert [file.name for file in files] == ['heads.png', *layers]
     for file in files[1:]:
         height, width, _ = imread(file).shape
         assert max(height, width) < 12 * 20
         assert width > height  # six heads: three across, two down
-    [file] = plots.draw_attention(made_up(6, 6, heads=1), words[:6], words[:6], tmp_path / 'few.png')
+    [file] = plots.draw_attention(
+        made_up(6, 6, heads=1), words[:6], words[:6], tmp_path / 'few.png'
+    )
     assert file.name == 'few.png'
 
 
-@pytest.mark.parametrize(('suffix', 'start'), [('.png', b'\x89PNG'), ('.svg', b'<?xml'), ('.pdf', b'%PDF')])
+@pytest.mark.parametrize(
+    ('suffix', 'start'), [('.png', b'\x89PNG'), ('.svg', b'<?xml'), ('.pdf', b'%PDF')]
+)
 def test_the_suffix_is_the_format(tmp_path, suffix, start):
-    [path] = plots.draw_attention(made_up(2, 2), ['a', '</s>'], ['b', '</s>'], tmp_path / f'heads{suffix}')
+    [path] = plots.draw_attention(
+        made_up(2, 2), ['a', '</s>'], ['b', '</s>'], tmp_path / f'heads{suffix}'
+    )
     assert path.read_bytes().startswith(start)
 
 
@@ -159,18 +215,24 @@ def trained(model, params):
     """A model whose tokens are letters and which translates by turning a text around."""
     tokenizer = types.SimpleNamespace(
         encode=lambda texts: [[ord(letter) - ord('a') + 4 for letter in text] for text in texts],
-        pieces=lambda ids: ['</s>' if token == EOS else chr(token - 4 + ord('a')) for token in ids])
+        pieces=lambda ids: ['</s>' if token == EOS else chr(token - 4 + ord('a')) for token in ids],
+    )
     batching = types.SimpleNamespace(row_lengths=lambda: (4, 8))
     return types.SimpleNamespace(
-        model=model, params=params, data=types.SimpleNamespace(tokenizer=tokenizer, batching=batching),
-        evaluator=types.SimpleNamespace(translate=lambda params, texts: [text[::-1] for text in texts]))
+        model=model,
+        params=params,
+        data=types.SimpleNamespace(tokenizer=tokenizer, batching=batching),
+        evaluator=types.SimpleNamespace(
+            translate=lambda params, texts: [text[::-1] for text in texts]
+        ),
+    )
 
 
 def test_a_translation_is_drawn_with_its_tokens(trained, figures):
     hypothesis, [path] = attention_maps.draw_translation(trained, 'abc', 'heads.png')
     assert (hypothesis, path.name) == ('cba', 'heads.png')
     labels = [text.get_text() for text in figures[0].axes[0].texts]
-    last_cross = labels[-len(['c', 'b', 'a', '</s>']) - len(['a', 'b', 'c', '</s>']) - 1:]
+    last_cross = labels[-len(['c', 'b', 'a', '</s>']) - len(['a', 'b', 'c', '</s>']) - 1 :]
     assert last_cross == ['c', 'b', 'a', '</s>', 'a', 'b', 'c', '</s>', 'cross 3 · head 4']
 
 
@@ -186,8 +248,11 @@ def write_metrics(path, events):
 
 
 def test_curves_show_what_was_logged(tmp_path, figures):
-    events = [{'step': 10, 'split': 'train', 'loss': 3.0}, {'step': 20, 'split': 'train', 'loss': 'nan'},
-              {'step': 20, 'split': 'validation', 'loss': 2.5, 'perplexity': 12.2, 'bleu': 7.0}]
+    events = [
+        {'step': 10, 'split': 'train', 'loss': 3.0},
+        {'step': 20, 'split': 'train', 'loss': 'nan'},
+        {'step': 20, 'split': 'validation', 'loss': 2.5, 'perplexity': 12.2, 'bleu': 7.0},
+    ]
     plots.curves(write_metrics(tmp_path / 'metrics.jsonl', events), tmp_path / 'curves.png')
     titles = [axes.get_title() for axes in figures[0].axes]
     assert titles == ['loss (nats per token)', 'perplexity', 'BLEU']
@@ -199,7 +264,9 @@ def test_curves_show_what_was_logged(tmp_path, figures):
 
 
 def test_curves_are_written_to_a_file(tmp_path):
-    metrics = write_metrics(tmp_path / 'metrics.jsonl', [{'step': n, 'split': 'train', 'loss': 1 / n} for n in (1, 2)])
+    metrics = write_metrics(
+        tmp_path / 'metrics.jsonl', [{'step': n, 'split': 'train', 'loss': 1 / n} for n in (1, 2)]
+    )
     image = imread(plots.curves(metrics, tmp_path / 'figures' / 'curves.png'))
     assert image.shape[0] > 200
     assert image.std() > 0.01

@@ -1,4 +1,6 @@
-"""What the documentation says: the page docs/add_a_variant.md is run, and the table of README.md is today's."""
+"""What the documentation says: the page docs/add_a_variant.md is run, and the table of README.md
+is today's.
+"""
 
 import importlib.util
 import re
@@ -42,7 +44,9 @@ def test_the_kind_of_the_page_keeps_every_promise(kinds):
     assert held == 25
 
 
-@pytest.mark.parametrize('failure', re.findall(r'^FAILED .*\[longest_key-decoder-(\w+)\]', PAGE, re.MULTILINE))
+@pytest.mark.parametrize(
+    'failure', re.findall(r'^FAILED .*\[longest_key-decoder-(\w+)\]', PAGE, re.MULTILINE)
+)
 def test_the_mistake_of_the_page_fails_where_it_says(kinds, failure):
     check = next(check for check in CHECKS if check.__name__ == failure)
     with pytest.raises(AssertionError):
@@ -50,7 +54,7 @@ def test_the_mistake_of_the_page_fails_where_it_says(kinds, failure):
 
 
 def test_a_kind_of_the_page_is_thirty_lines():
-    body = BLOCKS[0][BLOCKS[0].index('@dataclasses'):]
+    body = BLOCKS[0][BLOCKS[0].index('@dataclasses') :]
     assert len([line for line in body.splitlines() if line.strip()]) <= 30
 
 

@@ -1,4 +1,6 @@
-"""What the float64 references of scored kinds share: softmax over the keys a query may see, in loops."""
+"""What the float64 references of scored kinds share: softmax over the keys a query may see,
+in loops.
+"""
 
 from collections.abc import Callable
 
@@ -13,13 +15,18 @@ MEMORY = packed((5, 11), (), (20,))  # Row 1 of cross-attention sees nothing.
 
 
 def outputs_and_weights(at: Site, seed: int = 1) -> tuple[tuple, np.ndarray, np.ndarray]:
-    """(x_BTD, tokens, x_BSD, key tokens) at random, and what the attention makes of them: (o_BTD, weights_BNTS)."""
+    """(x_BTD, tokens, x_BSD, key tokens) at random, and what the attention makes of them: (o_BTD,
+    weights_BNTS).
+    """
     arguments = at.arguments(seed, TOKENS, MEMORY)
     arguments = arguments if at.name == 'cross' else 2 * arguments
 
     @jax.jit
     def run(params, *arguments):
-        return at.module.apply({'params': params}, *arguments, method=at._attend, mutable=['intermediates'])
+        return at.module.apply(
+            {'params': params}, *arguments, method=at._attend, mutable=['intermediates']
+        )
+
     o_BTD, variables = run(at.params, *arguments)
     return arguments, np.asarray(o_BTD), np.asarray(jax.tree.leaves(variables['intermediates'])[0])
 
@@ -34,14 +41,21 @@ def projected(x_BTD: np.ndarray, params: dict) -> np.ndarray:
     return np.einsum('btd,dnh->btnh', x_BTD.astype(np.float64), params['kernel'])
 
 
-def softmax_weights(score: Callable[[int, int, int, int], float], query: Tokens, key: Tokens,
-                    causal: bool) -> np.ndarray:
-    """weights_BNTS of score(b, n, t, s): over the keys of the query's segment, with `causal` none after it."""
+def softmax_weights(
+    score: Callable[[int, int, int, int], float], query: Tokens, key: Tokens, causal: bool
+) -> np.ndarray:
+    """weights_BNTS of score(b, n, t, s): over the keys of the query's segment, with `causal` none
+    after it.
+    """
     (B, T), S = query.segments_BT.shape, key.segments_BT.shape[1]
     weights_BNTS = np.zeros((B, N, T, S))
     for b, n, t in np.ndindex(B, N, T):
-        seen = [s for s in range(S) if query.segments_BT[b, t] == key.segments_BT[b, s] != 0
-                and not (causal and key.positions_BT[b, s] > query.positions_BT[b, t])]
+        seen = [
+            s
+            for s in range(S)
+            if query.segments_BT[b, t] == key.segments_BT[b, s] != 0
+            and not (causal and key.positions_BT[b, s] > query.positions_BT[b, t])
+        ]
         if seen:
             scores = np.array([score(b, n, t, s) for s in seen])
             exponentials = np.exp(scores - scores.max())

@@ -24,7 +24,8 @@ from transformer_jax.schema import ExperimentConfig
 from transformer_jax.training.loop import train
 from transformer_jax.training.signals import StopSignals
 
-# Every run compiles the same few programs: from the second one on they are read from here, by other processes too.
+# Every run compiles the same few programs: from the second one on they are read from here, by other
+# processes too.
 XLA_CACHE = tempfile.TemporaryDirectory(prefix='transformer_jax-tests-')
 jax.config.update('jax_compilation_cache_dir', XLA_CACHE.name)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
@@ -32,13 +33,26 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 CONFIG_FILE = Path(__file__).parents[2] / 'configs' / 'number_words.py'
 CONFIG = f'--config={CONFIG_FILE}:en-de'
 TINY = {
-    'data.task': 'number_words(limit=300, held_out=20)', 'data.vocab_size': 90,
+    'data.task': 'number_words(limit=300, held_out=20)',
+    'data.vocab_size': 90,
     'data.batching': 'buckets(lengths=(24,))',
-    'model.encoder_layers': 1, 'model.decoder_layers': 1, 'model.d_model': 16, 'model.d_ff': 32, 'model.num_heads': 2,
-    'train.steps': 12, 'train.batch_tokens': 512, 'train.log_every': 1,
-    'optim.schedule': 'linear(warmup=4)', 'optim.learning_rate': 0.003,
-    'evaluate.every': 0, 'evaluate.max_examples': 4, 'evaluate.batch_tokens': 512,
-    'checkpoint.every': 4, 'checkpoint.average': 1, 'decode.method': 'greedy', 'decode.max_len': 4,
+    'model.encoder_layers': 1,
+    'model.decoder_layers': 1,
+    'model.d_model': 16,
+    'model.d_ff': 32,
+    'model.num_heads': 2,
+    'train.steps': 12,
+    'train.batch_tokens': 512,
+    'train.log_every': 1,
+    'optim.schedule': 'linear(warmup=4)',
+    'optim.learning_rate': 0.003,
+    'evaluate.every': 0,
+    'evaluate.max_examples': 4,
+    'evaluate.batch_tokens': 512,
+    'checkpoint.every': 4,
+    'checkpoint.average': 1,
+    'decode.method': 'greedy',
+    'decode.max_len': 4,
 }
 
 
@@ -51,7 +65,10 @@ def experiment(**changes: Any) -> ExperimentConfig:
 
 def flags(**changes: Any) -> list[str]:
     """The tiny experiment for a command line."""
-    return [CONFIG, *(f'--config.{key}={value}' for key, value in (TINY | _dotted(changes)).items())]
+    return [
+        CONFIG,
+        *(f'--config.{key}={value}' for key, value in (TINY | _dotted(changes)).items()),
+    ]
 
 
 def _dotted(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,10 +90,18 @@ def stop_at(step: int, config: ExperimentConfig, workdir: Path) -> None:
 def start(*arguments: str, devices: int = 1) -> subprocess.Popen:
     """`transformer-jax` in a process of its own, on so many CPU devices."""
     environment = os.environ | {
-        'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(devices), 'JAX_COMPILATION_CACHE_DIR': XLA_CACHE.name,
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
-    return subprocess.Popen([sys.executable, '-m', 'transformer_jax', *arguments], env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        'JAX_PLATFORMS': 'cpu',
+        'JAX_NUM_CPU_DEVICES': str(devices),
+        'JAX_COMPILATION_CACHE_DIR': XLA_CACHE.name,
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    }
+    return subprocess.Popen(
+        [sys.executable, '-m', 'transformer_jax', *arguments],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:
@@ -86,7 +111,9 @@ def finish(process: subprocess.Popen, code: int = 0) -> str:
     return output
 
 
-def wait_until(condition: Callable[[], Any], process: subprocess.Popen, pause_s: float = 0.002) -> None:
+def wait_until(
+    condition: Callable[[], Any], process: subprocess.Popen, pause_s: float = 0.002
+) -> None:
     """Returns once `condition` holds; the process must not end before."""
     while not condition():
         assert process.poll() is None, process.communicate()[1]

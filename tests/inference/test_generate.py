@@ -1,4 +1,6 @@
-"""Continuations of prompts by a trained language model, and what other models say when asked for one."""
+"""Continuations of prompts by a trained language model, and what other models say when asked
+for one.
+"""
 
 import numpy as np
 import pytest
@@ -12,13 +14,19 @@ from transformer_jax.evaluation.evaluator import Trained
 from transformer_jax.inference.generate import Generator
 from transformer_jax.training.loop import train
 
-CHANGES = {'model__kind': 'decoder_only', 'data__batching': 'buckets(lengths=(48,))', 'train__batch_tokens': 768}
+CHANGES = {
+    'model__kind': 'decoder_only',
+    'data__batching': 'buckets(lengths=(48,))',
+    'train__batch_tokens': 768,
+}
 
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp('language') / 'run'
-    train(experiment(**CHANGES, model__position='learned(max_len=60)', decode__max_len=4), path, quiet)
+    train(
+        experiment(**CHANGES, model__position='learned(max_len=60)', decode__max_len=4), path, quiet
+    )
     return path
 
 
@@ -29,8 +37,14 @@ def trained(workdir):
 
 def sampled(trained, seed, temperature=1.0, **options):
     decode = trained.config.decode
-    trained.config = trained.config.__class__(**{**trained.config.__dict__, 'decode': decode.__class__(
-        **{**decode.__dict__, 'method': 'sample', 'temperature': temperature})})
+    trained.config = trained.config.__class__(
+        **{
+            **trained.config.__dict__,
+            'decode': decode.__class__(
+                **{**decode.__dict__, 'method': 'sample', 'temperature': temperature}
+            ),
+        }
+    )
     return ''.join(Generator(trained, 12, **options).stream('forty-', seed))
 
 
@@ -38,22 +52,30 @@ def test_greedy_streaming_is_the_greedy_decoder(trained):
     generator = Generator(trained, 10)
     text = ''.join(generator.stream('twenty', seed=0))
     [ids] = trained.data.tokenizer.encode(['twenty'])
-    decoder = make_decoder(trained.model, trained.config.decode.__class__(method='greedy', max_len=10 - len(ids)),
-                           trained.data.tokenizer.vocab_size)
-    tokens, _ = decoder(trained.params, *generator._padded(ids), np.zeros(2, np.uint32), np.zeros(1, np.int32))
+    decoder = make_decoder(
+        trained.model,
+        trained.config.decode.__class__(method='greedy', max_len=10 - len(ids)),
+        trained.data.tokenizer.vocab_size,
+    )
+    tokens, _ = decoder(
+        trained.params, *generator._padded(ids), np.zeros(2, np.uint32), np.zeros(1, np.int32)
+    )
     [decoded] = trained.data.tokenizer.decode(np.asarray(tokens).tolist())
     assert len(decoded) > 3
-    assert text[:len(decoded)] == decoded  # whose last token, at the limit, is EOS
+    assert text[: len(decoded)] == decoded  # whose last token, at the limit, is EOS
 
 
 def test_a_prompt_is_what_the_model_has_read(trained):
     """The first token is the most likely one after BOS and the prompt, by the training path."""
     [ids] = trained.data.tokenizer.encode(['seven'])
     from transformer_jax.batch import Batch
+
     row = np.array([[*ids, EOS]], np.int32)
     places = np.arange(row.shape[1], dtype=np.int32)[None], np.ones_like(row)
     inputs = np.array([[BOS, *ids]], np.int32)
-    logits = trained.model.apply({'params': trained.params}, Batch(None, None, None, inputs, row, *places, row * 1.0))
+    logits = trained.model.apply(
+        {'params': trained.params}, Batch(None, None, None, inputs, row, *places, row * 1.0)
+    )
     best = int(np.argmax(np.asarray(logits)[0, -1, EOS:])) + EOS
     text = ''.join(Generator(trained, 1).stream('seven', seed=0))
     assert text == trained.data.tokenizer.decode([[best]])[0]
@@ -68,19 +90,29 @@ def test_a_stop_string_ends_the_text_before_it(trained):
     whole = sampled(trained, 3, temperature=2.0)
     assert len(whole) > 3
     stop = whole[2:4]
-    assert sampled(trained, 3, temperature=2.0, stop=(stop,)) == whole[:whole.index(stop)]
+    assert sampled(trained, 3, temperature=2.0, stop=(stop,)) == whole[: whole.index(stop)]
 
 
 def test_what_does_not_fit_is_refused(trained):
-    with pytest.raises(DataError, match=r'--max_tokens=59 more may follow, but the model reads 60 at most'):
+    with pytest.raises(
+        DataError, match=r'--max_tokens=59 more may follow, but the model reads 60 at most'
+    ):
         list(Generator(trained, 59).stream('twenty-one', 0))
 
 
 def test_the_command_line_says_what_a_model_can_do(workdir, capsys):
-    assert main(['generate', f'--workdir={workdir}', '--prompt=six', '--max_tokens=4', '--method=beam']) == 0
+    assert (
+        main(
+            ['generate', f'--workdir={workdir}', '--prompt=six', '--max_tokens=4', '--method=beam']
+        )
+        == 0
+    )
     assert capsys.readouterr().out.startswith('six')
     assert main(['classify', f'--workdir={workdir}']) == 2
-    assert "a model of kind 'decoder_only', which cannot; it can generate and evaluate" in capsys.readouterr().err
+    assert (
+        "a model of kind 'decoder_only', which cannot; it can generate and evaluate"
+        in capsys.readouterr().err
+    )
     assert main(['attention', f'--workdir={workdir}', '--text=six']) == 2
     assert 'attention: ' in capsys.readouterr().err
     assert main(['evaluate', f'--workdir={workdir}', '--lengths=24,48,99']) == 2

@@ -33,8 +33,11 @@ WHOLE = [[(5, 8)], [(8, 3)]]
 
 
 def random_params(model):
-    shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch(
-        kind=model.architecture.kind))['params'])
+    shapes = nn.meta.unbox(
+        jax.eval_shape(
+            model.init, jax.random.PRNGKey(0), dummy_batch(kind=model.architecture.kind)
+        )['params']
+    )
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda a: rng.normal(scale=0.5, size=a.shape).astype(a.dtype), shapes)
 
@@ -43,8 +46,11 @@ def probed(config, batch, params=None):
     """{(site, layer): rows of its heads} of one batch."""
     model = build_model(config, V, 3)
     params = params or random_params(model)
-    sums = jax.jit(lambda params, batch: jax.tree.map(
-        head_sums, looks(model, params, batch), is_leaf=lambda x: isinstance(x, Look)))(params, batch)
+    sums = jax.jit(
+        lambda params, batch: jax.tree.map(
+            head_sums, looks(model, params, batch), is_leaf=lambda x: isinstance(x, Look)
+        )
+    )(params, batch)
     return {place: jax.device_get(of_place).rows() for place, of_place in sums.items()}
 
 
@@ -62,17 +68,33 @@ def literal(look, head):
         if n > 1:
             found['normalised_entropy'].append(entropy / math.log(n))
         places = zip(look.key.positions_BT[b], look.key.segments_BT[b], strict=True)
-        found['distance'].append(sum(share * abs(int(look.query.positions_BT[b, t]) - int(key[0]))
-                                     for share, key in zip(shares, look.key.positions_BT[b][:, None], strict=True)))
-        found['sink'].append(sum(w[s] for s, (position, segment) in enumerate(places)
-                                 if position == 0 and segment == look.query.segments_BT[b, t]))
-        found['max_logit'] += [look.logits_BNTS[b, head, t, s] for s in np.flatnonzero(allowed[b, t])]
-    return {name: np.max(values) if name == 'max_logit' else np.mean(values) for name, values in found.items()}
+        found['distance'].append(
+            sum(
+                share * abs(int(look.query.positions_BT[b, t]) - int(key[0]))
+                for share, key in zip(shares, look.key.positions_BT[b][:, None], strict=True)
+            )
+        )
+        found['sink'].append(
+            sum(
+                w[s]
+                for s, (position, segment) in enumerate(places)
+                if position == 0 and segment == look.query.segments_BT[b, t]
+            )
+        )
+        found['max_logit'] += [
+            look.logits_BNTS[b, head, t, s] for s in np.flatnonzero(allowed[b, t])
+        ]
+    return {
+        name: np.max(values) if name == 'max_logit' else np.mean(values)
+        for name, values in found.items()
+    }
 
 
 def test_sums_are_those_of_loops_over_packed_and_padded_rows(make_batch, random_rows, tiny):
     batch = make_batch(random_rows(LENGTHS, V), LENGTH)
-    model = build_model(tiny(attention='softmax(normaliser=sigmoid, softcap=5)', position='alibi'), V)
+    model = build_model(
+        tiny(attention='softmax(normaliser=sigmoid, softcap=5)', position='alibi'), V
+    )
     found = jax.jit(lambda params: looks(model, params, batch))(random_params(model))
     assert list(found) == sorted(model.architecture.sites)
     for look in found.values():
@@ -90,6 +112,7 @@ def test_batches_add_up(make_batch, random_rows, tiny):
     @jax.jit
     def sums(params, batch):
         return [head_sums(look) for look in looks(model, params, batch).values()]
+
     parts = (make_batch(part, LENGTH) for part in (rows, rows[:2], rows[2:]))
     whole, first, second = (jax.device_get(sums(params, part)) for part in parts)
     for total, *parts in zip(whole, first, second, strict=True):
@@ -100,16 +123,29 @@ def test_batches_add_up(make_batch, random_rows, tiny):
 def test_numbers_of_a_language_model_written_out(make_batch):
     """One layer without positions, queries and keys made in loops of its parameters."""
     batch = make_batch([[([4], [5, 6, 7, 8, 9])]], 6)
-    config = ModelConfig(kind='decoder_only', decoder_layers=1, d_model=6, d_ff=4, num_heads=2, head_dim=5,
-                         position='none', attention='softmax(scale=0.3)')
+    config = ModelConfig(
+        kind='decoder_only',
+        decoder_layers=1,
+        d_model=6,
+        d_ff=4,
+        num_heads=2,
+        head_dim=5,
+        position='none',
+        attention='softmax(scale=0.3)',
+    )
     params = random_params(build_model(config, V))
-    [rows] = probed(config, batch._replace(source_BS=None, source_positions_BS=None, source_segments_BS=None),
-                    params).values()
+    [rows] = probed(
+        config,
+        batch._replace(source_BS=None, source_positions_BS=None, source_segments_BS=None),
+        params,
+    ).values()
     x_TD = params['target_embedding']['table'][batch.inputs_BT[0]].astype(np.float64) * math.sqrt(6)
     attention = params['decoder_0']['attention']
     for head, row in enumerate(rows):
-        q_TH, k_TH = (x_TD @ attention[side][name]['kernel'][:, head].astype(np.float64)
-                      for side, name in (('queries', 'query'), ('keys', 'key')))
+        q_TH, k_TH = (
+            x_TD @ attention[side][name]['kernel'][:, head].astype(np.float64)
+            for side, name in (('queries', 'query'), ('keys', 'key'))
+        )
         found = {name: [] for name in PROBES}
         for t in range(5):
             scores = np.array([0.3 * q_TH[t] @ k_TH[s] for s in range(t + 1)])
@@ -119,8 +155,13 @@ def test_numbers_of_a_language_model_written_out(make_batch):
             found['distance'].append(sum(w[s] * (t - s) for s in range(t + 1)))
             found['sink'].append(w[0])
             found['max_logit'].append(scores.max())
-        assert row == pytest.approx({name: np.max(values) if name == 'max_logit' else np.mean(values)
-                                     for name, values in found.items()}, rel=1e-4)
+        assert row == pytest.approx(
+            {
+                name: np.max(values) if name == 'max_logit' else np.mean(values)
+                for name, values in found.items()
+            },
+            rel=1e-4,
+        )
 
 
 def made_look(weights_NTS, logits_NTS=None, real=None):
@@ -128,8 +169,13 @@ def made_look(weights_NTS, logits_NTS=None, real=None):
     T = weights_NTS.shape[1]
     segments_BT = (np.arange(T)[None] < (real or T)).astype(np.int32)
     tokens = Tokens(np.arange(T, dtype=np.int32)[None], segments_BT)
-    return Look(jnp.asarray(weights_NTS[None], jnp.float32), None if logits_NTS is None else jnp.asarray(
-        logits_NTS[None], jnp.float32), Segments().allowed(tokens, tokens), tokens, tokens)
+    return Look(
+        jnp.asarray(weights_NTS[None], jnp.float32),
+        None if logits_NTS is None else jnp.asarray(logits_NTS[None], jnp.float32),
+        Segments().allowed(tokens, tokens),
+        tokens,
+        tokens,
+    )
 
 
 def test_uniform_attention_has_entropy_log_n_and_the_identity_none():
@@ -137,11 +183,20 @@ def test_uniform_attention_has_entropy_log_n_and_the_identity_none():
     uniform, identity = np.zeros((T, T)), np.zeros((T, T))
     uniform[:n, :n], identity[:n, :n] = 1 / n, np.eye(n)
     even, own = jax.device_get(head_sums(made_look(np.stack([uniform, identity]), real=n))).rows()
-    mean = sum(abs(i - j) for i in range(n) for j in range(n)) / n ** 2
-    assert even == pytest.approx({'entropy': math.log(n), 'normalised_entropy': 1, 'distance': mean, 'sink': 1 / n,
-                                  'max_logit': None})
-    assert own == pytest.approx({'entropy': 0, 'normalised_entropy': 0, 'distance': 0, 'sink': 1 / n,
-                                 'max_logit': None}, abs=1e-7)
+    mean = sum(abs(i - j) for i in range(n) for j in range(n)) / n**2
+    assert even == pytest.approx(
+        {
+            'entropy': math.log(n),
+            'normalised_entropy': 1,
+            'distance': mean,
+            'sink': 1 / n,
+            'max_logit': None,
+        }
+    )
+    assert own == pytest.approx(
+        {'entropy': 0, 'normalised_entropy': 0, 'distance': 0, 'sink': 1 / n, 'max_logit': None},
+        abs=1e-7,
+    )
 
 
 def test_models_that_look_everywhere_and_at_themselves(make_batch, random_rows, tiny):
@@ -151,7 +206,9 @@ def test_models_that_look_everywhere_and_at_themselves(make_batch, random_rows, 
     for layer in ('decoder_0', 'decoder_1'):
         params[layer]['cross']['queries']['query']['kernel'] *= 0
     places = probed(config, batch, params)
-    of_queries = [math.log(source) for row in LENGTHS for source, target in row for _ in range(target)]
+    of_queries = [
+        math.log(source) for row in LENGTHS for source, target in row for _ in range(target)
+    ]
     for (site, _), rows in places.items():
         for row in rows:
             if site == 'cross':
@@ -164,34 +221,60 @@ def test_models_that_look_everywhere_and_at_themselves(make_batch, random_rows, 
 def test_padding_that_sees_nothing_does_not_count():
     weights_NTS = np.random.default_rng(0).dirichlet(np.ones(4), (1, 4))
     padded_NTS = np.pad(weights_NTS, ((0, 0), (0, 3), (0, 3)))
-    whole, padded = (jax.device_get(head_sums(look)).rows() for look in (
-        made_look(weights_NTS, weights_NTS), made_look(padded_NTS, padded_NTS + 9 * (padded_NTS == 0), real=4)))
+    whole, padded = (
+        jax.device_get(head_sums(look)).rows()
+        for look in (
+            made_look(weights_NTS, weights_NTS),
+            made_look(padded_NTS, padded_NTS + 9 * (padded_NTS == 0), real=4),
+        )
+    )
     assert padded == [pytest.approx(row) for row in whole]
 
 
 def test_what_has_no_meaning_is_none():
-    signed, nothing, rounded = np.array([[[1.5, -0.5], [0.5, 0.5]], np.zeros((2, 2)), [[1, 0], [-1e-9, 1]]])
+    signed, nothing, rounded = np.array(
+        [[[1.5, -0.5], [0.5, 0.5]], np.zeros((2, 2)), [[1, 0], [-1e-9, 1]]]
+    )
     rows = jax.device_get(head_sums(made_look(np.stack([signed, nothing, rounded])))).rows()
-    assert rows[0] == {'entropy': None, 'normalised_entropy': None, 'distance': None, 'sink': 1.0, 'max_logit': None}
+    assert rows[0] == {
+        'entropy': None,
+        'normalised_entropy': None,
+        'distance': None,
+        'sink': 1.0,
+        'max_logit': None,
+    }
     assert rows[1] == rows[0] | {'sink': 0.0}
     assert rows[2]['entropy'] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize('changes', [
-    pytest.param({'position': 'rope', 'attention': 'softmax(normaliser=sink)'}, marks=pytest.mark.slow),
-    {'attention': 'softmax(forget=True)', 'num_kv_heads': 2},
-    pytest.param({'attention': 'latent', 'position': 't5'}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'changes',
+    [
+        pytest.param(
+            {'position': 'rope', 'attention': 'softmax(normaliser=sink)'}, marks=pytest.mark.slow
+        ),
+        {'attention': 'softmax(forget=True)', 'num_kv_heads': 2},
+        pytest.param({'attention': 'latent', 'position': 't5'}, marks=pytest.mark.slow),
+    ],
+)
 def test_an_engine_that_holds_no_weights_gives_the_same(changes, make_batch, random_rows, tiny):
     batch = make_batch(random_rows(LENGTHS, V), LENGTH)
     batch = batch._replace(source_BS=None, source_positions_BS=None, source_segments_BS=None)
-    dense, chunked = (probed(tiny(kind='decoder_only', engine=engine, **changes), batch)
-                      for engine in ('dense', 'chunked'))
+    dense, chunked = (
+        probed(tiny(kind='decoder_only', engine=engine, **changes), batch)
+        for engine in ('dense', 'chunked')
+    )
     for place, rows in dense.items():
         assert [pytest.approx(row, rel=1e-4) for row in rows] == chunked[place]
 
 
-@pytest.mark.parametrize('kind', [kind if kind in ('linear', 'differential') else pytest.param(
-    kind, marks=pytest.mark.slow) for kind in KINDS])
+@pytest.mark.parametrize(
+    'kind',
+    [
+        kind if kind in ('linear', 'differential') else pytest.param(kind, marks=pytest.mark.slow)
+        for kind in KINDS
+    ],
+)
 def test_every_kind_can_be_probed(kind, make_batch, random_rows, tiny):
     batch = make_batch(random_rows(WHOLE, V), LENGTH)
     config = tiny(kind='classifier', encoder_layers=1, attention=kind, position='none', num_heads=2)
@@ -202,7 +285,9 @@ def test_every_kind_can_be_probed(kind, make_batch, random_rows, tiny):
     for row in rows:
         assert row['sink'] is not None
         assert (row['max_logit'] is None) == (not scored)
-        assert all((row[name] is None) == signed for name in ('entropy', 'normalised_entropy', 'distance'))
+        assert all(
+            (row[name] is None) == signed for name in ('entropy', 'normalised_entropy', 'distance')
+        )
 
 
 def test_scores_of_differential_attention_are_those_of_both_maps(make_batch, random_rows, tiny):
@@ -215,10 +300,17 @@ def test_scores_of_differential_attention_are_those_of_both_maps(make_batch, ran
     attention = params['decoder_0']['attention']
     half = config.d_model // 4 // 2
     for head, row in enumerate(rows):
-        q_BTH, k_BTH = (x_BTD @ attention[side][name]['kernel'][:, head]
-                        for side, name in (('queries', 'query'), ('keys', 'key')))
-        scores = [q_BTH[b, t, part] @ k_BTH[b, s, part] / math.sqrt(half) for part in (slice(half), slice(half, None))
-                  for b, n in enumerate(batch.segments_BT.sum(1)) for t in range(n) for s in range(t + 1)]
+        q_BTH, k_BTH = (
+            x_BTD @ attention[side][name]['kernel'][:, head]
+            for side, name in (('queries', 'query'), ('keys', 'key'))
+        )
+        scores = [
+            q_BTH[b, t, part] @ k_BTH[b, s, part] / math.sqrt(half)
+            for part in (slice(half), slice(half, None))
+            for b, n in enumerate(batch.segments_BT.sum(1))
+            for t in range(n)
+            for s in range(t + 1)
+        ]
         assert row['max_logit'] == pytest.approx(max(scores), rel=1e-4)
 
 
@@ -235,7 +327,12 @@ def test_a_token_put_before_the_text_is_where_weight_sinks(make_batch, random_ro
 
 def test_the_alignment_of_a_recurrent_model_is_one_head(make_batch, random_rows, tiny):
     batch = make_batch(random_rows(LENGTHS, V), LENGTH)
-    config = tiny(kind='rnn_seq2seq', rnn="gru(attention='multiplicative')", encoder_layers=1, decoder_layers=1)
+    config = tiny(
+        kind='rnn_seq2seq',
+        rnn="gru(attention='multiplicative')",
+        encoder_layers=1,
+        decoder_layers=1,
+    )
     model = build_model(config, V)
     params = random_params(model)
     params['alignment']['key_kernel'] *= 0
@@ -252,10 +349,14 @@ def test_weights_of_all_layers_are_never_held_at_once(tiny):
     def held(layers):
         model = build_model(tiny(kind='decoder_only', decoder_layers=layers, position='none'), V)
         batch = dummy_batch(4, 128, 'decoder_only')
-        params = jax.eval_shape(lambda: nn.meta.unbox(model.init(jax.random.PRNGKey(0), batch)['params']))
-        lowered = jax.jit(lambda params, batch: [head_sums(look) for look in looks(model, params, batch).values()]
-                          ).lower(params, batch)
+        params = jax.eval_shape(
+            lambda: nn.meta.unbox(model.init(jax.random.PRNGKey(0), batch)['params'])
+        )
+        lowered = jax.jit(
+            lambda params, batch: [head_sums(look) for look in looks(model, params, batch).values()]
+        ).lower(params, batch)
         return lowered.compile().memory_analysis().temp_size_in_bytes
+
     assert held(6) < 1.5 * held(1)
 
 
@@ -263,30 +364,58 @@ def test_weights_of_all_layers_are_never_held_at_once(tiny):
 def test_pictures_leave_out_what_has_no_meaning(steps, monkeypatch, tmp_path):
     def row(site, layer, head, step):
         signed = site == 'encoder'
-        numbers = [None if signed else step + layer, None if signed else 0.5, None if signed else 2.0, 0.1, None]
-        return {'site': site, 'layer': layer, 'head': head} | dict(zip(PROBES, numbers, strict=True))
-    result = {'split': 'validation', 'checkpoints': [
-        {'step': n, 'sites': [row(site, layer, head, n) for site in ('encoder', 'cross') for layer in (0, 1, 2)
-                              for head in (0, 1)]} for n in steps]}
+        numbers = [
+            None if signed else step + layer,
+            None if signed else 0.5,
+            None if signed else 2.0,
+            0.1,
+            None,
+        ]
+        return {'site': site, 'layer': layer, 'head': head} | dict(
+            zip(PROBES, numbers, strict=True)
+        )
+
+    result = {
+        'split': 'validation',
+        'checkpoints': [
+            {
+                'step': n,
+                'sites': [
+                    row(site, layer, head, n)
+                    for site in ('encoder', 'cross')
+                    for layer in (0, 1, 2)
+                    for head in (0, 1)
+                ],
+            }
+            for n in steps
+        ],
+    }
     kept = []
     monkeypatch.setattr(probes, 'save_figure', lambda figure, path: kept.append(figure) or path)
     probes.draw(result, tmp_path / 'picture.png')
-    panels = [axes for axes in kept[0].axes if axes.get_visible() and axes.get_label() != '<colorbar>']
+    panels = [
+        axes for axes in kept[0].axes if axes.get_visible() and axes.get_label() != '<colorbar>'
+    ]
     assert len(panels) == 5, 'the sink of both sites, and three probes of one'
     titled = {axes.get_title(): axes for axes in panels if axes.get_title()}
     assert set(titled) == set(list(PROBES.values())[:4])
     assert [axes.get_ylabel().split()[0] for axes in panels if axes.get_ylabel()] in (
-        ['cross', 'encoder'], ['encoder', 'cross'])
+        ['cross', 'encoder'],
+        ['encoder', 'cross'],
+    )
     entropy = titled['entropy (nats)']
     if len(steps) == 1:
         np.testing.assert_array_equal(entropy.get_images()[0].get_array(), [[7, 7], [8, 8], [9, 9]])
-        assert [text.get_text() for text in entropy.texts] == ['7.00'] * 2 + ['8.00'] * 2 + ['9.00'] * 2
+        assert [text.get_text() for text in entropy.texts] == ['7.00'] * 2 + ['8.00'] * 2 + [
+            '9.00'
+        ] * 2
     else:
         assert entropy.lines[0].get_xydata().tolist() == [[7, 7], [9, 9]]
         assert len(entropy.lines) == 6
 
 
-# --- The command ------------------------------------------------------------------------------------------------------
+# --- The command ----------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
@@ -301,6 +430,7 @@ def call(monkeypatch, capsys, workdir):
 
     def run(*arguments):
         return main(['probe', f'--workdir={workdir}', *arguments]), *capsys.readouterr()
+
     return run
 
 
@@ -308,10 +438,14 @@ def test_one_checkpoint(call, workdir):
     code, output, errors = call('--checkpoint=8', '--batches=1')
     assert code == 0, errors
     result = json.loads((workdir / 'probes.json').read_text())
-    assert (result['split'], [checkpoint['step'] for checkpoint in result['checkpoints']]) == ('validation', [8])
+    assert (result['split'], [checkpoint['step'] for checkpoint in result['checkpoints']]) == (
+        'validation',
+        [8],
+    )
     rows = result['checkpoints'][0]['sites']
     assert [(row['site'], row['layer'], row['head']) for row in rows] == [
-        (site, 0, head) for site in ('encoder', 'decoder', 'cross') for head in (0, 1)]
+        (site, 0, head) for site in ('encoder', 'decoder', 'cross') for head in (0, 1)
+    ]
     assert all(set(row) == {'site', 'layer', 'head', *PROBES} for row in rows)
     assert all(0 <= row['normalised_entropy'] <= 1 for row in rows)
     assert f'{rows[0]["entropy"]:.3f}' in output
@@ -332,11 +466,15 @@ def test_all_checkpoints(call, workdir, tmp_path):
 
 def test_batches_are_taken_from_short_rows_to_long_ones(workdir, monkeypatch):
     trained = Trained(workdir, 'last', quiet, {})
-    trained.data.config = dataclasses.replace(trained.config, evaluate=EvaluateConfig(batch_tokens=48))
+    trained.data.config = dataclasses.replace(
+        trained.config, evaluate=EvaluateConfig(batch_tokens=48)
+    )
     trained.data.batching = Buckets((8, 24))
     seen = []
     put = trained.parallel.put
-    monkeypatch.setattr(trained.parallel, 'put', lambda batch: seen.append(batch.targets_BT.shape[1]) or put(batch))
+    monkeypatch.setattr(
+        trained.parallel, 'put', lambda batch: seen.append(batch.targets_BT.shape[1]) or put(batch)
+    )
     two = probes.probe(trained, 'validation', 2)
     assert seen == [8, 24]
     seen.clear()

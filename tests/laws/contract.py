@@ -1,8 +1,9 @@
 """What every kind of attention promises, as checks that run on any of them.
 
-A check takes a `Site`: one attention with its parameters at one place of a model. Kinds are tried whole, projections,
-gate and output included, so that a check needs to know nothing of their inside. One compiled program, `Site.run`,
-serves most checks: it gives the outputs and the gradients of their product with any cotangent.
+A check takes a `Site`: one attention with its parameters at one place of a model. Kinds are tried
+whole, projections, gate and output included, so that a check needs to know nothing of their inside.
+One compiled program, `Site.run`, serves most checks: it gives the outputs and the gradients of
+their product with any cotangent.
 """
 
 import dataclasses
@@ -36,13 +37,25 @@ class Case:
     engine: str = 'auto'
 
     def __str__(self):
-        extras = [self.position] * (self.position != 'none') + [f'K={self.kv_heads}'] * (self.kv_heads != N)
+        extras = [self.position] * (self.position != 'none') + [f'K={self.kv_heads}'] * (
+            self.kv_heads != N
+        )
         return ' '.join([self.attention, *extras, *[self.engine] * (self.engine != 'auto')])
 
     def config(self, **changes) -> ModelConfig:
         """The model that holds it."""
-        return ModelConfig(**{'d_model': D, 'd_ff': 32, 'num_heads': N, 'num_kv_heads': self.kv_heads,
-                              'attention': self.attention, 'position': self.position, 'engine': self.engine} | changes)
+        return ModelConfig(
+            **{
+                'd_model': D,
+                'd_ff': 32,
+                'num_heads': N,
+                'num_kv_heads': self.kv_heads,
+                'attention': self.attention,
+                'position': self.position,
+                'engine': self.engine,
+            }
+            | changes
+        )
 
 
 @functools.cache
@@ -67,12 +80,25 @@ class Site:
     def _draw(self):
         """Parameters at random in every element: where one is 0 its effect would not be seen."""
         arguments = inputs(0), whole(B, T), inputs(0), whole(B, T)
-        shapes = nn.meta.unbox(jax.eval_shape(
-            lambda rng: self.module.init(rng, *arguments, method=self._attend), jax.random.PRNGKey(3)))['params']
+        shapes = nn.meta.unbox(
+            jax.eval_shape(
+                lambda rng: self.module.init(rng, *arguments, method=self._attend),
+                jax.random.PRNGKey(3),
+            )
+        )['params']
         leaves, tree = jax.tree.flatten(shapes)
         rng = np.random.default_rng(5)
-        return tree.unflatten([jnp.asarray(rng.normal(scale=leaf.shape[0] ** -0.5, size=leaf.shape) if leaf.ndim > 1
-                                           else 1 + 0.2 * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves])
+        return tree.unflatten(
+            [
+                jnp.asarray(
+                    rng.normal(scale=leaf.shape[0] ** -0.5, size=leaf.shape)
+                    if leaf.ndim > 1
+                    else 1 + 0.2 * rng.normal(size=leaf.shape),
+                    leaf.dtype,
+                )
+                for leaf in leaves
+            ]
+        )
 
     def _attend(self, module, x_BTD, tokens, memory_BSD, memory_tokens):
         keys = module.keys(memory_BSD, memory_tokens)
@@ -81,12 +107,15 @@ class Site:
     def _forward(self, params, x_BTD, tokens, memory_BSD=None, memory_tokens=None):
         if self.name != 'cross':
             memory_BSD, memory_tokens = x_BTD, tokens
-        return self.module.apply({'params': params}, x_BTD, tokens, memory_BSD, memory_tokens, method=self._attend)
+        return self.module.apply(
+            {'params': params}, x_BTD, tokens, memory_BSD, memory_tokens, method=self._attend
+        )
 
     def _run(self, params, r_BTD, x_BTD, tokens, memory_BSD=None, memory_tokens=None):
         def product(params, x_BTD, memory_BSD):
             o_BTD = self._forward(params, x_BTD, tokens, memory_BSD, memory_tokens)
             return (o_BTD.astype(jnp.float32) * r_BTD).sum(), o_BTD
+
         wrt = (0, 1) if memory_BSD is None else (0, 1, 2)
         grads, o_BTD = jax.grad(product, wrt, has_aux=True)(params, x_BTD, memory_BSD)
         return o_BTD, grads
@@ -97,7 +126,9 @@ class Site:
     def init_cache(self, x_BTD, length):
         """An empty cache for rows like `x_BTD`."""
         tokens = whole(len(x_BTD), 1)
-        return self.module.apply({'params': self.params}, x_BTD[:, :1], tokens, length, PAST, method='init_cache')
+        return self.module.apply(
+            {'params': self.params}, x_BTD[:, :1], tokens, length, PAST, method='init_cache'
+        )
 
     def arguments(self, seed: int, tokens: Tokens, memory_tokens: Tokens | None = None) -> tuple:
         """What `run` and `forward` take after the cotangent, at random: B rows."""
@@ -124,16 +155,18 @@ def packed(*rows: tuple[int, ...], length: int = T) -> Tokens:
     for row, lengths in enumerate(rows):
         start = 0
         for segment, size in enumerate(lengths, 1):
-            positions_BT[row, start:start + size] = range(size)
-            segments_BT[row, start:start + size] = segment
+            positions_BT[row, start : start + size] = range(size)
+            segments_BT[row, start : start + size] = segment
             start += size
     return Tokens(positions_BT, segments_BT)
 
 
 def distance(found, expected) -> float:
     """‖found − expected‖ / ‖expected‖, over all leaves together."""
-    found, expected = (np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
-                       for tree in (found, expected))
+    found, expected = (
+        np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+        for tree in (found, expected)
+    )
     return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30))
 
 
@@ -142,23 +175,32 @@ def cotangent(seed: int = 9, rows: int = B, length: int = T) -> np.ndarray:
     return inputs(seed, rows, length)
 
 
-# --- The checks -------------------------------------------------------------------------------------------------------
+# --- The checks -----------------------------------------------------------------------------------
+
 
 def causality_by_gradient(at: Site) -> None:
-    """No output depends on a later input; where mask and normaliser let it, it does on every earlier one."""
+    """No output depends on a later input; where mask and normaliser let it, it does on every
+    earlier one.
+    """
     r_BTD, rows = np.zeros((B, T, D), np.float32), [(0, 3), (1, 11), (2, T - 1)]
     for row, t in rows:
         r_BTD[row, t] = cotangent()[row, t]
     _, (_, dx_BTD) = at.run(at.params, r_BTD, *at.arguments(1, whole(B, T)))
     size_BT = np.abs(dx_BTD).max(-1)
     for row, t in rows:
-        assert not size_BT[row, t + 1:].any(), f'the output at {t} depends on inputs at {np.flatnonzero(size_BT[row])}'
+        assert not size_BT[row, t + 1 :].any(), (
+            f'the output at {t} depends on inputs at {np.flatnonzero(size_BT[row])}'
+        )
         if sees_all(at):
-            assert size_BT[row, :t + 1].all(), f'the output at {t} forgets {np.flatnonzero(size_BT[row, :t + 1] == 0)}'
+            assert size_BT[row, : t + 1].all(), (
+                f'the output at {t} forgets {np.flatnonzero(size_BT[row, : t + 1] == 0)}'
+            )
 
 
 def causality_by_intervention(at: Site) -> None:
-    """Other inputs from t on change no output before t: sorting, hashing and stabilisers included."""
+    """Other inputs from t on change no output before t: sorting, hashing and
+    stabilisers included.
+    """
     (x_BTD, tokens), t = at.arguments(2, whole(B, T)), 9
     changed_BTD = x_BTD.copy()
     changed_BTD[:, t:] = 10 * inputs(3)[:, t:]
@@ -176,12 +218,16 @@ def padding_has_no_influence(at: Site) -> None:
         padding_BT1 = (arguments[place + 1].segments_BT == 0)[..., None]
         padded[1][place] = np.where(padding_BT1, 50 * inputs(7), arguments[place])
     real_BT1 = (tokens.segments_BT != 0)[..., None]
-    (o_BTD, grads), (other_BTD, other_grads) = (at.run(at.params, cotangent() * real_BT1, *a) for a in padded)
+    (o_BTD, grads), (other_BTD, other_grads) = (
+        at.run(at.params, cotangent() * real_BT1, *a) for a in padded
+    )
     np.testing.assert_array_equal(o_BTD * real_BT1, other_BTD * real_BT1)
     for place, (grad_BTD, other) in enumerate(zip(grads[1:], other_grads[1:], strict=True)):
         padding_BT = arguments[2 * place + 1].segments_BT == 0
         assert not np.asarray(grad_BTD)[padding_BT].any()
-        np.testing.assert_array_equal(np.asarray(grad_BTD)[~padding_BT], np.asarray(other)[~padding_BT])
+        np.testing.assert_array_equal(
+            np.asarray(grad_BTD)[~padding_BT], np.asarray(other)[~padding_BT]
+        )
 
 
 def rows_that_see_nothing_are_zero(at: Site) -> None:
@@ -202,7 +248,7 @@ def packed_is_separate(at: Site) -> None:
     for place in range(0, len(arguments), 2):
         first, second = [(7, 9), (5, 11)][place // 2]
         x_BTD = arguments[place]
-        x_BTD[1, :first], x_BTD[2, :second] = x_BTD[0, :first], x_BTD[0, first:first + second]
+        x_BTD[1, :first], x_BTD[2, :second] = x_BTD[0, :first], x_BTD[0, first : first + second]
     o_BTD = np.asarray(at.forward(at.params, *arguments))
     assert distance(o_BTD[0, :7], o_BTD[1, :7]) < 1e-5
     assert distance(o_BTD[0, 7:16], o_BTD[2, :9]) < 1e-5
@@ -219,7 +265,9 @@ def order_and_amount_of_padding_do_not_matter(at: Site) -> None:
 
 
 def cached_is_teacher_forced(at: Site) -> None:
-    """Token by token, as beams of one row that change places on the way, the outputs are those of all at once."""
+    """Token by token, as beams of one row that change places on the way, the outputs are those of
+    all at once.
+    """
     rows, change = np.array([2, 0, 0]), 6
     first_BTD, second_BTD = inputs(10), inputs(11)
     x_BTD = np.concatenate([first_BTD[rows, :change], second_BTD[:, change:]], axis=1)
@@ -229,7 +277,7 @@ def cached_is_teacher_forced(at: Site) -> None:
         if t == change:
             cache = reorder(cache, jnp.asarray(rows)[None])
             found = [np.asarray(o_B1D)[rows] for o_B1D in found]
-        x_B1D = (first_BTD if t < change else second_BTD)[:, t:t + 1]
+        x_B1D = (first_BTD if t < change else second_BTD)[:, t : t + 1]
         o_B1D, cache = at.take_step(at.params, x_B1D, whole(B, 1, start=t), cache)
         found.append(o_B1D)
     assert distance(np.concatenate(found, axis=1), expected_BTD) < 1e-5
@@ -241,7 +289,9 @@ def prefill_is_decoding_from_the_start(at: Site) -> None:
     x_BTD = inputs(12)
     expected_BTD = np.asarray(at.forward(at.params, x_BTD, whole(B, T)))
     prompt = packed(*((n,) for n in lengths), length=width)
-    o_BTD, cache = at.take_step(at.params, x_BTD[:, :width], prompt, at.init_cache(x_BTD, width + steps))
+    o_BTD, cache = at.take_step(
+        at.params, x_BTD[:, :width], prompt, at.init_cache(x_BTD, width + steps)
+    )
     for row, n in enumerate(lengths):
         assert distance(np.asarray(o_BTD)[row, :n], expected_BTD[row, :n]) < 1e-5
     for step in range(steps):
@@ -258,7 +308,9 @@ def engines_agree(at: Site) -> None:
     dense = Site(at.case, at.name, at.params, engine='dense') if at.kind.engines else at
     expected_BTD, expected_grads = dense.run(at.params, *arguments)
     for engine in at.kind.engines:
-        if engine in ('dense', 'cudnn', 'splash') or at.kind.refuses(at.module.architecture.attention_at(at.name, 1).position, engine):
+        if engine in ('dense', 'cudnn', 'splash') or at.kind.refuses(
+            at.module.architecture.attention_at(at.name, 1).position, engine
+        ):
             continue
         if engine == 'blocked' and at.name == 'cross':
             continue
@@ -269,11 +321,18 @@ def engines_agree(at: Site) -> None:
 
 def bfloat16_is_close(at: Site) -> None:
     """On inputs and parameters that bfloat16 holds exactly it is within 2e-2 of float32."""
+
     def rounded(tree):
         return jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16).astype(jnp.float32), tree)
-    params, tokens = rounded(at.params), packed((7, 9) if 'segments' in at.kind.supports() else (16,), (T,), (3,))
-    arguments = [a if isinstance(a, Tokens) else rounded(a)
-                 for a in at.arguments(14, tokens, packed((6, 8) if len(tokens) > 1 else (6,), (T,), (9,)))]
+
+    params, tokens = (
+        rounded(at.params),
+        packed((7, 9) if 'segments' in at.kind.supports() else (16,), (T,), (3,)),
+    )
+    arguments = [
+        a if isinstance(a, Tokens) else rounded(a)
+        for a in at.arguments(14, tokens, packed((6, 8) if len(tokens) > 1 else (6,), (T,), (9,)))
+    ]
     half = Site(at.case, at.name, at.params, dtype='bfloat16')
     halved = [a if isinstance(a, Tokens) else jnp.asarray(a, jnp.bfloat16) for a in arguments]
     o_BTD = half.forward(params, *halved)
@@ -292,15 +351,19 @@ def transformations_leave_it_equal(at: Site) -> None:
         def product(params):
             o_BTD = jax.checkpoint(at._forward)(params, *arguments[1:])
             return (o_BTD * arguments[0]).sum(), o_BTD
+
         grads, o_BTD = jax.grad(product, has_aux=True)(params)
         return o_BTD, grads
+
     o_2BTD, grads = jax.jit(jax.vmap(remade))(several)
     assert distance(o_2BTD[0], expected_BTD) < 1e-5
     assert distance(jax.tree.map(lambda leaf: leaf[0], grads), expected[0]) < 1e-5
 
 
 def sees_all(at: Site) -> bool:
-    """Whether every earlier key takes part in every output: no mask of its own, no normaliser of exact zeros."""
+    """Whether every earlier key takes part in every output: no mask of its own, no normaliser of
+    exact zeros.
+    """
     normaliser = getattr(at.kind, 'normaliser', None)
     return at.kind.mask == Full() and (normaliser is None or normaliser.dense)
 

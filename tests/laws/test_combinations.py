@@ -1,4 +1,6 @@
-"""Whole models from a covering array over the attention space: every allowed pair of values of any two axes."""
+"""Whole models from a covering array over the attention space: every allowed pair of values of any
+two axes.
+"""
 
 import dataclasses
 import itertools
@@ -24,21 +26,48 @@ from transformer_jax.schema import DataConfig, DecodeConfig, ExperimentConfig, M
 from transformer_jax.training import train_step as step
 
 V, LENGTH = 12, 12
-# The options of the scored kinds are axes of their own: they become the arguments of the kind's spec.
+# The options of the scored kinds are axes of their own: they become the arguments of the
+# kind's spec.
 ARGUMENTS = ('mask', 'normaliser', 'softcap', 'scale', 'qk_norm', 'talking', 'forget', 'gate')
 AXES = {
-    'attention': ['softmax', 'additive', 'differential', 'latent(rank=8, rope_dim=4)', 'synthesizer(max_len=16)',
-                  "synthesizer(form='random', max_len=16)", 'linear', 'linear(feature=favor(features=8))',
-                  'linear(decay=fixed)', 'linear(decay=gated)', 'linformer(length=16, rank=4)',
-                  'reformer', 'sinkhorn'],
+    'attention': [
+        'softmax',
+        'additive',
+        'differential',
+        'latent(rank=8, rope_dim=4)',
+        'synthesizer(max_len=16)',
+        "synthesizer(form='random', max_len=16)",
+        'linear',
+        'linear(feature=favor(features=8))',
+        'linear(decay=fixed)',
+        'linear(decay=gated)',
+        'linformer(length=16, rank=4)',
+        'reformer',
+        'sinkhorn',
+    ],
     'position': ['none', *(name for name in POSITIONS if name != 'none')],
-    'mask': ['full', 'window(5)', 'dilated(3, 2)', 'strided(3)', 'window(3) | first(2)', 'bigbird(2)'],
+    'mask': [
+        'full',
+        'window(5)',
+        'dilated(3, 2)',
+        'strided(3)',
+        'window(3) | first(2)',
+        'bigbird(2)',
+    ],
     'normaliser': ['softmax', 'off_by_one', 'sink', 'sigmoid', 'relu2', 'sparsemax', 'entmax15'],
     'engine': ['dense', 'chunked', 'blocked'],
-    'softcap': [0.0, 3.0], 'scale': ["'rsqrt'", "'none'", 0.7], 'qk_norm': [False, True],
-    'talking': ["'none'", "'before'", "'after'"], 'forget': [False, True], 'gate': ["'none'", "'head'", "'element'"],
-    'num_kv_heads': [4, 2, 1], 'norm': list(NORMS), 'norm_placement': list(PLACEMENTS), 'ffn': list(FFNS),
-    'block': ['sequential', 'parallel'], 'attention_bias': ['none', 'qkv', 'all'],
+    'softcap': [0.0, 3.0],
+    'scale': ["'rsqrt'", "'none'", 0.7],
+    'qk_norm': [False, True],
+    'talking': ["'none'", "'before'", "'after'"],
+    'forget': [False, True],
+    'gate': ["'none'", "'head'", "'element'"],
+    'num_kv_heads': [4, 2, 1],
+    'norm': list(NORMS),
+    'norm_placement': list(PLACEMENTS),
+    'ffn': list(FFNS),
+    'block': ['sequential', 'parallel'],
+    'attention_bias': ['none', 'qkv', 'all'],
 }
 
 
@@ -48,16 +77,27 @@ def experiment(row):
     attention = row['attention']
     if given:
         options = ', '.join(f'{name}={value}' for name, value in given.items())
-        attention = f'{attention[:-1]}, {options})' if attention.endswith(')') else f'{attention}({options})'
+        attention = (
+            f'{attention[:-1]}, {options})'
+            if attention.endswith(')')
+            else f'{attention}({options})'
+        )
     promises = spec.parse_pattern(attention, KINDS, 'model.attention')[0].supports()
     sites = {'encoder': 'encoder', 'decoder': 'causal', 'cross': 'cross'}
-    chosen = {f'{site}_attention': attention for site, promise in sites.items() if promise in promises}
+    chosen = {
+        f'{site}_attention': attention for site, promise in sites.items() if promise in promises
+    }
     others = {axis: value for axis, value in row.items() if axis not in (*ARGUMENTS, 'attention')}
-    model = ModelConfig(encoder_layers=1, decoder_layers=1, d_model=16, d_ff=24, num_heads=4, **chosen, **others)
+    model = ModelConfig(
+        encoder_layers=1, decoder_layers=1, d_model=16, d_ff=24, num_heads=4, **chosen, **others
+    )
     if model.engine == 'blocked':  # Cross-attention has no blocks.
         model = dataclasses.replace(model, cross_attention='linear')
-    return ExperimentConfig(model=model, data=DataConfig(batching='buckets(lengths=(12,))'),
-                            decode=DecodeConfig(max_len=0))
+    return ExperimentConfig(
+        model=model,
+        data=DataConfig(batching='buckets(lengths=(12,))'),
+        decode=DecodeConfig(max_len=0),
+    )
 
 
 def allowed(row):
@@ -77,7 +117,12 @@ ROWS = rows()
 
 
 def label(row):
-    return ' '.join(str(value).replace(' ', '') for axis, value in row.items() if value != AXES[axis][0]) or 'plain'
+    return (
+        ' '.join(
+            str(value).replace(' ', '') for axis, value in row.items() if value != AXES[axis][0]
+        )
+        or 'plain'
+    )
 
 
 def marked(number, row):
@@ -87,13 +132,19 @@ def marked(number, row):
 
 @pytest.mark.parametrize('row', list(itertools.starmap(marked, enumerate(ROWS))))
 def test_a_model_keeps_what_its_parts_promise(row, make_batch):
-    """Finite gradients, packed as separate, no look ahead, and decoding with a cache as teacher forcing."""
+    """Finite gradients, packed as separate, no look ahead, and decoding with a cache as
+    teacher forcing.
+    """
     config = experiment(row).model
     model, rng = build_model(config, V), np.random.default_rng(0)
     first, second, third = (
-        [tuple(rng.integers(4, V, n).tolist() for n in pair)] for pair in ((5, 4), (6, 7), (12, 12)))
+        [tuple(rng.integers(4, V, n).tolist() for n in pair)] for pair in ((5, 4), (6, 7), (12, 12))
+    )
     architecture = model.architecture
-    packs = all('segments' in architecture.attention_at(*place).kind.supports() for place in architecture.sites)
+    packs = all(
+        'segments' in architecture.attention_at(*place).kind.supports()
+        for place in architecture.sites
+    )
     batch = make_batch([first + second if packs else first, first, second, third], LENGTH)
     params = nn.meta.unbox(model.init(jax.random.PRNGKey(0), batch))['params']
 
@@ -102,15 +153,19 @@ def test_a_model_keeps_what_its_parts_promise(row, make_batch):
         def loss(params):
             x_BTD = model.apply({'params': params}, batch, method='features')
             return (jnp.square(x_BTD) * batch.weights_BT[..., None]).sum(), x_BTD
+
         grads, x_BTD = jax.grad(loss, has_aux=True)(params)
         return model.apply({'params': params}, x_BTD, method='logits'), grads
+
     logits_BTV, grads = run(batch)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((logits_BTV, grads)))
     if packs:
         assert_close(logits_BTV[0, :4], logits_BTV[1, :4])
         assert_close(logits_BTV[0, 4:11], logits_BTV[2, :7])
 
-    other_BT = np.where(batch.positions_BT >= 2, (batch.inputs_BT - 3) % (V - 4) + 4, batch.inputs_BT)
+    other_BT = np.where(
+        batch.positions_BT >= 2, (batch.inputs_BT - 3) % (V - 4) + 4, batch.inputs_BT
+    )
     earlier = (batch.positions_BT < 2) & (batch.segments_BT > 0)
     later_BTV, _ = run(batch._replace(inputs_BT=other_BT))
     assert_close(later_BTV[earlier], logits_BTV[earlier])
@@ -121,11 +176,18 @@ def test_a_model_keeps_what_its_parts_promise(row, make_batch):
         cache, memory = model.apply({'params': params}, source_BS, source, LENGTH, method='start')
 
         def body(cache, tokens_B):
-            logits_BV, cache = model.apply({'params': params}, tokens_B, cache, memory, method='step')
+            logits_BV, cache = model.apply(
+                {'params': params}, tokens_B, cache, memory, method='step'
+            )
             return cache, logits_BV
+
         return jnp.moveaxis(jax.lax.scan(body, cache, inputs_BT.T)[1], 0, 1)
+
     alone = jax.tree.map(lambda a_BT: a_BT[1:], batch)
-    decoded_BTV, real = decode(alone.inputs_BT, alone.source_BS, alone.source_tokens), alone.segments_BT > 0
+    decoded_BTV, real = (
+        decode(alone.inputs_BT, alone.source_BS, alone.source_tokens),
+        alone.segments_BT > 0,
+    )
     assert_close(decoded_BTV[real], logits_BTV[1:][real])
 
 
@@ -148,7 +210,9 @@ def test_the_array_covers_every_allowed_pair():
     covered = {tuple(sorted(pair, key=lambda item: order.index(item[0]))) for pair in covered}
     for a, b in itertools.combinations(AXES, 2):
         for x, y in itertools.product(AXES[a], AXES[b]):
-            assert ((a, x), (b, y)) in covered or not allowed(plain | {a: x, b: y}), f'{a}={x} with {b}={y}'
+            assert ((a, x), (b, y)) in covered or not allowed(plain | {a: x, b: y}), (
+                f'{a}={x} with {b}={y}'
+            )
 
 
 def test_every_kind_stands_in_the_array():

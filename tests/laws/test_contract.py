@@ -1,4 +1,6 @@
-"""Every kind against what it promises, and every promise against the table of what must be supported."""
+"""Every kind against what it promises, and every promise against the table of what must
+be supported.
+"""
 
 import pytest
 from laws import contract
@@ -7,34 +9,56 @@ from laws.contract import CHECKS, PROMISE, Case, applies, site
 from transformer_jax import spec
 from transformer_jax.attention import KINDS
 
-# Each kind with its defaults, by which a new one is tried the day it is written; then options that change how it works.
-CASES = [*map(Case, KINDS),
-         Case('softmax', kv_heads=2), Case('softmax(talking="both", gate="head")'),
-         Case('softmax(forget=True)', kv_heads=2),
-         Case('softmax(mask=window(4), gate="element")', 'rope', 1), Case('softmax(mask=window(5) | first(2))', 't5'),
-         Case('softmax(normaliser=sink, softcap=2.0, qk_norm=True)', 'alibi', 2),
-         Case('softmax(normaliser=sigmoid)', 'kerple'),
-         Case('softmax(normaliser=entmax15)', 'cope'), Case('softmax(normaliser=relu2)', 'shaw', 2),
-         Case('additive(normaliser=off_by_one)', 'fire', 2), Case('differential(mask=window(6))', 'rope', 2),
-         Case('additive', kv_heads=1), Case('synthesizer(form="random")'), Case('synthesizer(mix=True)', 'rope', 2),
-         Case('latent(rank=8, rope_dim=4, query_rank=8)', 'rope'), Case('latent(mask=window(5))', 'transformer_xl'),
-         Case('synthesizer(form="random", max_len=32, mix=True)', 'shaw'), Case('synthesizer(mask=bigbird(2))', 't5'),
-         Case('linear(feature=favor(features=16), chunk=4)', 'rope', 2),
-         Case('linear(feature=taylor, chunk=7)', kv_heads=1),
-         Case('linear(decay=fixed, chunk=4)', 'rope'), Case('linear(decay=gated, chunk=3, gate="element")', kv_heads=2),
-         Case('linformer(length=24, rank=4, share="kv")', kv_heads=2),
-         Case('reformer(buckets=4, chunk=4, rounds=2)', 'rope', 2),
-         Case('reformer(buckets=6, chunk=3, rounds=3)'), Case('sinkhorn(block=4, iterations=5)', 'rope', 2)]
+# Each kind with its defaults, by which a new one is tried the day it is written; then options that
+# change how it works.
+CASES = [
+    *map(Case, KINDS),
+    Case('softmax', kv_heads=2),
+    Case('softmax(talking="both", gate="head")'),
+    Case('softmax(forget=True)', kv_heads=2),
+    Case('softmax(mask=window(4), gate="element")', 'rope', 1),
+    Case('softmax(mask=window(5) | first(2))', 't5'),
+    Case('softmax(normaliser=sink, softcap=2.0, qk_norm=True)', 'alibi', 2),
+    Case('softmax(normaliser=sigmoid)', 'kerple'),
+    Case('softmax(normaliser=entmax15)', 'cope'),
+    Case('softmax(normaliser=relu2)', 'shaw', 2),
+    Case('additive(normaliser=off_by_one)', 'fire', 2),
+    Case('differential(mask=window(6))', 'rope', 2),
+    Case('additive', kv_heads=1),
+    Case('synthesizer(form="random")'),
+    Case('synthesizer(mix=True)', 'rope', 2),
+    Case('latent(rank=8, rope_dim=4, query_rank=8)', 'rope'),
+    Case('latent(mask=window(5))', 'transformer_xl'),
+    Case('synthesizer(form="random", max_len=32, mix=True)', 'shaw'),
+    Case('synthesizer(mask=bigbird(2))', 't5'),
+    Case('linear(feature=favor(features=16), chunk=4)', 'rope', 2),
+    Case('linear(feature=taylor, chunk=7)', kv_heads=1),
+    Case('linear(decay=fixed, chunk=4)', 'rope'),
+    Case('linear(decay=gated, chunk=3, gate="element")', kv_heads=2),
+    Case('linformer(length=24, rank=4, share="kv")', kv_heads=2),
+    Case('reformer(buckets=4, chunk=4, rounds=2)', 'rope', 2),
+    Case('reformer(buckets=6, chunk=3, rounds=3)'),
+    Case('sinkhorn(block=4, iterations=5)', 'rope', 2),
+]
 # The least that each kind must promise: declaring less does not pass.
 SCORED = {'encoder', 'causal', 'cross', 'padding', 'segments', 'decode', 'bias'}
 REQUIRED = {
-    'softmax': SCORED, 'additive': SCORED, 'latent': SCORED, 'differential': SCORED, 'linear': SCORED - {'bias'},
-    'linear(feature=favor)': SCORED - {'bias'}, 'linear(feature=taylor)': SCORED - {'bias'},
-    'linear(feature=relu)': SCORED - {'bias'}, 'linear(decay=fixed)': {'causal', 'padding', 'segments', 'decode'},
+    'softmax': SCORED,
+    'additive': SCORED,
+    'latent': SCORED,
+    'differential': SCORED,
+    'linear': SCORED - {'bias'},
+    'linear(feature=favor)': SCORED - {'bias'},
+    'linear(feature=taylor)': SCORED - {'bias'},
+    'linear(feature=relu)': SCORED - {'bias'},
+    'linear(decay=fixed)': {'causal', 'padding', 'segments', 'decode'},
     'linear(decay=gated)': {'causal', 'padding', 'segments', 'decode'},
-    'softmax(forget=True)': {'causal', 'padding', 'segments', 'decode'}, 'linformer': {'encoder', 'cross', 'padding'},
-    'synthesizer': SCORED - {'cross'}, 'synthesizer(form="random")': SCORED - {'cross'},
-    'reformer': {'encoder', 'padding'}, 'sinkhorn': {'encoder', 'padding'},
+    'softmax(forget=True)': {'causal', 'padding', 'segments', 'decode'},
+    'linformer': {'encoder', 'cross', 'padding'},
+    'synthesizer': SCORED - {'cross'},
+    'synthesizer(form="random")': SCORED - {'cross'},
+    'reformer': {'encoder', 'padding'},
+    'sinkhorn': {'encoder', 'padding'},
 }
 
 
@@ -42,9 +66,16 @@ def promises(case):
     return spec.parse(case.attention, KINDS, 'attention').supports()
 
 
-# What the fast tests hold each kind to, with its defaults; these checks share one or two compiled programs.
-FAST = (contract.causality_by_gradient, contract.causality_by_intervention, contract.padding_has_no_influence,
-        contract.rows_that_see_nothing_are_zero, contract.packed_is_separate, contract.cached_is_teacher_forced)
+# What the fast tests hold each kind to, with its defaults; these checks share one or two
+# compiled programs.
+FAST = (
+    contract.causality_by_gradient,
+    contract.causality_by_intervention,
+    contract.padding_has_no_influence,
+    contract.rows_that_see_nothing_are_zero,
+    contract.packed_is_separate,
+    contract.cached_is_teacher_forced,
+)
 
 
 def marks(case, check):
@@ -56,8 +87,13 @@ def held_to():
         for name in PROMISE:
             for check in CHECKS:
                 if applies(check, name, promises(case)):
-                    yield pytest.param(case, name, check, id=f'{case}-{name}-{check.__name__}',
-                                       marks=marks(case, check))
+                    yield pytest.param(
+                        case,
+                        name,
+                        check,
+                        id=f'{case}-{name}-{check.__name__}',
+                        marks=marks(case, check),
+                    )
 
 
 @pytest.mark.parametrize(('case', 'name', 'check'), list(held_to()))

@@ -21,10 +21,14 @@ def normal(*shape, seed=0, scale=1.0, shift=0.0):
 
 
 def initialised(module, *args):
-    """(parameters with every element random, so that no zero bias or unit scale goes unnoticed; the apply function)."""
+    """(parameters with every element random, so that no zero bias or unit scale goes unnoticed; the
+    apply function).
+    """
     params = nn.meta.unbox(module.init(jax.random.PRNGKey(0), *args))['params']
     leaves, tree = jax.tree.flatten(params)
-    params = jax.tree.unflatten(tree, [normal(*leaf.shape, seed=i + 1) for i, leaf in enumerate(leaves)])
+    params = jax.tree.unflatten(
+        tree, [normal(*leaf.shape, seed=i + 1) for i, leaf in enumerate(leaves)]
+    )
     return params, jax.jit(lambda params, *args: module.apply({'params': params}, *args))
 
 
@@ -47,7 +51,9 @@ def test_layer_norm_gradients_are_the_papers(slope):
     x_BTD, r_BTD = normal(B, T, D), normal(B, T, D, seed=9)
     params, apply = initialised(Norm(LayerNorm()), x_BTD)
     inputs = x_BTD, params['scale'], params['bias']
-    grads = jax.grad(lambda x, s, b: (apply({'scale': s, 'bias': b}, x) * r_BTD).sum(), argnums=(0, 1, 2))(*inputs)
+    grads = jax.grad(
+        lambda x, s, b: (apply({'scale': s, 'bias': b}, x) * r_BTD).sum(), argnums=(0, 1, 2)
+    )(*inputs)
     for index, grad in enumerate(grads):
         directions = [normal(*x.shape, seed=5) * (i == index) for i, x in enumerate(inputs)]
         expected = slope(lambda *x: (paper_layer_norm(*x, 1e-6) * r_BTD).sum(), inputs, directions)
@@ -59,8 +65,12 @@ def test_layer_norm_of_bfloat16_is_taken_in_float32():
     params, apply = initialised(Norm(LayerNorm()), x_BTD)
     y_BTD = apply(params, x_BTD)
     assert y_BTD.dtype == jnp.bfloat16
-    expected = paper_layer_norm(np.asarray(x_BTD, np.float64), params['scale'], params['bias'], 1e-6)
-    np.testing.assert_allclose(y_BTD.astype(np.float32), expected, rtol=2 ** -8, atol=1e-5)  # rounded once
+    expected = paper_layer_norm(
+        np.asarray(x_BTD, np.float64), params['scale'], params['bias'], 1e-6
+    )
+    np.testing.assert_allclose(
+        y_BTD.astype(np.float32), expected, rtol=2**-8, atol=1e-5
+    )  # rounded once
 
 
 def test_layer_norm_without_its_bias():
@@ -78,7 +88,9 @@ def test_rms_norm_is_the_papers(scale, offset):
     x_BTD = normal(B, T, D, scale=scale, shift=0.3 * scale)
     params, apply = initialised(Norm(RmsNorm(eps=1e-6, offset=offset)), x_BTD)
     x64_BTD, w_D = x_BTD.astype(np.float64), params['scale'] + offset
-    expected = np.stack([[x_D / math.sqrt(sum(x_D ** 2) / D + 1e-6) * w_D for x_D in x_TD] for x_TD in x64_BTD])
+    expected = np.stack(
+        [[x_D / math.sqrt(sum(x_D**2) / D + 1e-6) * w_D for x_D in x_TD] for x_TD in x64_BTD]
+    )
     np.testing.assert_allclose(apply(params, x_BTD), expected, rtol=1e-5, atol=1e-6)
     assert apply(params, jnp.asarray(x_BTD, jnp.bfloat16)).dtype == jnp.bfloat16
 
@@ -88,7 +100,9 @@ def test_rms_norm_starts_with_the_factor_1(offset):
     module, x_BTD = Norm(RmsNorm(offset=offset)), normal(B, T, D, scale=5.0)
     y_BTD, params = module.init_with_output(jax.random.PRNGKey(0), x_BTD)
     np.testing.assert_allclose(jnp.square(y_BTD).mean(-1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(nn.meta.unbox(params)['params']['scale'], np.full(D, 1 - offset, np.float32))
+    np.testing.assert_array_equal(
+        nn.meta.unbox(params)['params']['scale'], np.full(D, 1 - offset, np.float32)
+    )
 
 
 def phi(x):
@@ -98,13 +112,13 @@ def phi(x):
 
 def tanh_gelu(x):
     """Hendrycks & Gimpel (2016), section 2."""
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 ACTIVATIONS = {
     'relu': lambda x: np.where(x > 0, x, 0),
     'relu(bias=False)': lambda x: np.where(x > 0, x, 0),
-    'relu2': lambda x: np.where(x > 0, x ** 2, 0),
+    'relu2': lambda x: np.where(x > 0, x**2, 0),
     'gelu': tanh_gelu,
     'gelu(approximate=False)': lambda x: x * phi(x),
     'swiglu': lambda x: x / (1 + np.exp(-x)),
@@ -118,7 +132,9 @@ ACTIVATIONS = {
 def test_feed_forwards_are_the_papers(text):
     x_BTD, f = normal(B, T, D), ACTIVATIONS[text]
     kind, h = spec.parse(text, FFNS, 'model.ffn'), np.linspace(-4, 4, 99)
-    np.testing.assert_allclose(kind.activation(jnp.float32(h)), f(h), atol=3e-6)  # GELU's two forms differ by 5e-4
+    np.testing.assert_allclose(
+        kind.activation(jnp.float32(h)), f(h), atol=3e-6
+    )  # GELU's two forms differ by 5e-4
     params, apply = initialised(FeedForward(kind, F), x_BTD)
     gated = 'glu' in text
     names = ['gate', 'in', 'out'] if gated else ['in', 'out']
@@ -128,9 +144,12 @@ def test_feed_forwards_are_the_papers(text):
 
     def affine(name, x):
         return x @ params[f'{name}_kernel'].astype(np.float64) + params.get(f'{name}_bias', 0)
+
     h_BTF = f(affine('gate', x_BTD)) * affine('in', x_BTD) if gated else f(affine('in', x_BTD))
     expected = affine('out', h_BTF)
-    np.testing.assert_allclose(apply(params, x_BTD), expected, rtol=1e-4, atol=1e-5 * abs(expected).max())
+    np.testing.assert_allclose(
+        apply(params, x_BTD), expected, rtol=1e-4, atol=1e-5 * abs(expected).max()
+    )
 
 
 @pytest.mark.parametrize('kind', ['swiglu', 'geglu'])
@@ -140,6 +159,7 @@ def test_a_gated_layer_has_the_parameters_of_a_plain_one(kind, d_ff):
         module = FeedForward(spec.parse(text, FFNS, 'model.ffn'), d_ff)
         variables = jax.eval_shape(module.init, jax.random.PRNGKey(0), normal(1, 1, D))
         return sum(leaf.size for leaf in jax.tree.leaves(variables))
+
     plain = count('relu(bias=False)')
     assert plain == 2 * D * d_ff
     assert plain - 2 * D <= count(kind) <= plain
@@ -153,9 +173,14 @@ def test_heads_are_slices_of_one_projection():
     q_BTNH = np.asarray(apply(params, x_BTD))
     assert q_BTNH.shape == (B, T, N, H)
     for n in range(N):
-        np.testing.assert_allclose(q_BTNH[:, :, n], x_BTD @ params['kernel'][:, n], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            q_BTNH[:, :, n], x_BTD @ params['kernel'][:, n], rtol=1e-4, atol=1e-4
+        )
     params, apply = initialised(HeadsOut(D), q_BTNH)
-    concatenated, w_O = q_BTNH.reshape(B, T, N * H).astype(np.float64), params['kernel'].reshape(N * H, D)
+    concatenated, w_O = (
+        q_BTNH.reshape(B, T, N * H).astype(np.float64),
+        params['kernel'].reshape(N * H, D),
+    )
     np.testing.assert_allclose(apply(params, q_BTNH), concatenated @ w_O, rtol=1e-3, atol=1e-3)
 
 
@@ -166,7 +191,9 @@ def test_projections_add_their_bias():
     np.testing.assert_allclose(apply(params, x_BTD), q_BTNH, rtol=1e-4, atol=1e-4)
     q_BTNH = q_BTNH.astype(np.float32)
     params, apply = initialised(HeadsOut(D, bias=True), q_BTNH)
-    expected = np.einsum('btnh,nhd->btd', q_BTNH.astype(np.float64), params['kernel']) + params['bias']
+    expected = (
+        np.einsum('btnh,nhd->btd', q_BTNH.astype(np.float64), params['kernel']) + params['bias']
+    )
     np.testing.assert_allclose(apply(params, q_BTNH), expected, rtol=1e-4, atol=1e-3)
 
 
@@ -174,22 +201,31 @@ def test_embeddings_are_rows_times_their_scale():
     tokens_BT = np.array([[5, 0, 5], [6, 1, 2]])
     params, apply = initialised(Embedding(7, D, 'float32', 3.0), tokens_BT)
     np.testing.assert_allclose(apply(params, tokens_BT), params['table'][tokens_BT] * 3, rtol=1e-6)
-    assert initialised(Embedding(7, D, 'bfloat16', 3.0), tokens_BT)[1](params, tokens_BT).dtype == jnp.bfloat16
+    assert (
+        initialised(Embedding(7, D, 'bfloat16', 3.0), tokens_BT)[1](params, tokens_BT).dtype
+        == jnp.bfloat16
+    )
 
 
 def test_initial_scales():
     rng = jax.random.PRNGKey(0)
-    table = nn.meta.unbox(Embedding(4000, D, 'float32').init(rng, np.zeros((1, 1), int)))['params']['table']
-    assert float(table.std()) == pytest.approx(D ** -0.5, rel=0.02)
+    table = nn.meta.unbox(Embedding(4000, D, 'float32').init(rng, np.zeros((1, 1), int)))['params'][
+        'table'
+    ]
+    assert float(table.std()) == pytest.approx(D**-0.5, rel=0.02)
     x_BTD = normal(1, 1, 64)
     ffn = nn.meta.unbox(FeedForward(Relu(), 256).init(rng, x_BTD))['params']
     heads = nn.meta.unbox(HeadsIn(4, 32, 'heads').init(rng, x_BTD))['params']
     out = nn.meta.unbox(HeadsOut(64).init(rng, normal(1, 1, 4, 32)))['params']
-    for kernel, fans in ((ffn['in_kernel'], 64 + 256), (ffn['out_kernel'], 256 + 64),
-                         (heads['kernel'], 64 + 4 * 32), (out['kernel'], 4 * 32 + 64)):
+    for kernel, fans in (
+        (ffn['in_kernel'], 64 + 256),
+        (ffn['out_kernel'], 256 + 64),
+        (heads['kernel'], 64 + 4 * 32),
+        (out['kernel'], 4 * 32 + 64),
+    ):
         limit = (6 / fans) ** 0.5  # Glorot & Bengio (2010), equation 16
         assert 0.98 * limit < float(abs(kernel).max()) <= limit
-        assert float(kernel.std()) == pytest.approx(limit / 3 ** 0.5, rel=0.03)
+        assert float(kernel.std()) == pytest.approx(limit / 3**0.5, rel=0.03)
 
 
 class Drop(nn.Module):
@@ -214,8 +250,10 @@ def test_dropout_zeroes_at_its_rate_and_keeps_the_mean(rate, width):
     sigma = (rate * (1 - rate) / x_BTD.size) ** 0.5
     assert abs((y_BTD == 0).mean() - rate) < 5 * sigma
     assert abs(y_BTD.mean() / 3 - 1) < 5 * sigma / (1 - rate)
-    pairs = (y_BTD[..., :width // 2 * 2:2] == 0) & (y_BTD[..., 1::2] == 0)  # neighbours decide alone
-    assert abs(pairs.mean() - rate ** 2) < 5 * (rate ** 2 * (1 - rate ** 2) / pairs.size) ** 0.5
+    pairs = (y_BTD[..., : width // 2 * 2 : 2] == 0) & (
+        y_BTD[..., 1::2] == 0
+    )  # neighbours decide alone
+    assert abs(pairs.mean() - rate**2) < 5 * (rate**2 * (1 - rate**2) / pairs.size) ** 0.5
 
 
 def test_the_rate_is_traced():

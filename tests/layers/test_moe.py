@@ -1,4 +1,6 @@
-"""Mixture of experts against loops in float64: routing, capacity, losses, gradients; one expert is a dense layer."""
+"""Mixture of experts against loops in float64: routing, capacity, losses, gradients; one expert is
+a dense layer.
+"""
 
 import functools
 import math
@@ -18,7 +20,13 @@ from transformer_jax.layers import moe
 from transformer_jax.layers.feed_forward import FFNS, FeedForward, MixtureOfExperts
 from transformer_jax.partitioning import rules as sharding
 from transformer_jax.profiling import flops as costs
-from transformer_jax.schema import ExperimentConfig, MeshConfig, OptimConfig, ParallelConfig, TrainConfig
+from transformer_jax.schema import (
+    ExperimentConfig,
+    MeshConfig,
+    OptimConfig,
+    ParallelConfig,
+    TrainConfig,
+)
 from transformer_jax.training import train_step as step
 from transformer_jax.training.parallel import Parallel
 
@@ -29,7 +37,9 @@ ACTIVATIONS = {'relu': lambda x: np.maximum(x, 0), 'swiglu': lambda x: x / (1 + 
 
 
 def layer(text, x_BTD, seed=0):
-    """(parameters with no bias at 0, the layer's function of parameters, x and rate with its sown loads)."""
+    """(parameters with no bias at 0, the layer's function of parameters, x and rate with its
+    sown loads).
+    """
     module = MixtureOfExperts(spec.parse(text, FFNS, 'model.ffn'), F)
     params = nn.meta.unbox(module.init(jax.random.PRNGKey(seed), x_BTD))['params']
     rng = np.random.default_rng(seed)
@@ -38,8 +48,11 @@ def layer(text, x_BTD, seed=0):
     @functools.partial(jax.jit, static_argnames='training')
     def apply(params, x_BTD, training, segments_BT=REAL_BT):
         tokens = Tokens(jnp.zeros_like(segments_BT), segments_BT)
-        y_BTD, state = module.apply({'params': params}, x_BTD, tokens, TRAINING if training else None, mutable=['load'])
+        y_BTD, state = module.apply(
+            {'params': params}, x_BTD, tokens, TRAINING if training else None, mutable=['load']
+        )
         return y_BTD, state['load']['load'][0] if training else None
+
     return params, apply
 
 
@@ -53,12 +66,15 @@ def expert(params, e, x_D, activation):
 
     def affine(name, x):
         return x @ w[f'{name}_kernel'] + w.get(f'{name}_bias', 0)
+
     h_F = ACTIVATIONS[activation](affine('gate' if activation == 'swiglu' else 'in', x_D))
     return affine('out', h_F * affine('in', x_D) if activation == 'swiglu' else h_F)
 
 
 def mixture(params, x_BTD, k, *, activation='relu', places=math.inf):
-    """(y_BTD, logits of real tokens, choices, choices kept): token by token, in order; `places` for each expert."""
+    """(y_BTD, logits of real tokens, choices, choices kept): token by token, in order; `places` for
+    each expert.
+    """
     y_BTD, logits, chosen = np.zeros(x_BTD.shape), [], []
     used = np.zeros(params['router_kernel'].shape[1])
     kept = 0
@@ -74,7 +90,9 @@ def mixture(params, x_BTD, k, *, activation='relu', places=math.inf):
             used[e] += 1
             if used[e] <= places:
                 kept += 1
-                y_BTD[b, t] += p_E[e] / (p_E[best].sum() if k > 1 else 1) * expert(params, e, x_D, activation)
+                y_BTD[b, t] += (
+                    p_E[e] / (p_E[best].sum() if k > 1 else 1) * expert(params, e, x_D, activation)
+                )
     return y_BTD, np.array(logits), np.array(chosen), kept
 
 
@@ -99,15 +117,22 @@ def test_one_expert_is_a_dense_layer(training, bias):
     assert not np.any(found[~real_BT])
 
 
-@pytest.mark.parametrize(('text', 'k', 'activation'), [
-    ('moe(4, 1)', 1, 'relu'), ('moe(4, 2)', 2, 'relu'),
-    ('moe(3, 3, expert=swiglu(equal_parameters=False))', 3, 'swiglu'),
-    ('moe(4, 2, expert=swiglu(bias=True, equal_parameters=False))', 2, 'swiglu')])
+@pytest.mark.parametrize(
+    ('text', 'k', 'activation'),
+    [
+        ('moe(4, 1)', 1, 'relu'),
+        ('moe(4, 2)', 2, 'relu'),
+        ('moe(3, 3, expert=swiglu(equal_parameters=False))', 3, 'swiglu'),
+        ('moe(4, 2, expert=swiglu(bias=True, equal_parameters=False))', 2, 'swiglu'),
+    ],
+)
 def test_evaluation_drops_nothing(text, k, activation):
     x_BTD = normal(B, T, D)
     params, apply = layer(text, x_BTD)
     found, _ = apply(params, x_BTD, False)
-    np.testing.assert_allclose(found, mixture(params, x_BTD, k, activation=activation)[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found, mixture(params, x_BTD, k, activation=activation)[0], rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize('k', [1, 2])
@@ -139,9 +164,13 @@ def test_padding_is_not_routed(training):
     x_BTD = normal(B, T, D)
     params, apply = layer('moe(4, 2, 0.8)', x_BTD)
     others_BTD = np.where(REAL_BT[..., None] > 0, x_BTD, 1e30).astype(np.float32)
-    for a, b in zip(*(jax.tree.leaves(apply(params, x, training)) for x in (x_BTD, others_BTD)), strict=True):
+    for a, b in zip(
+        *(jax.tree.leaves(apply(params, x, training)) for x in (x_BTD, others_BTD)), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
-    gradient = jax.grad(lambda p, x: jnp.square(apply(p, x, training)[0]).sum(), argnums=(0, 1))(params, others_BTD)
+    gradient = jax.grad(lambda p, x: jnp.square(apply(p, x, training)[0]).sum(), argnums=(0, 1))(
+        params, others_BTD
+    )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert not np.any(gradient[1][REAL_BT == 0])
 
@@ -176,22 +205,32 @@ def test_gradients_are_the_slopes(training, k, slope):
         assert np.array_equal(chosen, share)
         balance, z = losses(logits, chosen)
         return (y_BTD * c_BTD).sum() + training * (0.5 * balance + 0.1 * z)
+
     gradients = jax.tree.leaves(jax.grad(objective, argnums=(0, 1))(params, x_BTD))
     for index, gradient in enumerate(gradients):
         directions = [normal(*leaf.shape, seed=9) * (i == index) for i, leaf in enumerate(leaves)]
         expected = slope(by_hand, leaves, directions)
-        assert float((gradient * directions[index]).sum()) == pytest.approx(expected, rel=2e-3, abs=1e-4), index
+        assert float((gradient * directions[index]).sum()) == pytest.approx(
+            expected, rel=2e-3, abs=1e-4
+        ), index
 
 
-@pytest.mark.parametrize(('text', 'message'), [
-    ('moe(experts=0)', 'experts=0'), ('moe(4, 5)', 'k=5, it takes 1 … experts=4'),
-    ('moe(capacity=0.0)', 'capacity=0.0'), ('moe(balance=-1.0)', 'balance=-1.0'), ('moe(expert=moe)', "unknown 'moe'")])
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('moe(experts=0)', 'experts=0'),
+        ('moe(4, 5)', 'k=5, it takes 1 … experts=4'),
+        ('moe(capacity=0.0)', 'capacity=0.0'),
+        ('moe(balance=-1.0)', 'balance=-1.0'),
+        ('moe(expert=moe)', "unknown 'moe'"),
+    ],
+)
 def test_what_cannot_be_is_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         spec.parse(text, FFNS, 'model.ffn')
 
 
-# --- In a model -------------------------------------------------------------------------------------------------------
+# --- In a model -----------------------------------------------------------------------------------
 
 V, LENGTH = 16, 8
 
@@ -202,9 +241,18 @@ def setting(tiny, make_batch, random_rows):
     model_config = tiny(kind='decoder_only', decoder_layers=1, ffn='moe(4, 2, balance=0.5, z=0.1)')
     batch = make_batch(random_rows([[(1, 3 + i % 5)] for i in range(8)], V), LENGTH)
     batch = batch._replace(source_BS=None, source_positions_BS=None, source_segments_BS=None)
-    return (lambda n, **parallel: ExperimentConfig(
-        model=model_config, train=TrainConfig(steps=9, accumulate=n, label_smoothing=0.0), optim=OptimConfig(
-            'adam', 'constant', 0.01), parallel=ParallelConfig(**parallel))), build_model(model_config, V), batch
+    return (
+        (
+            lambda n, **parallel: ExperimentConfig(
+                model=model_config,
+                train=TrainConfig(steps=9, accumulate=n, label_smoothing=0.0),
+                optim=OptimConfig('adam', 'constant', 0.01),
+                parallel=ParallelConfig(**parallel),
+            )
+        ),
+        build_model(model_config, V),
+        batch,
+    )
 
 
 @pytest.fixture(scope='module')
@@ -214,7 +262,10 @@ def one_step(setting):
     state = nn.meta.unbox(step.init_state(config(1), model))
 
     def take(accumulate):
-        return state, *jax.jit(functools.partial(step.train_step, model, resolve(config)(accumulate)))(state, batch)
+        return state, *jax.jit(
+            functools.partial(step.train_step, model, resolve(config)(accumulate))
+        )(state, batch)
+
     return functools.cache(take)
 
 
@@ -225,16 +276,28 @@ def test_the_loss_has_the_mean_of_its_microbatches(setting, one_step):
     weighted, chosen, dropped = 0.0, 0.0, 0.0
     for i in range(2):
         micro = jax.tree.map(lambda a, i=i: a[i::2], batch)
-        _, sown = model.apply({'params': state.params}, micro, TRAINING, method='features', mutable=['load'],
-                              rngs={'dropout': jax.random.PRNGKey(0)})
+        _, sown = model.apply(
+            {'params': state.params},
+            micro,
+            TRAINING,
+            method='features',
+            mutable=['load'],
+            rngs={'dropout': jax.random.PRNGKey(0)},
+        )
         load = sown['load']['decoder_0']['ffn']['load'][0]
         weighted += float(load.loss) * micro.weights_BT.sum()
         chosen = chosen + np.asarray(load.chosen_E)
         dropped += float((load.chosen_E - load.kept_E).sum())
     assert chosen.sum() == 2 * batch.weights_BT.sum()
-    assert float(metrics['loss'] - metrics['nll']) == pytest.approx(weighted / batch.weights_BT.sum(), rel=1e-4)
-    assert float(metrics['experts_load_max']) == pytest.approx(chosen.max() / chosen.mean(), rel=1e-5)
-    assert float(metrics['experts_load_min']) == pytest.approx(chosen.min() / chosen.mean(), rel=1e-5)
+    assert float(metrics['loss'] - metrics['nll']) == pytest.approx(
+        weighted / batch.weights_BT.sum(), rel=1e-4
+    )
+    assert float(metrics['experts_load_max']) == pytest.approx(
+        chosen.max() / chosen.mean(), rel=1e-5
+    )
+    assert float(metrics['experts_load_min']) == pytest.approx(
+        chosen.min() / chosen.mean(), rel=1e-5
+    )
     assert float(metrics['experts_dropped']) == pytest.approx(dropped / chosen.sum(), abs=1e-6)
     assert 1 <= float(metrics['experts_balance']) <= 4
 
@@ -243,7 +306,9 @@ def test_the_loss_has_the_mean_of_its_microbatches(setting, one_step):
 def test_every_array_learns_and_evaluation_has_no_other_loss(setting, one_step):
     _, model, batch = setting
     before, after, _ = one_step(1)
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(before.params), jax.tree.leaves(after.params)):
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(before.params), jax.tree.leaves(after.params)
+    ):
         assert np.any(a != b), jax.tree_util.keystr(path)
     sums = step.eval_step(model, before.params, batch, 0.0)
     assert float(sums.loss) == pytest.approx(float(sums.nll), rel=1e-6)
@@ -258,11 +323,14 @@ def test_eight_devices_are_one(experts, setting, one_step, monkeypatch):
     before, _, metrics = one_step(1)
     state, found = parallel.train_step(parallel.init_state(), parallel.put_train(batch))
     assert {name: float(value) for name, value in found.items()} == pytest.approx(
-        {name: float(value) for name, value in metrics.items()}, rel=1e-4, abs=1e-6)
+        {name: float(value) for name, value in metrics.items()}, rel=1e-4, abs=1e-6
+    )
     kernel = state.params['decoder_0']['ffn']['experts']['in_kernel']
     assert kernel.addressable_shards[0].data.shape == (4 // (2 if experts else 1), 8, 16)
     sums = parallel.eval_step(parallel.init_state().params, parallel.put(batch))
-    assert float(sums.nll) == pytest.approx(float(step.eval_step(model, before.params, batch, 0.0).nll), rel=1e-5)
+    assert float(sums.nll) == pytest.approx(
+        float(step.eval_step(model, before.params, batch, 0.0).nll), rel=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -271,7 +339,9 @@ def test_step_by_step_is_all_at_once(setting, one_step):
     variables = {'params': one_step(1)[0].params}
     logits_BTV = model.apply(variables, batch)
     nothing = jnp.zeros((8, 1), jnp.int32)
-    cache, memory = model.apply(variables, nothing, Tokens(nothing, nothing), LENGTH, method='start')
+    cache, memory = model.apply(
+        variables, nothing, Tokens(nothing, nothing), LENGTH, method='start'
+    )
     advance = jax.jit(functools.partial(model.apply, method='step'))
     for t in range(3):  # the shortest row has 3 tokens
         logits_BV, cache = advance(variables, batch.inputs_BT[:, t], cache, memory)
@@ -281,11 +351,14 @@ def test_step_by_step_is_all_at_once(setting, one_step):
 def test_flops_are_those_of_the_chosen_experts(tiny):
     def flops(ffn):
         model = build_model(tiny(kind='decoder_only', decoder_layers=1, ffn=ffn), V)
-        params = nn.meta.unbox(jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch(
-            kind='decoder_only')))['params']
+        params = nn.meta.unbox(
+            jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch(kind='decoder_only'))
+        )['params']
         return costs.forward_flops(model, params, 2, LENGTH)
+
     tokens, network, weighted_sum = 2 * LENGTH, 2 * 2 * 16 * 32, 2 * 16
     for experts, k in ((4, 1), (8, 2)):
         router = 2 * 16 * experts
         assert flops(f'moe({experts}, {k})') - flops('relu') == tokens * (
-            router + (k - 1) * network + k * weighted_sum)
+            router + (k - 1) * network + k * weighted_sum
+        )

@@ -1,4 +1,6 @@
-"""The label-smoothed cross-entropy, its values and its hand-made gradients, against float64 NumPy."""
+"""The label-smoothed cross-entropy, its values and its hand-made gradients, against
+float64 NumPy.
+"""
 
 import math
 
@@ -32,7 +34,9 @@ def paper(x_BTD, w_VD, targets_BT, weights_BT, smoothing, softcap=math.inf):
 
 
 def inputs(scale=1.0, seed=0):
-    """Features, table, targets and weights: some 0, one a fraction; every third token is predicted well."""
+    """Features, table, targets and weights: some 0, one a fraction; every third token is
+    predicted well.
+    """
     rng = np.random.default_rng(seed)
     x_BTD = scale * rng.normal(size=(B, T, D)).astype(np.float32)
     w_VD = rng.normal(size=(V, D)).astype(np.float32)
@@ -55,8 +59,9 @@ def test_what_does_not_count_is_not_even_computed(monkeypatch):
         weights_BT[row, counted] = 1
     expected = paper(x_BTD, w_VD, targets_BT, weights_BT, 0.1)
     x_BTD[weights_BT == 0] = np.nan  # which times 0 would be nan
-    loss, (dx_BTD, dw_VD) = jax.value_and_grad(lambda *args: cross_entropy(*args, targets_BT, weights_BT, 0.1).loss,
-                                               argnums=(0, 1))(x_BTD, w_VD)
+    loss, (dx_BTD, dw_VD) = jax.value_and_grad(
+        lambda *args: cross_entropy(*args, targets_BT, weights_BT, 0.1).loss, argnums=(0, 1)
+    )(x_BTD, w_VD)
     for found in (loss, cross_entropy(x_BTD, w_VD, targets_BT, weights_BT, 0.1).loss):
         assert float(found) == pytest.approx(expected['loss'], rel=1e-5)
     assert np.isfinite(dw_VD).all()
@@ -79,9 +84,13 @@ def test_gradients_are_the_papers(smoothing, scale, slope):
     x_BTD, w_VD, *rest = inputs(scale)
     for index, grad in enumerate(gradients(x_BTD, w_VD, *rest, smoothing)):
         for seed in range(3):
-            directions = [np.random.default_rng(seed).normal(size=x.shape) * (i == index)
-                          for i, x in enumerate((x_BTD, w_VD))]
-            expected = slope(lambda x, w: paper(x, w, *rest, smoothing)['loss'], (x_BTD, w_VD), directions)
+            directions = [
+                np.random.default_rng(seed).normal(size=x.shape) * (i == index)
+                for i, x in enumerate((x_BTD, w_VD))
+            ]
+            expected = slope(
+                lambda x, w: paper(x, w, *rest, smoothing)['loss'], (x_BTD, w_VD), directions
+            )
             assert float((grad * directions[index]).sum()) == pytest.approx(expected, rel=1e-3)
 
 
@@ -91,17 +100,25 @@ def test_capped_logits_and_their_gradients(softcap, slope):
     expected = paper(*args, 0.1, softcap)
     for name, value in cross_entropy(*args, 0.1, softcap)._asdict().items():
         assert float(value) == pytest.approx(expected[name], rel=1e-5), name
-    grads = jax.grad(lambda x, w: cross_entropy(x, w, *rest, 0.1, softcap).loss, argnums=(0, 1))(x_BTD, w_VD)
+    grads = jax.grad(lambda x, w: cross_entropy(x, w, *rest, 0.1, softcap).loss, argnums=(0, 1))(
+        x_BTD, w_VD
+    )
     for index, grad in enumerate(grads):
-        directions = [np.random.default_rng(5).normal(size=x.shape) * (i == index)
-                      for i, x in enumerate((x_BTD, w_VD))]
-        derivative = slope(lambda x, w: paper(x, w, *rest, 0.1, softcap)['loss'], (x_BTD, w_VD), directions)
+        directions = [
+            np.random.default_rng(5).normal(size=x.shape) * (i == index)
+            for i, x in enumerate((x_BTD, w_VD))
+        ]
+        derivative = slope(
+            lambda x, w: paper(x, w, *rest, 0.1, softcap)['loss'], (x_BTD, w_VD), directions
+        )
         assert float((grad * directions[index]).sum()) == pytest.approx(derivative, rel=1e-4)
 
 
 def test_the_gradient_of_a_mean_is_scaled():
     args = inputs()
-    mean = jax.grad(lambda x, w: cross_entropy(x, w, *args[2:], 0.1).loss / 7, argnums=(0, 1))(*args[:2])
+    mean = jax.grad(lambda x, w: cross_entropy(x, w, *args[2:], 0.1).loss / 7, argnums=(0, 1))(
+        *args[:2]
+    )
     for a, b in zip(mean, gradients(*args, 0.1), strict=True):
         np.testing.assert_allclose(a, b / 7, rtol=1e-5, atol=1e-7)
 
@@ -117,14 +134,16 @@ def test_tokens_of_weight_0_have_no_influence():
     assert values(x_BTD, w_VD, targets_BT, weights_BT, 0.1) == before
 
 
-@pytest.mark.parametrize('tokens', [1, 6, 10 ** 6])  # chunks of 1, 2 and all 8 steps of 3 rows
+@pytest.mark.parametrize('tokens', [1, 6, 10**6])  # chunks of 1, 2 and all 8 steps of 3 rows
 def test_chunked_is_unchunked(monkeypatch, tokens):
     args = inputs()
     expected, expected_grads = values(*args, 0.1), gradients(*args, 0.1)
     shapes = []
     chunk = losses._chunk
     monkeypatch.setattr(losses, 'CHUNK_TOKENS', tokens)
-    monkeypatch.setattr(losses, '_chunk', lambda x, *rest: shapes.append(x.shape) or chunk(x, *rest))
+    monkeypatch.setattr(
+        losses, '_chunk', lambda x, *rest: shapes.append(x.shape) or chunk(x, *rest)
+    )
     found = cross_entropy(*args, 0.1)
     grads = jax.grad(lambda *x: cross_entropy(*x, *args[2:], 0.1).loss, argnums=(0, 1))(*args[:2])
     assert {math.prod(shape[:-1]) for shape in shapes} == {B * min(T, -(-tokens // B))}
@@ -137,7 +156,8 @@ def test_the_logits_of_a_long_batch_are_never_held_at_once():
     rows, length, vocab = 8, 512, 1000
     shapes = [(rows, length, 4), (vocab, 4)]
     args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes] + [
-        jax.ShapeDtypeStruct((rows, length), dtype) for dtype in (jnp.int32, jnp.float32)]
+        jax.ShapeDtypeStruct((rows, length), dtype) for dtype in (jnp.int32, jnp.float32)
+    ]
     memory = gradients.lower(*args, 0.1).compile().memory_analysis()
     assert memory.temp_size_in_bytes < rows * length * vocab * 4 / 2
 

@@ -17,11 +17,17 @@ SMALL = {'encoder_layers': 2, 'decoder_layers': 2, 'd_model': 16, 'd_ff': 32, 'n
 def built(kind, **changes):
     """(model, random parameters in every element)."""
     model = build_model(ModelConfig(kind=kind, **SMALL | changes), V, CLASSES)
-    shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch(kind=kind)))['params']
+    shapes = nn.meta.unbox(
+        jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch(kind=kind))
+    )['params']
     leaves, tree = jax.tree.flatten(shapes)
     rng = np.random.default_rng(0)
-    return model, tree.unflatten([jnp.asarray(rng.normal(scale=0.3, size=leaf.shape) + (leaf.ndim == 1), jnp.float32)
-                                  for leaf in leaves])
+    return model, tree.unflatten(
+        [
+            jnp.asarray(rng.normal(scale=0.3, size=leaf.shape) + (leaf.ndim == 1), jnp.float32)
+            for leaf in leaves
+        ]
+    )
 
 
 def rows_of(*rows):
@@ -45,19 +51,28 @@ def sentences(*lengths, seed=0):
 def language_batch(*rows):
     targets, positions, segments = rows_of(*rows)
     inputs = np.where(positions == 0, BOS, np.roll(targets, 1, axis=1)) * (segments > 0)
-    return Batch(None, None, None, inputs, targets, positions, segments, (segments > 0).astype(np.float32))
+    return Batch(
+        None, None, None, inputs, targets, positions, segments, (segments > 0).astype(np.float32)
+    )
 
 
 @pytest.fixture(scope='module')
 def language():
-    model, params = built('decoder_only', position='rope', norm_placement='pre', tie_embeddings='decoder')
+    model, params = built(
+        'decoder_only', position='rope', norm_placement='pre', tie_embeddings='decoder'
+    )
     return model, params, jax.jit(lambda batch: model.apply({'params': params}, batch))
 
 
 def test_a_language_model_has_no_encoder_and_no_cross_attention(language):
     _, params, _ = language
     assert set(params) == {'target_embedding', 'decoder_0', 'decoder_1', 'decoder_norm'}
-    assert set(params['decoder_0']) == {'attention', 'attention_connection', 'ffn', 'ffn_connection'}
+    assert set(params['decoder_0']) == {
+        'attention',
+        'attention_connection',
+        'ffn',
+        'ffn_connection',
+    }
 
 
 def test_packed_documents_do_not_see_one_another(language):
@@ -73,7 +88,9 @@ def test_no_logit_depends_on_what_follows(language):
     [sentence] = sentences(T)
     changed = [*sentence[:5], *sentences(5, seed=1)[0]]
     before, after = logits(language_batch([sentence])), logits(language_batch([changed]))
-    np.testing.assert_array_equal(before[0, :6], after[0, :6])  # the input at 6 is the first other token
+    np.testing.assert_array_equal(
+        before[0, :6], after[0, :6]
+    )  # the input at 6 is the first other token
     assert np.abs(before - after)[0, 6:].max() > 1e-3
 
 
@@ -82,15 +99,23 @@ def test_decoding_behind_prompts_is_teacher_forcing(language):
     texts = sentences(T, T, T)
     expected = logits(language_batch(*([text] for text in texts)))
     lengths = (4, 0, 6)  # one row has no prompt
-    prompt, positions, segments = rows_of(*([text[:n]] for text, n in zip(texts, lengths, strict=True)))
+    prompt, positions, segments = rows_of(
+        *([text[:n]] for text, n in zip(texts, lengths, strict=True))
+    )
     prompt, *source = (array[:, :6] for array in (prompt, positions, segments))
     cache, memory = model.apply({'params': params}, prompt, Tokens(*source), T, method='start')
-    step = jax.jit(lambda tokens_R, cache: model.apply({'params': params}, tokens_R, cache, memory, method='step'))
+    step = jax.jit(
+        lambda tokens_R, cache: model.apply(
+            {'params': params}, tokens_R, cache, memory, method='step'
+        )
+    )
     found, cache = step(np.full(3, BOS), cache)
     for row, n in enumerate(lengths):
         np.testing.assert_allclose(found[row], expected[row, n], atol=2e-5)
     for t in range(3):
-        found, cache = step(np.array([text[n + t] for text, n in zip(texts, lengths, strict=True)]), cache)
+        found, cache = step(
+            np.array([text[n + t] for text, n in zip(texts, lengths, strict=True)]), cache
+        )
         for row, n in enumerate(lengths):
             np.testing.assert_allclose(found[row], expected[row, n + t + 1], atol=2e-5)
 
@@ -101,8 +126,11 @@ def class_batch(*sources):
     return Batch(ids, positions, segments, ones, ones, 0 * ones, ones, ones.astype(np.float32))
 
 
-@pytest.mark.parametrize('changes', [{}, {'pooling': 'first'}, {'towers': 2}, {'towers': 2, 'pooling': 'first'}],
-                         ids=['mean', 'first', 'towers', 'towers-first'])
+@pytest.mark.parametrize(
+    'changes',
+    [{}, {'pooling': 'first'}, {'towers': 2}, {'towers': 2, 'pooling': 'first'}],
+    ids=['mean', 'first', 'towers', 'towers-first'],
+)
 def test_a_classifier_ignores_padding_and_keeps_towers_apart(changes):
     model, params = built('classifier', position='rope', **changes)
     logits = jax.jit(lambda batch: model.apply({'params': params}, batch))
@@ -114,7 +142,9 @@ def test_a_classifier_ignores_padding_and_keeps_towers_apart(changes):
     np.testing.assert_array_equal(logits(junk), scores)
     changed = class_batch([*first, EOS, *second[:-1], 4 + (second[-1] - 3) % (V - 4), EOS])
     assert np.abs(logits(changed) - scores[:1]).max() > 1e-4
-    if 'towers' in changes:  # Each text is pooled as if it stood alone: the joint layer sees u and v only.
+    if (
+        'towers' in changes
+    ):  # Each text is pooled as if it stood alone: the joint layer sees u and v only.
         pooled = jax.jit(lambda batch: model.apply({'params': params}, batch, method=_pooled))
         both, alone = pooled(batch), pooled(class_batch([*second, EOS, *first, EOS]))
         np.testing.assert_allclose(both[0][0], alone[1][0], atol=2e-5)
@@ -128,7 +158,8 @@ def _pooled(model, batch):
         if context.module.name == 'match' and context.method_name == '__call__':
             taken.append(args[0])
         return call(*args, **kwargs)
+
     with nn.intercept_methods(record):
         model.features(batch)
     D = taken[0].shape[-1] // 4
-    return taken[0][..., :D], taken[0][..., D:2 * D]
+    return taken[0][..., :D], taken[0][..., D : 2 * D]

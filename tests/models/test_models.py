@@ -1,4 +1,6 @@
-"""What holds for every encoder-decoder: who sees whom, what decoding remembers, what dropout does, what it weighs."""
+"""What holds for every encoder-decoder: who sees whom, what decoding remembers, what dropout does,
+what it weighs.
+"""
 
 import functools
 
@@ -16,13 +18,34 @@ V, LENGTH = 20, 8
 VARIANTS = {
     'paper': {},
     'pre': {'norm_placement': 'pre', 'position': 'learned(max_len=8)', 'tie_embeddings': 'none'},
-    'grouped': {'num_kv_heads': 2, 'head_dim': 6, 'value_dim': 3, 'tie_embeddings': 'decoder', 'position': 'none'},
+    'grouped': {
+        'num_kv_heads': 2,
+        'head_dim': 6,
+        'value_dim': 3,
+        'tie_embeddings': 'decoder',
+        'position': 'none',
+    },
 }
 # Every placement, block, feed-forward and norm, of one layer each.
 BLOCKS = [
-    {'norm_placement': 'sandwich', 'norm': 'rms(offset=True)', 'ffn': 'geglu', 'logit_softcap': 5.0},
-    {'norm_placement': 'deepnorm', 'norm': 'layer(bias=False)', 'ffn': 'gelu', 'attention_bias': 'all'},
-    {'norm_placement': 'pre', 'block': 'parallel', 'norm': 'rms', 'ffn': 'swiglu(equal_parameters=False)'},
+    {
+        'norm_placement': 'sandwich',
+        'norm': 'rms(offset=True)',
+        'ffn': 'geglu',
+        'logit_softcap': 5.0,
+    },
+    {
+        'norm_placement': 'deepnorm',
+        'norm': 'layer(bias=False)',
+        'ffn': 'gelu',
+        'attention_bias': 'all',
+    },
+    {
+        'norm_placement': 'pre',
+        'block': 'parallel',
+        'norm': 'rms',
+        'ffn': 'swiglu(equal_parameters=False)',
+    },
     {'ffn': 'relu2', 'attention_bias': 'qkv', 'embedding_norm': True, 'embedding_scale': 'none'},
 ]
 LENGTHS = [[(3, 2), (4, 5)], [(8, 8)], [(2, 6)], [(1, 1), (2, 3), (3, 4)]]
@@ -42,28 +65,51 @@ class Model:
         leaves, tree = jax.tree.flatten(nn.meta.unbox(shapes(self.module)))
         rng = np.random.default_rng(0)
         # Random in every element: a bias of zero or a scale of one would hide what it does.
-        self.params = jax.tree.unflatten(tree, [
-            jnp.asarray(rng.normal(scale=leaf.shape[0] ** -0.5, size=leaf.shape) if leaf.ndim > 1
-                        else 1 + 0.2 * rng.normal(size=leaf.shape), jnp.float32) for leaf in leaves])
+        self.params = jax.tree.unflatten(
+            tree,
+            [
+                jnp.asarray(
+                    rng.normal(scale=leaf.shape[0] ** -0.5, size=leaf.shape)
+                    if leaf.ndim > 1
+                    else 1 + 0.2 * rng.normal(size=leaf.shape),
+                    jnp.float32,
+                )
+                for leaf in leaves
+            ],
+        )
 
     @functools.cached_property
     def features(self):
-        return jax.jit(lambda params, batch: self.module.apply({'params': params}, batch, method='features'))
+        return jax.jit(
+            lambda params, batch: self.module.apply({'params': params}, batch, method='features')
+        )
 
     @functools.cached_property
     def dropped(self):
-        return jax.jit(lambda batch, rate, seed: self.module.apply(
-            {'params': self.params}, batch, rate, method='features', rngs={'dropout': jax.random.PRNGKey(seed)}))
+        return jax.jit(
+            lambda batch, rate, seed: self.module.apply(
+                {'params': self.params},
+                batch,
+                rate,
+                method='features',
+                rngs={'dropout': jax.random.PRNGKey(seed)},
+            )
+        )
 
     @functools.cached_property
     def scores(self):
         """Log-probabilities of all tokens, [B, T, V]."""
-        return jax.jit(lambda batch: jax.nn.log_softmax(self.module.apply({'params': self.params}, batch)))
+        return jax.jit(
+            lambda batch: jax.nn.log_softmax(self.module.apply({'params': self.params}, batch))
+        )
 
     @functools.cached_property
     def step(self):
-        return jax.jit(lambda tokens_R, cache, memory: self.module.apply(
-            {'params': self.params}, tokens_R, cache, memory, method='step'))
+        return jax.jit(
+            lambda tokens_R, cache, memory: self.module.apply(
+                {'params': self.params}, tokens_R, cache, memory, method='step'
+            )
+        )
 
     def cache(self, source_BS, source, length):
         variables = {'params': self.params}
@@ -87,14 +133,20 @@ def batch(make_batch, random_rows):
 
 @pytest.mark.parametrize('name', ['paper', 'pre'])
 def test_causality_by_gradient(name, tiny, make_batch, random_rows):
-    # A learned position is one input to one place: the gradient of the features of place t with respect to it.
+    # A learned position is one input to one place: the gradient of the features of place t with
+    # respect to it.
     model = Model(tiny(**VARIANTS[name] | {'encoder_layers': 1, 'position': 'learned(max_len=8)'}))
     batch = make_batch(random_rows([[(LENGTH, LENGTH)]], V), LENGTH)
-    r_TD = np.random.default_rng(0).normal(size=(LENGTH, model.architecture.d_model)).astype(np.float32)
+    r_TD = (
+        np.random.default_rng(0)
+        .normal(size=(LENGTH, model.architecture.d_model))
+        .astype(np.float32)
+    )
 
     def outputs_T(table_TD, side):
         params = model.params | {f'{side}_positions': {'positions': table_TD}}
         return (model.features(params, batch)[0] * r_TD).sum(-1)
+
     jacobian = jax.jit(jax.jacrev(outputs_T), static_argnums=1)
     own = np.abs(jacobian(model.params['target_positions']['positions'], 'target')).sum(-1)
     assert not np.any(np.triu(own, k=1))  # exactly 0 after t
@@ -108,7 +160,9 @@ def test_padding_has_no_influence(model, batch):
 
 
 def test_packed_is_separate(model, make_batch, random_rows):
-    promises.packed_is_separate(model.scores, lambda rows: make_batch(rows, LENGTH), random_rows(LENGTHS, V))
+    promises.packed_is_separate(
+        model.scores, lambda rows: make_batch(rows, LENGTH), random_rows(LENGTHS, V)
+    )
 
 
 def test_scores_do_not_depend_on_the_batch_or_its_padding(model, make_batch, random_rows):
@@ -128,10 +182,14 @@ def test_cached_decoding_is_teacher_forcing(model, make_batch, random_rows):
     for t in range(LENGTH):
         logits_BV, cache = model.step(batch.inputs_BT[:, t], cache, memory)
         assert logits_BV.dtype == jnp.float32
-        np.testing.assert_allclose(jax.nn.log_softmax(logits_BV), expected[:, t], atol=1e-5, err_msg=f'step {t}')
+        np.testing.assert_allclose(
+            jax.nn.log_softmax(logits_BV), expected[:, t], atol=1e-5, err_msg=f'step {t}'
+        )
 
 
-@pytest.mark.parametrize('changes', BLOCKS, ids=lambda changes: changes.get('norm_placement', 'post'))
+@pytest.mark.parametrize(
+    'changes', BLOCKS, ids=lambda changes: changes.get('norm_placement', 'post')
+)
 def test_cached_decoding_is_teacher_forcing_in_every_block(changes, tiny, make_batch, random_rows):
     model = Model(tiny(encoder_layers=1, decoder_layers=1, **changes))
     batch = make_batch(random_rows([[(3, 8)], [(8, 8)]], V), LENGTH)
@@ -141,10 +199,14 @@ def test_cached_decoding_is_teacher_forcing_in_every_block(changes, tiny, make_b
     cache = caches.reorder(cache, jnp.zeros((2, 2), jnp.int32))
     for t in range(LENGTH):
         logits_RV, cache = model.step(np.repeat(batch.inputs_BT[:, t], 2), cache, memory)
-        np.testing.assert_allclose(jax.nn.log_softmax(logits_RV), np.repeat(expected[:, t], 2, 0), atol=1e-5)
+        np.testing.assert_allclose(
+            jax.nn.log_softmax(logits_RV), np.repeat(expected[:, t], 2, 0), atol=1e-5
+        )
 
 
-def test_the_beams_of_a_sentence_share_its_memory_and_change_places(models, make_batch, random_rows):
+def test_the_beams_of_a_sentence_share_its_memory_and_change_places(
+    models, make_batch, random_rows
+):
     model = models('paper')
     batch = make_batch(random_rows([[(3, 8)], [(8, 8)], [(1, 8)], [(5, 8)]], V), LENGTH)
     others = make_batch(random_rows([[(3, 8)], [(8, 8)], [(1, 8)], [(5, 8)]], V, seed=1), LENGTH)
@@ -159,15 +221,21 @@ def test_the_beams_of_a_sentence_share_its_memory_and_change_places(models, make
             cache = caches.reorder(cache, jnp.array(parents))
             expected, inputs = expected[rows, parents], inputs[rows, parents]
         logits_RV, cache = model.step(inputs[:, :, t].reshape(-1), cache, memory)
-        np.testing.assert_allclose(jax.nn.log_softmax(logits_RV), expected[:, :, t].reshape(8, -1), atol=1e-5)
+        np.testing.assert_allclose(
+            jax.nn.log_softmax(logits_RV), expected[:, :, t].reshape(8, -1), atol=1e-5
+        )
 
 
 def test_dropout_of_rate_0_is_none_and_the_rate_is_traced(models, batch):
     model = models('paper')
     real = batch.segments_BT > 0
     plain = np.asarray(model.features(model.params, batch))
-    np.testing.assert_allclose(model.dropped(batch, jnp.float32(0), 0)[real], plain[real], rtol=1e-6, atol=1e-6)
-    first, again, other = (np.asarray(model.dropped(batch, jnp.float32(0.3), seed)) for seed in (0, 0, 1))
+    np.testing.assert_allclose(
+        model.dropped(batch, jnp.float32(0), 0)[real], plain[real], rtol=1e-6, atol=1e-6
+    )
+    first, again, other = (
+        np.asarray(model.dropped(batch, jnp.float32(0.3), seed)) for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other)
     assert np.any(first != plain)
@@ -183,15 +251,22 @@ def test_dropout_stands_where_the_paper_has_it(models, batch):
 
 @pytest.mark.parametrize('placement', ['post', 'pre'])
 def test_where_the_norm_stands(placement, tiny, batch):
-    # With sub-layers that return 0, post-norm normalises the embedding at each, pre-norm lets it pass until the end.
+    # With sub-layers that return 0, post-norm normalises the embedding at each, pre-norm lets it
+    # pass until the end.
     model = Model(tiny(norm_placement=placement))
     params = jax.tree_util.tree_map_with_path(_without_sublayers, model.params)
     x_BTD = params['target_embedding']['table'][batch.inputs_BT] * 4.0
-    x_BTD = x_BTD + model.module.bind({'params': params}).target_positions(jnp.zeros_like(x_BTD), batch.positions_BT)
+    x_BTD = x_BTD + model.module.bind({'params': params}).target_positions(
+        jnp.zeros_like(x_BTD), batch.positions_BT
+    )
 
     def norm(x_BTD, p):
         centred_BTD = x_BTD - x_BTD.mean(-1, keepdims=True)
-        return centred_BTD / np.sqrt((centred_BTD ** 2).mean(-1, keepdims=True) + 1e-6) * p['scale'] + p['bias']
+        return (
+            centred_BTD / np.sqrt((centred_BTD**2).mean(-1, keepdims=True) + 1e-6) * p['scale']
+            + p['bias']
+        )
+
     with jax.numpy_rank_promotion('allow'):
         if placement == 'pre':
             x_BTD = norm(x_BTD, params['decoder_norm'])
@@ -207,13 +282,16 @@ def _without_sublayers(path, leaf):
     return leaf * ('.out.' not in name and '.ffn.out_' not in name)
 
 
-@pytest.mark.parametrize(('tie', 'placement', 'heads', 'position'), [
-    ('all', 'post', {}, 'sinusoidal'),
-    ('decoder', 'pre', {}, 'sinusoidal'),
-    ('inputs', 'pre', {}, 'sinusoidal'),
-    ('none', 'post', {'head_dim': 3, 'value_dim': 5, 'num_kv_heads': 2}, 'sinusoidal'),
-    ('all', 'pre', {'head_dim': 3, 'value_dim': 5, 'num_kv_heads': 2}, 'learned(max_len=30)'),
-])
+@pytest.mark.parametrize(
+    ('tie', 'placement', 'heads', 'position'),
+    [
+        ('all', 'post', {}, 'sinusoidal'),
+        ('decoder', 'pre', {}, 'sinusoidal'),
+        ('inputs', 'pre', {}, 'sinusoidal'),
+        ('none', 'post', {'head_dim': 3, 'value_dim': 5, 'num_kv_heads': 2}, 'sinusoidal'),
+        ('all', 'pre', {'head_dim': 3, 'value_dim': 5, 'num_kv_heads': 2}, 'learned(max_len=30)'),
+    ],
+)
 def test_parameters_are_counted_by_hand(tie, placement, heads, position, tiny):
     config = tiny(tie_embeddings=tie, norm_placement=placement, position=position, **heads)
     D, F, N = config.d_model, config.d_ff, config.num_heads
@@ -228,12 +306,34 @@ def test_parameters_are_counted_by_hand(tie, placement, heads, position, tiny):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes(build_model(config, V)))) == total
 
 
-@pytest.mark.parametrize(('changes', 'norms', 'norm_size', 'matrices'), [
-    ({'norm_placement': 'sandwich', 'norm': 'rms', 'ffn': 'swiglu'}, 4 + 6 + 2, 16, 3 * 16 * 21),  # ⅔ of 32 units
-    ({'norm_placement': 'pre', 'block': 'parallel', 'norm': 'layer(bias=False)', 'ffn': 'relu2(bias=False)'},
-     1 + 1 + 2, 16, 2 * 16 * 32),
-    ({'embedding_norm': True, 'ffn': 'geglu(equal_parameters=False)'}, 2 + 3 + 2, 32, 3 * 16 * 32),
-])
+@pytest.mark.parametrize(
+    ('changes', 'norms', 'norm_size', 'matrices'),
+    [
+        (
+            {'norm_placement': 'sandwich', 'norm': 'rms', 'ffn': 'swiglu'},
+            4 + 6 + 2,
+            16,
+            3 * 16 * 21,
+        ),  # ⅔ of 32 units
+        (
+            {
+                'norm_placement': 'pre',
+                'block': 'parallel',
+                'norm': 'layer(bias=False)',
+                'ffn': 'relu2(bias=False)',
+            },
+            1 + 1 + 2,
+            16,
+            2 * 16 * 32,
+        ),
+        (
+            {'embedding_norm': True, 'ffn': 'geglu(equal_parameters=False)'},
+            2 + 3 + 2,
+            32,
+            3 * 16 * 32,
+        ),
+    ],
+)
 def test_parameters_of_blocks_are_counted_by_hand(changes, norms, norm_size, matrices, tiny):
     module = build_model(tiny(encoder_layers=1, decoder_layers=1, **changes), V)
     total = V * 16 + 3 * 4 * 16 * 16 + 2 * matrices + norms * norm_size
@@ -244,7 +344,9 @@ def test_the_base_model_has_the_papers_size(tiny):
     # Table 3 says 65 million, with a shared vocabulary of about 37,000.
     config = tiny(encoder_layers=6, decoder_layers=6, d_model=512, d_ff=2048, num_heads=8)
     module = build_model(config, 37_000)
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes(module))) == pytest.approx(65e6, rel=0.05)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes(module))) == pytest.approx(
+        65e6, rel=0.05
+    )
 
 
 def test_bfloat16_computes_in_half_and_scores_in_single_precision(tiny, models, batch):
@@ -258,7 +360,9 @@ def test_bfloat16_computes_in_half_and_scores_in_single_precision(tiny, models, 
 
 def test_attention_weights_are_sown_for_pictures(models, batch):
     model = models('paper')
-    _, sown = model.module.apply({'params': model.params}, batch, method='features', mutable='intermediates')
+    _, sown = model.module.apply(
+        {'params': model.params}, batch, method='features', mutable='intermediates'
+    )
     weights = sown['intermediates']['decoder_1']['cross']['weights_BNTS'][0]
     assert weights.shape == (len(LENGTHS), 4, LENGTH, LENGTH)
     real = (batch.segments_BT > 0)[:, None]

@@ -1,4 +1,6 @@
-"""Schedules by their formulas, steps by hand in float64, what is what to an optimizer, the moving average."""
+"""Schedules by their formulas, steps by hand in float64, what is what to an optimizer, the
+moving average.
+"""
 
 import math
 
@@ -22,11 +24,13 @@ from transformer_jax.training.loop import train
 
 STEPS, D = 100, 16
 FORMULAS = {
-    'paper(warmup=10)': lambda n: D ** -0.5 * min(n ** -0.5, n * 10 ** -1.5),
+    'paper(warmup=10)': lambda n: D**-0.5 * min(n**-0.5, n * 10**-1.5),
     'inverse_sqrt(warmup=10)': lambda n: n / 10 if n < 10 else math.sqrt(10 / n),
     'linear(warmup=10, end=0.2)': lambda n: n / 10 if n < 10 else 1 - 0.8 * (n - 10) / 90,
     'linear': lambda n: 1 - n / 100,
-    'cosine(warmup=10, end=0.2)': lambda n: n / 10 if n < 10 else 0.2 + 0.4 * (1 + math.cos(math.pi * (n - 10) / 90)),
+    'cosine(warmup=10, end=0.2)': lambda n: (
+        n / 10 if n < 10 else 0.2 + 0.4 * (1 + math.cos(math.pi * (n - 10) / 90))
+    ),
     'cosine': lambda n: 0.5 * (1 + math.cos(math.pi * n / 100)),
     'constant(warmup=10)': lambda n: min(n / 10, 1),
     'constant': lambda n: 1,
@@ -37,22 +41,28 @@ FORMULAS = {
 def test_a_schedule_is_its_formula(text):
     schedule = jax.jit(spec.parse(text, SCHEDULES, 'optim.schedule'), static_argnums=(1, 2))
     for n in range(1, STEPS + 1):
-        assert float(schedule(jnp.float32(n), STEPS, D)) == pytest.approx(FORMULAS[text](n), rel=1e-5, abs=1e-6)
+        assert float(schedule(jnp.float32(n), STEPS, D)) == pytest.approx(
+            FORMULAS[text](n), rel=1e-5, abs=1e-6
+        )
 
 
 @pytest.mark.parametrize('text', ['linear(warmup=10, end=0.2)', 'cosine(end=0.2)'])
 def test_after_the_last_step_the_rate_stays(text):
-    assert float(spec.parse(text, SCHEDULES, 'optim.schedule')(jnp.float32(3 * STEPS), STEPS, D)) == pytest.approx(0.2)
+    assert float(
+        spec.parse(text, SCHEDULES, 'optim.schedule')(jnp.float32(3 * STEPS), STEPS, D)
+    ) == pytest.approx(0.2)
 
 
 def test_the_papers_rate_peaks_at_its_warmup():
     rates = SCHEDULES['paper'](warmup=4000)(jnp.arange(1.0, 20_000), STEPS, 512)
     assert int(rates.argmax()) + 1 == 4000
-    assert float(rates.max()) == pytest.approx(512 ** -0.5 * 4000 ** -0.5)
+    assert float(rates.max()) == pytest.approx(512**-0.5 * 4000**-0.5)
 
 
 class Bigram(nn.Module):
-    """The smallest model that a step can train: logits of the next token from the last, with a one-dimensional bias."""
+    """The smallest model that a step can train: logits of the next token from the last, with a
+    one-dimensional bias.
+    """
 
     V = 7
 
@@ -74,7 +84,9 @@ class Bigram(nn.Module):
 
 
 def mean_gradient(params, batch, smoothing):
-    """Of the mean label-smoothed cross-entropy, with the chain rule written out: {'in', 'out', 'bias'}."""
+    """Of the mean label-smoothed cross-entropy, with the chain rule written out: {'in',
+    'out', 'bias'}.
+    """
     grads = {name: np.zeros_like(value) for name, value in params.items()}
     for (b, t), weight in np.ndenumerate(batch.weights_BT):
         x_D = params['in'][batch.inputs_BT[b, t]] + params['bias']
@@ -89,19 +101,21 @@ def mean_gradient(params, batch, smoothing):
 
 
 def adam_by_hand(params, batches, optim, b1, b2, eps):
-    """Kingma & Ba (2015), Algorithm 1, on the clipped gradient; weight decay apart from it, on matrices alone."""
+    """Kingma & Ba (2015), Algorithm 1, on the clipped gradient; weight decay apart from it, on
+    matrices alone.
+    """
     params = {name: np.asarray(value, np.float64) for name, value in params.items()}
     m = v = dict.fromkeys(params, 0.0)
     norms = []
     for n, batch in enumerate(batches, 1):
         grads = mean_gradient(params, batch, smoothing=0.1)
-        norms.append(math.sqrt(sum((g ** 2).sum() for g in grads.values())))
+        norms.append(math.sqrt(sum((g**2).sum() for g in grads.values())))
         clip = min(1, optim.clip / norms[-1]) if optim.clip else 1
         m = {k: b1 * m[k] + (1 - b1) * clip * grads[k] for k in params}
         v = {k: b2 * v[k] + (1 - b2) * (clip * grads[k]) ** 2 for k in params}
         rate = optim.learning_rate * min(n / 2, 1)
         for k in params:
-            update = m[k] / (1 - b1 ** n) / (np.sqrt(v[k] / (1 - b2 ** n)) + eps)
+            update = m[k] / (1 - b1**n) / (np.sqrt(v[k] / (1 - b2**n)) + eps)
             decay = optim.weight_decay if k != 'bias' else 0
             params[k] = params[k] - rate * (update + decay * params[k])
     return params, norms
@@ -110,9 +124,15 @@ def adam_by_hand(params, batches, optim, b1, b2, eps):
 @pytest.mark.parametrize(('clip', 'weight_decay'), [(0.0, 0.0), (0.3, 0.0), (0.3, 0.5)])
 def test_three_steps_of_adam_by_hand(clip, weight_decay, make_batch, random_rows):
     # eps is as large as the gradient's elements, so that its place in the formula shows.
-    optim = OptimConfig('adam(b1=0.8, b2=0.9, eps=0.01)', 'constant(warmup=2)', 0.1, weight_decay, clip)
-    config = ExperimentConfig(model=ModelConfig(dropout=0.0), train=TrainConfig(steps=STEPS), optim=optim)
-    batches = [make_batch(random_rows([[(1, 3)], [(1, 2)]], Bigram.V, seed), 4) for seed in range(3)]
+    optim = OptimConfig(
+        'adam(b1=0.8, b2=0.9, eps=0.01)', 'constant(warmup=2)', 0.1, weight_decay, clip
+    )
+    config = ExperimentConfig(
+        model=ModelConfig(dropout=0.0), train=TrainConfig(steps=STEPS), optim=optim
+    )
+    batches = [
+        make_batch(random_rows([[(1, 3)], [(1, 2)]], Bigram.V, seed), 4) for seed in range(3)
+    ]
     state = step.init_state(resolve(config), Bigram())
     expected, norms = adam_by_hand(state.params, batches, optim, 0.8, 0.9, 0.01)
     train = jax.jit(lambda state, batch: step.train_step(Bigram(), config, state, batch))
@@ -121,15 +141,20 @@ def test_three_steps_of_adam_by_hand(clip, weight_decay, make_batch, random_rows
         assert float(metrics['grad_norm']) == pytest.approx(norm, rel=1e-5)  # before clipping
     assert max(norms) > 0.3
     for name in expected:
-        np.testing.assert_allclose(state.params[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            state.params[name], expected[name], rtol=1e-5, atol=1e-5, err_msg=name
+        )
 
 
-# --- What is what -----------------------------------------------------------------------------------------------------
+# --- What is what ---------------------------------------------------------------------------------
+
 
 def boxed(**shapes):
     """A tree of boxed arrays from name=(axes, shape)."""
-    return {name: nn.LogicallyPartitioned(jnp.zeros(shape), tuple(axes.split()))
-            for name, (axes, shape) in shapes.items()}
+    return {
+        name: nn.LogicallyPartitioned(jnp.zeros(shape), tuple(axes.split()))
+        for name, (axes, shape) in shapes.items()
+    }
 
 
 # name: (logical axes, group, dimensions that count copies, that are summed over, that are made)
@@ -154,7 +179,9 @@ ROLES = {
 
 
 def test_the_role_of_an_array():
-    tree = boxed(**{name: (axes, range(3, 3 + len(axes.split()))) for name, (axes, *_) in ROLES.items()})
+    tree = boxed(
+        **{name: (axes, range(3, 3 + len(axes.split()))) for name, (axes, *_) in ROLES.items()}
+    )
     for name, role in roles(tree).items():
         assert (role.group, role.batch, role.inputs, role.outputs) == ROLES[name][1:], name
         a = np.random.default_rng(0).normal(size=role.shape)
@@ -162,8 +189,13 @@ def test_the_role_of_an_array():
 
 
 def test_a_kernel_of_heads_is_the_matrix_that_it_stands_for():
-    tree = roles(boxed(into=('embed heads head_dim', (6, 2, 5)), out=('heads head_dim embed', (2, 5, 6)),
-                       experts=('experts mlp embed', (3, 4, 6))))
+    tree = roles(
+        boxed(
+            into=('embed heads head_dim', (6, 2, 5)),
+            out=('heads head_dim embed', (2, 5, 6)),
+            experts=('experts mlp embed', (3, 4, 6)),
+        )
+    )
     rng = np.random.default_rng(0)
     w_DNH, w_NHD, w_EFD = (rng.normal(size=tree[name].shape) for name in ('into', 'out', 'experts'))
     x_D, o_NH = rng.normal(size=6), rng.normal(size=(2, 5))
@@ -174,20 +206,35 @@ def test_a_kernel_of_heads_is_the_matrix_that_it_stands_for():
 
 
 @pytest.mark.parametrize('decay_embeddings', [True, False])
-def test_decay_spares_norms_and_biases_of_any_shape(decay_embeddings, tiny, make_batch, random_rows):
+def test_decay_spares_norms_and_biases_of_any_shape(
+    decay_embeddings, tiny, make_batch, random_rows
+):
     config = ExperimentConfig(
-        model=tiny(kind='decoder_only', decoder_layers=1, attention_bias='all', position='learned(max_len=8)'),
-        train=TrainConfig(steps=9), optim=OptimConfig('adam', 'constant', 0.01, decay_embeddings=decay_embeddings))
+        model=tiny(
+            kind='decoder_only',
+            decoder_layers=1,
+            attention_bias='all',
+            position='learned(max_len=8)',
+        ),
+        train=TrainConfig(steps=9),
+        optim=OptimConfig('adam', 'constant', 0.01, decay_embeddings=decay_embeddings),
+    )
     model, batch = build_model(config.model, 12), make_batch(random_rows([[(3, 3)]], 12), 4)
     state = nn.meta.unbox(step.init_state(resolve(config), model))
     state = state.replace(params=jax.tree.map(lambda p: p + 0.5, state.params))  # no bias is 0
     take = jax.jit(lambda state: step.train_step(model, resolve(config), state, batch)[0].params)
     without, with_decay = (
-        take(state.replace(hyper=state.hyper.replace(weight_decay=jnp.float32(decay)))) for decay in (0.0, 0.1))
+        take(state.replace(hyper=state.hyper.replace(weight_decay=jnp.float32(decay))))
+        for decay in (0.0, 0.1)
+    )
     leaves = map(jax.tree.leaves, (state.params, without, with_decay))
-    for (path, _), p, a, b in zip(jax.tree_util.tree_leaves_with_path(state.params), *leaves, strict=True):
+    for (path, _), p, a, b in zip(
+        jax.tree_util.tree_leaves_with_path(state.params), *leaves, strict=True
+    ):
         name = jax.tree_util.keystr(path, simple=True, separator='.')
-        decays = name.endswith('kernel') or (decay_embeddings and name.endswith(('table', 'positions')))
+        decays = name.endswith('kernel') or (
+            decay_embeddings and name.endswith(('table', 'positions'))
+        )
         np.testing.assert_allclose(b - a, -0.001 * p * decays, atol=1e-6, err_msg=name)
 
 
@@ -195,34 +242,51 @@ def test_the_log_says_what_updates_what(tiny):
     model = build_model(tiny(kind='decoder_only', decoder_layers=1, norm_placement='pre'), 12)
 
     def line(text, **optim):
-        return step.optimizer_summary(ExperimentConfig(model=model.architecture, optim=OptimConfig(text, **optim)), model)
+        return step.optimizer_summary(
+            ExperimentConfig(model=model.architecture, optim=OptimConfig(text, **optim)), model
+        )
+
     kernels, vectors = 4 * 16 * 16 + 2 * 16 * 32, 3 * 2 * 16 + 32 + 16
     assert line('muon', weight_decay=0.1) == (
         f'adam with weight decay: 1 embedding (192 numbers); adam: 8 vectors ({vectors:,} numbers); '
-        f'muon with weight decay: 6 kernels ({kernels:,} numbers)')
+        f'muon with weight decay: 6 kernels ({kernels:,} numbers)'
+    )
     assert line('adafactor(min_size=12)') == (
         f'adafactor: 1 embedding (192 numbers); adafactor: 6 kernels ({kernels:,} numbers); '
-        f'adafactor without factors: 8 vectors ({vectors:,} numbers)')
+        f'adafactor without factors: 8 vectors ({vectors:,} numbers)'
+    )
     assert line('lion').startswith('lion: 1 embedding')
 
 
-# --- Other optimizers by hand -----------------------------------------------------------------------------------------
+# --- Other optimizers by hand ---------------------------------------------------------------------
 
-ARRAYS = {'into': ('embed heads head_dim', (6, 2, 4)), 'out': ('heads head_dim embed', (2, 4, 6)),
-          'experts': ('experts embed mlp', (3, 4, 5)), 'table': ('vocab embedding', (7, 6)), 'bias': ('norm', (6,))}
+ARRAYS = {
+    'into': ('embed heads head_dim', (6, 2, 4)),
+    'out': ('heads head_dim embed', (2, 4, 6)),
+    'experts': ('experts embed mlp', (3, 4, 5)),
+    'table': ('vocab embedding', (7, 6)),
+    'bias': ('norm', (6,)),
+}
 MATRICES = {'into': (1, 6, 8), 'out': (1, 8, 6), 'experts': (3, 4, 5)}  # copies, rows, columns
 STEPS_BY_HAND = 4
 
 
 def run(text):
-    """(params, the gradients of each step, the directions that an optimizer makes of them, its last state)."""
+    """(params, the gradients of each step, the directions that an optimizer makes of them, its
+    last state).
+    """
     rng, tree = np.random.default_rng(0), boxed(**ARRAYS)
     params = {name: rng.normal(size=shape) for name, (_, shape) in ARRAYS.items()}
-    grads = [{name: rng.normal(size=shape) for name, (_, shape) in ARRAYS.items()} for _ in range(STEPS_BY_HAND)]
+    grads = [
+        {name: rng.normal(size=shape) for name, (_, shape) in ARRAYS.items()}
+        for _ in range(STEPS_BY_HAND)
+    ]
     transform, found = spec.parse(text, OPTIMIZERS, 'optim.optimizer').transform(roles(tree)), []
     state, update = nn.meta.unbox(transform.init(tree)), jax.jit(transform.update)
     for g in grads:
-        direction, state = update(jax.tree.map(jnp.float32, g), state, jax.tree.map(jnp.float32, params))
+        direction, state = update(
+            jax.tree.map(jnp.float32, g), state, jax.tree.map(jnp.float32, params)
+        )
         found.append(direction)
     return params, grads, found, state
 
@@ -238,22 +302,28 @@ def test_lion_by_hand():
 
 @pytest.mark.parametrize('relative', [True, False])
 def test_adafactor_by_hand(relative):
-    """Shazeer & Stern (2018), Algorithms 4 (matrices) and 5 (the rest), with a copy of it for each expert."""
-    params, grads, found, state = run(f'adafactor(decay=0.7, clip=0.9, relative={relative}, min_size=4)')
+    """Shazeer & Stern (2018), Algorithms 4 (matrices) and 5 (the rest), with a copy of it for
+    each expert.
+    """
+    params, grads, found, state = run(
+        f'adafactor(decay=0.7, clip=0.9, relative={relative}, min_size=4)'
+    )
     for name in ARRAYS:
         matrix = MATRICES.get(name, (1, 7, 6) if name == 'table' else (1, 1, 6))
         rows = columns = v = 0.0
         for n, (g, direction) in enumerate(zip(grads, found, strict=True), 1):
-            beta, square = 1 - n ** -0.7, g[name].reshape(matrix) ** 2 + 1e-30
+            beta, square = 1 - n**-0.7, g[name].reshape(matrix) ** 2 + 1e-30
             rows = beta * rows + (1 - beta) * square.mean(2, keepdims=True)
             columns = beta * columns + (1 - beta) * square.mean(1, keepdims=True)
             v = beta * v + (1 - beta) * square
             estimate = v if name == 'bias' else rows * columns / rows.mean(1, keepdims=True)
             update = g[name].reshape(matrix) / np.sqrt(estimate)
-            update /= max(1, np.sqrt((update ** 2).mean()) / 0.9)
+            update /= max(1, np.sqrt((update**2).mean()) / 0.9)
             if relative:
                 update *= max(1e-3, np.sqrt((params[name] ** 2).mean()))
-            np.testing.assert_allclose(direction[name].reshape(matrix), update, rtol=2e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(
+                direction[name].reshape(matrix), update, rtol=2e-5, atol=1e-6, err_msg=name
+            )
     moments = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.size > 1)
     assert moments == 2 * (6 + 8) + 3 * (4 + 5) + 7 + 6 + 6
 
@@ -275,7 +345,9 @@ def test_muon_by_hand(rms):
         for n, (g, direction) in enumerate(zip(grads, found, strict=True), 1):
             g = g[name].reshape(copies, rows, columns)
             m = 0.8 * m + 0.2 * g
-            ahead = 0.8 * m / (1 - 0.8 ** (n + 1)) + 0.2 * g / (1 - 0.8 ** n)  # Nesterov, without the bias towards 0
+            ahead = 0.8 * m / (1 - 0.8 ** (n + 1)) + 0.2 * g / (
+                1 - 0.8**n
+            )  # Nesterov, without the bias towards 0
             scale = rms * max(rows, columns) ** 0.5 or max(1, columns / rows) ** 0.5
             made = direction[name].reshape(copies, rows, columns)
             for copy in range(copies):
@@ -291,26 +363,36 @@ def test_muon_leaves_the_rest_to_adam():
         m = v = 0.0
         for n, (g, direction) in enumerate(zip(grads, found, strict=True), 1):
             m, v = 0.7 * m + 0.3 * g[name], 0.8 * v + 0.2 * g[name] ** 2
-            expected = m / (1 - 0.7 ** n) / (np.sqrt(v / (1 - 0.8 ** n)) + 0.01)
-            np.testing.assert_allclose(direction[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
+            expected = m / (1 - 0.7**n) / (np.sqrt(v / (1 - 0.8**n)) + 0.01)
+            np.testing.assert_allclose(
+                direction[name], expected, rtol=1e-4, atol=1e-5, err_msg=name
+            )
 
 
 @pytest.mark.parametrize('text', OPTIMIZERS)
 def test_every_optimizers_state_can_be_laid_out(text, tiny):
-    config = ExperimentConfig(model=tiny(ffn='moe(4)'), optim=OptimConfig(text), train=TrainConfig(ema=0.9))
+    config = ExperimentConfig(
+        model=tiny(ffn='moe(4)'), optim=OptimConfig(text), train=TrainConfig(ema=0.9)
+    )
     state = jax.eval_shape(lambda: step.init_state(resolve(config), build_model(config.model, 32)))
     specs = partition_specs(state, {'data': 1, 'fsdp': 2, 'tensor': 2})
     assert specs.ema == specs.params
     if text == 'muon':
-        layer = optax.tree.get(specs.opt_state[1].inner_states['muon'], 'mu')['decoder_0']['attention']
+        layer = optax.tree.get(specs.opt_state[1].inner_states['muon'], 'mu')['decoder_0'][
+            'attention'
+        ]
         assert layer['out'] == specs.params['decoder_0']['attention']['out']
 
 
-# --- The moving average -----------------------------------------------------------------------------------------------
+# --- The moving average ---------------------------------------------------------------------------
+
 
 def test_the_moving_average_by_hand(make_batch, random_rows):
-    config = ExperimentConfig(model=ModelConfig(dropout=0.0), train=TrainConfig(steps=STEPS, ema=0.3),
-                              optim=OptimConfig('adam', 'constant', 0.1))
+    config = ExperimentConfig(
+        model=ModelConfig(dropout=0.0),
+        train=TrainConfig(steps=STEPS, ema=0.3),
+        optim=OptimConfig('adam', 'constant', 0.1),
+    )
     batch = make_batch(random_rows([[(1, 3)], [(1, 2)]], Bigram.V), 4)
     state = step.init_state(resolve(config), Bigram())
     ema = {name: np.asarray(p, np.float64) for name, p in state.params.items()}
@@ -318,7 +400,10 @@ def test_the_moving_average_by_hand(make_batch, random_rows):
     for n in range(6):
         state = take(state, batch)
         decay = min(0.3, (1 + n) / (10 + n))
-        ema = {name: decay * ema[name] + (1 - decay) * np.asarray(p, np.float64) for name, p in state.params.items()}
+        ema = {
+            name: decay * ema[name] + (1 - decay) * np.asarray(p, np.float64)
+            for name, p in state.params.items()
+        }
     for name in ema:
         np.testing.assert_allclose(state.ema[name], ema[name], rtol=1e-5, atol=1e-6)
         assert abs(state.ema[name] - state.params[name]).max() > 1e-3
@@ -342,4 +427,6 @@ def test_a_resumed_average_is_the_uninterrupted_one_and_is_what_is_evaluated(tmp
     assert train(config, tmp_path / 'stopped', quiet) == whole
     assert fingerprint(tmp_path / 'stopped') == fingerprint(tmp_path / 'whole')
     trained = Trained(tmp_path / 'whole', 'last', quiet, {}, ('validation',))
-    assert trained.evaluator.likelihood(trained.params, 'validation')['loss'] == pytest.approx(whole['value'], rel=1e-5)
+    assert trained.evaluator.likelihood(trained.params, 'validation')['loss'] == pytest.approx(
+        whole['value'], rel=1e-5
+    )

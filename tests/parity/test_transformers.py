@@ -1,8 +1,9 @@
-"""Language models, forward and backward, against those of HuggingFace's `transformers` with the same random weights.
+"""Language models, forward and backward, against those of HuggingFace's `transformers` with the
+same random weights.
 
-Each architecture has a function that takes the weights of theirs, by name, to the tree of ours. Our loss is
-differentiated through it, so that gradients too are compared under their names, and tied, fused or scaled weights need
-no care.
+Each architecture has a function that takes the weights of theirs, by name, to the tree of ours. Our
+loss is differentiated through it, so that gradients too are compared under their names, and tied,
+fused or scaled weights need no care.
 """
 
 import flax.linen as nn
@@ -15,7 +16,9 @@ from helpers.build import build_model, dummy_batch
 from transformer_jax.training.train_step import loss_sums
 
 torch = pytest.importorskip('torch', reason='torch is a test-only extra: pip install -e .[torch]')
-transformers = pytest.importorskip('transformers', reason='transformers is a test-only extra: pip install -e .[torch]')
+transformers = pytest.importorskip(
+    'transformers', reason='transformers is a test-only extra: pip install -e .[torch]'
+)
 
 V, D, F, N, K, LAYERS, LENGTH = 50, 32, 24, 4, 2, 2, 12
 LENGTHS = [[(5, 12)], [(12, 9)], [(7, 1)]]  # of source and target; the rest is padding
@@ -47,53 +50,85 @@ def apart(fused, axis):
 def projections(w, prefix, names, kv_heads):
     """An attention with a Linear for query, key, value and output each."""
     query, key, value, out = (prefix + name for name in names)
-    return attention(linear(w, query, (D,), (N, -1)), *(linear(w, name, (D,), (kv_heads, -1)) for name in (key, value)),
-                     linear(w, out, (N, -1), (D,)))
+    return attention(
+        linear(w, query, (D,), (N, -1)),
+        *(linear(w, name, (D,), (kv_heads, -1)) for name in (key, value)),
+        linear(w, out, (N, -1), (D,)),
+    )
 
 
 def feed_forward(w, **names):
     """The parameters of a feed-forward layer."""
     shapes = {'in': ((D,), (-1,)), 'gate': ((D,), (-1,)), 'out': ((-1,), (D,))}
-    return {f'{ours}_{leaf}': a for ours, name in names.items() for leaf, a in linear(w, name, *shapes[ours]).items()}
+    return {
+        f'{ours}_{leaf}': a
+        for ours, name in names.items()
+        for leaf, a in linear(w, name, *shapes[ours]).items()
+    }
 
 
 def gpt2(w):
-    w = {name: a.T if '.c_' in name else a for name, a in w.items()}  # their Conv1D is [inputs, outputs]
+    w = {
+        name: a.T if '.c_' in name else a for name, a in w.items()
+    }  # their Conv1D is [inputs, outputs]
 
     def block(layer):
         fused = linear(w, f'{layer}.attn.c_attn', (D,), (3, N, D // N))
         return {
-            'attention': attention(*apart(fused, -3), linear(w, f'{layer}.attn.c_proj', (N, D // N), (D,))),
+            'attention': attention(
+                *apart(fused, -3), linear(w, f'{layer}.attn.c_proj', (N, D // N), (D,))
+            ),
             'attention_connection': {'norm': norm(w, f'{layer}.ln_1')},
             'ffn': feed_forward(w, **{'in': f'{layer}.mlp.c_fc', 'out': f'{layer}.mlp.c_proj'}),
-            'ffn_connection': {'norm': norm(w, f'{layer}.ln_2')}}
-    return {'target_embedding': {'table': w['transformer.wte.weight']},
-            'target_positions': {'positions': w['transformer.wpe.weight']},
-            'decoder_norm': norm(w, 'transformer.ln_f'),
-            **{f'decoder_{n}': block(f'transformer.h.{n}') for n in range(LAYERS)}}
+            'ffn_connection': {'norm': norm(w, f'{layer}.ln_2')},
+        }
+
+    return {
+        'target_embedding': {'table': w['transformer.wte.weight']},
+        'target_positions': {'positions': w['transformer.wpe.weight']},
+        'decoder_norm': norm(w, 'transformer.ln_f'),
+        **{f'decoder_{n}': block(f'transformer.h.{n}') for n in range(LAYERS)},
+    }
 
 
 def llama(w):
     def block(layer):
         return {
-            'attention': projections(w, f'{layer}.self_attn.', ('q_proj', 'k_proj', 'v_proj', 'o_proj'), K),
+            'attention': projections(
+                w, f'{layer}.self_attn.', ('q_proj', 'k_proj', 'v_proj', 'o_proj'), K
+            ),
             'attention_connection': {'norm': norm(w, f'{layer}.input_layernorm')},
-            'ffn': feed_forward(w, **{'gate': f'{layer}.mlp.gate_proj', 'in': f'{layer}.mlp.up_proj',
-                                      'out': f'{layer}.mlp.down_proj'}),
-            'ffn_connection': {'norm': norm(w, f'{layer}.post_attention_layernorm')}}
-    return {'target_embedding': {'table': w['model.embed_tokens.weight']}, 'decoder_norm': norm(w, 'model.norm'),
-            **({'output': {'table': w['lm_head.weight']}} if 'lm_head.weight' in w else {}),
-            **{f'decoder_{n}': block(f'model.layers.{n}') for n in range(LAYERS)}}
+            'ffn': feed_forward(
+                w,
+                **{
+                    'gate': f'{layer}.mlp.gate_proj',
+                    'in': f'{layer}.mlp.up_proj',
+                    'out': f'{layer}.mlp.down_proj',
+                },
+            ),
+            'ffn_connection': {'norm': norm(w, f'{layer}.post_attention_layernorm')},
+        }
+
+    return {
+        'target_embedding': {'table': w['model.embed_tokens.weight']},
+        'decoder_norm': norm(w, 'model.norm'),
+        **({'output': {'table': w['lm_head.weight']}} if 'lm_head.weight' in w else {}),
+        **{f'decoder_{n}': block(f'model.layers.{n}') for n in range(LAYERS)},
+    }
 
 
 def gemma2(w):
     params = llama(w)
     for n in range(LAYERS):
         layer = f'model.layers.{n}'
-        for site, before, after in (('attention', 'input', 'post_attention'),
-                                    ('ffn', 'pre_feedforward', 'post_feedforward')):
+        for site, before, after in (
+            ('attention', 'input', 'post_attention'),
+            ('ffn', 'pre_feedforward', 'post_feedforward'),
+        ):
             params[f'decoder_{n}'][f'{site}_connection'] = {
-                'norm': norm(w, f'{layer}.{before}_layernorm'), 'inner_norm': norm(w, f'{layer}.{after}_layernorm')}
+                'norm': norm(w, f'{layer}.{before}_layernorm'),
+                'inner_norm': norm(w, f'{layer}.{after}_layernorm'),
+            }
     return params
 
 
@@ -104,16 +139,25 @@ def bloom(w):
         return {
             'attention': attention(*apart(fused, -2), out),
             'attention_connection': {'norm': norm(w, f'{layer}.input_layernorm')},
-            'ffn': feed_forward(w, **{'in': f'{layer}.mlp.dense_h_to_4h', 'out': f'{layer}.mlp.dense_4h_to_h'}),
-            'ffn_connection': {'norm': norm(w, f'{layer}.post_attention_layernorm')}}
-    return {'target_embedding': {'table': w['transformer.word_embeddings.weight']},
-            'target_norm': norm(w, 'transformer.word_embeddings_layernorm'),
-            'decoder_norm': norm(w, 'transformer.ln_f'),
-            **{f'decoder_{n}': block(f'transformer.h.{n}') for n in range(LAYERS)}}
+            'ffn': feed_forward(
+                w, **{'in': f'{layer}.mlp.dense_h_to_4h', 'out': f'{layer}.mlp.dense_4h_to_h'}
+            ),
+            'ffn_connection': {'norm': norm(w, f'{layer}.post_attention_layernorm')},
+        }
+
+    return {
+        'target_embedding': {'table': w['transformer.word_embeddings.weight']},
+        'target_norm': norm(w, 'transformer.word_embeddings_layernorm'),
+        'decoder_norm': norm(w, 'transformer.ln_f'),
+        **{f'decoder_{n}': block(f'transformer.h.{n}') for n in range(LAYERS)},
+    }
 
 
 def t5(w):
-    """T5's embeddings are not scaled, its logits are, by 1/√D: with a table of 1/√D theirs it is the other way."""
+    """T5's embeddings are not scaled, its logits are, by 1/√D: with a table of 1/√D theirs it is
+    the other way.
+    """
+
     def stack(side, names):
         params = {f'{side}_norm': norm(w, f'{side}.final_layer_norm')}
         for n in range(LAYERS):
@@ -122,50 +166,139 @@ def t5(w):
                 block[site] = projections(w, f'{prefix}.{index}.{name}.', 'qkvo', N)
                 block[f'{site}_connection'] = {'norm': norm(w, f'{prefix}.{index}.layer_norm')}
             last = f'{prefix}.{len(names)}'
-            wide = {'gate': 'wi_0', 'in': 'wi_1'} if f'{last}.DenseReluDense.wi_0.weight' in w else {'in': 'wi'}
-            block['ffn'] = feed_forward(w, **{
-                ours: f'{last}.DenseReluDense.{name}' for ours, name in (wide | {'out': 'wo'}).items()})
-            params[f'{side}_{n}'] = block | {'ffn_connection': {'norm': norm(w, f'{last}.layer_norm')}}
+            wide = (
+                {'gate': 'wi_0', 'in': 'wi_1'}
+                if f'{last}.DenseReluDense.wi_0.weight' in w
+                else {'in': 'wi'}
+            )
+            block['ffn'] = feed_forward(
+                w,
+                **{
+                    ours: f'{last}.DenseReluDense.{name}'
+                    for ours, name in (wide | {'out': 'wo'}).items()
+                },
+            )
+            params[f'{side}_{n}'] = block | {
+                'ffn_connection': {'norm': norm(w, f'{last}.layer_norm')}
+            }
         first = f'{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
         return params | {f'{side}_relative': {'buckets': w[first]}}
-    tables = {'target_embedding': {'table': w['shared.weight'] * D ** -0.5}}
+
+    tables = {'target_embedding': {'table': w['shared.weight'] * D**-0.5}}
     if 'lm_head.weight' in w:
-        tables = {'target_embedding': {'table': w['shared.weight']}, 'output': {'table': w['lm_head.weight']}}
-    return tables | stack('encoder', {'attention': 'SelfAttention'}) | stack(
-        'decoder', {'attention': 'SelfAttention', 'cross': 'EncDecAttention'})
+        tables = {
+            'target_embedding': {'table': w['shared.weight']},
+            'output': {'table': w['lm_head.weight']},
+        }
+    return (
+        tables
+        | stack('encoder', {'attention': 'SelfAttention'})
+        | stack('decoder', {'attention': 'SelfAttention', 'cross': 'EncDecAttention'})
+    )
 
 
 # By name: the mapping, their class and configuration, our configuration.
 LANGUAGE_MODEL = {'kind': 'decoder_only', 'norm_placement': 'pre', 'embedding_scale': 'none'}
-HF_SIZES = {'hidden_size': D, 'intermediate_size': F, 'num_hidden_layers': LAYERS, 'num_attention_heads': N,
-            'num_key_value_heads': K}
-T5_SIZES = {'d_model': D, 'd_kv': 6, 'd_ff': F, 'num_layers': LAYERS, 'num_heads': N,
-            'relative_attention_num_buckets': 8, 'relative_attention_max_distance': 10}
-T5_MODEL = {'norm': 'rms', 'norm_placement': 'pre', 'head_dim': 6, 'attention': "softmax(scale='none')",
-            'position': 't5(buckets=8, max_distance=10)'}
+HF_SIZES = {
+    'hidden_size': D,
+    'intermediate_size': F,
+    'num_hidden_layers': LAYERS,
+    'num_attention_heads': N,
+    'num_key_value_heads': K,
+}
+T5_SIZES = {
+    'd_model': D,
+    'd_kv': 6,
+    'd_ff': F,
+    'num_layers': LAYERS,
+    'num_heads': N,
+    'relative_attention_num_buckets': 8,
+    'relative_attention_max_distance': 10,
+}
+T5_MODEL = {
+    'norm': 'rms',
+    'norm_placement': 'pre',
+    'head_dim': 6,
+    'attention': "softmax(scale='none')",
+    'position': 't5(buckets=8, max_distance=10)',
+}
 CASES = {
-    'gpt2': (gpt2, 'GPT2LMHeadModel', {'n_embd': D, 'n_inner': F, 'n_layer': LAYERS, 'n_head': N, 'n_positions': 16},
-             LANGUAGE_MODEL | {'position': 'learned(max_len=16)', 'norm': 'layer(eps=1e-5)', 'ffn': 'gelu',
-                               'attention_bias': 'all'}),
-    'llama': (llama, 'LlamaForCausalLM', HF_SIZES | {'rms_norm_eps': 1e-5},
-              LANGUAGE_MODEL | {'position': 'rope', 'norm': 'rms(eps=1e-5)', 'ffn': 'swiglu(equal_parameters=False)',
-                                'num_kv_heads': K, 'tie_embeddings': 'none'}),
-    'gemma2': (gemma2, 'Gemma2ForCausalLM',
-               HF_SIZES | {'head_dim': 12, 'query_pre_attn_scalar': 16, 'sliding_window': 4,
-                           'attn_logit_softcapping': 2.0, 'final_logit_softcapping': 3.0},
-               LANGUAGE_MODEL | {'position': 'rope', 'norm': 'rms(offset=True)', 'norm_placement': 'sandwich',
-                                 'attention': 'softmax(mask=window(4), softcap=2.0, scale=0.25), '
-                                              'softmax(softcap=2.0, scale=0.25)',
-                                 'logit_softcap': 3.0, 'ffn': 'geglu(equal_parameters=False)', 'head_dim': 12,
-                                 'num_kv_heads': K, 'embedding_scale': 'sqrt'}),
-    'bloom': (bloom, 'BloomForCausalLM', {'hidden_size': D, 'n_layer': LAYERS, 'n_head': N},
-              LANGUAGE_MODEL | {'position': 'alibi', 'norm': 'layer(eps=1e-5)', 'embedding_norm': True, 'd_ff': 4 * D,
-                                'ffn': 'gelu', 'attention_bias': 'all'}),
+    'gpt2': (
+        gpt2,
+        'GPT2LMHeadModel',
+        {'n_embd': D, 'n_inner': F, 'n_layer': LAYERS, 'n_head': N, 'n_positions': 16},
+        LANGUAGE_MODEL
+        | {
+            'position': 'learned(max_len=16)',
+            'norm': 'layer(eps=1e-5)',
+            'ffn': 'gelu',
+            'attention_bias': 'all',
+        },
+    ),
+    'llama': (
+        llama,
+        'LlamaForCausalLM',
+        HF_SIZES | {'rms_norm_eps': 1e-5},
+        LANGUAGE_MODEL
+        | {
+            'position': 'rope',
+            'norm': 'rms(eps=1e-5)',
+            'ffn': 'swiglu(equal_parameters=False)',
+            'num_kv_heads': K,
+            'tie_embeddings': 'none',
+        },
+    ),
+    'gemma2': (
+        gemma2,
+        'Gemma2ForCausalLM',
+        HF_SIZES
+        | {
+            'head_dim': 12,
+            'query_pre_attn_scalar': 16,
+            'sliding_window': 4,
+            'attn_logit_softcapping': 2.0,
+            'final_logit_softcapping': 3.0,
+        },
+        LANGUAGE_MODEL
+        | {
+            'position': 'rope',
+            'norm': 'rms(offset=True)',
+            'norm_placement': 'sandwich',
+            'attention': 'softmax(mask=window(4), softcap=2.0, scale=0.25), '
+            'softmax(softcap=2.0, scale=0.25)',
+            'logit_softcap': 3.0,
+            'ffn': 'geglu(equal_parameters=False)',
+            'head_dim': 12,
+            'num_kv_heads': K,
+            'embedding_scale': 'sqrt',
+        },
+    ),
+    'bloom': (
+        bloom,
+        'BloomForCausalLM',
+        {'hidden_size': D, 'n_layer': LAYERS, 'n_head': N},
+        LANGUAGE_MODEL
+        | {
+            'position': 'alibi',
+            'norm': 'layer(eps=1e-5)',
+            'embedding_norm': True,
+            'd_ff': 4 * D,
+            'ffn': 'gelu',
+            'attention_bias': 'all',
+        },
+    ),
     't5': (t5, 'T5ForConditionalGeneration', T5_SIZES, T5_MODEL | {'ffn': 'relu(bias=False)'}),
-    't5 v1.1': (t5, 'T5ForConditionalGeneration',
-                T5_SIZES | {'feed_forward_proj': 'gated-gelu', 'tie_word_embeddings': False},
-                T5_MODEL | {'ffn': 'geglu(equal_parameters=False)', 'embedding_scale': 'none',
-                            'tie_embeddings': 'inputs'}),
+    't5 v1.1': (
+        t5,
+        'T5ForConditionalGeneration',
+        T5_SIZES | {'feed_forward_proj': 'gated-gelu', 'tie_word_embeddings': False},
+        T5_MODEL
+        | {
+            'ffn': 'geglu(equal_parameters=False)',
+            'embedding_scale': 'none',
+            'tie_embeddings': 'inputs',
+        },
+    ),
 }
 
 
@@ -173,7 +306,9 @@ def random_model(name, changes):
     """Their model, with weights large enough that every part of it matters."""
     cls = getattr(transformers, name)
     model = cls(cls.config_class(vocab_size=V, attn_implementation='eager', **changes)).eval()
-    if changes.get('tie_word_embeddings') is False:  # some versions of T5 tie them until a checkpoint says otherwise
+    if (
+        changes.get('tie_word_embeddings') is False
+    ):  # some versions of T5 tie them until a checkpoint says otherwise
         model.lm_head.weight = torch.nn.Parameter(torch.empty(V, D))
     rng = np.random.default_rng(0)
     with torch.no_grad():
@@ -188,8 +323,12 @@ def their_logits(model, batch):
     ids, mask = (torch.tensor(a.astype(np.int64)) for a in (batch.inputs_BT, batch.segments_BT > 0))
     if not model.architecture.is_encoder_decoder:
         return model(input_ids=ids, attention_mask=mask).logits
-    source, seen = (torch.tensor(a.astype(np.int64)) for a in (batch.source_BS, batch.source_segments_BS > 0))
-    return model(input_ids=source, attention_mask=seen, decoder_input_ids=ids, decoder_attention_mask=mask).logits
+    source, seen = (
+        torch.tensor(a.astype(np.int64)) for a in (batch.source_BS, batch.source_segments_BS > 0)
+    )
+    return model(
+        input_ids=source, attention_mask=seen, decoder_input_ids=ids, decoder_attention_mask=mask
+    ).logits
 
 
 @pytest.mark.parametrize('case', CASES.values(), ids=CASES)
@@ -200,23 +339,37 @@ def test_logits_and_gradients_are_those_of_transformers(case, tiny, make_batch, 
     module = build_model(tiny(**{'d_model': D, 'd_ff': F, 'num_heads': N} | ours), V)
     batch = make_batch(random_rows(LENGTHS, V), LENGTH)
 
-    shapes = jax.eval_shape(module.init, jax.random.PRNGKey(0), dummy_batch(kind=module.architecture.kind))['params']
-    assert jax.tree.map(jnp.shape, mapping(weights)) == jax.tree.map(jnp.shape, nn.meta.unbox(shapes))
+    shapes = jax.eval_shape(
+        module.init, jax.random.PRNGKey(0), dummy_batch(kind=module.architecture.kind)
+    )['params']
+    assert jax.tree.map(jnp.shape, mapping(weights)) == jax.tree.map(
+        jnp.shape, nn.meta.unbox(shapes)
+    )
 
     def objective(weights):
         params = mapping(weights)
-        return loss_sums(module, params, batch, LABEL_SMOOTHING).loss, module.apply({'params': params}, batch)
+        return loss_sums(module, params, batch, LABEL_SMOOTHING).loss, module.apply(
+            {'params': params}, batch
+        )
+
     (loss, logits_BTV), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(weights)
 
     real = batch.segments_BT > 0
     torch_logits_BTV = their_logits(model, batch)
     torch_loss = torch.nn.functional.cross_entropy(
-        torch_logits_BTV[torch.tensor(real)], torch.tensor(batch.targets_BT[real]).long(),
-        label_smoothing=LABEL_SMOOTHING, reduction='sum')
+        torch_logits_BTV[torch.tensor(real)],
+        torch.tensor(batch.targets_BT[real]).long(),
+        label_smoothing=LABEL_SMOOTHING,
+        reduction='sum',
+    )
     torch_loss.backward()
-    np.testing.assert_allclose(logits_BTV[real], torch_logits_BTV.detach().numpy()[real], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        logits_BTV[real], torch_logits_BTV.detach().numpy()[real], rtol=1e-5, atol=1e-5
+    )
     assert float(loss) == pytest.approx(torch_loss.item(), rel=1e-5)
     expected = {key: value.grad.numpy() for key, value in named.items()}
-    whole = np.sqrt(sum((grad ** 2).sum() for grad in expected.values()))
+    whole = np.sqrt(sum((grad**2).sum() for grad in expected.values()))
     for key, grad in expected.items():
-        assert np.linalg.norm(grads[key] - grad) <= 1e-5 * max(np.linalg.norm(grad), 1e-3 * whole), key
+        assert np.linalg.norm(grads[key] - grad) <= 1e-5 * max(
+            np.linalg.norm(grad), 1e-3 * whole
+        ), key

@@ -1,4 +1,6 @@
-"""Logical axes to mesh axes: every parameter has a rule, and what cannot be cut is refused before anything compiles."""
+"""Logical axes to mesh axes: every parameter has a rule, and what cannot be cut is refused before
+anything compiles.
+"""
 
 import flax.linen as nn
 import jax
@@ -15,18 +17,30 @@ from transformer_jax.training import train_step as step
 
 ONE = {'data': 1, 'fsdp': 1, 'tensor': 1}
 VARIANTS = {
-    'paper': {}, 'all axes': {'norm_placement': 'pre', 'tie_embeddings': 'none', 'position': 'learned(max_len=16)'},
-    'grouped': {'num_kv_heads': 2, 'head_dim': 8}}
+    'paper': {},
+    'all axes': {
+        'norm_placement': 'pre',
+        'tie_embeddings': 'none',
+        'position': 'learned(max_len=16)',
+    },
+    'grouped': {'num_kv_heads': 2, 'head_dim': 8},
+}
 
 
 def boxed_state(model_config, vocab_size=32):
     config = ExperimentConfig(model=model_config)
-    return jax.eval_shape(lambda: step.init_state(resolve(config), build_model(model_config, vocab_size)))
+    return jax.eval_shape(
+        lambda: step.init_state(resolve(config), build_model(model_config, vocab_size))
+    )
 
 
 def boxed(names, shape):
     """A tree with one parameter, `layer.kernel`."""
-    return {'layer': {'kernel': nn.LogicallyPartitioned(jax.ShapeDtypeStruct(shape, jnp.float32), names)}}
+    return {
+        'layer': {
+            'kernel': nn.LogicallyPartitioned(jax.ShapeDtypeStruct(shape, jnp.float32), names)
+        }
+    }
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
@@ -34,8 +48,14 @@ def test_every_parameter_has_a_rule_and_its_moments_follow_it(variant, tiny):
     state = boxed_state(tiny(**VARIANTS[variant]))
     specs = partition_specs(state, ONE | {'fsdp': 2, 'tensor': 2})
     boxes = jax.tree.leaves(state.params, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
-    assert all(isinstance(box, nn.meta.AxisMetadata) and set(box.names) <= set(RULES) for box in boxes)
-    adam = next(s for s in jax.tree.leaves(specs.opt_state, is_leaf=lambda s: hasattr(s, 'mu')) if hasattr(s, 'mu'))
+    assert all(
+        isinstance(box, nn.meta.AxisMetadata) and set(box.names) <= set(RULES) for box in boxes
+    )
+    adam = next(
+        s
+        for s in jax.tree.leaves(specs.opt_state, is_leaf=lambda s: hasattr(s, 'mu'))
+        if hasattr(s, 'mu')
+    )
     assert adam.mu == adam.nu == specs.params
     assert specs.step == specs.rng == specs.hyper.learning_rate == PartitionSpec()
 
@@ -53,17 +73,29 @@ def test_the_layout_of_the_papers_model(tiny):
     assert layer['ffn_connection']['norm']['scale'] == PartitionSpec(None)
 
 
-@pytest.mark.parametrize(('config', 'devices', 'expected'), [
-    ((-1, 1, 1), 8, (8, 1, 1)), ((-1, 2, 2), 8, (2, 2, 2)), ((1, -1, 4), 8, (1, 2, 4)), ((2, 2, 2), 8, (2, 2, 2)),
-    ((-1, 1, 1), 1, (1, 1, 1))])
+@pytest.mark.parametrize(
+    ('config', 'devices', 'expected'),
+    [
+        ((-1, 1, 1), 8, (8, 1, 1)),
+        ((-1, 2, 2), 8, (2, 2, 2)),
+        ((1, -1, 4), 8, (1, 2, 4)),
+        ((2, 2, 2), 8, (2, 2, 2)),
+        ((-1, 1, 1), 1, (1, 1, 1)),
+    ],
+)
 def test_a_mesh_is_filled_with_the_devices_there_are(config, devices, expected):
     assert tuple(mesh_sizes(MeshConfig(*config), devices).values()) == expected
 
 
-@pytest.mark.parametrize(('config', 'devices', 'message'), [
-    ((2, 2, 1), 8, 'needs 4 devices, there are 8'), ((4, 4, 1), 8, 'needs 16 devices, there are 8'),
-    ((-1, 3, 1), 8, 'needs a multiple of 3 devices, there are 8'),
-    ((-1, 16, 1), 8, 'needs a multiple of 16 devices, there are 8')])
+@pytest.mark.parametrize(
+    ('config', 'devices', 'message'),
+    [
+        ((2, 2, 1), 8, 'needs 4 devices, there are 8'),
+        ((4, 4, 1), 8, 'needs 16 devices, there are 8'),
+        ((-1, 3, 1), 8, 'needs a multiple of 3 devices, there are 8'),
+        ((-1, 16, 1), 8, 'needs a multiple of 16 devices, there are 8'),
+    ],
+)
 def test_a_mesh_that_does_not_match_is_refused(config, devices, message):
     with pytest.raises(ConfigError) as caught:
         mesh_sizes(MeshConfig(*config), devices)
@@ -72,18 +104,24 @@ def test_a_mesh_that_does_not_match_is_refused(config, devices, message):
 
 
 def test_an_unknown_axis_is_refused_with_the_nearest_name():
-    with pytest.raises(ConfigError, match=r"^layer\.kernel: no sharding rule for .* 'embd'; did you mean 'embed'"):
+    with pytest.raises(
+        ConfigError, match=r"^layer\.kernel: no sharding rule for .* 'embd'; did you mean 'embed'"
+    ):
         partition_specs(boxed(('embd', 'mlp'), (16, 32)), ONE)
 
 
 @pytest.mark.parametrize('size', [1, 2])  # JAX refuses it on one device too
 def test_a_mesh_axis_cannot_cut_two_dimensions(size):
-    with pytest.raises(ConfigError, match=r"^layer\.kernel: mesh axis 'tensor' would cut both 'heads' and 'mlp'$"):
+    with pytest.raises(
+        ConfigError, match=r"^layer\.kernel: mesh axis 'tensor' would cut both 'heads' and 'mlp'$"
+    ):
         partition_specs(boxed(('heads', 'mlp'), (16, 32)), ONE | {'tensor': size})
 
 
 def test_two_dimensions_cannot_share_a_name():
-    with pytest.raises(ConfigError, match=r'layer\.kernel: dimensions need names of their own: norm, norm'):
+    with pytest.raises(
+        ConfigError, match=r'layer\.kernel: dimensions need names of their own: norm, norm'
+    ):
         partition_specs(boxed(('norm', 'norm'), (4, 4)), ONE)
 
 
@@ -91,14 +129,20 @@ def test_two_dimensions_cannot_share_a_name():
 def test_a_dimension_that_does_not_divide_is_refused_with_sizes_that_do(size, fits):
     with pytest.raises(ConfigError) as caught:
         partition_specs(boxed(('embed', 'mlp'), (16, size)), ONE | {'tensor': 4})
-    assert str(caught.value) == (f"layer.kernel: dimension 'mlp' of size {size} cannot be cut over 4 devices "
-                                 f'(mesh tensor); sizes that fit: {fits}')
+    assert str(caught.value) == (
+        f"layer.kernel: dimension 'mlp' of size {size} cannot be cut over 4 devices "
+        f'(mesh tensor); sizes that fit: {fits}'
+    )
 
 
 def test_the_message_names_the_parameter_of_a_model(tiny):
-    with pytest.raises(ConfigError, match=r"params\..*\.key\.kernel: dimension 'kv_heads' of size 2 "):
+    with pytest.raises(
+        ConfigError, match=r"params\..*\.key\.kernel: dimension 'kv_heads' of size 2 "
+    ):
         partition_specs(boxed_state(tiny(num_kv_heads=2)), ONE | {'tensor': 4})
-    with pytest.raises(ConfigError, match=r"embedding\.table: dimension 'vocab' of size 30 .*: 28 or 32$"):
+    with pytest.raises(
+        ConfigError, match=r"embedding\.table: dimension 'vocab' of size 30 .*: 28 or 32$"
+    ):
         partition_specs(boxed_state(tiny(), vocab_size=30), ONE | {'tensor': 2, 'fsdp': 2})
 
 

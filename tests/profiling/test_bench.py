@@ -1,4 +1,6 @@
-"""What the benchmarks count is right, and their numbers agree with each other; how fast anything is, is not tested."""
+"""What the benchmarks count is right, and their numbers agree with each other; how fast anything
+is, is not tested.
+"""
 
 import dataclasses
 import json
@@ -23,16 +25,29 @@ from transformer_jax.training.parallel import Parallel
 
 @pytest.fixture(scope='module')
 def config(tiny, tmp_path_factory) -> ExperimentConfig:
-    data = DataConfig(task='number_words(limit=120, held_out=10)', vocab_size=70, batching='buckets(lengths=(8, 24))',
-                      cache_dir=str(tmp_path_factory.mktemp('cache')))
+    data = DataConfig(
+        task='number_words(limit=120, held_out=10)',
+        vocab_size=70,
+        batching='buckets(lengths=(8, 24))',
+        cache_dir=str(tmp_path_factory.mktemp('cache')),
+    )
     model = tiny(encoder_layers=1, decoder_layers=1)
-    return ExperimentConfig(model=model, data=data, train=TrainConfig(batch_tokens=192, accumulate=1),
-                            decode=DecodeConfig(beam=2))
+    return ExperimentConfig(
+        model=model,
+        data=data,
+        train=TrainConfig(batch_tokens=192, accumulate=1),
+        decode=DecodeConfig(beam=2),
+    )
 
 
 @pytest.fixture(scope='module')
 def data(config, tmp_path_factory):
-    return load_data(resolve(config).pipeline, Workdir(tmp_path_factory.mktemp('run')).tokenizer_path, lambda line: None, ('train',))
+    return load_data(
+        resolve(config).pipeline,
+        Workdir(tmp_path_factory.mktemp('run')).tokenizer_path,
+        lambda line: None,
+        ('train',),
+    )
 
 
 @pytest.fixture(scope='module')
@@ -43,7 +58,9 @@ def result(config, data) -> bench.TrainBench:
 def test_an_epochs_padding_and_tokens_are_the_plans(data, result):
     assert result.padding == pytest.approx(1 - data.plan.fill) == result.epoch_padding
     assert result.tokens == data.train.lengths[:, 1].sum()
-    assert result.tokens_per_second == pytest.approx(result.tokens / (result.loop_seconds * result.steps))
+    assert result.tokens_per_second == pytest.approx(
+        result.tokens / (result.loop_seconds * result.steps)
+    )
 
 
 def test_every_shape_is_compiled_and_counted_as_inspect_counts(config, data, result):
@@ -55,7 +72,9 @@ def test_every_shape_is_compiled_and_counted_as_inspect_counts(config, data, res
         assert shape.compile_seconds > 0
         assert 0 < shape.temporary_bytes <= result.temporary_bytes
     flops = sum(shape.steps * shape.flops for shape in result.shapes)
-    assert result.peak_share == pytest.approx(flops / (result.steps * result.bare_seconds) / result.peak_flops)
+    assert result.peak_share == pytest.approx(
+        flops / (result.steps * result.bare_seconds) / result.peak_flops
+    )
 
 
 def test_times_agree_with_each_other(result):
@@ -71,16 +90,27 @@ def test_times_agree_with_each_other(result):
 @pytest.mark.parametrize('task', ['induction(length=14)', 'parity(length=14)'])
 def test_language_models_and_classifiers_are_measured_too(task, config):
     changed = runpy.run_path('configs/generated.py')['get_config'](task)
-    changed.update_from_flattened_dict({'train.batch_tokens': 128, 'model.d_model': 16, 'model.encoder_layers': 1,
-                                        'model.decoder_layers': 1, 'data.cache_dir': config.data.cache_dir})
-    result = bench.bench_train(config_lib.from_config_dict(changed), 2, lambda line: None, matmul_size=64)
+    changed.update_from_flattened_dict(
+        {
+            'train.batch_tokens': 128,
+            'model.d_model': 16,
+            'model.encoder_layers': 1,
+            'model.decoder_layers': 1,
+            'data.cache_dir': config.data.cache_dir,
+        }
+    )
+    result = bench.bench_train(
+        config_lib.from_config_dict(changed), 2, lambda line: None, matmul_size=64
+    )
     assert 0 <= result.padding < 1
     assert result.shapes[0].steps == 2
     assert min(result.parts.values()) >= 0
 
 
 def test_parts_add_up_to_the_step(config, data, monkeypatch):
-    """With a clock that says how long each program takes, the parts are the differences, microbatches counted."""
+    """With a clock that says how long each program takes, the parts are the differences,
+    microbatches counted.
+    """
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=2))
     parallel = Parallel(resolve(config), build_model(config.model, data.tokenizer.vocab_size))
     batch = next(data.train_iterator(parallel.local_rows, parallel.rows_multiple))
@@ -93,13 +123,19 @@ def test_parts_add_up_to_the_step(config, data, monkeypatch):
 @pytest.mark.parametrize('method', bench_decode.METHODS)
 def test_every_hypothesis_is_as_long_as_it_is_forced_to_be(config, method):
     parallel = Parallel(resolve(config), build_model(config.model, config.data.vocab_size))
-    decode = bench_decode.forced_decoder(config, parallel, parallel.init_state().params, method, (8, 3, 6))
+    decode = bench_decode.forced_decoder(
+        config, parallel, parallel.init_state().params, method, (8, 3, 6)
+    )
     np.testing.assert_array_equal((np.asarray(decode()) > 0).sum(axis=1), 6)
 
 
 def test_a_line_is_found_in_times_that_lie_on_one():
-    times = bench_decode.fit((16, 32, 64), [0.5 + 0.01 * 16, 0.5 + 0.01 * 32, 0.5 + 0.01 * 64], rows=4)
-    assert (times.seconds_per_step, times.constant_seconds, times.r_squared) == pytest.approx((0.01, 0.5, 1))
+    times = bench_decode.fit(
+        (16, 32, 64), [0.5 + 0.01 * 16, 0.5 + 0.01 * 32, 0.5 + 0.01 * 64], rows=4
+    )
+    assert (times.seconds_per_step, times.constant_seconds, times.r_squared) == pytest.approx(
+        (0.01, 0.5, 1)
+    )
     assert times.tokens_per_second[0] == pytest.approx(4 * 16 / 0.66)
     assert bench_decode.fit((16, 32, 64), [1.0, 4.0, 16.0], rows=4).exponent == pytest.approx(2)
 
@@ -107,7 +143,7 @@ def test_a_line_is_found_in_times_that_lie_on_one():
 def test_the_peak_is_of_all_devices_and_the_best_of_ten(monkeypatch):
     clock = iter([4.0] * 9 + [2.0])
     monkeypatch.setattr(timing, 'seconds', lambda program: next(clock))
-    assert timing.matmul_peak('float32', 32) == 2 * jax.device_count() * 32 ** 3 / 2
+    assert timing.matmul_peak('float32', 32) == 2 * jax.device_count() * 32**3 / 2
 
 
 def test_both_results_are_one_json_object_or_tables(config, result, capsys):
@@ -123,7 +159,9 @@ def test_both_results_are_one_json_object_or_tables(config, result, capsys):
 def test_positions_that_end_before_the_output_are_refused(config):
     short = dataclasses.replace(config.model, position='learned(max_len=60)')
     with pytest.raises(ConfigError, match=r'--longest=64 .*max_len=60'):
-        bench_decode.bench_decode(dataclasses.replace(config, model=short), 64, 8, lambda line: None)
+        bench_decode.bench_decode(
+            dataclasses.replace(config, model=short), 64, 8, lambda line: None
+        )
 
 
 def test_commands_of_two_words(capsys):
@@ -135,25 +173,44 @@ def test_commands_of_two_words(capsys):
 
 @pytest.fixture(scope='module')
 def attention() -> bench_attention.AttentionBench:
-    kinds = ('softmax', 'softmax(mask=window(16))', 'linear(chunk=32)', 'linformer(length={T}, rank=8)')
-    return bench_attention.bench_attention(kinds, ('dense', 'chunked', 'blocked'), (1024, 4096),
-                                           bench_attention.Sizes(1, 2, 1, 8), lambda line: None, timed=False)
+    kinds = (
+        'softmax',
+        'softmax(mask=window(16))',
+        'linear(chunk=32)',
+        'linformer(length={T}, rank=8)',
+    )
+    return bench_attention.bench_attention(
+        kinds,
+        ('dense', 'chunked', 'blocked'),
+        (1024, 4096),
+        bench_attention.Sizes(1, 2, 1, 8),
+        lambda line: None,
+        timed=False,
+    )
 
 
 @pytest.mark.slow
 def test_memory_grows_as_the_engines_promise(attention):
-    slopes = {(slope['attention'], slope['engine']): slope['temporary_bytes'] for slope in attention.slopes
-              if slope['direction'] == bench_attention.PASSES[-1]}
-    assert len(slopes) == 2 + 3 + 1 + 1  # blocked needs a window, and two kinds have a form of their own
+    slopes = {
+        (slope['attention'], slope['engine']): slope['temporary_bytes']
+        for slope in attention.slopes
+        if slope['direction'] == bench_attention.PASSES[-1]
+    }
+    assert (
+        len(slopes) == 2 + 3 + 1 + 1
+    )  # blocked needs a window, and two kinds have a form of their own
     for (_, engine), slope in slopes.items():
         assert slope > 1.9 if engine == 'dense' else slope < 1.15
 
 
 @pytest.mark.slow
 def test_a_points_flops_are_those_of_its_products(attention):
-    flops = {(p.engine, p.length): p.flops for p in attention.points if p.attention == 'softmax'
-             and p.direction == bench_attention.PASSES[0]}
-    assert flops['dense', 1024] == 2 * 2 * 2 * 1024 ** 2 * 8  # two products of 2 heads
+    flops = {
+        (p.engine, p.length): p.flops
+        for p in attention.points
+        if p.attention == 'softmax' and p.direction == bench_attention.PASSES[0]
+    }
+    assert flops['dense', 1024] == 2 * 2 * 2 * 1024**2 * 8  # two products of 2 heads
 
 
 @pytest.mark.slow
@@ -161,6 +218,10 @@ def test_the_table_and_the_picture_hold_every_kind(attention, tmp_path):
     timing.show(attention, bench_attention.tables(attention), as_json=False)
     assert bench_attention.draw(attention, tmp_path / 'slopes.png').stat().length > 10_000
     with pytest.raises(ConfigError, match='none of them can do'):
-        bench_attention.bench_attention(['softmax'], ['blocked'], [64], attention.sizes, lambda line: None)
+        bench_attention.bench_attention(
+            ['softmax'], ['blocked'], [64], attention.sizes, lambda line: None
+        )
     with pytest.raises(ConfigError, match='needs an NVIDIA GPU'):
-        bench_attention.bench_attention(['softmax'], ['cudnn'], [64], attention.sizes, lambda line: None)
+        bench_attention.bench_attention(
+            ['softmax'], ['cudnn'], [64], attention.sizes, lambda line: None
+        )

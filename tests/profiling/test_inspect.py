@@ -18,7 +18,14 @@ from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.profiling import flops as costs
 from transformer_jax.profiling import inspect
-from transformer_jax.schema import DataConfig, ExperimentConfig, MeshConfig, ModelConfig, ParallelConfig, TrainConfig
+from transformer_jax.schema import (
+    DataConfig,
+    ExperimentConfig,
+    MeshConfig,
+    ModelConfig,
+    ParallelConfig,
+    TrainConfig,
+)
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.training import train_step as step
 from transformer_jax.training.parallel import Parallel
@@ -26,10 +33,15 @@ from transformer_jax.training.parallel import Parallel
 TINY = ModelConfig(encoder_layers=1, decoder_layers=2, d_model=16, d_ff=32, num_heads=2)
 
 
-def experiment(model=TINY, vocab_size=64, batching='buckets(lengths=(8, 16))', mesh=(1, 1, 1), **train):
-    return ExperimentConfig(model=model, data=DataConfig(vocab_size=vocab_size, batching=batching),
-                            train=TrainConfig(**{'batch_tokens': 128} | train),
-                            parallel=ParallelConfig(mesh=MeshConfig(*mesh)))
+def experiment(
+    model=TINY, vocab_size=64, batching='buckets(lengths=(8, 16))', mesh=(1, 1, 1), **train
+):
+    return ExperimentConfig(
+        model=model,
+        data=DataConfig(vocab_size=vocab_size, batching=batching),
+        train=TrainConfig(**{'batch_tokens': 128} | train),
+        parallel=ParallelConfig(mesh=MeshConfig(*mesh)),
+    )
 
 
 def printed(function, *args):
@@ -40,8 +52,11 @@ def printed(function, *args):
 
 @pytest.fixture(scope='module')
 def base():
-    return inspect.describe(experiment(ModelConfig(), vocab_size=37_000, batching='packed(length=64)',
-                                       batch_tokens=25_000))
+    return inspect.describe(
+        experiment(
+            ModelConfig(), vocab_size=37_000, batching='packed(length=64)', batch_tokens=25_000
+        )
+    )
 
 
 def test_parameters_of_the_papers_base_model(base):
@@ -62,26 +77,41 @@ def test_flops_of_the_papers_base_model(base):
     assert cost.flops_per_token == 3 * per_token
 
 
-@pytest.mark.parametrize('changes', [
-    {}, {'num_kv_heads': 1, 'head_dim': 24, 'value_dim': 40}, {'norm_placement': 'pre', 'tie_embeddings': 'none'}])
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {},
+        {'num_kv_heads': 1, 'head_dim': 24, 'value_dim': 40},
+        {'norm_placement': 'pre', 'tie_embeddings': 'none'},
+    ],
+)
 def test_forward_flops_are_those_that_xla_counts(changes):
     config = dataclasses.replace(TINY, d_model=128, d_ff=512, num_heads=4, **changes)
     model = build_model(config, 500)
     batch = dummy_batch(8, 32)
     params = nn.meta.unbox(jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)['params'])
-    compiled = jax.jit(lambda params, batch: model.apply({'params': params}, batch)).lower(params, batch).compile()
+    compiled = (
+        jax.jit(lambda params, batch: model.apply({'params': params}, batch))
+        .lower(params, batch)
+        .compile()
+    )
     # XLA counts softmax, norms and additions beside the products.
     ratio = costs.forward_flops(model, params, 8, 32) / compiled.cost_analysis()['flops']
     assert 0.95 < ratio <= 1
 
 
 def test_products_in_loops_and_branches_are_counted():
-    once = 2 * 3 ** 3
+    once = 2 * 3**3
 
     def flops(function):
-        return costs.matmul_flops(jax.make_jaxpr(function)(jax.ShapeDtypeStruct((3, 3), np.float32)))
+        return costs.matmul_flops(
+            jax.make_jaxpr(function)(jax.ShapeDtypeStruct((3, 3), np.float32))
+        )
+
     assert flops(lambda a: jax.lax.scan(lambda c, _: (c @ a, None), a, length=5)[0]) == 5 * once
-    assert flops(lambda a: jax.lax.cond(a[0, 0] > 0, lambda b: b @ b @ b, lambda b: b, a)) == 2 * once
+    assert (
+        flops(lambda a: jax.lax.cond(a[0, 0] > 0, lambda b: b @ b @ b, lambda b: b, a)) == 2 * once
+    )
     assert flops(jax.checkpoint(jax.jit(lambda a: a @ a))) == once
     assert flops(jax.vmap(lambda a_S: a_S @ a_S)) == 2 * 3 * 3
 
@@ -93,7 +123,9 @@ def test_estimated_memory_bounds_what_xla_allocates():
     report = inspect.describe(config)
     [cost], memory = report.steps, report.memory()
     state = nn.meta.unbox(jax.eval_shape(lambda: step.init_state(resolve(config), model)))
-    train = jax.jit(lambda state, batch: step.train_step(model, resolve(config), state, batch), donate_argnums=0)
+    train = jax.jit(
+        lambda state, batch: step.train_step(model, resolve(config), state, batch), donate_argnums=0
+    )
     allocated = train.lower(state, dummy_batch(cost.rows, cost.length)).compile().memory_analysis()
     estimate = memory['gradients'] + memory['activations, at most']
     assert estimate / 2 < allocated.temp_size_in_bytes <= estimate
@@ -106,8 +138,14 @@ def test_bytes_per_device_on_a_mesh_that_is_not_there():
     whole = inspect.describe(experiment())
     cut = inspect.describe(experiment(mesh=(2, 2, 2)))
     assert cut.mesh == {'data': 2, 'fsdp': 2, 'tensor': 2}
-    parts = {'target_embedding.table': 4, 'decoder_1.cross.queries.query.kernel': 4, 'encoder_0.ffn.in_kernel': 4,
-             'encoder_0.ffn.in_bias': 2, 'encoder_0.ffn.out_bias': 1, 'decoder_0.ffn_connection.norm.scale': 1}
+    parts = {
+        'target_embedding.table': 4,
+        'decoder_1.cross.queries.query.kernel': 4,
+        'encoder_0.ffn.in_kernel': 4,
+        'encoder_0.ffn.in_bias': 2,
+        'encoder_0.ffn.out_bias': 1,
+        'decoder_0.ffn_connection.norm.scale': 1,
+    }
     by_path = {p.path: p for p in cut.parameters}
     for path, pieces in parts.items():
         assert by_path[path].bytes_per_device * pieces == 4 * by_path[path].count
@@ -118,11 +156,18 @@ def test_bytes_per_device_on_a_mesh_that_is_not_there():
     assert cut.optimizer_bytes == 2 * cut.memory()['parameters'] + adam_count
     assert cut.gradient_bytes == cut.memory()['parameters'] < whole.memory()['parameters'] / 3
     for one, eight in zip(whole.steps, cut.steps, strict=True):
-        assert (one.flops, 4 * eight.activation_bytes) == (eight.flops, pytest.approx(one.activation_bytes, rel=0.2))
+        assert (one.flops, 4 * eight.activation_bytes) == (
+            eight.flops,
+            pytest.approx(one.activation_bytes, rel=0.2),
+        )
 
 
 def test_the_mesh_takes_its_devices_from_the_config_or_the_flag():
-    assert inspect.describe(experiment(mesh=(-1, 4, 1)), 512).mesh == {'data': 128, 'fsdp': 4, 'tensor': 1}
+    assert inspect.describe(experiment(mesh=(-1, 4, 1)), 512).mesh == {
+        'data': 128,
+        'fsdp': 4,
+        'tensor': 1,
+    }
     assert inspect.describe(experiment(mesh=(-1, 1, 1))).mesh['data'] == jax.device_count()
     with pytest.raises(ConfigError, match=r'needs 8 devices, there are 4'):
         inspect.describe(experiment(mesh=(2, 2, 2)), 4)
@@ -131,7 +176,9 @@ def test_the_mesh_takes_its_devices_from_the_config_or_the_flag():
 
 
 def test_accumulation_pads_rows_and_keeps_two_gradients():
-    one, four = (inspect.describe(experiment(batching='packed(length=16)', accumulate=n)) for n in (1, 3))
+    one, four = (
+        inspect.describe(experiment(batching='packed(length=16)', accumulate=n)) for n in (1, 3)
+    )
     assert (one.steps[0].rows, four.steps[0].rows) == (8, 9)
     assert four.gradient_bytes == 2 * one.gradient_bytes
     assert four.steps[0].activation_bytes < one.steps[0].activation_bytes / 2
@@ -144,7 +191,11 @@ def test_tables_show_every_parameter_and_shape():
     assert 'float32[16, 32]' in text
     assert 'embed/fsdp mlp/tensor' in text
     report = inspect.describe(experiment())
-    for number in (sum(p.count for p in report.parameters), 64 * 16, *(cost.rows for cost in report.steps)):
+    for number in (
+        sum(p.count for p in report.parameters),
+        64 * 16,
+        *(cost.rows for cost in report.steps),
+    ):
         assert f' {number:,} ' in text
 
 
@@ -171,6 +222,7 @@ def test_runs_that_ended_alike_print_the_same_line(tmp_path):
         assert 'newest  step 2' in text
         assert 'best    step 1' in text
         return text.splitlines()[-1]
+
     line_a = line('a', 0, {'next': 5}, (2, 2, 2))
     assert re.fullmatch('sha256 [0-9a-f]{64}  step 2', line_a)
     assert line('b', 0, {'next': 5}, (-1, 1, 1)) == line_a
@@ -208,6 +260,7 @@ def test_growth_is_quadratic_for_softmax_and_linear_for_linear_attention():
     def grown(**changes):
         model = dataclasses.replace(experiment().model, **changes)
         return inspect.describe(dataclasses.replace(experiment(), model=model)).growth
+
     for attention, power in (('softmax', 2), ('linear', 1)):
         costs = grown(attention=attention)
         assert [cost.length for cost in costs] == list(inspect.GROWTH)

@@ -1,4 +1,6 @@
-"""Checkpoints: bit-exact, verified, kept as told; run alone they need 8 (fake) devices, see conftest.py."""
+"""Checkpoints: bit-exact, verified, kept as told; run alone they need 8 (fake) devices, see
+conftest.py.
+"""
 
 import json
 import random
@@ -27,7 +29,10 @@ def make_state(seed: int = 0) -> dict:
     """All dtypes that a train state has, and optax's nested tuples with empty nodes."""
     key = jax.random.key(seed)
     params = {
-        'encoder': {'w': jax.random.normal(key, (8, 16)), 'scale': jnp.full((16,), 1 / 3, jnp.bfloat16)},
+        'encoder': {
+            'w': jax.random.normal(key, (8, 16)),
+            'scale': jnp.full((16,), 1 / 3, jnp.bfloat16),
+        },
         'decoder': {'w': jax.random.normal(jax.random.fold_in(key, 1), (16, 8))},
     }
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
@@ -41,7 +46,10 @@ def make_state(seed: int = 0) -> dict:
 
 
 def meta(best: int | None = None) -> dict:
-    return {'best': None if best is None else {'step': best, 'value': 0.5}, 'data': {'epoch': 1, 'offset': 3}}
+    return {
+        'best': None if best is None else {'step': best, 'value': 0.5},
+        'data': {'epoch': 1, 'offset': 3},
+    }
 
 
 def save_all(checkpoints: Checkpoints, steps, best: int | None = None) -> None:
@@ -98,14 +106,18 @@ def test_a_save_is_not_disturbed_by_the_donation_of_its_buffers(checkpoints):
     checkpoints.wait()
     expected = np.arange(1 << 20, dtype=np.float32)
     for step in range(4):
-        _, restored, _ = checkpoints.restore({'params': {'x': jax.ShapeDtypeStruct(x.shape, x.dtype)}}, step)
+        _, restored, _ = checkpoints.restore(
+            {'params': {'x': jax.ShapeDtypeStruct(x.shape, x.dtype)}}, step
+        )
         np.testing.assert_array_equal(restored['params']['x'], expected)
         expected = expected * 2 + 1
 
 
 @pytest.mark.parametrize('seed', range(20))
 def test_no_damage_is_restored_silently(damageable, seed, tmp_path, caplog):
-    """A bit flip, a truncation, a missing or an extra file, anywhere, manifest and meta included."""
+    """A bit flip, a truncation, a missing or an extra file, anywhere, manifest and
+    meta included.
+    """
     chance = random.Random(seed)
     directory = epath.Path(tmp_path) / 'copy'
     for source in files_of(damageable):
@@ -219,7 +231,9 @@ def test_a_failed_save_is_reported_and_the_next_one_can_succeed(checkpoints, mon
     with monkeypatch.context() as patch:
         patch.setattr(manifest, 'write', full)
         checkpoints.save(1, make_state(), meta())
-        with pytest.raises(WorkdirError, match=r'checkpoint 1 was not saved.*No space left') as failure:
+        with pytest.raises(
+            WorkdirError, match=r'checkpoint 1 was not saved.*No space left'
+        ) as failure:
             checkpoints.wait()
     assert failure.value.exit_code == 3
     assert checkpoints.valid_steps() == []
@@ -239,7 +253,9 @@ def test_an_unwritable_directory_is_reported(tmp_path):
         Checkpoints(tmp_path / 'file' / 'checkpoints', keep=1).save(1, make_state(), meta())
 
 
-@pytest.mark.parametrize(('keep', 'best', 'kept'), [(1, None, [6]), (2, 1, [1, 5, 6]), (3, 5, [4, 5, 6])])
+@pytest.mark.parametrize(
+    ('keep', 'best', 'kept'), [(1, None, [6]), (2, 1, [1, 5, 6]), (3, 5, [4, 5, 6])]
+)
 def test_retention_keeps_the_last_and_the_best(directory, keep, best, kept):
     checkpoints = Checkpoints(directory, keep=keep)
     save_all(checkpoints, range(1, 7), best=best)
@@ -316,7 +332,9 @@ def test_written_on_8_devices_and_continued_on_1_and_back(checkpoints):
     assert all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(single))
 
     checkpoints.save(2, single, meta())
-    targets = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), sharded)
+    targets = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), sharded
+    )
     _, again, _ = checkpoints.restore(targets)
     assert_identical(again, state)
     assert jax.tree.map(lambda x: x.sharding, again) == jax.tree.map(lambda x: x.sharding, sharded)
@@ -367,7 +385,11 @@ def test_two_processes_write_one_checkpoint_together(directory):
         print(step, meta['data'], checkpoints.valid_steps(), fingerprint(restored, 0))
     """
     processes = [
-        subprocess.Popen([sys.executable, '-c', textwrap.dedent(program), str(i)], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, '-c', textwrap.dedent(program), str(i)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for i in range(2)
     ]
     outputs = [process.communicate(timeout=120)[0].splitlines()[-1] for process in processes]

@@ -1,4 +1,6 @@
-"""The workdir: its lock, its configuration, and logs that survive a crash; also on an object store."""
+"""The workdir: its lock, its configuration, and logs that survive a crash; also on an
+object store.
+"""
 
 import json
 import shlex
@@ -58,7 +60,9 @@ with Workdir(sys.argv[1]).open_for_training({}):
 @pytest.fixture
 def holder(tmp_path):
     """Another process that trains in tmp_path/run."""
-    process = subprocess.Popen([sys.executable, '-c', HOLDER, str(tmp_path / 'run')], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, '-c', HOLDER, str(tmp_path / 'run')], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == 'open\n'
     yield process
     process.kill()
@@ -66,7 +70,9 @@ def holder(tmp_path):
 
 
 def test_the_lock_names_its_holder_and_dies_with_it(holder, tmp_path):
-    with pytest.raises(WorkdirError, match=f'in use by process {holder.pid} on .* since') as refusal:
+    with pytest.raises(
+        WorkdirError, match=f'in use by process {holder.pid} on .* since'
+    ) as refusal:
         train_once(tmp_path / 'run', {})
     assert refusal.value.exit_code == 3
     holder.kill()
@@ -75,7 +81,10 @@ def test_the_lock_names_its_holder_and_dies_with_it(holder, tmp_path):
 
 
 def test_the_lock_holds_within_a_process_and_is_given_back(tmp_path):
-    with Workdir(tmp_path).open_for_training(CONFIG), pytest.raises(WorkdirError, match='in use by process'):
+    with (
+        Workdir(tmp_path).open_for_training(CONFIG),
+        pytest.raises(WorkdirError, match='in use by process'),
+    ):
         train_once(tmp_path)
     with pytest.raises(ZeroDivisionError), Workdir(tmp_path).open_for_training(CONFIG):
         1 / 0  # noqa: B018
@@ -87,7 +96,10 @@ def test_without_flock_a_lease_is_used(tmp_path, monkeypatch):
         raise OSError(38, 'Function not implemented')
 
     monkeypatch.setattr(storage.fcntl, 'flock', unsupported)
-    with Workdir(tmp_path).open_for_training(CONFIG), pytest.raises(WorkdirError, match='in use by process'):
+    with (
+        Workdir(tmp_path).open_for_training(CONFIG),
+        pytest.raises(WorkdirError, match='in use by process'),
+    ):
         train_once(tmp_path)
     train_once(tmp_path)
 
@@ -100,7 +112,9 @@ def test_a_workdir_on_an_object_store(bucket, monkeypatch):
         monkeypatch.setattr(storage, 'LEASE_EXPIRY_S', -1)  # As if its holder had died long ago.
         train_once(bucket)
     assert opened.read_config()['train']['steps'] == 2000
-    assert len(json.loads(opened.run_path.read_text())) == 1  # The first run's record, written last.
+    assert (
+        len(json.loads(opened.run_path.read_text())) == 1
+    )  # The first run's record, written last.
     with pytest.raises(ConfigError, match=r'train.seed: 0 -> 1'):
         train_once(bucket, changed(train__seed=1))
     for step in (1, 2):
@@ -155,7 +169,9 @@ def test_another_configuration_is_refused_key_by_key(tmp_path):
     assert opened.config_path.read_bytes() == before
 
 
-@pytest.mark.parametrize('change', [{'parallel__mesh': {'data': 4}}, {'checkpoint__keep': 9}, {'train__log_every': 1}])
+@pytest.mark.parametrize(
+    'change', [{'parallel__mesh': {'data': 4}}, {'checkpoint__keep': 9}, {'train__log_every': 1}]
+)
 def test_what_no_update_depends_on_may_change(tmp_path, change):
     train_once(tmp_path)
     assert train_once(tmp_path, changed(**change)).read_config() == changed(**change)
@@ -184,8 +200,12 @@ def test_a_full_or_read_only_disk_is_one_clear_message(tmp_path, monkeypatch, ca
 
     opened = train_once(tmp_path)
     before = opened.config_path.read_bytes()
-    monkeypatch.setattr(type(opened.path), {'write': 'write_text', 'replace': 'replace'}[call], fails)
-    with pytest.raises(WorkdirError, match=f'cannot write {tmp_path}.*: No space left on device; make room'):
+    monkeypatch.setattr(
+        type(opened.path), {'write': 'write_text', 'replace': 'replace'}[call], fails
+    )
+    with pytest.raises(
+        WorkdirError, match=f'cannot write {tmp_path}.*: No space left on device; make room'
+    ):
         train_once(tmp_path)
     assert opened.config_path.read_bytes() == before
     assert not list(tmp_path.glob('*.tmp'))
@@ -195,17 +215,37 @@ def lines_of(opened: Workdir) -> list[dict]:
     def refuse(constant):
         raise AssertionError(f'{constant} is not JSON')
 
-    return [json.loads(line, parse_constant=refuse) for line in opened.metrics_path.read_text().splitlines()]
+    return [
+        json.loads(line, parse_constant=refuse)
+        for line in opened.metrics_path.read_text().splitlines()
+    ]
 
 
 def test_metrics_keep_every_digit_and_stay_json(tmp_path):
     opened = train_once(tmp_path)
     writer = opened.metrics(None)
-    writer.write(1, 'train', {'loss': np.float64(1) / 3, 'rate': jnp.float32(0.1), 'count': np.int64(7)})
-    writer.write(2, 'train', {'loss': float('nan'), 'norm': np.float32('inf'), 'low': -jnp.inf, 'note': 'x'})
+    writer.write(
+        1, 'train', {'loss': np.float64(1) / 3, 'rate': jnp.float32(0.1), 'count': np.int64(7)}
+    )
+    writer.write(
+        2, 'train', {'loss': float('nan'), 'norm': np.float32('inf'), 'low': -jnp.inf, 'note': 'x'}
+    )
     first, second = lines_of(opened)  # Before close: every line is flushed.
-    assert first == {'step': 1, 'split': 'train', 'loss': 1 / 3, 'rate': float(np.float32(0.1)), 'count': 7}
-    assert second == {'step': 2, 'split': 'train', 'loss': 'nan', 'norm': 'inf', 'low': '-inf', 'note': 'x'}
+    assert first == {
+        'step': 1,
+        'split': 'train',
+        'loss': 1 / 3,
+        'rate': float(np.float32(0.1)),
+        'count': 7,
+    }
+    assert second == {
+        'step': 2,
+        'split': 'train',
+        'loss': 'nan',
+        'norm': 'inf',
+        'low': '-inf',
+        'note': 'x',
+    }
     writer.close()
 
 
@@ -224,13 +264,17 @@ def test_resuming_drops_later_lines_and_a_torn_one(tmp_path):
     events = [(event['step'], event['split']) for event in lines_of(opened)]
     assert events == [(1, 'train'), (2, 'train'), (3, 'train'), (3, 'validation'), (4, 'train')]
     assert lines_of(opened)[-1]['loss'] == 9.0
-    opened.metrics(None).close()  # Nothing to resume from: a run killed before its first checkpoint.
+    opened.metrics(
+        None
+    ).close()  # Nothing to resume from: a run killed before its first checkpoint.
     assert lines_of(opened) == []
 
 
 def test_a_damaged_metrics_line_is_named(tmp_path):
     opened = train_once(tmp_path)
-    opened.metrics_path.write_text('{"step": 1, "split": "train"}\nx\n{"step": 2, "split": "train"}\n')
+    opened.metrics_path.write_text(
+        '{"step": 1, "split": "train"}\nx\n{"step": 2, "split": "train"}\n'
+    )
     with pytest.raises(WorkdirError, match=r'metrics.jsonl:2 is not JSON'):
         opened.metrics(2)
 
@@ -279,7 +323,9 @@ def test_run_json_records_every_start_and_how_it_ended(tmp_path):
 def test_git_commit_is_of_the_package_and_no_other_checkout(tmp_path):
     def git(*arguments):
         identity = ['-c', 'user.name=a', '-c', 'user.email=a@b']
-        subprocess.run(['git', '-C', tmp_path, *identity, *arguments], check=True, capture_output=True)
+        subprocess.run(
+            ['git', '-C', tmp_path, *identity, *arguments], check=True, capture_output=True
+        )
 
     assert git_commit(tmp_path) is None
     git('init')

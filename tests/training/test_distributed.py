@@ -6,7 +6,18 @@ import socket
 
 import numpy as np
 import pytest
-from helpers.support import events, experiment, fingerprint, finish, flags, losses, quiet, start, stop_at, wait_until
+from helpers.support import (
+    events,
+    experiment,
+    fingerprint,
+    finish,
+    flags,
+    losses,
+    quiet,
+    start,
+    stop_at,
+    wait_until,
+)
 
 from transformer_jax.training.loop import train
 
@@ -19,8 +30,17 @@ def pair(workdir, **changes) -> list:
     with socket.socket() as free:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
-    return [start('train', f'--workdir={workdir}', *flags(**RUN | changes), f'--coordinator=localhost:{port}',
-                  '--num_processes=2', f'--process_id={index}') for index in range(2)]
+    return [
+        start(
+            'train',
+            f'--workdir={workdir}',
+            *flags(**RUN | changes),
+            f'--coordinator=localhost:{port}',
+            '--num_processes=2',
+            f'--process_id={index}',
+        )
+        for index in range(2)
+    ]
 
 
 def steps(workdir) -> list[int]:
@@ -34,7 +54,10 @@ def test_two_processes_are_one(tmp_path):
     train(experiment(**RUN | changes), tmp_path / 'one', quiet)
     np.testing.assert_allclose(losses(tmp_path / 'two'), losses(tmp_path / 'one'), rtol=1e-4)
     for key in ('loss', 'bleu'):
-        two, one = ([event[key] for event in events(tmp_path / name, 'validation')] for name in ('two', 'one'))
+        two, one = (
+            [event[key] for event in events(tmp_path / name, 'validation')]
+            for name in ('two', 'one')
+        )
         np.testing.assert_allclose(two, one, rtol=1e-4)
     assert steps(tmp_path / 'two') == list(range(1, 13))  # written once, not by each
     (run,) = json.loads((tmp_path / 'two' / 'run.json').read_text())
@@ -75,7 +98,9 @@ def test_two_processes_stop_resume_and_end_together(tmp_path):
 def test_eight_devices_hand_over_to_one(tmp_path):
     train(experiment(**RUN), tmp_path / 'whole', quiet)
     stop_at(6, experiment(**RUN), tmp_path / 'run')
-    assert finish(start('inspect', f'--workdir={tmp_path / "run"}')).splitlines()[-1] == fingerprint(tmp_path / 'run')
+    assert finish(start('inspect', f'--workdir={tmp_path / "run"}')).splitlines()[
+        -1
+    ] == fingerprint(tmp_path / 'run')
     finish(start('train', f'--workdir={tmp_path / "run"}', *flags(**RUN)))
     assert steps(tmp_path / 'run') == list(range(1, 13))
     np.testing.assert_allclose(losses(tmp_path / 'run'), losses(tmp_path / 'whole'), rtol=1e-4)

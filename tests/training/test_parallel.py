@@ -12,14 +12,23 @@ from helpers.build import build_model
 
 from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError
-from transformer_jax.schema import ExperimentConfig, MeshConfig, OptimConfig, ParallelConfig, TrainConfig
+from transformer_jax.schema import (
+    ExperimentConfig,
+    MeshConfig,
+    OptimConfig,
+    ParallelConfig,
+    TrainConfig,
+)
 from transformer_jax.training import train_step as step
 from transformer_jax.training.parallel import Parallel
 
 V, LENGTH, ROWS, STEPS = 32, 16, 16, 20
 LAYOUTS = {
-    'data8': ('jit', (8, 1, 1)), 'fsdp8': ('jit', (1, 8, 1)), 'tensor4-data2': ('jit', (2, 1, 4)),
-    '2x2x2': ('jit', (2, 2, 2)), 'pmap8': ('pmap', (8, 1, 1)),
+    'data8': ('jit', (8, 1, 1)),
+    'fsdp8': ('jit', (1, 8, 1)),
+    'tensor4-data2': ('jit', (2, 1, 4)),
+    '2x2x2': ('jit', (2, 2, 2)),
+    'pmap8': ('pmap', (8, 1, 1)),
 }
 FAST = ('2x2x2', 'pmap8')  # all axes at once, and the other mode; each layout compiles for 20 s
 BATCHES = ('bucketed', 'packed')
@@ -27,16 +36,27 @@ BATCHES = ('bucketed', 'packed')
 
 @pytest.fixture(scope='module')
 def setting(tiny, make_batch, random_rows):
-    """(config, model, {kind: batches}): of one shape, so that a layout compiles once; some rows are padding alone."""
+    """(config, model, {kind: batches}): of one shape, so that a layout compiles once; some rows are
+    padding alone.
+    """
     config = ExperimentConfig(
-        model=tiny(encoder_layers=1, decoder_layers=1), train=TrainConfig(steps=100),
-        optim=OptimConfig(schedule='constant', learning_rate=3e-3))
+        model=tiny(encoder_layers=1, decoder_layers=1),
+        train=TrainConfig(steps=100),
+        optim=OptimConfig(schedule='constant', learning_rate=3e-3),
+    )
     rng = np.random.default_rng(0)
     lengths = {
-        'bucketed': lambda: [[tuple(rng.integers(1, LENGTH + 1, 2))] for _ in range(ROWS - 3)] + [[]] * 3,
-        'packed': lambda: [[tuple(rng.integers(1, 5, 2)) for _ in range(1 + row % 4)] for row in range(ROWS)]}
-    batches = {kind: [make_batch(random_rows(draw(), V, seed), LENGTH) for seed in range(3)]
-               for kind, draw in lengths.items()}
+        'bucketed': lambda: (
+            [[tuple(rng.integers(1, LENGTH + 1, 2))] for _ in range(ROWS - 3)] + [[]] * 3
+        ),
+        'packed': lambda: [
+            [tuple(rng.integers(1, 5, 2)) for _ in range(1 + row % 4)] for row in range(ROWS)
+        ],
+    }
+    batches = {
+        kind: [make_batch(random_rows(draw(), V, seed), LENGTH) for seed in range(3)]
+        for kind, draw in lengths.items()
+    }
     return config, build_model(config.model, V), batches
 
 
@@ -59,13 +79,19 @@ def single(setting):
     return {kind: train(lambda: state, train_step, batches[kind]) for kind in BATCHES}
 
 
-@pytest.fixture(scope='module', params=[
-    pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in LAYOUTS])
+@pytest.fixture(
+    scope='module',
+    params=[pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in LAYOUTS],
+)
 def layout(request, setting):
     config, model, _ = setting
     mode, mesh = LAYOUTS[request.param]
-    config = ExperimentConfig(config.model, train=config.train, optim=config.optim,
-                              parallel=ParallelConfig(mode, MeshConfig(*mesh)))
+    config = ExperimentConfig(
+        config.model,
+        train=config.train,
+        optim=config.optim,
+        parallel=ParallelConfig(mode, MeshConfig(*mesh)),
+    )
     return Parallel(resolve(config), model)
 
 
@@ -78,8 +104,12 @@ def test_eight_devices_are_one(layout, kind, setting, single):
     # Adam's first moment after one step is (1 − b1) times the gradient that the step saw.
     found, expected = (optax.tree.get(state.opt_state, 'mu') for state in (first, expected_first))
     whole = float(optax.tree.norm(expected))
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
-        assert np.linalg.norm(a - b) <= 1e-5 * max(np.linalg.norm(b), 1e-3 * whole), jax.tree_util.keystr(path)
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+        assert np.linalg.norm(a - b) <= 1e-5 * max(np.linalg.norm(b), 1e-3 * whole), (
+            jax.tree_util.keystr(path)
+        )
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
 
 
@@ -87,7 +117,9 @@ def test_the_state_is_cut_as_its_layout_says(layout, setting):
     config, model, _ = setting
     state = layout.init_state()
     unsharded = nn.meta.unbox(step.init_state(resolve(config), model))
-    jax.tree.map(np.testing.assert_array_equal, state.params, unsharded.params)  # the numbers do not depend on it
+    jax.tree.map(
+        np.testing.assert_array_equal, state.params, unsharded.params
+    )  # the numbers do not depend on it
     for array, abstract in zip(*map(jax.tree.leaves, (state, layout.abstract)), strict=True):
         assert array.sharding.is_equivalent_to(abstract.sharding, array.ndim)
     table = state.params['target_embedding']['table']
@@ -101,7 +133,9 @@ def test_evaluation_is_that_of_one_device(layout, setting):
     state = layout.init_state()
     found = layout.eval_step(state.params, layout.put(batch))
     params = jax.tree.map(np.asarray, state.params)
-    expected = jax.jit(functools.partial(step.eval_step, model))(params, batch, config.train.label_smoothing)
+    expected = jax.jit(functools.partial(step.eval_step, model))(
+        params, batch, config.train.label_smoothing
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -113,14 +147,19 @@ def test_rows_must_fill_the_devices(layout):
 
 @pytest.mark.slow
 def test_devices_drop_out_differently(setting):
-    # Under pmap every device has the same code and key: equal rows must still lose different elements.
+    # Under pmap every device has the same code and key: equal rows must still lose
+    # different elements.
     config, model, batches = setting
     drops = dataclasses.replace(config.model, dropout=0.5)
     row = jax.tree.map(lambda a: np.repeat(a[:1], 8, axis=0), batches['bucketed'][0])
     losses = []
     for mask in (np.ones(8), np.eye(8)[0]):
-        config = ExperimentConfig(drops, train=config.train, optim=config.optim,
-                                  parallel=ParallelConfig('pmap', MeshConfig(8)))
+        config = ExperimentConfig(
+            drops,
+            train=config.train,
+            optim=config.optim,
+            parallel=ParallelConfig('pmap', MeshConfig(8)),
+        )
         layout = Parallel(resolve(config), model)
         state = layout.init_state()
         batch = row._replace(weights_BT=row.weights_BT * mask[:, None].astype(np.float32))
@@ -130,9 +169,10 @@ def test_devices_drop_out_differently(setting):
 
 def test_what_does_not_fit_is_refused_before_compilation(tiny):
     for changes, mesh, message in (
-            ({}, (3, 1, 1), 'needs 3 devices, there are 8'),
-            ({'d_ff': 30}, (1, 2, 4), "dimension 'mlp' of size 30"),
-            ({'num_heads': 2}, (2, 1, 4), "dimension 'kv_heads' of size 2")):
+        ({}, (3, 1, 1), 'needs 3 devices, there are 8'),
+        ({'d_ff': 30}, (1, 2, 4), "dimension 'mlp' of size 30"),
+        ({'num_heads': 2}, (2, 1, 4), "dimension 'kv_heads' of size 2"),
+    ):
         model_config = tiny(encoder_layers=1, decoder_layers=1, **changes)
         config = ExperimentConfig(model_config, parallel=ParallelConfig('jit', MeshConfig(*mesh)))
         with pytest.raises(ConfigError, match=message):

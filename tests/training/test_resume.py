@@ -1,4 +1,6 @@
-"""A run that is killed, crashes or is told to stop, at any moment, any number of times, ends as if it had not been."""
+"""A run that is killed, crashes or is told to stop, at any moment, any number of times, ends as if
+it had not been.
+"""
 
 import contextlib
 import os
@@ -6,7 +8,17 @@ import signal
 import threading
 
 import pytest
-from helpers.support import events, experiment, fingerprint, finish, flags, quiet, start, stop_at, wait_until
+from helpers.support import (
+    events,
+    experiment,
+    fingerprint,
+    finish,
+    flags,
+    quiet,
+    start,
+    stop_at,
+    wait_until,
+)
 
 from transformer_jax.errors import Stopped
 from transformer_jax.storage import manifest
@@ -36,15 +48,20 @@ def when_logged(step: int, act):
         write(self, logged, split, values)
         if logged == step:
             act()
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MetricsWriter, 'write', then_act)
         yield
 
 
 def crash_at(step: int, config, workdir) -> None:
-    """Trains until `step` is logged; a save that was under way still ends, since its thread survives here."""
+    """Trains until `step` is logged; a save that was under way still ends, since its thread
+    survives here.
+    """
+
     def crash():
         raise Crash
+
     with when_logged(step, crash), pytest.raises(Crash):
         train(config, workdir, quiet)
     for thread in threading.enumerate():
@@ -61,7 +78,12 @@ def whole(tmp_path_factory):
 
 
 def test_crashes_leave_no_trace(whole, tmp_path):
-    for step in (3, 15, 20, 30):  # before the first save, in the second epoch, at an evaluation, at the end
+    for step in (
+        3,
+        15,
+        20,
+        30,
+    ):  # before the first save, in the second epoch, at an evaluation, at the end
         crash_at(step, experiment(**RUN), tmp_path)
     assert events(tmp_path)[-1]['step'] == 30
     train(experiment(**RUN), tmp_path, quiet)
@@ -85,8 +107,10 @@ def test_prefetched_batches_are_not_lost(whole, tmp_path):
     assert recorded(tmp_path) == recorded(whole)
 
 
-@pytest.mark.parametrize(('signum', 'code'), [
-    (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ('signum', 'code'),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_a_signal_saves_and_stops(whole, tmp_path, signum, code):
     handler = signal.getsignal(signum)
     with when_logged(4, lambda: os.kill(os.getpid(), signum)), pytest.raises(Stopped) as stop:
@@ -104,7 +128,9 @@ def test_a_signal_saves_and_stops(whole, tmp_path, signum, code):
 @pytest.mark.slow
 def test_a_signal_before_an_evaluation_only_postpones_it(whole, tmp_path):
     stop_at(10, experiment(**RUN), tmp_path)
-    assert not events(tmp_path, 'validation')  # who is preempted has seconds left: to save, not to translate
+    assert not events(
+        tmp_path, 'validation'
+    )  # who is preempted has seconds left: to save, not to translate
     train(experiment(**RUN), tmp_path, quiet)
     assert recorded(tmp_path) == recorded(whole)
 
@@ -123,7 +149,11 @@ LONG = {'train__steps': 200, 'checkpoint__every': 20}
 def torn(workdir) -> list:
     """The checkpoints that are being written, or were when their process died."""
     folder = workdir / 'checkpoints'
-    return [step for step in (folder.iterdir() if folder.exists() else ()) if not (step / manifest.NAME).exists()]
+    return [
+        step
+        for step in (folder.iterdir() if folder.exists() else ())
+        if not (step / manifest.NAME).exists()
+    ]
 
 
 def last_step(workdir) -> int:
@@ -147,7 +177,9 @@ def test_kill_9_leaves_no_trace(long_run, tmp_path):
         process.kill()
         finish(process, -signal.SIGKILL)
         assert last_step(tmp_path) < 200
-    for _ in range(3):  # a save takes some milliseconds, so the kill may come too late; saving always makes it rare
+    for _ in range(
+        3
+    ):  # a save takes some milliseconds, so the kill may come too late; saving always makes it rare
         process = start(*command, '--config.checkpoint.every=1')
         wait_until(lambda: last_step(tmp_path) > 130 and torn(tmp_path), process, 0)
         process.kill()

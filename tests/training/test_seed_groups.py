@@ -1,4 +1,6 @@
-"""Runs side by side: each is the run that it would have been alone, in what it learns and in what it leaves behind."""
+"""Runs side by side: each is the run that it would have been alone, in what it learns and in what
+it leaves behind.
+"""
 
 import dataclasses
 import functools
@@ -12,7 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.build import build_model
-from helpers.support import events, experiment, fingerprint, finish, flags, losses, quiet, start, stop_at
+from helpers.support import (
+    events,
+    experiment,
+    fingerprint,
+    finish,
+    flags,
+    losses,
+    quiet,
+    start,
+    stop_at,
+)
 from test_distributed import pair
 
 from transformer_jax import config as config_lib
@@ -20,7 +32,13 @@ from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError, Diverged, WorkdirError
 from transformer_jax.evaluation.evaluator import Trained
 from transformer_jax.partitioning.rules import replica_sizes
-from transformer_jax.schema import ExperimentConfig, MeshConfig, OptimConfig, ParallelConfig, TrainConfig
+from transformer_jax.schema import (
+    ExperimentConfig,
+    MeshConfig,
+    OptimConfig,
+    ParallelConfig,
+    TrainConfig,
+)
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import seed_groups as replicas
 from transformer_jax.training import train_step as step
@@ -57,16 +75,22 @@ def trace(workdir) -> list[tuple]:
     return [(event['step'], event['split'], event['loss']) for event in events(workdir)]
 
 
-# --- A seed of several is the seed alone ------------------------------------------------------------------------------
+# --- A seed of several is the seed alone ----------------------------------------------------------
+
 
 @pytest.mark.parametrize('seed', ['0', '1'])
 def test_a_seed_learns_as_it_does_alone(alone, group, seed):
     assert len(losses(group / seed)) == 20
     np.testing.assert_allclose(losses(group / seed), losses(alone / seed), atol=1e-4)
-    assert column(group / seed, 'tokens') == column(alone / seed, 'tokens')  # its own order of the data
+    assert column(group / seed, 'tokens') == column(
+        alone / seed, 'tokens'
+    )  # its own order of the data
     for name in ('step', 'loss', 'bleu'):
-        np.testing.assert_allclose(column(group / seed, name, 'validation'), column(alone / seed, name, 'validation'),
-                                   atol=1e-4)
+        np.testing.assert_allclose(
+            column(group / seed, name, 'validation'),
+            column(alone / seed, name, 'validation'),
+            atol=1e-4,
+        )
 
 
 def test_the_seeds_are_different_runs(group):
@@ -94,10 +118,14 @@ def test_its_checkpoints_are_those_of_the_run_alone(alone, group, choice):
 
 
 def test_it_is_evaluated_through_its_folder(alone, group):
-    one, other = (Trained(folder / '1', 'best', quiet, {}).evaluate('test') for folder in (alone, group))
+    one, other = (
+        Trained(folder / '1', 'best', quiet, {}).evaluate('test') for folder in (alone, group)
+    )
     for name in ('loss', 'accuracy', 'bleu', 'exact_match'):
         assert one[name] == pytest.approx(other[name], abs=1e-4)
-    assert json.loads((group / '1' / 'evaluations.json').read_text())[-1]['steps'] == list(one['steps'])
+    assert json.loads((group / '1' / 'evaluations.json').read_text())[-1]['steps'] == list(
+        one['steps']
+    )
 
 
 @pytest.mark.slow
@@ -124,29 +152,42 @@ def test_two_processes_are_one(group, tmp_path):
         finish(process)
     for seed in ('0', '1'):
         np.testing.assert_allclose(losses(tmp_path / seed), losses(group / seed), atol=1e-4)
-        assert column(tmp_path / seed, 'bleu', 'validation') == column(group / seed, 'bleu', 'validation')
-    assert Trained(tmp_path / '1', 'best', quiet, {}).steps == Trained(group / '1', 'best', quiet, {}).steps
+        assert column(tmp_path / seed, 'bleu', 'validation') == column(
+            group / seed, 'bleu', 'validation'
+        )
+    assert (
+        Trained(tmp_path / '1', 'best', quiet, {}).steps
+        == Trained(group / '1', 'best', quiet, {}).steps
+    )
 
 
-# --- Numbers that differ, and runs that end ---------------------------------------------------------------------------
+# --- Numbers that differ, and runs that end -------------------------------------------------------
 
-SETTINGS = ({'optim__learning_rate': 1e30}, {'model__dropout': 0.3, 'train__label_smoothing': 0.0},
-            {'train__seed': 1, 'optim__learning_rate': 0.001, 'optim__weight_decay': 0.5})
+SETTINGS = (
+    {'optim__learning_rate': 1e30},
+    {'model__dropout': 0.3, 'train__label_smoothing': 0.0},
+    {'train__seed': 1, 'optim__learning_rate': 0.001, 'optim__weight_decay': 0.5},
+)
 FOLDERS = ('huge', 'other/0', 'other/1')
 
 
 @pytest.fixture(scope='module')
 def varied(tmp_path_factory):
-    """(workdir, records, traces) of three runs, one after the other in one program, the first of which diverges."""
+    """(workdir, records, traces) of three runs, one after the other in one program, the first of
+    which diverges.
+    """
     folder, traced = tmp_path_factory.mktemp('varied'), []
 
     def counted(*args):
         traced.append(args)
         return original(*args)
+
     with pytest.MonkeyPatch.context() as patch:
         original = step.replica_step
         patch.setattr(step, 'replica_step', counted)
-        records = train_group([experiment(**setting) for setting in SETTINGS], folder, quiet, FOLDERS)
+        records = train_group(
+            [experiment(**setting) for setting in SETTINGS], folder, quiet, FOLDERS
+        )
     return folder, records, len(traced)
 
 
@@ -157,7 +198,9 @@ def test_other_numbers_need_no_other_program(varied, tmp_path, index):
     assert traces == 1
     train(experiment(**SETTINGS[index]), tmp_path, quiet)
     np.testing.assert_allclose(losses(folder / FOLDERS[index]), losses(tmp_path), atol=1e-4)
-    assert (folder / FOLDERS[index] / 'config.json').read_text() == (tmp_path / 'config.json').read_text()
+    assert (folder / FOLDERS[index] / 'config.json').read_text() == (
+        tmp_path / 'config.json'
+    ).read_text()
 
 
 def test_what_diverges_stops_alone(varied):
@@ -170,27 +213,42 @@ def test_what_diverges_stops_alone(varied):
         Trained(folder / 'huge', 'last', quiet, {})
     before = trace(folder / 'other/1')
     again = train_group([experiment(**setting) for setting in SETTINGS], folder, quiet, FOLDERS)
-    assert (again, trace(folder / 'other/1')) == (records, before)  # it is remembered, and nothing is left to do
+    assert (again, trace(folder / 'other/1')) == (
+        records,
+        before,
+    )  # it is remembered, and nothing is left to do
 
 
 def test_a_seed_that_diverged_is_an_error_at_the_end(monkeypatch, tmp_path):
     members = replicas.seeds(experiment(train__replicas=2, train__steps=3))
-    wild = config_lib.replace(members[1], optim=dataclasses.replace(members[1].optim, learning_rate=1e30))
+    wild = config_lib.replace(
+        members[1], optim=dataclasses.replace(members[1].optim, learning_rate=1e30)
+    )
     monkeypatch.setattr(replicas, 'seeds', lambda config: (members[0], wild))
-    with pytest.raises(Diverged, match=r'1 of 2 seeds diverged \(seed 1 at step 1: .*; the others are done'):
+    with pytest.raises(
+        Diverged, match=r'1 of 2 seeds diverged \(seed 1 at step 1: .*; the others are done'
+    ):
         train(experiment(train__replicas=2, train__steps=3), tmp_path, quiet)
     assert len(losses(tmp_path / '0')) == 3
 
 
 def test_all_that_diverge_end_the_group(tmp_path):
     config = experiment(train__replicas=2, train__steps=3, optim__learning_rate=1e30)
-    with pytest.raises(Diverged, match=r'2 of 2 seeds diverged \(seed 0 at step 1: .*; seed 1 at step 1: .*not '
-                                       r'applied\)\. To train all, lower optim\.learning_rate'):
+    with pytest.raises(
+        Diverged,
+        match=r'2 of 2 seeds diverged \(seed 0 at step 1: .*; seed 1 at step 1: .*not '
+        r'applied\)\. To train all, lower optim\.learning_rate',
+    ):
         train(config, tmp_path, quiet)
     assert not (tmp_path / 'checkpoints').exists()
     for folder in ('', '0', '1'):
-        assert 'Diverged: step 1' in json.loads((tmp_path / folder / 'run.json').read_text())[0]['exit']
-    first, second = train_group(replicas.seeds(config), tmp_path, quiet)  # a record of each, as where one goes on
+        assert (
+            'Diverged: step 1'
+            in json.loads((tmp_path / folder / 'run.json').read_text())[0]['exit']
+        )
+    first, second = train_group(
+        replicas.seeds(config), tmp_path, quiet
+    )  # a record of each, as where one goes on
     assert str(first.error).startswith('step 1: loss')
     assert str(second.error).endswith("on_nonfinite='skip'")
     assert 'seed' not in str(first.error)
@@ -208,12 +266,21 @@ def test_a_signal_after_all_failed_saves_nothing_of_them(monkeypatch, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('interrupted', [False, True])
 def test_patience_ends_one_run_and_freezes_it(tmp_path, interrupted):
-    changes = {'evaluate__every': 2, 'evaluate__patience': 2, 'checkpoint__keep': 1, 'evaluate__max_examples': 1}
-    configs = [experiment(optim__learning_rate=rate, **changes) for rate in (0.0, 0.003)]  # 0 beats nothing
+    changes = {
+        'evaluate__every': 2,
+        'evaluate__patience': 2,
+        'checkpoint__keep': 1,
+        'evaluate__max_examples': 1,
+    }
+    configs = [
+        experiment(optim__learning_rate=rate, **changes) for rate in (0.0, 0.003)
+    ]  # 0 beats nothing
     folders = ('still', 'moving')
     if interrupted:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr('support.train', lambda config, path, log: train_group(configs, path, log, folders))
+            patch.setattr(
+                'support.train', lambda config, path, log: train_group(configs, path, log, folders)
+            )
             stop_at(9, None, tmp_path)
     still, moving = train_group(configs, tmp_path, quiet, folders)
     assert (still.stopped_early, still.best['step'], still.saves) == (True, 2, [2, 6])
@@ -228,20 +295,30 @@ def test_patience_ends_one_run_and_freezes_it(tmp_path, interrupted):
     assert int(state.step) == 6
 
 
-# --- What cannot be ---------------------------------------------------------------------------------------------------
+# --- What cannot be -------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(('changes', 'message'), [
-    ({'data__batching': 'buckets(lengths=(16, 24))'}, r"needs batches of one shape.*packed\(length=24\)"),
-    ({'parallel__mode': 'pmap'}, "cannot work with parallel.mode='pmap'"),
-    ({'train__seed': 2 ** 32 - 1}, 'counts train.seed=4294967295 up beyond'),
-    ({'train__replicas': 0}, r'train\.replicas=0 must be positive')])
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (
+            {'data__batching': 'buckets(lengths=(16, 24))'},
+            r'needs batches of one shape.*packed\(length=24\)',
+        ),
+        ({'parallel__mode': 'pmap'}, "cannot work with parallel.mode='pmap'"),
+        ({'train__seed': 2**32 - 1}, 'counts train.seed=4294967295 up beyond'),
+        ({'train__replicas': 0}, r'train\.replicas=0 must be positive'),
+    ],
+)
 def test_what_cannot_be_side_by_side_is_refused_at_once(changes, message):
     with pytest.raises(ConfigError, match=message):
         experiment(**{'train__replicas': 2} | changes)
 
 
 def test_runs_that_differ_in_more_are_refused_by_the_key(tmp_path):
-    with pytest.raises(ConfigError, match=r'differ in model\.d_ff: 32, 64; replicas may differ in train\.seed, '):
+    with pytest.raises(
+        ConfigError, match=r'differ in model\.d_ff: 32, 64; replicas may differ in train\.seed, '
+    ):
         train_group([experiment(), experiment(train__seed=1, model__d_ff=64)], tmp_path, quiet)
     with pytest.raises(ConfigError, match='folders of their own, these are 0, 0'):
         train_group([experiment(), experiment(model__dropout=0.2)], tmp_path, quiet)
@@ -276,8 +353,10 @@ def test_a_group_of_one_is_a_run_alone(tmp_path):
 def test_a_group_on_an_object_store_is_found_by_its_members(bucket):
     group = Workdir(f'{bucket}/base/0-1')
     members = {f'../{seed}': experiment(train__seed=seed) for seed in (0, 1)}
-    with group.open_for_training({}), replicas.opened(
-            group, members, SimpleNamespace(reordered=lambda seed: None), quiet):
+    with (
+        group.open_for_training({}),
+        replicas.opened(group, members, SimpleNamespace(reordered=lambda seed: None), quiet),
+    ):
         pass
     found = Workdir(f'{bucket}/base/1')
     assert (found.replica, str(found.tokenizer_path)) == (1, 'gs://bucket/run/base/0-1/tokenizer')
@@ -295,33 +374,54 @@ def test_a_damaged_list_of_replicas_is_one_clear_message(tmp_path, content):
     (tmp_path / '0').mkdir()
     (tmp_path / '0' / 'replica.json').write_text('{"group": "..", "index": 0}')
     config = experiment(train__replicas=2)
-    for use in (lambda: replicas.group_of(Workdir(tmp_path / '0')), lambda: replicas.reader(Workdir(tmp_path)),
-                lambda: train(config, tmp_path, quiet)):
+    for use in (
+        lambda: replicas.group_of(Workdir(tmp_path / '0')),
+        lambda: replicas.reader(Workdir(tmp_path)),
+        lambda: train(config, tmp_path, quiet),
+    ):
         with pytest.raises(WorkdirError, match=r'replicas\.json is damaged \([^\n]*$'):
             use()
 
 
-# --- The program ------------------------------------------------------------------------------------------------------
+# --- The program ----------------------------------------------------------------------------------
+
 
 def test_replicas_take_what_data_leaves():
     one = {'data': 8, 'fsdp': 1, 'tensor': 1}
-    for replicas_, mesh, expected in ((4, MeshConfig(), (4, 2)), (6, MeshConfig(), (2, 4)), (3, MeshConfig(), (1, 8)),
-                                      (4, MeshConfig(data=8), (1, 8))):
+    for replicas_, mesh, expected in (
+        (4, MeshConfig(), (4, 2)),
+        (6, MeshConfig(), (2, 4)),
+        (3, MeshConfig(), (1, 8)),
+        (4, MeshConfig(data=8), (1, 8)),
+    ):
         sizes = replica_sizes(mesh, one, replicas_)
         assert (sizes['replica'], sizes['data']) == expected
 
 
 @pytest.fixture(scope='module')
 def mixture(tiny, make_batch, random_rows):
-    """(config, members, model, batches of each): experts, microbatches, a moving average and dropout."""
+    """(config, members, model, batches of each): experts, microbatches, a moving average
+    and dropout.
+    """
     config = ExperimentConfig(
         model=tiny(kind='decoder_only', decoder_layers=1, ffn='moe(4, 2)', dropout=0.1),
-        train=TrainConfig(steps=100, accumulate=2, ema=0.9), optim=OptimConfig(schedule='constant', clip=1.0))
-    members = [dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed),
-                                   optim=dataclasses.replace(config.optim, learning_rate=rate))
-               for seed, rate in ((3, 0.01), (4, 0.02), (5, 0.03), (6, 0.04))]
-    batches = [make_batch(random_rows([[(4, 1 + (row + seed) % 8)] for row in range(16)], 20, seed), 8)._replace(
-        source_BS=None, source_positions_BS=None, source_segments_BS=None) for seed in range(4)]
+        train=TrainConfig(steps=100, accumulate=2, ema=0.9),
+        optim=OptimConfig(schedule='constant', clip=1.0),
+    )
+    members = [
+        dataclasses.replace(
+            config,
+            train=dataclasses.replace(config.train, seed=seed),
+            optim=dataclasses.replace(config.optim, learning_rate=rate),
+        )
+        for seed, rate in ((3, 0.01), (4, 0.02), (5, 0.03), (6, 0.04))
+    ]
+    batches = [
+        make_batch(
+            random_rows([[(4, 1 + (row + seed) % 8)] for row in range(16)], 20, seed), 8
+        )._replace(source_BS=None, source_positions_BS=None, source_segments_BS=None)
+        for seed in range(4)
+    ]
     return config, members, build_model(config.model, 20), batches
 
 
@@ -342,15 +442,23 @@ def test_experts_microbatches_and_averages_side_by_side(mixture, layout):
     alone = jax.jit(functools.partial(step.train_step, model, resolve(config)))
     for index in (0, 2):
         state = nn.meta.unbox(step.init_state(members[index], model))
-        jax.tree.map(lambda a, b, i=index: np.testing.assert_allclose(a[i], b, atol=1e-7), first.params, state.params)
+        jax.tree.map(
+            lambda a, b, i=index: np.testing.assert_allclose(a[i], b, atol=1e-7),
+            first.params,
+            state.params,
+        )
         for _ in range(3):
             state, expected = alone(state, batches[index])
         assert {'experts_load_max', 'experts_dropped'} <= expected.keys()
         for name, value in expected.items():
-            assert float(metrics[name][index]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
+            assert float(metrics[name][index]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), (
+                name
+            )
         for a, b in zip(*map(jax.tree.leaves, (states.ema, state.ema)), strict=True):
             np.testing.assert_allclose(a[index], b, atol=1e-4)
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1], b[1]), states, first)  # what is not live
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a[1], b[1]), states, first
+    )  # what is not live
 
 
 def test_replicas_lie_on_their_own_devices(mixture):
@@ -363,4 +471,7 @@ def test_replicas_lie_on_their_own_devices(mixture):
     alone = Parallel(resolve(config), model).init_state(5)
     jax.tree.map(np.testing.assert_array_equal, one, alone.params)
     assert jax.tree.leaves(one)[0].sharding == jax.tree.leaves(alone.params)[0].sharding
-    assert state.hyper.learning_rate.tolist() == jnp.array([0.01, 0.02, 0.03, 0.04], jnp.float32).tolist()
+    assert (
+        state.hyper.learning_rate.tolist()
+        == jnp.array([0.01, 0.02, 0.03, 0.04], jnp.float32).tolist()
+    )

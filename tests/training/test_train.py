@@ -1,4 +1,6 @@
-"""The loop: what it writes, when it stops, what it refuses, and that every way to lay it out learns the same."""
+"""The loop: what it writes, when it stops, what it refuses, and that every way to lay it out learns
+the same.
+"""
 
 import json
 import shutil
@@ -34,20 +36,40 @@ def host_params(workdir, step: int) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(trained.params)]
 
 
-# --- What a run leaves -----------------------------------------------------------------------------------------------
+# --- What a run leaves ----------------------------------------------------------------------------
+
 
 def test_the_workdir_tells_the_whole_run(run):
     workdir, remarks, best = run
     assert [event['step'] for event in events(workdir, 'train')] == list(range(1, 13))
-    assert {'loss', 'nll', 'accuracy', 'tokens', 'grad_norm', 'learning_rate', 'tokens_per_second',
-            'data_wait'} <= events(workdir, 'train')[0].keys()
-    assert [event['step'] for event in events(workdir, 'validation')] == [5, 10, 12]  # and after the last step
-    assert {'loss', 'perplexity', 'bleu', 'chrf', 'exact_match'} <= events(workdir, 'validation')[0].keys()
+    assert {
+        'loss',
+        'nll',
+        'accuracy',
+        'tokens',
+        'grad_norm',
+        'learning_rate',
+        'tokens_per_second',
+        'data_wait',
+    } <= events(workdir, 'train')[0].keys()
+    assert [event['step'] for event in events(workdir, 'validation')] == [
+        5,
+        10,
+        12,
+    ]  # and after the last step
+    assert {'loss', 'perplexity', 'bleu', 'chrf', 'exact_match'} <= events(workdir, 'validation')[
+        0
+    ].keys()
     (record,) = json.loads((workdir / 'run.json').read_text())
     assert record['exit'] == 'done'
     assert record['engines'] == {'encoder': 'dense', 'decoder': 'dense', 'cross': 'dense'}
     assert 'engines: encoder dense; decoder dense; cross dense' in remarks
-    assert {path.name for path in workdir.iterdir()} >= {'config.json', 'tokenizer', 'events', 'checkpoints'}
+    assert {path.name for path in workdir.iterdir()} >= {
+        'config.json',
+        'tokenizer',
+        'events',
+        'checkpoints',
+    }
     assert any('step 10: validation loss' in remark for remark in remarks)
     lowest = min(events(workdir, 'validation'), key=lambda event: event['loss'])
     assert best == {'step': lowest['step'], 'metric': 'loss', 'value': lowest['loss']}
@@ -66,7 +88,9 @@ def test_the_model_learns(run):
 
 def test_retention_keeps_the_newest_and_the_best(run):
     workdir, _, best = run
-    assert {8, 10, 12} | {best['step']} == set(saved(workdir))  # checkpoint.keep is 3; every 4, and each new best
+    assert {8, 10, 12} | {best['step']} == set(
+        saved(workdir)
+    )  # checkpoint.keep is 3; every 4, and each new best
 
 
 def test_a_finished_run_does_nothing_more(run):
@@ -77,12 +101,15 @@ def test_a_finished_run_does_nothing_more(run):
 
 
 def test_a_kernel_that_is_not_here_cannot_train_and_leaves_no_configuration(tmp_path):
-    with pytest.raises(ConfigError, match=r"model\.engine='splash' needs a TPU.*set model\.engine=auto"):
+    with pytest.raises(
+        ConfigError, match=r"model\.engine='splash' needs a TPU.*set model\.engine=auto"
+    ):
         train(experiment(model__engine='splash'), tmp_path, quiet)
     assert not (tmp_path / 'config.json').exists()
 
 
-# --- Evaluation from the checkpoint alone ----------------------------------------------------------------------------
+# --- Evaluation from the checkpoint alone ---------------------------------------------------------
+
 
 def test_evaluation_needs_the_workdir_alone(run):
     workdir, _, best = run
@@ -101,14 +128,18 @@ def test_what_a_kernel_trained_is_evaluated_where_there_is_none_and_says_so(run,
     path = workdir / 'config.json'
     path.write_text(path.read_text().replace('"engine": "auto"', '"engine": "splash"'))
     assert Trained(workdir, 'last', remarks.append, {}).config.model.engine == 'auto'
-    assert any(remark.startswith("model.engine='splash' is not on this machine") for remark in remarks)
+    assert any(
+        remark.startswith("model.engine='splash' is not on this machine") for remark in remarks
+    )
 
 
 def test_averaging_takes_the_newest(run):
     workdir, *_ = run
     trained = Trained(workdir, 'avg:2', quiet, {})
     assert trained.steps == (12, 10)
-    for mean, a, b in zip(jax.tree.leaves(trained.params), host_params(workdir, 12), host_params(workdir, 10)):
+    for mean, a, b in zip(
+        jax.tree.leaves(trained.params), host_params(workdir, 12), host_params(workdir, 10)
+    ):
         np.testing.assert_allclose(np.asarray(mean), (a.astype(np.float64) + b) / 2, atol=1e-7)
     with pytest.raises(ConfigError, match='avg:9: 9 intact checkpoints are needed and 3 exist'):
         Trained(workdir, 'avg:9', quiet, {})
@@ -120,11 +151,13 @@ def test_another_tokenizer_is_refused(run, tmp_path):
         (tmp_path / name).symlink_to(workdir / name)
     words = [num2words.num2words(n) for n in range(300)]  # without the German ones
     BytePairs.train(words, 90).save(epath.Path(tmp_path / 'tokenizer'))
-    with pytest.raises(DataError, match=r'holds the tokenizer .* but the checkpoint was trained with'):
+    with pytest.raises(
+        DataError, match=r'holds the tokenizer .* but the checkpoint was trained with'
+    ):
         Trained(tmp_path, 'last', quiet, {})
 
 
-# --- Early stopping --------------------------------------------------------------------------------------------------
+# --- Early stopping -------------------------------------------------------------------------------
 
 # A learning rate of 0 never beats its first evaluation.
 PATIENT = {'optim__learning_rate': 0.0, 'evaluate__every': 2, 'evaluate__patience': 2}
@@ -143,34 +176,43 @@ def test_patience_ends_a_run_for_good(tmp_path, interrupted):
     assert saved(tmp_path)[-1] == 6
 
 
-# --- Numbers that are not finite -------------------------------------------------------------------------------------
+# --- Numbers that are not finite ------------------------------------------------------------------
 
 HUGE = 1e15  # the first update is finite, the scores of attention after it are not
 
 
 def test_a_run_that_diverges_stops_and_keeps_its_checkpoints(tmp_path):
     config = experiment(optim__learning_rate=HUGE, checkpoint__every=1)
-    with pytest.raises(Diverged, match=r'step 2: loss nan.*not finite.*optim\.learning_rate') as stop:
+    with pytest.raises(
+        Diverged, match=r'step 2: loss nan.*not finite.*optim\.learning_rate'
+    ) as stop:
         train(config, tmp_path, quiet)
     assert stop.value.exit_code == 4
-    assert saved(tmp_path) == [1]  # which may still have been under way when the loss of step 2 was read
+    assert saved(tmp_path) == [
+        1
+    ]  # which may still have been under way when the loss of step 2 was read
     assert all(np.isfinite(leaf).all() for leaf in host_params(tmp_path, 1))
     assert json.loads((tmp_path / 'run.json').read_text())[0]['exit'].startswith('Diverged')
 
 
 def test_steps_that_are_not_finite_may_be_skipped_and_are_counted(tmp_path):
     remarks = []
-    train(experiment(optim__learning_rate=HUGE, train__on_nonfinite='skip'), tmp_path, remarks.append)
+    train(
+        experiment(optim__learning_rate=HUGE, train__on_nonfinite='skip'), tmp_path, remarks.append
+    )
     skipped = [event['step'] for event in events(tmp_path, 'skipped')]
     assert skipped == list(range(2, 13))
     assert sum('not applied' in remark for remark in remarks) == len(skipped)
     trained = Trained(tmp_path, 'last', quiet, {})
-    _, state, _ = Checkpoints(tmp_path / 'checkpoints', keep=1, read_only=True).restore(trained.parallel.abstract)
+    _, state, _ = Checkpoints(tmp_path / 'checkpoints', keep=1, read_only=True).restore(
+        trained.parallel.abstract
+    )
     assert (int(state.step), int(state.skipped)) == (12, len(skipped))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
-# --- Ways to lay a step out ------------------------------------------------------------------------------------------
+# --- Ways to lay a step out -----------------------------------------------------------------------
+
 
 @pytest.fixture(scope='module')
 def plain(tmp_path_factory):
@@ -203,7 +245,9 @@ def test_packed_rows_train_and_evaluate(tmp_path):
 
 
 def test_epochs_are_a_clock_too(tmp_path):
-    config = experiment(data__limit=105, checkpoint__every=0, checkpoint__every_epochs=1, evaluate__every_epochs=2)
+    config = experiment(
+        data__limit=105, checkpoint__every=0, checkpoint__every_epochs=1, evaluate__every_epochs=2
+    )
     train(config, tmp_path, quiet)
     assert saved(tmp_path) == [5, 10, 12]  # 5 steps of 21 rows are an epoch
     assert [event['step'] for event in events(tmp_path, 'validation')] == [10, 12]

@@ -1,4 +1,6 @@
-"""The training step: sums divided once, nothing non-finite in the state, numbers that vary without recompiling."""
+"""The training step: sums divided once, nothing non-finite in the state, numbers that vary without
+recompiling.
+"""
 
 import dataclasses
 import functools
@@ -15,26 +17,44 @@ from transformer_jax.schema import ExperimentConfig, OptimConfig, TrainConfig
 from transformer_jax.training import train_step as step
 
 V, LENGTH = 20, 8
-ROWS = [[(3, 8)], [(8, 1)], [(2, 2)], [(5, 1)], [(1, 7)], [(4, 4)], [(8, 8)], [(2, 3)]]  # uneven over microbatches
+ROWS = [
+    [(3, 8)],
+    [(8, 1)],
+    [(2, 2)],
+    [(5, 1)],
+    [(1, 7)],
+    [(4, 4)],
+    [(8, 8)],
+    [(2, 3)],
+]  # uneven over microbatches
 
 
 class Trainer:
-    """A tiny model with its compiled step, which can drop and does not until `with_hyper` says so."""
+    """A tiny model with its compiled step, which can drop and does not until `with_hyper`
+    says so.
+    """
 
     def __init__(self, model_config, **train):
         self.config = ExperimentConfig(
-            model=dataclasses.replace(model_config, dropout=0.1), train=TrainConfig(steps=100, **train),
-            optim=OptimConfig(schedule='constant', learning_rate=0.01, clip=1.0))
+            model=dataclasses.replace(model_config, dropout=0.1),
+            train=TrainConfig(steps=100, **train),
+            optim=OptimConfig(schedule='constant', learning_rate=0.01, clip=1.0),
+        )
         self.model = build_model(model_config, V)
         self.state = with_hyper(nn.meta.unbox(step.init_state(self.config, self.model)), dropout=0)
-        self.step = jax.jit(lambda state, batch: step.train_step(self.model, self.config, state, batch))
+        self.step = jax.jit(
+            lambda state, batch: step.train_step(self.model, self.config, state, batch)
+        )
         self.eval = jax.jit(lambda params, batch: step.eval_step(self.model, params, batch, 0.1))
 
 
 @pytest.fixture(scope='module')
 def trainers(tiny):
-    return functools.cache(lambda accumulate=1: Trainer(
-        tiny(encoder_layers=1, decoder_layers=1), accumulate=accumulate))
+    return functools.cache(
+        lambda accumulate=1: Trainer(
+            tiny(encoder_layers=1, decoder_layers=1), accumulate=accumulate
+        )
+    )
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +65,9 @@ def batch(make_batch, random_rows):
 def close(found, expected, tolerance=1e-5):
     """Asserts that two trees agree, tensor by tensor, to a relative tolerance."""
     whole = float(optax.tree.norm(expected))
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
         error, size = np.linalg.norm(np.asarray(a) - b), np.linalg.norm(b)
         assert error <= tolerance * max(size, 1e-3 * whole), jax.tree_util.keystr(path)
 
@@ -56,7 +78,9 @@ def identical(found, expected):
 
 def with_hyper(state, **values):
     """The state with other numbers in its `hyper`."""
-    return state.replace(hyper=state.hyper.replace(**{name: jnp.float32(value) for name, value in values.items()}))
+    return state.replace(
+        hyper=state.hyper.replace(**{name: jnp.float32(value) for name, value in values.items()})
+    )
 
 
 def gradient(state):
@@ -79,7 +103,8 @@ def test_metrics_are_per_token(trainers, batch):
 
 def test_four_microbatches_are_one(trainers, batch):
     (one, metrics), (four, metrics_of_four) = (
-        trainers(accumulate=n).step(trainers().state, batch) for n in (1, 4))
+        trainers(accumulate=n).step(trainers().state, batch) for n in (1, 4)
+    )
     close(gradient(four), gradient(one))
     for name, value in metrics.items():
         assert float(metrics_of_four[name]) == pytest.approx(float(value), rel=1e-5), name
@@ -87,11 +112,16 @@ def test_four_microbatches_are_one(trainers, batch):
 
 def test_microbatches_drop_out_differently(trainers, batch):
     trainer = trainers(accumulate=4)
-    equal = jax.tree.map(lambda a: np.repeat(a[:2], 4, axis=0), batch)  # microbatch i has rows i and i + 4
-    only_first = equal._replace(weights_BT=equal.weights_BT * (np.arange(8) % 4 == 0)[:, None].astype(np.float32))
+    equal = jax.tree.map(
+        lambda a: np.repeat(a[:2], 4, axis=0), batch
+    )  # microbatch i has rows i and i + 4
+    only_first = equal._replace(
+        weights_BT=equal.weights_BT * (np.arange(8) % 4 == 0)[:, None].astype(np.float32)
+    )
     for dropout in (0.0, 0.5):  # without dropout the mean gradients are the same
         (of_all, _), (of_first, _) = (
-            trainer.step(with_hyper(trainer.state, dropout=dropout), b) for b in (equal, only_first))
+            trainer.step(with_hyper(trainer.state, dropout=dropout), b) for b in (equal, only_first)
+        )
         if dropout:
             with pytest.raises(AssertionError):
                 close(gradient(of_all), gradient(of_first), tolerance=0.01)
@@ -115,7 +145,8 @@ def poisoned(name, state, batch):
     if name == 'update':
         return with_hyper(state, learning_rate=np.inf), batch
     weights_BT = np.zeros_like(batch.weights_BT)
-    # Two tokens that weigh 1e30 and −1e30 have a finite loss, but the squares of their gradient overflow.
+    # Two tokens that weigh 1e30 and −1e30 have a finite loss, but the squares of their
+    # gradient overflow.
     weights_BT[0, :2] = (np.nan, np.nan) if name == 'loss' else (1e30, -1e30)
     return state, batch._replace(weights_BT=weights_BT)
 
@@ -143,7 +174,9 @@ def test_hyperparameters_do_not_recompile(trainers, batch):
     changes = {'learning_rate': 0.02, 'dropout': 0.4, 'label_smoothing': 0.3, 'weight_decay': 0.2}
     for name, value in changes.items():
         state, metrics = trainer.step(with_hyper(start, **{name: value}), batch)
-        assert np.any(state.params['target_embedding']['table'] != base[0].params['target_embedding']['table']), name
+        assert np.any(
+            state.params['target_embedding']['table'] != base[0].params['target_embedding']['table']
+        ), name
         assert (metrics['loss'] == base[1]['loss']) == (name in ('learning_rate', 'weight_decay'))
     assert trainer.step._cache_size() == 1
 
@@ -166,7 +199,9 @@ def test_the_seed_decides_the_first_state(tiny, trainers):
     config = tiny(encoder_layers=1, decoder_layers=1)
     same, other = Trainer(config, seed=0).state, Trainer(config, seed=1).state
     identical(same, trainers().state)
-    assert np.any(same.params['target_embedding']['table'] != other.params['target_embedding']['table'])
+    assert np.any(
+        same.params['target_embedding']['table'] != other.params['target_embedding']['table']
+    )
     assert np.any(same.rng != other.rng)
 
 
@@ -176,7 +211,12 @@ def test_no_masks_are_drawn_where_the_configuration_has_no_dropout(trainers, bat
     def program(dropout):
         model = dataclasses.replace(trainer.config.model, dropout=dropout)
         config = dataclasses.replace(trainer.config, model=model)
-        return str(jax.make_jaxpr(functools.partial(step.train_step, trainer.model, config))(trainer.state, batch))
+        return str(
+            jax.make_jaxpr(functools.partial(step.train_step, trainer.model, config))(
+                trainer.state, batch
+            )
+        )
+
     assert 'random_bits' in program(0.1)
     assert 'random_bits' not in program(0.0)
 

@@ -38,8 +38,15 @@ class Board:
         if not self._console.is_terminal:
             yield
             return
-        with without_bars(), rich.live.Live(get_renderable=self._renderable, console=self._console,
-                                            refresh_per_second=1, vertical_overflow='ellipsis'):
+        with (
+            without_bars(),
+            rich.live.Live(
+                get_renderable=self._renderable,
+                console=self._console,
+                refresh_per_second=1,
+                vertical_overflow='ellipsis',
+            ),
+        ):
             yield
 
     def say(self, runs: Sequence[Run], line: str) -> None:
@@ -54,9 +61,11 @@ class Board:
     def table(self) -> rich.table.Table:
         """A line for each row of the plan."""
         rows = {run.row: None for run in self._plan.runs}
-        return result_table(f'{self._plan.file} in {self._plan.root}',
-                            ('variant', 'seeds done', 'now', 'step', 'loss', 'minutes left'),
-                            [self._cells(row) for row in rows])
+        return result_table(
+            f'{self._plan.file} in {self._plan.root}',
+            ('variant', 'seeds done', 'now', 'step', 'loss', 'minutes left'),
+            [self._cells(row) for row in rows],
+        )
 
     def _cells(self, row: Row) -> tuple[str, ...]:
         states = {run: state for run, state in self.states.items() if run.row == row}
@@ -74,10 +83,18 @@ class Board:
         if not event:
             return *cells, state, '', '', ''
         left = (steps - event['step']) / event['steps_per_second'] / 60
-        return *cells, state, f'{event["step"]:,}/{steps:,}', f'{float(event["loss"]):.4f}', f'{left:.1f}'
+        return (
+            *cells,
+            state,
+            f'{event["step"]:,}/{steps:,}',
+            f'{float(event["loss"]):.4f}',
+            f'{left:.1f}',
+        )
 
     def _renderable(self) -> rich.console.Group:
-        ended = self._missing - sum(state in ('waiting', *IN_WORK) for state in self.states.values())
+        ended = self._missing - sum(
+            state in ('waiting', *IN_WORK) for state in self.states.values()
+        )
         spent = (time.monotonic() - self._begun) / 60
         left = f', about {spent / ended * (self._missing - ended):.0f} left' if ended else ''
         counts = list(self.states.values())

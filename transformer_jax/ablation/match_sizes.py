@@ -1,8 +1,9 @@
 """Variants of equal size: a comparison at equal parameters, or at equal FLOPs.
 
-What is solved for is `model.d_ff`, the size of each expert where there are many, all of whose parameters count. A
-recurrent model has none: there it is `model.d_model`, which is the size of its embeddings too. They grow with it and do
-not count, tied or not, as they do not for others; in FLOPs the product that makes the logits counts for all.
+What is solved for is `model.d_ff`, the size of each expert where there are many, all of whose
+parameters count. A recurrent model has none: there it is `model.d_model`, which is the size of its
+embeddings too. They grow with it and do not count, tied or not, as they do not for others; in FLOPs
+the product that makes the logits counts for all.
 """
 
 import dataclasses
@@ -43,16 +44,20 @@ class Matched:
         return (self.value - self.target) / self.target if self.target else 0.0
 
 
-def match(configs: Mapping[str, ExperimentConfig], reference: Reference, kind: str) -> dict[str, Matched]:
-    """Every variant with its size solved so that it has as much of something as its reference, which stays as it is.
+def match(
+    configs: Mapping[str, ExperimentConfig], reference: Reference, kind: str
+) -> dict[str, Matched]:
+    """Every variant with its size solved so that it has as much of something as its reference,
+    which stays as it is.
 
-    A size of its own that a variant was given is solved away, unless it is right already. Of sizes within 1% of the
-    target, the best multiple of 8 is taken.
+    A size of its own that a variant was given is solved away, unless it is right already. Of sizes
+    within 1% of the target, the best multiple of 8 is taken.
 
     Args:
         configs: the variants, by name.
         reference: one of them, or that of each.
-        kind: 'params', those outside embeddings; 'flops', see `costs.flops_per_token`; 'none': nothing is solved.
+        kind: 'params', those outside embeddings; 'flops', see `costs.flops_per_token`; 'none':
+            nothing is solved.
 
     Raises:
         ConfigError: variants that have more at size 1 already; all of them are listed.
@@ -63,19 +68,28 @@ def match(configs: Mapping[str, ExperimentConfig], reference: Reference, kind: s
 
     def measure(config: ExperimentConfig) -> float:
         return count(config_lib.resolve(config))
+
     references, matched, reasons = references_of(configs, reference), {}, []
     targets = {home: measure(configs[home]) for home in dict.fromkeys(references.values())}
     for name, home in references.items():
         config, target = configs[name], targets[home]
         try:
-            matched[name] = Matched(config, {}, target, target) if name == home else _solved(config, target, measure)
+            matched[name] = (
+                Matched(config, {}, target, target)
+                if name == home
+                else _solved(config, target, measure)
+            )
         except _TooLarge as error:
             least = error.args[0]
-            reasons.append(f'{name}: {least:,.0f} {what} with model.{_key(config)}=1 already, {least - target:,.0f} '
-                           f'({least / target - 1:.1%}) more than the {target:,.0f} of {home}')
+            reasons.append(
+                f'{name}: {least:,.0f} {what} with model.{_key(config)}=1 already, {least - target:,.0f} '
+                f'({least / target - 1:.1%}) more than the {target:,.0f} of {home}'
+            )
     if reasons:
-        raise ConfigError(f'match={kind!r}: variants that cannot be as small as their reference; make them smaller '
-                          'otherwise, or compare without match:\n  ' + '\n  '.join(reasons))
+        raise ConfigError(
+            f'match={kind!r}: variants that cannot be as small as their reference; make them smaller '
+            'otherwise, or compare without match:\n  ' + '\n  '.join(reasons)
+        )
     return matched
 
 
@@ -83,7 +97,9 @@ class _TooLarge(Exception):
     """What a variant of size 1 has, which is more than the target."""
 
 
-def _solved(config: ExperimentConfig, target: float, measure: Callable[[ExperimentConfig], float]) -> Matched:
+def _solved(
+    config: ExperimentConfig, target: float, measure: Callable[[ExperimentConfig], float]
+) -> Matched:
     key = _key(config)
 
     @functools.cache
@@ -92,8 +108,8 @@ def _solved(config: ExperimentConfig, target: float, measure: Callable[[Experime
 
     size, value = getattr(config.model, key), measure(config)
     if value != target:
-        # A count is a trace of the model, a second of work. It is affine in d_ff (gated layers: up to a whole number
-        # of ⅔ d_ff), and quadratic in d_model: two or three tell all others.
+        # A count is a trace of the model, a second of work. It is affine in d_ff (gated layers: up
+        # to a whole number of ⅔ d_ff), and quadratic in d_model: two or three tell all others.
         law = through({n: count(n) for n in ((3, 48) if key == 'd_ff' else (3, 24, 48))})
         if law(1) > target:
             raise _TooLarge(count(1))
@@ -110,19 +126,28 @@ def _key(config: ExperimentConfig) -> str:
 
 
 def _resized(config: ExperimentConfig, size: int) -> ExperimentConfig:
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **{_key(config): size}))
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, **{_key(config): size})
+    )
 
 
 def through(points: Mapping[int, float]) -> Callable[[int], float]:
     """The polynomial of the lowest degree through {x: y} (Lagrange), without rounding."""
+
     def value(x: int) -> float:
-        return float(sum(Fraction(y) * math.prod(Fraction(x - b, a - b) for b in points if b != a)
-                         for a, y in points.items()))
+        return float(
+            sum(
+                Fraction(y) * math.prod(Fraction(x - b, a - b) for b in points if b != a)
+                for a, y in points.items()
+            )
+        )
+
     return value
 
 
 def closest(count: Callable[[int], float], target: float, start: int = 1) -> int:
-    """The size from 1 on whose count is nearest to the target, or a multiple of 8 that is near enough.
+    """The size from 1 on whose count is nearest to the target, or a multiple of 8 that is
+    near enough.
 
     Args:
         count: of a size; it rises with it, or stays.
@@ -140,6 +165,7 @@ def closest(count: Callable[[int], float], target: float, start: int = 1) -> int
 
     def distance(size: int) -> float:
         return abs(count(size) - target)
+
     exact = min(low, high, key=distance)
     even = min((max(exact // EVEN + n, 1) * EVEN for n in (0, 1)), key=distance)
     return even if distance(even) < TOLERANCE * target else exact

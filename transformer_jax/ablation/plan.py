@@ -1,4 +1,6 @@
-"""What an ablation is to run: the distinct configs of an experiment, times seeds, and what of it is done."""
+"""What an ablation is to run: the distinct configs of an experiment, times seeds, and what of it
+is done.
+"""
 
 import dataclasses
 import json
@@ -11,7 +13,15 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax import spec
 from transformer_jax.ablation import results
-from transformer_jax.ablation.experiment import STEP_TIME, Experiment, Metric, evaluations, impossible, lengths_of, slug
+from transformer_jax.ablation.experiment import (
+    STEP_TIME,
+    Experiment,
+    Metric,
+    evaluations,
+    impossible,
+    lengths_of,
+    slug,
+)
 from transformer_jax.ablation.match_sizes import Matched, match
 from transformer_jax.attention.engines import require_platform
 from transformer_jax.errors import ConfigError, WorkdirError
@@ -52,7 +62,9 @@ class Run:
     @property
     def config(self) -> ExperimentConfig:
         """What it trains with."""
-        return config_lib.replace(self.row.config, train=dataclasses.replace(self.row.config.train, seed=self.seed))
+        return config_lib.replace(
+            self.row.config, train=dataclasses.replace(self.row.config.train, seed=self.seed)
+        )
 
 
 class Plan:
@@ -73,13 +85,16 @@ class Plan:
             seeds: how many; 0: as the experiment says.
 
         Raises:
-            ConfigError: variants that cannot be, all of them; or the root holds another version of the experiment.
+            ConfigError: variants that cannot be, all of them; or the root holds another version of
+                the experiment.
             WorkdirError: the root is no directory, or its experiment.json is damaged.
         """
         self.experiment, self.file, self.root = experiment, file, absolute(root)
         if self.root.exists() and not self.root.is_dir():
             raise WorkdirError(f'--root={self.root} is a file: choose a directory')
-        self.matched = match(checked_configs(experiment), experiment.compared_with, experiment.match)
+        self.matched = match(
+            checked_configs(experiment), experiment.compared_with, experiment.match
+        )
         path = self.root / results.EXPERIMENT
         earlier = results.read_experiment(path) if path.exists() else {'variants': {}, 'seeds': []}
         self.rows = _rows({name: m.config for name, m in self.matched.items()}, earlier['variants'])
@@ -87,13 +102,21 @@ class Plan:
         wanted = range(first, first + (seeds or experiment.seeds))
         self.record = self._record(sorted({*earlier['seeds'], *wanted}))
         _refuse_other_version(self.root, earlier['variants'], self.record['variants'])
-        self.runs = [Run(row, seed, self.root / row.folder / str(seed)) for row in self.rows for seed in wanted]
+        self.runs = [
+            Run(row, seed, self.root / row.folder / str(seed))
+            for row in self.rows
+            for seed in wanted
+        ]
 
     def narrow(self, only: Sequence[str], shard: str) -> None:
-        """Leaves the runs of some variants (none: of all), and of these the i-th of n parts: 'i/n'."""
+        """Leaves the runs of some variants (none: of all), and of these the i-th of n
+        parts: 'i/n'.
+        """
         for name in only:
             if name not in self.experiment.variants:
-                raise ConfigError(f'--only={name}: no such variant; {spec.nearest(name, self.experiment.variants)}')
+                raise ConfigError(
+                    f'--only={name}: no such variant; {spec.nearest(name, self.experiment.variants)}'
+                )
         self.runs = [run for run in self.runs if not only or set(run.row.variants) & set(only)]
         index, _, count = shard.partition('/')
         if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
@@ -120,8 +143,10 @@ class Plan:
             self.root.mkdir(parents=True, exist_ok=True)
             write_text(self.root / results.EXPERIMENT, json.dumps(self.record, indent=1) + '\n')
         except OSError as error:
-            raise WorkdirError(f'cannot write {self.root}: {error.strerror or error}; make room, correct the '
-                               'permissions or choose another --root') from error
+            raise WorkdirError(
+                f'cannot write {self.root}: {error.strerror or error}; make room, correct the '
+                'permissions or choose another --root'
+            ) from error
 
     def lacks(self, run: Run) -> str:
         """Why a run is not done; '' where it is."""
@@ -146,15 +171,27 @@ class Plan:
             config = config_lib.flatten(matched.config)
             del config['train.seed']
             chosen = matched.chosen | {'residual': matched.residual} if matched.chosen else {}
-            return {'folder': folders[name], 'overrides': dict(experiment.variants[name]), 'config': config,
-                    'matched': chosen}
+            return {
+                'folder': folders[name],
+                'overrides': dict(experiment.variants[name]),
+                'config': config,
+                'matched': chosen,
+            }
+
         record = {
-            'file': self.file, 'claim': experiment.claim, 'reference': experiment.compared_with,
-            'metrics': [dataclasses.asdict(metric) | {'falling': metric.falling, 'label': str(metric)}
-                        for metric in experiment.metrics],
+            'file': self.file,
+            'claim': experiment.claim,
+            'reference': experiment.compared_with,
+            'metrics': [
+                dataclasses.asdict(metric) | {'falling': metric.falling, 'label': str(metric)}
+                for metric in experiment.metrics
+            ],
             'published': [dataclasses.asdict(published) for published in experiment.published],
-            'axis': experiment.axis and dataclasses.asdict(experiment.axis), 'match': experiment.match, 'seeds': seeds,
-            'variants': {name: variant(name, matched) for name, matched in self.matched.items()}}
+            'axis': experiment.axis and dataclasses.asdict(experiment.axis),
+            'match': experiment.match,
+            'seeds': seeds,
+            'variants': {name: variant(name, matched) for name, matched in self.matched.items()},
+        }
         return json.loads(json.dumps(record))  # as it will be read: tuples are lists
 
 
@@ -177,10 +214,18 @@ def checked_configs(experiment: Experiment) -> dict[str, ExperimentConfig]:
         ConfigError: some cannot; all of them are listed.
     """
     configs = experiment.configs()
-    reasons = [f'{name}: train.replicas={config.train.replicas}: the seeds are those of ablate, and --replicas says '
-               'how many share a program' for name, config in configs.items() if config.train.replicas != 1]
-    reasons += [f'{name}: {why}' for name, config in configs.items() for metric in experiment.metrics
-                if (why := _unmeasurable(config, metric))]
+    reasons = [
+        f'{name}: train.replicas={config.train.replicas}: the seeds are those of ablate, and --replicas says '
+        'how many share a program'
+        for name, config in configs.items()
+        if config.train.replicas != 1
+    ]
+    reasons += [
+        f'{name}: {why}'
+        for name, config in configs.items()
+        for metric in experiment.metrics
+        if (why := _unmeasurable(config, metric))
+    ]
     if reasons:
         raise impossible(reasons)
     return configs
@@ -205,7 +250,9 @@ def _unmeasurable(config: ExperimentConfig, metric: Metric) -> str:
 
 
 def _rows(configs: dict[str, ExperimentConfig], earlier: dict[str, Any]) -> tuple[Row, ...]:
-    """Variants of one config share a row; a config keeps the folder that it had under another name."""
+    """Variants of one config share a row; a config keeps the folder that it had under
+    another name.
+    """
     names: dict[str, list[str]] = {}
     for name, config in configs.items():
         names.setdefault(_key(config_lib.flatten(config)), []).append(name)
@@ -214,15 +261,19 @@ def _rows(configs: dict[str, ExperimentConfig], earlier: dict[str, Any]) -> tupl
     for key, members in names.items():
         folder = had.get(key, slug(members[0]))
         if folder in taken:
-            raise ConfigError(f'variant {members[0]!r} would share the folder {folder!r} with {taken[folder]!r}, which '
-                              'had its name before: give it another one')
+            raise ConfigError(
+                f'variant {members[0]!r} would share the folder {folder!r} with {taken[folder]!r}, which '
+                'had its name before: give it another one'
+            )
         taken[folder] = members[0]
         rows.append(Row(folder, tuple(members), configs[members[0]]))
     return tuple(rows)
 
 
 def _key(flat: dict[str, Any]) -> str:
-    return json.dumps({key: value for key, value in flat.items() if key != 'train.seed'}, sort_keys=True)
+    return json.dumps(
+        {key: value for key, value in flat.items() if key != 'train.seed'}, sort_keys=True
+    )
 
 
 def _refuse_other_version(root: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -232,5 +283,12 @@ def _refuse_other_version(root: epath.Path, old: dict[str, Any], new: dict[str, 
         changed = results.differences(old[name]['config'], new[name]['config'])
         reasons += [f'{name}: {"; ".join(changed)}'] * bool(changed)
     if reasons:
-        raise ConfigError('\n  '.join([f'{root} holds results of another version of the experiment; take another '
-                                       '--root, or the old values:', *sorted(reasons)]))
+        raise ConfigError(
+            '\n  '.join(
+                [
+                    f'{root} holds results of another version of the experiment; take another '
+                    '--root, or the old values:',
+                    *sorted(reasons),
+                ]
+            )
+        )

@@ -1,6 +1,8 @@
-"""What an ablation left in its root, read strictly: a run that is missing or damaged is named, never passed over.
+"""What an ablation left in its root, read strictly: a run that is missing or damaged is named,
+never passed over.
 
-- experiment.json: claim, metrics, published numbers, seeds, and the folder and config of every variant
+- experiment.json: claim, metrics, published numbers, seeds, and the folder and config of
+  every variant
 - <folder>/<seed>/: a workdir of training, where are also, once it is scored,
   - result.json: scores, size, speed, machine
   - sentences.json: what the scores are made of, sentence by sentence
@@ -22,10 +24,27 @@ from transformer_jax.storage.files import absolute, reported, write_text
 from transformer_jax.storage.workdir import changes, may_change
 
 EXPERIMENT, RESULT, FAILURE, SENTENCES, RESULTS = (
-    'experiment.json', 'result.json', 'failure.json', 'sentences.json', 'results.json')
+    'experiment.json',
+    'result.json',
+    'failure.json',
+    'sentences.json',
+    'results.json',
+)
 # What a result.json holds beside its scores.
-FACTS = ('seed', 'params', 'non_embedding_params', 'flops', 'step_seconds', 'memory_bytes', 'wall_seconds', 'steps',
-         'step', 'machine', 'commit', 'date')
+FACTS = (
+    'seed',
+    'params',
+    'non_embedding_params',
+    'flops',
+    'step_seconds',
+    'memory_bytes',
+    'wall_seconds',
+    'steps',
+    'step',
+    'machine',
+    'commit',
+    'date',
+)
 BY_METRIC = ('scores', 'examples', 'lengths', 'checkpoints')  # or by split: the objects in it
 
 
@@ -40,8 +59,9 @@ def load_results(path: epath.PathLike) -> dict[str, Any]:
         path: the root of one, or a results.json that it wrote.
 
     Returns:
-        `experiment`, see experiment.json; `runs`, the sound ones, each the content of its result.json with its
-        `folder`; and `missing`, all others of the plan: `folder`, `seed` and `why`.
+        `experiment`, see experiment.json; `runs`, the sound ones, each the content of its
+        result.json with its `folder`; and `missing`, all others of the plan: `folder`, `seed`
+        and `why`.
 
     Raises:
         ConfigError: neither of these.
@@ -59,28 +79,42 @@ def load_results(path: epath.PathLike) -> dict[str, Any]:
 
     def find(key: str, folder: str, seed: int) -> dict[str, Any]:
         entries = [entry for entry in content.get(key, ()) if isinstance(entry, dict)]
-        return next((entry for entry in entries if (entry.get('folder'), entry.get('seed')) == (folder, seed)), {})
+        return next(
+            (
+                entry
+                for entry in entries
+                if (entry.get('folder'), entry.get('seed')) == (folder, seed)
+            ),
+            {},
+        )
 
     def run_of(folder: str, seed: int) -> dict[str, Any]:
         found = find('runs', folder, seed)
         if not found:
             raise Damaged(find('missing', folder, seed).get('why', f'not in {path.name}'))
         return check_result(found, seed, experiment)
+
     return _gathered(experiment, run_of)
 
 
 def collect(root: epath.Path) -> dict[str, Any]:
     """As `load_results`, of a root's folders."""
     if not (root / EXPERIMENT).exists():
-        raise ConfigError(f'{root} has no {EXPERIMENT}: name the --root of an ablation, or a results.json')
+        raise ConfigError(
+            f'{root} has no {EXPERIMENT}: name the --root of an ablation, or a results.json'
+        )
     experiment = read_experiment(root / EXPERIMENT)
     configs = {variant['folder']: variant['config'] for variant in experiment['variants'].values()}
-    return _gathered(experiment, lambda folder, seed: read_run(
-        root / folder / str(seed), seed, configs[folder], experiment))
+    return _gathered(
+        experiment,
+        lambda folder, seed: read_run(root / folder / str(seed), seed, configs[folder], experiment),
+    )
 
 
 def write_results(root: epath.Path) -> None:
-    """Writes results.json anew from a root's folders: a line for each variant and run, since it is to be committed."""
+    """Writes results.json anew from a root's folders: a line for each variant and run, since it is
+    to be committed.
+    """
     with reported(root / RESULTS):
         write_text(root / RESULTS, _lines(collect(root), 3) + '\n')
 
@@ -90,7 +124,9 @@ def read_experiment(path: epath.Path) -> dict[str, Any]:
     return _checked(_read(path), path)
 
 
-def read_run(workdir: epath.Path, seed: int, config: Mapping[str, Any], experiment: Mapping[str, Any]) -> dict:
+def read_run(
+    workdir: epath.Path, seed: int, config: Mapping[str, Any], experiment: Mapping[str, Any]
+) -> dict:
     """The result.json of a run.
 
     Args:
@@ -117,7 +153,9 @@ def read_run(workdir: epath.Path, seed: int, config: Mapping[str, Any], experime
 
 def check_result(result: Any, seed: int, experiment: Mapping[str, Any]) -> dict[str, Any]:
     """A result that has all that was asked for, or Damaged."""
-    lacking = [key for key in (*FACTS, 'scores') if not isinstance(result, dict) or key not in result]
+    lacking = [
+        key for key in (*FACTS, 'scores') if not isinstance(result, dict) or key not in result
+    ]
     if lacking:
         raise Damaged(f'damaged: {RESULT} lacks {", ".join(lacking)}')
     odd = [key for key in BY_METRIC if not isinstance(result.get(key, {}), dict)]
@@ -139,7 +177,11 @@ def is_score(value: Any) -> bool:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """'key: old -> new' of the keys by which two flat configs are not the same run, seeds aside."""
-    return [line for key, line in changes(old, new).items() if key != 'train.seed' and not may_change(key)]
+    return [
+        line
+        for key, line in changes(old, new).items()
+        if key != 'train.seed' and not may_change(key)
+    ]
 
 
 def folders(experiment: Mapping[str, Any]) -> list[str]:
@@ -156,7 +198,10 @@ def _lines(value: Any, depth: int, indent: str = '') -> str:
     if listed:
         items, (left, right) = map(json.dumps, value), '[]'
     else:
-        items, (left, right) = [f'{json.dumps(k)}: {_lines(v, depth - 1, inner)}' for k, v in value.items()], '{}'
+        items, (left, right) = (
+            [f'{json.dumps(k)}: {_lines(v, depth - 1, inner)}' for k, v in value.items()],
+            '{}',
+        )
     return left + ','.join(f'\n{inner}{item}' for item in items) + f'\n{indent}{right}'
 
 
@@ -179,13 +224,17 @@ def _unfinished(workdir: epath.Path, config: Mapping[str, Any]) -> str:
         except (OSError, ValueError, KeyError, TypeError):
             return f'failed; {FAILURE} is damaged'
     event = last_event(workdir)
-    return f'not finished: at step {event["step"]} of {config["train.steps"]}' if event else 'not run'
+    return (
+        f'not finished: at step {event["step"]} of {config["train.steps"]}' if event else 'not run'
+    )
 
 
 def last_event(workdir: epath.Path) -> dict[str, Any]:
     """The last line of training in a run's metrics.jsonl; {} where there is none yet."""
     try:
-        *lines, _ = (workdir / 'metrics.jsonl').read_text().split('\n')  # a line that is being written has no end
+        *lines, _ = (
+            (workdir / 'metrics.jsonl').read_text().split('\n')
+        )  # a line that is being written has no end
         events = map(json.loads, reversed(lines))
         return next((event for event in events if event['split'] == 'train'), {})
     except (OSError, ValueError, LookupError, TypeError):
@@ -196,13 +245,17 @@ def _checked(experiment: Any, path: epath.Path) -> dict[str, Any]:
     """The content of experiment.json, or WorkdirError."""
     try:
         labels = [metric['label'] for metric in experiment['metrics']]
-        known = [variant['folder'] and variant['config'] for variant in experiment['variants'].values()]
+        known = [
+            variant['folder'] and variant['config'] for variant in experiment['variants'].values()
+        ]
         if labels and known and isinstance(experiment['seeds'], list):
             references_of(experiment['variants'], experiment['reference'])
             return experiment
     except (KeyError, TypeError, AttributeError, ValueError):
         pass
-    raise WorkdirError(f'{path} does not describe an experiment: it is damaged, or was not written by ablate')
+    raise WorkdirError(
+        f'{path} does not describe an experiment: it is damaged, or was not written by ablate'
+    )
 
 
 def _read(path: epath.Path) -> Any:

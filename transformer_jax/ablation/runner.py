@@ -1,4 +1,6 @@
-"""`transformer-jax ablate`: runs what is missing of an experiment, whatever became of earlier attempts."""
+"""`transformer-jax ablate`: runs what is missing of an experiment, whatever became of
+earlier attempts.
+"""
 
 import contextlib
 import itertools
@@ -21,12 +23,15 @@ from transformer_jax.profiling.timing import result_table
 from transformer_jax.storage.files import lock, reported
 
 Log = Callable[[str], None]
-# Programs that compile faster are not kept for the next run. jax's own limit, a second, keeps little of a small model.
+# Programs that compile faster are not kept for the next run. jax's own limit, a second, keeps
+# little of a small model.
 KEPT_FROM_S = 0.1
 
 
 class Unfinished(UserError):
-    """Some runs are not done: the exit code is that of all of them, or 1 where they differ or the program failed."""
+    """Some runs are not done: the exit code is that of all of them, or 1 where they differ or the
+    program failed.
+    """
 
     def __init__(self, failures: dict[Run, Failure], asked: int):
         alike: dict[str, list[str]] = {}
@@ -39,10 +44,12 @@ class Unfinished(UserError):
 
 
 def ablate(plan: Plan, log: Log, most: int = 0) -> None:
-    """Trains, scores and measures all runs of the plan that have no sound result, then writes results.json.
+    """Trains, scores and measures all runs of the plan that have no sound result, then writes
+    results.json.
 
-    A run that fails does not stop the others; one that another process has in hand is left to it. The same call goes
-    on where an earlier one was killed or stopped; whoever goes on with a group of seeds scores all of them.
+    A run that fails does not stop the others; one that another process has in hand is left to it.
+    The same call goes on where an earlier one was killed or stopped; whoever goes on with a group
+    of seeds scores all of them.
 
     Args:
         plan: what to run.
@@ -72,19 +79,25 @@ def ablate(plan: Plan, log: Log, most: int = 0) -> None:
                         board.say([run], failure.message)
                     if failure and run in lacking:
                         failures[run] = failure
-                jax.clear_caches()  # What was compiled for one row serves no other; it would pile up, some 50 MB each.
+                # What was compiled for one row serves no other; it would pile up, some 50 MB each.
+                jax.clear_caches()
     except Stopped as stop:
         done = list(board.states.values()).count('done')
-        raise Stopped(stop.exit_code - 128, f'{stop} ({done} of {len(plan.runs)} runs are done)') from None
+        raise Stopped(
+            stop.exit_code - 128, f'{stop} ({done} of {len(plan.runs)} runs are done)'
+        ) from None
     finally:
         results.write_results(plan.root)
-    log(f'{len(plan.runs) - len(failures)} of {len(plan.runs)} runs done: {plan.root / results.RESULTS}')
+    log(
+        f'{len(plan.runs) - len(failures)} of {len(plan.runs)} runs done: {plan.root / results.RESULTS}'
+    )
     if failures:
         raise Unfinished(failures, len(plan.runs))
 
 
 def _row(plan: Plan, members: Sequence[Run], most: int, board: Board) -> Iterator[rows.Ended]:
-    """Trains and scores the seeds of a row that no other process works on; yields each with its failure.
+    """Trains and scores the seeds of a row that no other process works on; yields each with
+    its failure.
 
     So too those that share a group with them, though they are no `members`.
     """
@@ -101,7 +114,8 @@ def _row(plan: Plan, members: Sequence[Run], most: int, board: Board) -> Iterato
             else:  # Another process has done it meanwhile.
                 yield run, None
         for run, trained in rows.train_seeds(claimed, most, board.say):
-            # One of `members` that is not claimed was yielded above; another of the group is scored if it is free.
+            # One of `members` that is not claimed was yielded above; another of the group is scored
+            # if it is free.
             if run not in claimed and (run in members or not _free(plan, run, claims)):
                 continue
             failure = trained or _scored(plan, run, board)
@@ -142,9 +156,13 @@ def _state(failure: Failure | None) -> str:
 
 @contextlib.contextmanager
 def _signals_stop() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Stopped at once where nothing is to be saved: training has handlers of its own."""
+    """SIGINT and SIGTERM raise Stopped at once where nothing is to be saved: training has handlers
+    of its own.
+    """
+
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Stopped(signum, f'stopped by {signal.Signals(signum).name}; the same command goes on')
+
     old = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -156,14 +174,21 @@ def _signals_stop() -> Iterator[None]:
 def summary(plan: Plan, lacking: int) -> list[str]:
     """What is about to run, in lines: how many runs, what shares a row, what was solved for."""
     distinct = list(dict.fromkeys(run.row for run in plan.runs))
-    lines = [f'{plan.file}: {len(plan.runs)} runs of {len(distinct)} configs, {len(plan.runs) - lacking} done']
-    lines += [f'{", ".join(row.variants[1:])}: the same config as {row.variants[0]}, run once'
-              for row in distinct if len(row.variants) > 1]
+    lines = [
+        f'{plan.file}: {len(plan.runs)} runs of {len(distinct)} configs, {len(plan.runs) - lacking} done'
+    ]
+    lines += [
+        f'{", ".join(row.variants[1:])}: the same config as {row.variants[0]}, run once'
+        for row in distinct
+        if len(row.variants) > 1
+    ]
     for name, matched in plan.matched.items():
         if matched.chosen:
             chosen = ', '.join(f'{key}={value}' for key, value in matched.chosen.items())
-            lines.append(f'{name}: {chosen}, {matched.value:,.0f} {plan.experiment.match} for {matched.target:,.0f} '
-                         f'({matched.residual:+.2%})')
+            lines.append(
+                f'{name}: {chosen}, {matched.value:,.0f} {plan.experiment.match} for {matched.target:,.0f} '
+                f'({matched.residual:+.2%})'
+            )
     return lines
 
 
@@ -189,7 +214,12 @@ def dry_run(plan: Plan, log: Log) -> rich.table.Table:
     for row in dict.fromkeys(run.row for run in plan.runs):
         members = [run for run in plan.runs if run.row == row]
         todo = [run for run in members if run in lacking]
-        cells = row.folder, ', '.join(row.variants), ' '.join(str(run.seed) for run in members), f'{len(todo)}'
+        cells = (
+            row.folder,
+            ', '.join(row.variants),
+            ' '.join(str(run.seed) for run in members),
+            f'{len(todo)}',
+        )
         try:
             components = config_lib.resolve(row.config)
             size, trial = measure.size(components), measure.trial(components)
@@ -198,15 +228,36 @@ def dry_run(plan: Plan, log: Log) -> rich.table.Table:
             lines.append((*cells, *'????'))
             continue
         steps = row.config.train.steps
-        left = sum(steps - results.last_event(run.workdir).get('step', 0) for run in todo) * trial.step_seconds
+        left = (
+            sum(steps - results.last_event(run.workdir).get('step', 0) for run in todo)
+            * trial.step_seconds
+        )
         spent += left
-        lines.append((*cells, f'{size.params:,}', f'{1e-9 * trial.step_flops:,.3f}', f'{1e3 * trial.step_seconds:,.1f}',
-                      duration(left)))
+        lines.append(
+            (
+                *cells,
+                f'{size.params:,}',
+                f'{1e-9 * trial.step_flops:,.3f}',
+                f'{1e3 * trial.step_seconds:,.1f}',
+                duration(left),
+            )
+        )
         log(f'tried {row.folder}')
     table = result_table(
         f'{len(lacking)} of {len(plan.runs)} runs to do, {duration(spent)} of training steps one after the other; '
         'compiling and evaluation come on top',
-        ('folder', 'variants', 'seeds', 'to do', 'parameters', 'GFLOP per step', 'ms per step', 'time'), lines)
+        (
+            'folder',
+            'variants',
+            'seeds',
+            'to do',
+            'parameters',
+            'GFLOP per step',
+            'ms per step',
+            'time',
+        ),
+        lines,
+    )
     if failures:
         raise Unfinished(failures, len(plan.runs))
     return table

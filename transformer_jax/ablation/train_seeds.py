@@ -1,4 +1,6 @@
-"""A row of an ablation: its seeds are trained, scored and measured, each into a result.json in its workdir."""
+"""A row of an ablation: its seeds are trained, scored and measured, each into a result.json in
+its workdir.
+"""
 
 import contextlib
 import dataclasses
@@ -36,7 +38,9 @@ from transformer_jax.training.training_run import Record
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """Why a run has no result. The error itself would keep the frames that it came through, and their arrays, alive."""
+    """Why a run has no result. The error itself would keep the frames that it came through, and
+    their arrays, alive.
+    """
 
     message: str  # for a person: of an error that is no user's, its kind too
     exit_code: int = 1
@@ -50,11 +54,17 @@ class Failure:
             return cls(str(error), error.exit_code, isinstance(error, Busy))
         told = exhausted(error)
         message = '; '.join(filter(None, (told or f'{type(error).__name__}: {error}', remedy)))
-        return cls(message, ConfigError.exit_code if told else 1, traceback=''.join(traceback.format_exception(error)))
+        return cls(
+            message,
+            ConfigError.exit_code if told else 1,
+            traceback=''.join(traceback.format_exception(error)),
+        )
 
     def write(self, run: Run) -> None:
         """Writes the run's failure.json, where that can be written."""
-        content = {'error': self.message} | ({'traceback': self.traceback} if self.traceback else {})
+        content = {'error': self.message} | (
+            {'traceback': self.traceback} if self.traceback else {}
+        )
         with contextlib.suppress(OSError):  # The failure is reported all the same.
             run.workdir.mkdir(parents=True, exist_ok=True)
             write_text(run.workdir / FAILURE, json.dumps(content, indent=1) + '\n')
@@ -63,11 +73,14 @@ class Failure:
 Ended = tuple[Run, Failure | None]
 
 
-def train_seeds(runs: Sequence[Run], most: int, log: Callable[[Sequence[Run], str], None]) -> Iterator[Ended]:
+def train_seeds(
+    runs: Sequence[Run], most: int, log: Callable[[Sequence[Run], str], None]
+) -> Iterator[Ended]:
     """Trains the runs of one row; yields each at its end, once, with the failure that ended it.
 
-    Runs whose batches have one shape are trained side by side, see `replicas`. What has a checkpoint goes on as it was
-    begun: a group with all of its runs, which are all yielded, also those that were not asked for; a run alone, alone.
+    Runs whose batches have one shape are trained side by side, see `replicas`. What has a
+    checkpoint goes on as it was begun: a group with all of its runs, which are all yielded, also
+    those that were not asked for; a run alone, alone.
 
     Args:
         runs: of the row. One that has ended is not opened for training.
@@ -96,7 +109,7 @@ def train_seeds(runs: Sequence[Run], most: int, log: Callable[[Sequence[Run], st
             fresh.append(run)
     together = (most or len(fresh)) if fresh and replicas.can_share(fresh[0].config) else 1
     for first in range(0, len(fresh), together):
-        members = tuple(fresh[first:first + together])
+        members = tuple(fresh[first : first + together])
         jobs[members] = _new_group(members) if len(members) > 1 else None
     for members, group in jobs.items():
         for run, failure in _train(members, group, functools.partial(log, members)):
@@ -106,15 +119,24 @@ def train_seeds(runs: Sequence[Run], most: int, log: Callable[[Sequence[Run], st
 
 
 def _begun(run: Run) -> tuple[tuple[Run, ...], Group | None] | None:
-    """The runs that a run goes on with, and their group (None: it goes on alone); None of one that is not begun."""
+    """The runs that a run goes on with, and their group (None: it goes on alone); None of one that
+    is not begun.
+    """
     group = replicas.group_of(Workdir(run.workdir))
     if group and not replicas.dissolved(group):
         members = _members(run, group)
-        # Of a group that is done a run lacks its replica.json where its folder was deleted, to have it done again.
-        waiting = any(Workdir(each.workdir).replica is not None and not _ended(each) for each in members)
+        # Of a group that is done a run lacks its replica.json where its folder was deleted, to have
+        # it done again.
+        waiting = any(
+            Workdir(each.workdir).replica is not None and not _ended(each) for each in members
+        )
         return (members, group) if waiting else ((run,), None)
     workdir = Workdir(run.workdir)
-    return ((run,), None) if workdir.checkpoints_path.exists() or workdir.metrics_path.exists() else None
+    return (
+        ((run,), None)
+        if workdir.checkpoints_path.exists() or workdir.metrics_path.exists()
+        else None
+    )
 
 
 def _members(run: Run, group: Group) -> tuple[Run, ...]:
@@ -122,18 +144,25 @@ def _members(run: Run, group: Group) -> tuple[Run, ...]:
     names = [epath.Path(folder).name for folder in group.folders]
     members = tuple(run.beside(int(name)) for name in names if name.isdecimal())
     if tuple(absolute(each.workdir) for each in members) != group.members:
-        raise WorkdirError(f'{group.path / replicas.GROUP} lists {", ".join(group.folders)}, which are not all seeds '
-                           f'of {run.row.folder}: restore it')
+        raise WorkdirError(
+            f'{group.path / replicas.GROUP} lists {", ".join(group.folders)}, which are not all seeds '
+            f'of {run.row.folder}: restore it'
+        )
     return members
 
 
 def _new_group(members: Sequence[Run]) -> Group:
     seeds = [run.seed for run in members]
-    return Group(members[0].workdir.parent / replicas.group_name(seeds), tuple(f'../{seed}' for seed in seeds))
+    return Group(
+        members[0].workdir.parent / replicas.group_name(seeds),
+        tuple(f'../{seed}' for seed in seeds),
+    )
 
 
 def _ended(run: Run) -> Record | None:
-    """What is remembered of a run that needs no more training; None of others, and of another configuration's."""
+    """What is remembered of a run that needs no more training; None of others, and of another
+    configuration's.
+    """
     workdir = Workdir(run.workdir)
     step, record = replicas.standing(workdir)
     if not step or (step < run.config.train.steps and record.live):
@@ -172,21 +201,35 @@ def score(run: Run, metrics: Sequence[Metric], log: Callable[[str], None]) -> No
     Raises:
         UserError: it cannot be scored.
     """
-    costs = _costs(run, anew=any(metric.timed for metric in metrics))  # First: a failure here loses no evaluation.
+    costs = _costs(
+        run, anew=any(metric.timed for metric in metrics)
+    )  # First: a failure here loses no evaluation.
     path, (earlier, sentences) = run.workdir / RESULT, _earlier(run)
     scores, examples, bins, steps = (earlier[key] for key in BY_METRIC)
     for key, members in evaluations(metrics).items():
         checkpoint, split, wanted = members[0].checkpoint, members[0].split, lengths_of(members)
-        lacking = [metric for metric in members if not is_score(scores.get(str(metric)))
-                   or not steps.get(str(metric)) or (metric.length and bins.get(key) != wanted)]
+        lacking = [
+            metric
+            for metric in members
+            if not is_score(scores.get(str(metric)))
+            or not steps.get(str(metric))
+            or (metric.length and bins.get(key) != wanted)
+        ]
         if not lacking:
             continue
         trained = Trained(run.workdir, checkpoint, log, {}, (split,))
         scores |= _scores(trained, split, lacking, wanted)
         names = [metric.name for metric in lacking if not metric.length]
-        sentences |= {f'{split} {name}': found for name in names
-                      if (found := _sentences(trained, split, name)) is not None}
-        examples |= {f'{split} {name}': _samples(trained, split) for name in names if name in ('bleu', 'chrf')}
+        sentences |= {
+            f'{split} {name}': found
+            for name in names
+            if (found := _sentences(trained, split, name)) is not None
+        }
+        examples |= {
+            f'{split} {name}': _samples(trained, split)
+            for name in names
+            if name in ('bleu', 'chrf')
+        }
         bins |= {key: wanted} if wanted else {}
         steps |= {str(metric): list(trained.steps) for metric in lacking}
     first = next((str(metric) for metric in metrics if not metric.timed), None)
@@ -194,21 +237,44 @@ def score(run: Run, metrics: Sequence[Metric], log: Callable[[str], None]) -> No
     with reported(path):
         # First: a result that is there is whole.
         write_text(run.workdir / SENTENCES, json.dumps(sentences) + '\n')
-        write_text(path, json.dumps(finite({
-            'scores': scores, 'examples': examples, 'lengths': bins, 'checkpoints': steps, 'seed': run.seed,
-            'step': steps[first][0] if first else costs['steps'], **costs, **_origin()}), indent=1) + '\n')
+        write_text(
+            path,
+            json.dumps(
+                finite(
+                    {
+                        'scores': scores,
+                        'examples': examples,
+                        'lengths': bins,
+                        'checkpoints': steps,
+                        'seed': run.seed,
+                        'step': steps[first][0] if first else costs['steps'],
+                        **costs,
+                        **_origin(),
+                    }
+                ),
+                indent=1,
+            )
+            + '\n',
+        )
         (run.workdir / FAILURE).unlink(missing_ok=True)
 
 
-def _scores(trained: Trained, split: str, metrics: Sequence[Metric], wanted: Sequence[int]) -> dict[str, float]:
+def _scores(
+    trained: Trained, split: str, metrics: Sequence[Metric], wanted: Sequence[int]
+) -> dict[str, float]:
     whole = [metric for metric in metrics if not metric.length]
     found = trained.evaluate(split) if whole else {}
     by_length = lengths.by_length(trained, split, wanted) if len(whole) < len(metrics) else []
     rows = {row['length']: row for row in by_length}
     empty = [length for length in wanted if by_length and length not in rows]
     if empty:
-        raise ConfigError(f'the {split} split has no examples of length {", ".join(map(str, empty))}')
-    return {str(metric): (rows[metric.length] if metric.length else found)[metric.name] for metric in metrics}
+        raise ConfigError(
+            f'the {split} split has no examples of length {", ".join(map(str, empty))}'
+        )
+    return {
+        str(metric): (rows[metric.length] if metric.length else found)[metric.name]
+        for metric in metrics
+    }
 
 
 def _samples(trained: Trained, split: str) -> str:
@@ -216,20 +282,29 @@ def _samples(trained: Trained, split: str) -> str:
 
 
 def _sentences(trained: Trained, split: str, name: str) -> list[list[int]] | None:
-    """What a score is made of, sentence by sentence, in the order of the split; None where it is no sum of sentences.
+    """What a score is made of, sentence by sentence, in the order of the split; None where it is no
+    sum of sentences.
 
-    Of BLEU: n-grams found, of 1 to 4 words; n-grams there; words of the hypothesis and of the reference.
+    Of BLEU: n-grams found, of 1 to 4 words; n-grams there; words of the hypothesis and of
+    the reference.
     """
     data, kind = trained.data, trained.config.model.kind
     if data.form == 'translation' and name in ('bleu', 'exact_match'):
-        hypotheses = decode_lines((trained.workdir.path / _samples(trained, split)).read_bytes(), 'samples')
+        hypotheses = decode_lines(
+            (trained.workdir.path / _samples(trained, split)).read_bytes(), 'samples'
+        )
         references = data.text(split).target
-        if len(hypotheses) != len(references):  # A model may write line feeds, which no file of lines can hold.
+        if len(hypotheses) != len(
+            references
+        ):  # A model may write line feeds, which no file of lines can hold.
             return None
         pairs = list(zip(hypotheses, references, strict=True))
         if name == 'exact_match':
             return [[int(hypothesis == reference)] for hypothesis, reference in pairs]
-        bleu = BLEU(tokenize='none' if data.task.drawn else trained.config.evaluate.bleu_tokenize, force=True)
+        bleu = BLEU(
+            tokenize='none' if data.task.drawn else trained.config.evaluate.bleu_tokenize,
+            force=True,
+        )
         found = [bleu.corpus_score([hypothesis], [[reference]]) for hypothesis, reference in pairs]
         return [[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in found]
     if (name == 'accuracy' and kind == 'classifier') or (name == 'exact_match' and data.task.drawn):
@@ -238,10 +313,14 @@ def _sentences(trained: Trained, split: str, name: str) -> list[list[int]] | Non
 
 
 def _right(trained: Trained, split: str) -> np.ndarray:
-    """Which examples of a split have all their counted tokens right, teacher-forced, whatever rows they stand in."""
+    """Which examples of a split have all their counted tokens right, teacher-forced, whatever rows
+    they stand in.
+    """
     plan, examples = trained.data.evaluation(split)
     right = np.zeros(len(examples.lengths), bool)
-    for number, (batch, predicted_BT) in enumerate(trained.evaluator.predictions(trained.params, split)):
+    for number, (batch, predicted_BT) in enumerate(
+        trained.evaluator.predictions(trained.params, split)
+    ):
         step = plan.step(number)
         segment = np.arange(len(step.row)) - np.searchsorted(step.row, step.row) + 1
         wrong_BT = (predicted_BT != batch.targets_BT) & (batch.weights_BT > 0)
@@ -254,16 +333,25 @@ _tried: dict[ExperimentConfig, tuple[measure.Size, measure.Trial]] = {}  # by th
 
 
 def _costs(run: Run, anew: bool) -> dict[str, Any]:
-    """Those of a run alone, tried out once for all seeds of a row or `anew`; of its time in all what it really took."""
+    """Those of a run alone, tried out once for all seeds of a row or `anew`; of its time in all
+    what it really took.
+    """
     config, workdir = run.row.config, Workdir(run.workdir)
     if anew or config not in _tried:
         components = config_lib.resolve(config)
         _tried[config] = measure.size(components), measure.trial(components, workdir.tokenizer_path)
     size, trial = _tried[config]
     together = 1 if workdir.replica is None else len(replicas.group_of(workdir).folders)
-    return {'params': size.params, 'non_embedding_params': size.non_embedding_params, 'flops': size.flops,
-            'memory_bytes': trial.memory_bytes, STEP_TIME: trial.step_seconds, 'steps': config.train.steps,
-            'wall_seconds': measure.logged(workdir.metrics_path), 'side_by_side': together}
+    return {
+        'params': size.params,
+        'non_embedding_params': size.non_embedding_params,
+        'flops': size.flops,
+        'memory_bytes': trial.memory_bytes,
+        STEP_TIME: trial.step_seconds,
+        'steps': config.train.steps,
+        'wall_seconds': measure.logged(workdir.metrics_path),
+        'side_by_side': together,
+    }
 
 
 def _origin() -> dict[str, Any]:
@@ -273,9 +361,13 @@ def _origin() -> dict[str, Any]:
 
 
 def _earlier(run: Run) -> tuple[dict[str, dict], dict[str, Any]]:
-    """What was scored before, and of what sentences; nothing of what is damaged, or another seed's."""
+    """What was scored before, and of what sentences; nothing of what is damaged, or
+    another seed's.
+    """
     result, sentences = _read(run.workdir / RESULT), _read(run.workdir / SENTENCES)
-    if result.get('seed') != run.seed or not all(isinstance(result.get(key), dict) for key in BY_METRIC):
+    if result.get('seed') != run.seed or not all(
+        isinstance(result.get(key), dict) for key in BY_METRIC
+    ):
         return {key: {} for key in BY_METRIC}, {}
     return result, sentences
 

@@ -1,4 +1,6 @@
-"""Attention: pure mathematics between projections. Kinds, masks, normalizers, engines and caches."""
+"""Attention: pure mathematics between projections. Kinds, masks, normalizers, engines
+and caches.
+"""
 
 from transformer_jax.attention.base import Attention, Context
 from transformer_jax.attention.kinds import KINDS

@@ -18,13 +18,16 @@ from transformer_jax.positions import Position
 
 GATES = ('none', 'head', 'element')
 FEW = 64  # keys that are not worth a choice of how many to look at
-# What a kind may promise; `Attention.supports` says which it keeps, and the contract tests hold it to them.
+# What a kind may promise; `Attention.supports` says which it keeps, and the contract tests hold it
+# to them.
 PROMISES = ('encoder', 'causal', 'cross', 'padding', 'segments', 'decode', 'bias')
 
 
 @flax.struct.dataclass
 class Context:
-    """All that attention reads beside its queries and keys: who may see whom, where they stand, what was learned."""
+    """All that attention reads beside its queries and keys: who may see whom, where they stand,
+    what was learned.
+    """
 
     mask: Mask = flax.struct.field(pytree_node=False)
     query: Tokens
@@ -33,7 +36,9 @@ class Context:
     parameters: Any = ()  # of the kind
     position_parameters: Any = ()
     dropout: tuple[jax.Array, jax.Array] | None = None  # (rng, rate) for the weights
-    past_BTS: jax.Array | None = None  # of a cache: the keys that each query has in its past, whatever the mask says
+    past_BTS: jax.Array | None = (
+        None  # of a cache: the keys that each query has in its past, whatever the mask says
+    )
     engine: str = flax.struct.field(pytree_node=False, default='dense')
 
     def allowed_BTS(self) -> jax.Array:
@@ -42,7 +47,9 @@ class Context:
         return allowed_BTS if self.past_BTS is None else allowed_BTS & self.past_BTS
 
     def dropped(self, weights: jax.Array) -> jax.Array:
-        """Weights of any shape, some of them set to 0 and the rest scaled up where attention has dropout."""
+        """Weights of any shape, some of them set to 0 and the rest scaled up where attention
+        has dropout.
+        """
         return weights if self.dropout is None else drop(self.dropout[0], weights, self.dropout[1])
 
 
@@ -50,11 +57,14 @@ class Context:
 class Attention(abc.ABC):
     """One kind of attention: pure mathematics between projections.
 
-    Queries and keys are pytrees of the kind's own, batch and time in front of every leaf. They are projected apart
-    because cross-attention projects the keys of a sentence once and its queries at every step.
+    Queries and keys are pytrees of the kind's own, batch and time in front of every leaf. They are
+    projected apart because cross-attention projects the keys of a sentence once and its queries at
+    every step.
     """
 
-    gate: str = dataclasses.field(default='none', kw_only=True)  # of the output, by x: none, head, element
+    gate: str = dataclasses.field(
+        default='none', kw_only=True
+    )  # of the output, by x: none, head, element
     engines: ClassVar[tuple[str, ...]] = ()  # (): the kind has one form of its own
     mask: ClassVar[Mask] = Full()
     max_len: ClassVar[int] = 0  # 0: any length
@@ -69,7 +79,9 @@ class Attention(abc.ABC):
         """The PROMISES that it keeps, with the options it has."""
 
     def tile_heads(self, heads: HeadDims) -> HeadDims:
-        """Those of the queries, keys and values that position encodings meet, of a site's `heads`."""
+        """Those of the queries, keys and values that position encodings meet, of a
+        site's `heads`.
+        """
         return heads
 
     def rotated_dim(self, heads: HeadDims) -> int:
@@ -77,7 +89,9 @@ class Attention(abc.ABC):
         return self.tile_heads(heads).head_dim
 
     def refuses(self, position: Position, engine: str) -> str:
-        """Why it cannot work with a position encoding or an engine, and what would; '' where it can."""
+        """Why it cannot work with a position encoding or an engine, and what would; '' where
+        it can.
+        """
         if position.biases() and 'bias' not in self.supports():
             return 'it has no scores that the position encoding could act on; none, sinusoidal, learned and rope work'
         if engine not in (*self.engines, 'auto') and self.engines:
@@ -101,14 +115,18 @@ class Attention(abc.ABC):
         """o_BTNH: the mixed values; exactly 0 where a query may see nothing."""
 
     def weights(self, queries: Any, keys: Any, context: Context) -> jax.Array:
-        """weights_BNTS: how `attend` mixes. It is linear in the values, so unit vectors for values show the weights."""
+        """weights_BNTS: how `attend` mixes. It is linear in the values, so unit vectors for values
+        show the weights.
+        """
         B, S, K, _ = keys.v_BSKH.shape
         v_BSKH = jnp.broadcast_to(jnp.eye(S, dtype=keys.v_BSKH.dtype)[None, :, None], (B, S, K, S))
         o_BTNH = self.attend(queries, keys._replace(v_BSKH=v_BSKH), context.replace(dropout=None))
         return jnp.moveaxis(o_BTNH, 2, 1)
 
     def logits(self, queries: Any, keys: Any, context: Context) -> jax.Array | None:
-        """float32 scores_BNTS that become weights, forbidden pairs included; None: the kind has none for each pair."""
+        """float32 scores_BNTS that become weights, forbidden pairs included; None: the kind has
+        none for each pair.
+        """
         return None
 
     def finish(self, o_BTNH: jax.Array, parameters: Any) -> jax.Array:
@@ -120,24 +138,38 @@ class Attention(abc.ABC):
         return self.attend(queries, keys, context)
 
     def init_cache(self, keys: Any, length: int, mask: Mask) -> Any:
-        """An empty cache with room for `length` keys a row, shaped like `keys` and seen through `mask`."""
+        """An empty cache with room for `length` keys a row, shaped like `keys` and seen
+        through `mask`.
+        """
         return GrowingCache.empty(keys, length)
 
     def step(self, queries: Any, keys: Any, context: Context, cache: Any) -> tuple[jax.Array, Any]:
-        """Attends from new tokens, context.query, to all so far: (o_RTNH, the cache with the new tokens in it)."""
+        """Attends from new tokens, context.query, to all so far: (o_RTNH, the cache with the new
+        tokens in it).
+        """
         (keys, tokens, past_RTS, end), cache = cache.append(keys, context.query)
         (R, T), S = context.query.positions_BT.shape, tokens.positions_BT.shape[1]
-        # The hypotheses that share a row of keys are to them what the times of a query are: one matrix product.
+
+        # The hypotheses that share a row of keys are to them what the times of a query are: one
+        # matrix product.
         def fold(a_RT):
             return a_RT.reshape(len(tokens.positions_BT), -1, *a_RT.shape[2:])
+
         queries, query, past_BTS = jax.tree.map(fold, (queries, context.query, past_RTS))
 
         def look(places):
             first_keys, key = jax.tree.map(lambda a_BS: a_BS[:, :places], (keys, tokens))
             past = past_BTS if past_BTS is None else past_BTS[..., :places]
-            return self.look(queries, first_keys, context.replace(query=query, key=key, past_BTS=past))
+            return self.look(
+                queries, first_keys, context.replace(query=query, key=key, past_BTS=past)
+            )
+
         # A step costs what there is to see, to a factor of two, and not what there is room for.
-        sizes = [S] if end is None else [S >> n for n in range(S.bit_length()) if S >> n >= FEW or n == 0][::-1]
+        sizes = (
+            [S]
+            if end is None
+            else [S >> n for n in range(S.bit_length()) if S >> n >= FEW or n == 0][::-1]
+        )
         branch = 0 if len(sizes) == 1 else sum(end > size for size in sizes[:-1])
         o_BTNH = jax.lax.switch(branch, [functools.partial(look, size) for size in sizes])
         return o_BTNH.reshape(R, T, *o_BTNH.shape[2:]), cache

@@ -1,9 +1,9 @@
 """Caches for step-by-step decoding: explicit values that a step returns.
 
-A cache is of B rows and R hypotheses, the beams of a row side by side (before the search begins R is B). `append(keys,
-tokens)` takes the keys (any pytree with R and time in front) of one or more new tokens and returns the cache with them
-in it, and what they may attend to, as `Seen`. Places that are not yet written have segment 0: to every mask they are
-padding.
+A cache is of B rows and R hypotheses, the beams of a row side by side (before the search begins R
+is B). `append(keys, tokens)` takes the keys (any pytree with R and time in front) of one or more
+new tokens and returns the cache with them in it, and what they may attend to, as `Seen`. Places
+that are not yet written have segment 0: to every mask they are padding.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +16,9 @@ from transformer_jax.batch import Tokens
 
 
 class Seen(NamedTuple):
-    """Keys with B or R rows in front of every leaf, their tokens, and which of them each query has in its past."""
+    """Keys with B or R rows in front of every leaf, their tokens, and which of them each query has
+    in its past.
+    """
 
     keys: Any
     tokens: Tokens
@@ -28,8 +30,9 @@ class Seen(NamedTuple):
 class GrowingCache:
     """The keys of all steps so far; `index` is the next free place.
 
-    A row's hypotheses share its places, each key stays where it was written, and `past_RS` says which of them lie in a
-    hypothesis's past: beams that change their order move no key, and a prompt is there once for all of them.
+    A row's hypotheses share its places, each key stays where it was written, and `past_RS` says
+    which of them lie in a hypothesis's past: beams that change their order move no key, and a
+    prompt is there once for all of them.
     """
 
     keys: Any
@@ -39,18 +42,28 @@ class GrowingCache:
 
     @classmethod
     def empty(cls, keys: Any, length: int) -> 'GrowingCache':
-        """Room for `length` keys a row, of all its hypotheses, shaped like `keys` (any number of steps on axis 1)."""
+        """Room for `length` keys a row, of all its hypotheses, shaped like `keys` (any number of
+        steps on axis 1).
+        """
         keys, tokens = _empty(keys, length)
-        return cls(keys, tokens, jnp.zeros(tokens.segments_BT.shape, bool), jnp.zeros((), jnp.int32))
+        return cls(
+            keys, tokens, jnp.zeros(tokens.segments_BT.shape, bool), jnp.zeros((), jnp.int32)
+        )
 
     def append(self, keys: Any, tokens: Tokens) -> tuple[Seen, 'GrowingCache']:
         """Writes at `index`."""
         (R, T), B = tokens.positions_BT.shape, len(self.tokens.positions_BT)
 
         def write(old_BS, new_BT):
-            return jax.lax.dynamic_update_slice_in_dim(old_BS, new_BT.astype(old_BS.dtype), self.index, axis=1)
-        keys, tokens = jax.tree.map(lambda old_BS, new_RT: write(old_BS, new_RT.reshape(B, -1, *new_RT.shape[2:])),
-                                    (self.keys, self.tokens), (keys, tokens))
+            return jax.lax.dynamic_update_slice_in_dim(
+                old_BS, new_BT.astype(old_BS.dtype), self.index, axis=1
+            )
+
+        keys, tokens = jax.tree.map(
+            lambda old_BS, new_RT: write(old_BS, new_RT.reshape(B, -1, *new_RT.shape[2:])),
+            (self.keys, self.tokens),
+            (keys, tokens),
+        )
         own_RT = jnp.tile(jnp.repeat(jnp.eye(R // B, dtype=bool), T, axis=1), (B, 1))
         past_RS = write(self.past_RS, own_RT)
         past_RTS = jnp.broadcast_to(past_RS[:, None], (R, T, past_RS.shape[1]))
@@ -81,27 +94,34 @@ class RingCache:
 
         def write(old, new):
             return old.at[rows_B1, places_BT].set(new.astype(old.dtype), mode='drop')
-        written = RingCache(jax.tree.map(write, self.keys, keys), jax.tree.map(write, self.tokens, tokens))
+
+        written = RingCache(
+            jax.tree.map(write, self.keys, keys), jax.tree.map(write, self.tokens, tokens)
+        )
         if positions_BT.shape[1] == 1:
             return Seen(written.keys, written.tokens), written
+
         # Several tokens at once: the first of them still see what the last ones have overwritten.
         def join(old, new):
             return jnp.concatenate([old, new.astype(old.dtype)], axis=1)
+
         return Seen(*jax.tree.map(join, (self.keys, self.tokens), (keys, tokens))), written
 
 
 def _empty(keys: Any, length: int) -> tuple[Any, Tokens]:
     def widen(leaf):
         return jnp.zeros((leaf.shape[0], length, *leaf.shape[2:]), leaf.dtype)
+
     batch = jax.tree.leaves(keys)[0].shape[0]
     return jax.tree.map(widen, keys), Tokens(*jnp.zeros((2, batch, length), jnp.int32))
 
 
 def reorder(cache: Any, parents_BK: jax.Array) -> Any:
-    """The cache whose hypothesis k of row b goes on from what was hypothesis parents_BK[b, k] of that row.
+    """The cache whose hypothesis k of row b goes on from what was hypothesis parents_BK[b, k] of
+    that row.
 
-    All leaves have R rows, but for scalars and what the hypotheses of a row share. K may be more than there were: a row
-    is widened to its beams by parents of 0.
+    All leaves have R rows, but for scalars and what the hypotheses of a row share. K may be more
+    than there were: a row is widened to its beams by parents of 0.
     """
     B = len(parents_BK)
 
@@ -112,4 +132,5 @@ def reorder(cache: Any, parents_BK: jax.Array) -> Any:
             return leaf
         rows_BK = len(leaf) // B * jnp.arange(B)[:, None] + parents_BK
         return jnp.take(leaf, rows_BK.reshape(-1), axis=0)
+
     return jax.tree.map(gather, cache, is_leaf=lambda node: isinstance(node, GrowingCache))

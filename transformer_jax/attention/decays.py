@@ -37,13 +37,14 @@ class Fixed(Decay):
     """a = 1 − 2^(−5−n) in key-value head n (RetNet, Sun et al. 2023, equation 8)."""
 
     def log(self, scope: Scope, x_BSD: jax.Array, features: int) -> jax.Array:
-        log_K = jnp.asarray(np.log1p(-2.0 ** (-5 - np.arange(scope.heads.kv_heads))), jnp.float32)
+        log_K = jnp.asarray(np.log1p(-(2.0 ** (-5 - np.arange(scope.heads.kv_heads)))), jnp.float32)
         return jnp.broadcast_to(log_K[None, None, :, None], (*x_BSD.shape[:2], log_K.size, 1))
 
 
 @dataclasses.dataclass(frozen=True)
 class Gated(Decay):
-    """a = sigmoid(x W₁ W₂ + b)^(1/τ), a number for each feature of a key (GLA, Yang et al. 2024, section 4.4).
+    """a = sigmoid(x W₁ W₂ + b)^(1/τ), a number for each feature of a key (GLA, Yang et al. 2024,
+    section 4.4).
 
     `rank`: the width between W₁ and W₂.
     """
@@ -61,9 +62,15 @@ class Gated(Decay):
         D, K = x_BSD.shape[-1], scope.heads.kv_heads
         normal = jax.nn.initializers.lecun_normal
         w_DL = scope.parameter('decay_in', (D, self.rank), ('embed', 'rank'), normal())
-        w_LKR = scope.parameter('decay_out', (self.rank, K, features), ('rank', 'kv_heads', 'head_dim'),
-                                normal(in_axis=0, out_axis=(1, 2)))
-        b_KR = scope.parameter('decay_bias', (K, features), ('kv_heads', 'head_dim'), jax.nn.initializers.zeros)
+        w_LKR = scope.parameter(
+            'decay_out',
+            (self.rank, K, features),
+            ('rank', 'kv_heads', 'head_dim'),
+            normal(in_axis=0, out_axis=(1, 2)),
+        )
+        b_KR = scope.parameter(
+            'decay_bias', (K, features), ('kv_heads', 'head_dim'), jax.nn.initializers.zeros
+        )
         low_BSL = jnp.einsum('BSD,DL->BSL', x_BSD, w_DL.astype(x_BSD.dtype))
         logits_BSKR = jnp.einsum('BSL,LKR->BSKR', low_BSL.astype(jnp.float32), w_LKR)
         return jax.nn.log_sigmoid(logits_BSKR + b_KR[None, None]) / self.tau

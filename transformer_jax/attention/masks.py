@@ -1,8 +1,9 @@
 """Symbolic masks: predicates on (query position, key position, segments), combined with & and |.
 
-A mask is a frozen dataclass that says which keys a query may see; nothing is materialised until `allowed` is asked for
-the tile at hand, so that an engine that tiles never holds a T×S matrix. Positions count within a segment, and patterns
-look both ways: causality and segments are the site's to add.
+A mask is a frozen dataclass that says which keys a query may see; nothing is materialised until
+`allowed` is asked for the tile at hand, so that an engine that tiles never holds a T×S matrix.
+Positions count within a segment, and patterns look both ways: causality and segments are the site's
+to add.
 """
 
 import abc
@@ -22,7 +23,9 @@ class Mask(abc.ABC):
     """The base of all masks: hashable, so that compiled programs are keyed by it."""
 
     def reach(self) -> tuple[float, float]:
-        """How far back and ahead of its own position a query may see at most; math.inf where nothing bounds it."""
+        """How far back and ahead of its own position a query may see at most; math.inf where
+        nothing bounds it.
+        """
         return math.inf, math.inf
 
     @abc.abstractmethod
@@ -30,7 +33,9 @@ class Mask(abc.ABC):
         """allowed_BTS: whether each query may see each key."""
 
     def within(self, site: 'Mask') -> 'Mask':
-        """What a site and this mask allow; a `Prefix` anywhere in this mask opens the site's causality."""
+        """What a site and this mask allow; a `Prefix` anywhere in this mask opens the
+        site's causality.
+        """
         return site.opened(self.prefix_length()) & self
 
     def prefix_length(self) -> int:
@@ -38,7 +43,9 @@ class Mask(abc.ABC):
         return 0
 
     def opened(self, length: int) -> 'Mask':
-        """The mask with causality, and nothing else, giving way to a prefix of `length` positions."""
+        """The mask with causality, and nothing else, giving way to a prefix of
+        `length` positions.
+        """
         return self
 
     def __and__(self, other: 'Mask') -> 'Mask':
@@ -118,11 +125,13 @@ class Causal(Mask):
 
 @dataclasses.dataclass(frozen=True)
 class Prefix(Mask):
-    """Keys at or before the query's position, and the first `length` positions: prefix-LM (Raffel et al. 2020, 3.2.1).
+    """Keys at or before the query's position, and the first `length` positions: prefix-LM (Raffel
+    et al. 2020, 3.2.1).
 
-    In a decoder it takes the place of causality, also where it is combined: `window(64) & prefix(8)` looks ahead within
-    both. The prefix must then be there from the start: its positions see each other, so a cache takes them in one step
-    (one by one, each would miss those after it), and the loss leaves out the tokens that they would predict.
+    In a decoder it takes the place of causality, also where it is combined:
+    `window(64) & prefix(8)` looks ahead within both. The prefix must then be there from the start:
+    its positions see each other, so a cache takes them in one step (one by one, each would miss
+    those after it), and the loss leaves out the tokens that they would predict.
     """
 
     length: int
@@ -158,7 +167,9 @@ class Window(Mask):
 
 @dataclasses.dataclass(frozen=True)
 class Dilated(Mask):
-    """Every `rate`-th key of a window of size·rate: a dilated sliding window (Beltagy et al. 2020, section 3.1)."""
+    """Every `rate`-th key of a window of size·rate: a dilated sliding window (Beltagy et al. 2020,
+    section 3.1).
+    """
 
     size: int
     rate: int
@@ -176,7 +187,9 @@ class Dilated(Mask):
 
 @dataclasses.dataclass(frozen=True)
 class Strided(Mask):
-    """A window of `stride`, and every `stride`-th key beyond (Sparse Transformer, Child et al. 2019, section 4.3)."""
+    """A window of `stride`, and every `stride`-th key beyond (Sparse Transformer, Child et al.
+    2019, section 4.3).
+    """
 
     stride: int
 
@@ -190,7 +203,9 @@ class Strided(Mask):
 
 @dataclasses.dataclass(frozen=True)
 class Fixed(Mask):
-    """The query's own block of `stride`, and the last `summary` positions of every block (Child et al. 2019, 4.3)."""
+    """The query's own block of `stride`, and the last `summary` positions of every block (Child
+    et al. 2019, 4.3).
+    """
 
     stride: int
     summary: int = 1
@@ -209,8 +224,8 @@ class Fixed(Mask):
 class First(Mask):
     """The first `tokens` positions, which see all and are seen by all.
 
-    `window(64) | first(1)` is Longformer's pattern (Beltagy et al. 2020, section 3.1); in a decoder the attention sinks
-    of StreamingLLM (Xiao et al. 2024).
+    `window(64) | first(1)` is Longformer's pattern (Beltagy et al. 2020, section 3.1); in a decoder
+    the attention sinks of StreamingLLM (Xiao et al. 2024).
     """
 
     tokens: int
@@ -219,16 +234,20 @@ class First(Mask):
         _at_least(1, tokens=self.tokens)
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
-        return (query.positions_BT < self.tokens)[:, :, None] | (key.positions_BT < self.tokens)[:, None, :]
+        return (query.positions_BT < self.tokens)[:, :, None] | (key.positions_BT < self.tokens)[
+            :, None, :
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
 class BigBird(Mask):
-    """BigBird in blocks of `block` positions (Zaheer et al. 2020, BIGBIRD-ITC; the defaults are the base model's).
+    """BigBird in blocks of `block` positions (Zaheer et al. 2020, BIGBIRD-ITC; the defaults are the
+    base model's).
 
-    A query block sees the `window` blocks around it, the `first` blocks, and `random` others, drawn by `seed` among the
-    blocks of the first `length` positions of a segment; the `first` blocks see all. Query blocks beyond `length` have
-    no random ones. In a decoder those random blocks that lie ahead are lost.
+    A query block sees the `window` blocks around it, the `first` blocks, and `random` others, drawn
+    by `seed` among the blocks of the first `length` positions of a segment; the `first` blocks see
+    all. Query blocks beyond `length` have no random ones. In a decoder those random blocks that lie
+    ahead are lost.
     """
 
     block: int = 64
@@ -247,12 +266,20 @@ class BigBird(Mask):
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
         near_BTS = abs(_offsets(query, key, self.block)) <= self.window // 2
-        allowed_BTS = near_BTS | First(self.first * self.block).allowed(query, key) if self.first else near_BTS
+        allowed_BTS = (
+            near_BTS | First(self.first * self.block).allowed(query, key)
+            if self.first
+            else near_BTS
+        )
         draws_CR = jnp.asarray(_draws(self))  # C query blocks, R draws
         blocks_BT = query.positions_BT // self.block
-        draws_BTR = jnp.where((blocks_BT < len(draws_CR))[:, :, None], draws_CR[blocks_BT % len(draws_CR)], -1)
+        draws_BTR = jnp.where(
+            (blocks_BT < len(draws_CR))[:, :, None], draws_CR[blocks_BT % len(draws_CR)], -1
+        )
         for draw in range(draws_CR.shape[1]):
-            allowed_BTS |= draws_BTR[:, :, draw, None] == (key.positions_BT // self.block)[:, None, :]
+            allowed_BTS |= (
+                draws_BTR[:, :, draw, None] == (key.positions_BT // self.block)[:, None, :]
+            )
         return allowed_BTS
 
 
@@ -262,10 +289,10 @@ def _draws(mask: BigBird) -> np.ndarray:
     rng = np.random.default_rng(mask.seed)
     blocks = np.arange(mask.length // mask.block)
     draws = np.full((len(blocks), mask.random), -1)
-    for block in blocks[mask.first:]:
+    for block in blocks[mask.first :]:
         others = blocks[(blocks >= mask.first) & (abs(blocks - block) > mask.window // 2)]
-        drawn = rng.permutation(others)[:mask.random]
-        draws[block, :len(drawn)] = drawn
+        drawn = rng.permutation(others)[: mask.random]
+        draws[block, : len(drawn)] = drawn
     return draws
 
 
@@ -282,7 +309,9 @@ def _offsets(query: Tokens, key: Tokens, block: int = 1) -> jax.Array:
 def _at_least(least: int, **values: int) -> None:
     for name, value in values.items():
         if value < least:
-            raise ValueError(f'{name}={value} must be {"positive" if least == 1 else f"{least} or more"}')
+            raise ValueError(
+                f'{name}={value} must be {"positive" if least == 1 else f"{least} or more"}'
+            )
 
 
 # What a spec may name; segments are the model's to add, and causality in a decoder.

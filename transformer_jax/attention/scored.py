@@ -1,7 +1,8 @@
-"""Attention by scores: what softmax, additive, differential, latent attention and the synthesizer have in common.
+"""Attention by scores: what softmax, additive, differential, latent attention and the synthesizer
+have in common.
 
-The way of a tile: the kind's own scores, the softcap, the position encoding, the mask and normaliser, dropout, the
-values. Engines go it for all keys at once or tile by tile.
+The way of a tile: the kind's own scores, the softcap, the position encoding, the mask and
+normaliser, dropout, the values. Engines go it for all keys at once or tile by tile.
 """
 
 import abc
@@ -40,22 +41,34 @@ class Scored(Attention):
 
     def supports(self) -> frozenset[str]:
         # A prefix is seen before its turn.
-        return frozenset(PROMISES) - ({'causal', 'decode'} if self.mask.prefix_length() > 1 else set())
+        return frozenset(PROMISES) - (
+            {'causal', 'decode'} if self.mask.prefix_length() > 1 else set()
+        )
 
     def refuses(self, position: Position, engine: str) -> str:
         if position.content and not self.content:
             return 'it has no queries and keys that the position encoding could read; t5, alibi, kerple and fire work'
         return super().refuses(position, engine) or (
-            '' if engine == 'auto' else ENGINES[engine].refuses(self, position))
+            '' if engine == 'auto' else ENGINES[engine].refuses(self, position)
+        )
 
     def parameters(self, scope: Scope) -> dict[str, Any]:
         return {'normaliser': self.normaliser.parameters(scope)}
 
     def tile(self, queries: Any, keys: Any, context: Context, allowed_BTS: jax.Array) -> Tile:
-        """The tile as a position encoding sees it: here of kinds that have q_BTNH and k_BSKH, with scale 1/√H."""
+        """The tile as a position encoding sees it: here of kinds that have q_BTNH and k_BSKH, with
+        scale 1/√H.
+        """
         *_, N, H = queries.q_BTNH.shape
-        return Tile(context.query, context.key, allowed_BTS, queries.q_BTNH, keys.k_BSKH, (N, keys.k_BSKH.shape[2]),
-                    H ** -0.5)
+        return Tile(
+            context.query,
+            context.key,
+            allowed_BTS,
+            queries.q_BTNH,
+            keys.k_BSKH,
+            (N, keys.k_BSKH.shape[2]),
+            H**-0.5,
+        )
 
     @abc.abstractmethod
     def raw_scores(self, queries: Any, keys: Any, tile: Tile, parameters: Any) -> jax.Array:
@@ -78,11 +91,19 @@ class Scored(Attention):
         return weights_BKGTS
 
     def whole_row(self) -> str:
-        """The option that needs all keys of a row at once, as a message names it; '' where any tile of them will do."""
-        return f'normaliser={spec.text(self.normaliser, NORMALISERS)}' if self.normaliser.whole_row else ''
+        """The option that needs all keys of a row at once, as a message names it; '' where any tile
+        of them will do.
+        """
+        return (
+            f'normaliser={spec.text(self.normaliser, NORMALISERS)}'
+            if self.normaliser.whole_row
+            else ''
+        )
 
     def beyond_products(self) -> str:
-        """Why its scores are not q·k times the tile's scale, all that a fused kernel makes; '' where they are."""
+        """Why its scores are not q·k times the tile's scale, all that a fused kernel makes; ''
+        where they are.
+        """
         return 'its scores are not the products of queries and keys that the kernel makes'
 
     def prepare(self, queries: Any, keys: Any, context: Context) -> tuple[Any, Any]:
@@ -102,7 +123,11 @@ class Scored(Attention):
 
     def init_cache(self, keys: Any, length: int, mask: Mask) -> GrowingCache | RingCache:
         back, _ = mask.reach()
-        return RingCache.empty(keys, int(back) + 1) if back + 1 < length else GrowingCache.empty(keys, length)
+        return (
+            RingCache.empty(keys, int(back) + 1)
+            if back + 1 < length
+            else GrowingCache.empty(keys, length)
+        )
 
     def look(self, queries: Any, keys: Any, context: Context) -> jax.Array:
         # Of a kernel's tile so few queries would leave most empty.

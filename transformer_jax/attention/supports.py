@@ -1,4 +1,5 @@
-"""The supports-table of README.md, from what the kinds declare: `python -m transformer_jax.attention.supports FILE`.
+"""The supports-table of README.md, from what the kinds declare:
+`python -m transformer_jax.attention.supports FILE`.
 
 `make docs` runs it; a test fails when the table in the file is another.
 """
@@ -16,17 +17,33 @@ from transformer_jax.attention.masks import Window
 from transformer_jax.positions import Position
 
 # Options that change what a kind supports; each kind stands in the table with its defaults too.
-OPTIONS = ('softmax(forget=True)', 'softmax(mask=prefix(8))', 'linear(decay=fixed)', 'linear(decay=gated)')
-HEADS = {'encoder': 'encoder self', 'causal': 'causal self', 'cross': 'cross', 'padding': 'padding',
-         'segments': 'packed segments', 'decode': 'cached decoding', 'bias': 'position scores'}
+OPTIONS = (
+    'softmax(forget=True)',
+    'softmax(mask=prefix(8))',
+    'linear(decay=fixed)',
+    'linear(decay=gated)',
+)
+HEADS = {
+    'encoder': 'encoder self',
+    'causal': 'causal self',
+    'cross': 'cross',
+    'padding': 'padding',
+    'segments': 'packed segments',
+    'decode': 'cached decoding',
+    'bias': 'position scores',
+}
 PLACE = re.compile('(<!-- supports -->\n).*?(<!-- /supports -->)', re.DOTALL)
 
 
 def table() -> str:
-    """Markdown: a row for each kind, a column for each promise, and the engines that it can run on."""
+    """Markdown: a row for each kind, a column for each promise, and the engines that it can
+    run on.
+    """
     head = ['`model.attention`', *(HEADS[promise] for promise in PROMISES), 'engines']
     lines = [head, ['---'] * len(head)]
-    for text in sorted((*KINDS, *OPTIONS), key=lambda text: list(KINDS).index(text.partition('(')[0])):
+    for text in sorted(
+        (*KINDS, *OPTIONS), key=lambda text: list(KINDS).index(text.partition('(')[0])
+    ):
         kind = spec.parse(text, KINDS, 'model.attention')
         kept = ['✓' if promise in kind.supports() else '–' for promise in PROMISES]
         engines = filter(functools.partial(_can, kind), kind.engines)

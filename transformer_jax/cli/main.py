@@ -60,13 +60,21 @@ def main(argv: list[str] | None = None) -> int:
 
 def _overview() -> str:
     lines = ['Transformers in JAX: train, ablate, reproduce.', '', 'Commands (each has --help):']
-    return '\n'.join(lines + [f'  transformer-jax {name:<15} {command.help}' for name, command in COMMANDS.items()])
+    return '\n'.join(
+        lines
+        + [f'  transformer-jax {name:<15} {command.help}' for name, command in COMMANDS.items()]
+    )
 
 
 def _usage(name: str, values: Flags) -> str:
     argument = COMMANDS[name].argument
-    lines = [f'transformer-jax {name}{argument and f" {argument.upper()}"}: {COMMANDS[name].help}', '']
-    shown = [values[flag] for flag in sorted(values) if flag == values[flag].name and '.' not in flag]
+    lines = [
+        f'transformer-jax {name}{argument and f" {argument.upper()}"}: {COMMANDS[name].help}',
+        '',
+    ]
+    shown = [
+        values[flag] for flag in sorted(values) if flag == values[flag].name and '.' not in flag
+    ]
     return '\n'.join(lines + [f'  --{flag.name:<15} {flag.help}' for flag in shown])
 
 
@@ -74,7 +82,8 @@ def _parse(values: Flags, name: str, arguments: list[str]) -> None:
     """Defines the flags of a command and reads them."""
     _check_keys(arguments)
     arguments = [_underscored(argument) for argument in arguments]
-    # config_flags reads the overrides (--config.train.steps=…) from sys.argv itself, and run.json the command.
+    # config_flags reads the overrides (--config.train.steps=…) from sys.argv itself, and run.json
+    # the command.
     sys.argv = ['transformer-jax', *name.split(), *arguments]
     try:
         COMMANDS[name].define(values)
@@ -82,7 +91,9 @@ def _parse(values: Flags, name: str, arguments: list[str]) -> None:
         # A file that could not be read is no error before something of it is used.
         getattr('config' in values and values.config, 'lock', None)
     except flags.UnrecognizedFlagError as error:
-        raise ConfigError(f'unknown flag --{error.flagname}: {spec.nearest(error.flagname, values)}') from None
+        raise ConfigError(
+            f'unknown flag --{error.flagname}: {spec.nearest(error.flagname, values)}'
+        ) from None
     except Exception as error:  # A configuration file is a program, and may raise anything.
         raise ConfigError(_explain(error)) from error
     if rest and COMMANDS[name].argument:
@@ -97,41 +108,58 @@ def _underscored(argument: str) -> str:
 
 
 def _check_keys(arguments: list[str]) -> None:
-    """Refuses `--config.KEY` where there is no such key, with the nearest one of its section or of any."""
+    """Refuses `--config.KEY` where there is no such key, with the nearest one of its section or
+    of any.
+    """
     keys = list(flatten(ExperimentConfig()))
     for argument in arguments:
         flag, _, key = argument.partition('=')[0].lstrip('-').partition('.')
         if flag == 'config' and key and key not in keys:
             section, _, last = key.rpartition('.')
             nearby = [k for k in keys if k.rpartition('.')[0] == section] or [
-                k for k in keys if difflib.get_close_matches(last, [k.rpartition('.')[2]])]
-            hint = spec.nearest(key, nearby) if nearby else 'transformer_jax/config.py holds them all'
+                k for k in keys if difflib.get_close_matches(last, [k.rpartition('.')[2]])
+            ]
+            hint = (
+                spec.nearest(key, nearby) if nearby else 'transformer_jax/config.py holds them all'
+            )
             raise ConfigError(f'--config.{key}: unknown configuration key; {hint}')
 
 
 def _explain(error: Exception) -> str:
-    """One line for what absl and ml_collections raise over flags, or the configuration file over itself."""
+    """One line for what absl and ml_collections raise over flags, or the configuration file
+    over itself.
+    """
     chain = [error]
     while inner := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(inner)
     for cause in chain:
-        if isinstance(cause, UserError):  # Our own, from get_config: it says all that there is to say.
+        if isinstance(
+            cause, UserError
+        ):  # Our own, from get_config: it says all that there is to say.
             return f'--config: {cause}'
-        places = [frame for frame in traceback.extract_tb(cause.__traceback__)
-                  if frame.name in ('<module>', 'get_config')]
+        places = [
+            frame
+            for frame in traceback.extract_tb(cause.__traceback__)
+            if frame.name in ('<module>', 'get_config')
+        ]
         if places:
             return f'--config: {places[-1].filename}:{places[-1].lineno}: {_last_line(cause)}'
     first = str(error).partition('\n')[0]
     if not isinstance(error, flags.Error) or 'config file' in first:
         return f'--config: {_last_line(chain[-1])}'
     first = re.sub('^flag ', '', first)
-    first = re.sub('Overriding config is not allowed.*', 'write --config.KEY=…, the experiment has a config', first)
+    first = re.sub(
+        'Overriding config is not allowed.*',
+        'write --config.KEY=…, the experiment has a config',
+        first,
+    )
     first = re.sub('invalid literal for int.*', 'not a whole number', first)
     return re.sub('could not convert string to float.*', 'not a number', first)
 
 
 def _last_line(error: BaseException) -> str:
-    # ConfigDict wraps its own errors, with the hint in the last line; a KeyError's text is the repr of its argument.
+    # ConfigDict wraps its own errors, with the hint in the last line; a KeyError's text is the repr
+    # of its argument.
     while error.args and isinstance(error.args[0], BaseException):
         error = error.args[0]
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
@@ -139,12 +167,16 @@ def _last_line(error: BaseException) -> str:
 
 
 def _prepare(values: Flags) -> None:
-    """Quiet libraries, memory and a compilation cache that last, and the other processes of the run, if any."""
+    """Quiet libraries, memory and a compilation cache that last, and the other processes of the
+    run, if any.
+    """
     logging.set_verbosity(logging.WARNING)
     keep_freed_memory()
     bound_memory()
     if not jax.config.jax_compilation_cache_dir:
-        jax.config.update('jax_compilation_cache_dir', os.path.expanduser('~/.cache/transformer_jax/xla'))
+        jax.config.update(
+            'jax_compilation_cache_dir', os.path.expanduser('~/.cache/transformer_jax/xla')
+        )
     if 'distributed' in values and values.distributed:
         jax.distributed.initialize()
     elif 'coordinator' in values and values.coordinator:

@@ -12,12 +12,27 @@ Flags = flags.FlagValues
 
 def define_report(values: Flags) -> None:
     """The flags of `report`."""
-    flags.DEFINE_string('results', '', 'The root of an ablation, or its results.json (which tells no curves), also '
-                        'without --results=.', flag_values=values)
-    flags.DEFINE_string('out', '', 'Where to write; by default report/ in the root, or a folder beside the file that '
-                        'has its name.', flag_values=values)
-    flags.DEFINE_string('readme', '', 'Write no report, but the tables between <!-- begin report: FILE --> and '
-                        '<!-- end report --> of this README, which lies beside the file.', flag_values=values)
+    flags.DEFINE_string(
+        'results',
+        '',
+        'The root of an ablation, or its results.json (which tells no curves), also '
+        'without --results=.',
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        'out',
+        '',
+        'Where to write; by default report/ in the root, or a folder beside the file that '
+        'has its name.',
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        'readme',
+        '',
+        'Write no report, but the tables between <!-- begin report: FILE --> and '
+        '<!-- end report --> of this README, which lies beside the file.',
+        flag_values=values,
+    )
 
 
 def run_report(values: Flags) -> None:
@@ -27,6 +42,7 @@ def run_report(values: Flags) -> None:
     from transformer_jax.report.readme import update
     from transformer_jax.report.write import write_report
     from transformer_jax.storage.files import absolute
+
     if values.readme:
         files = [update(Path(values.readme), Path(values.results))]
     else:

@@ -12,8 +12,18 @@ from transformer_jax.config.resolve import resolve, resolve_architecture
 from transformer_jax.errors import ConfigError
 from transformer_jax.schema import ExperimentConfig, flatten
 
-__all__ = ['Components', 'ExperimentConfig', 'default_config', 'flatten', 'from_config_dict', 'from_dict', 'replace',
-           'resolve', 'resolve_architecture', 'to_dict']
+__all__ = [
+    'Components',
+    'ExperimentConfig',
+    'default_config',
+    'flatten',
+    'from_config_dict',
+    'from_dict',
+    'replace',
+    'resolve',
+    'resolve_architecture',
+    'to_dict',
+]
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -25,7 +35,8 @@ def from_config_dict(config: ml_collections.ConfigDict) -> ExperimentConfig:
     """Converts strictly and checks.
 
     Raises:
-        ConfigError: a missing, unknown or wrongly typed key, a value out of range, or an impossible combination.
+        ConfigError: a missing, unknown or wrongly typed key, a value out of range, or an impossible
+            combination.
     """
     return from_dict(config.to_dict())
 
@@ -51,15 +62,21 @@ def replace(config: ExperimentConfig, **sections: Any) -> ExperimentConfig:
 
 def _convert(values: Mapping[str, Any], cls: type, prefix: str) -> Any:
     if not isinstance(values, Mapping):
-        raise ConfigError(f'{prefix[:-1]}={values!r} is no section: it holds the keys of {cls.__name__}')
+        raise ConfigError(
+            f'{prefix[:-1]}={values!r} is no section: it holds the keys of {cls.__name__}'
+        )
     fields = {field.name: field.type for field in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
-            raise ConfigError(f'{prefix}{key}: unknown configuration key; {spec.nearest(key, fields)}')
+            raise ConfigError(
+                f'{prefix}{key}: unknown configuration key; {spec.nearest(key, fields)}'
+            )
     missing = [prefix + key for key in fields if key not in values]
     if missing:
-        raise ConfigError(f'missing configuration key {", ".join(missing)}; start from transformer_jax.config.'
-                          'default_config(), which holds every key')
+        raise ConfigError(
+            f'missing configuration key {", ".join(missing)}; start from transformer_jax.config.'
+            'default_config(), which holds every key'
+        )
     converted = {}
     for key, hint in fields.items():
         if dataclasses.is_dataclass(hint):
@@ -67,6 +84,8 @@ def _convert(values: Mapping[str, Any], cls: type, prefix: str) -> Any:
             continue
         converted[key] = spec.convert(values[key], hint)
         if converted[key] is None:
-            raise ConfigError(f'{prefix}{key}={values[key]!r} is of type {type(values[key]).__name__}, '
-                              f'it takes {spec.type_name(hint)}')
+            raise ConfigError(
+                f'{prefix}{key}={values[key]!r} is of type {type(values[key]).__name__}, '
+                f'it takes {spec.type_name(hint)}'
+            )
     return cls(**converted)

@@ -13,7 +13,9 @@ from transformer_jax.schema import ExperimentConfig
 
 @dataclasses.dataclass(frozen=True)
 class Components:
-    """An experiment with every spec string resolved: what modules, data and training are built from."""
+    """An experiment with every spec string resolved: what modules, data and training are
+    built from.
+    """
 
     config: ExperimentConfig
     architecture: Architecture
@@ -32,5 +34,12 @@ class Components:
         """What the data pipeline needs to know."""
         config = self.config
         return PipelineConfig(
-            self.task, self.batching, config.data, config.train.batch_tokens, config.evaluate.batch_tokens,
-            config.train.seed, self.architecture.max_length, not self.model_kind.reads_source)
+            self.task,
+            self.batching,
+            config.data,
+            config.train.batch_tokens,
+            config.evaluate.batch_tokens,
+            config.train.seed,
+            self.architecture.max_length,
+            not self.model_kind.reads_source,
+        )

@@ -1,4 +1,6 @@
-"""From the keys of an experiment to what they name: spec strings are parsed here, once, and nowhere below."""
+"""From the keys of an experiment to what they name: spec strings are parsed here, once, and
+nowhere below.
+"""
 
 import dataclasses
 from typing import Any
@@ -35,18 +37,24 @@ SPECS = {
 
 
 def resolve(config: ExperimentConfig) -> Components:
-    """Parses all specs of an experiment and checks everything that can be known before data is read.
+    """Parses all specs of an experiment and checks everything that can be known before data
+    is read.
 
     Raises:
-        ConfigError: a value out of range, a spec that names nothing, or a combination that cannot run.
+        ConfigError: a value out of range, a spec that names nothing, or a combination that
+            cannot run.
     """
     check_values(config)
     data, optim = config.data, config.optim
     task = _parsed('data.task', data.task)
     components = Components(
-        config, resolve_architecture(config.model, data.vocab_size, len(task.classes())), task,
-        _parsed('data.batching', data.batching), _parsed('optim.optimizer', optim.optimizer),
-        _parsed('optim.schedule', optim.schedule))
+        config,
+        resolve_architecture(config.model, data.vocab_size, len(task.classes())),
+        task,
+        _parsed('data.batching', data.batching),
+        _parsed('optim.optimizer', optim.optimizer),
+        _parsed('optim.schedule', optim.schedule),
+    )
     check_combinations(components)
     return components
 
@@ -60,27 +68,56 @@ def resolve_architecture(model: ModelConfig, vocab_size: int, num_classes: int =
         num_classes: of a classifier.
 
     Raises:
-        ConfigError: a spec that names nothing, or an attention that its site, position or engine cannot have.
+        ConfigError: a spec that names nothing, or an attention that its site, position or engine
+            cannot have.
     """
     row = MODELS[model.kind]
-    position, norm, ffn, cell = (_parsed(f'model.{key}', getattr(model, key))
-                                 for key in ('position', 'norm', 'ffn', 'rnn'))
+    position, norm, ffn, cell = (
+        _parsed(f'model.{key}', getattr(model, key)) for key in ('position', 'norm', 'ffn', 'rnn')
+    )
     architecture = Architecture(
-        kind=model.kind, vocab_size=vocab_size, num_classes=num_classes, d_model=model.d_model, d_ff=model.d_ff,
+        kind=model.kind,
+        vocab_size=vocab_size,
+        num_classes=num_classes,
+        d_model=model.d_model,
+        d_ff=model.d_ff,
         heads=head_dims(model),
         encoder_layers=model.encoder_layers if 'encoder' in row.stacks else 0,
         decoder_layers=model.decoder_layers if 'decoder' in row.stacks else 0,
-        encoder_attention=(), decoder_attention=(), cross_attention=(), position=position, norm=norm,
-        placement=PLACEMENTS[model.norm_placement], ffn=ffn, cell=cell, block=model.block,
-        attention_bias=model.attention_bias, attention_dropout=model.attention_dropout,
-        tied=TIES[model.tie_embeddings], pooling=model.pooling, towers=model.towers,
-        embedding_scale=model.d_model ** 0.5 if model.embedding_scale == 'sqrt' else 1.0,
-        embedding_norm=model.embedding_norm, logit_softcap=model.logit_softcap, dropout=model.dropout,
-        dtype=model.dtype)
-    layers = {'encoder': model.encoder_layers, 'decoder': model.decoder_layers, 'cross': model.decoder_layers}
-    return dataclasses.replace(architecture, **{
-        f'{site}_attention': _site_attention(model, architecture.site_spec(site), layers[site], position)
-        for site in row.sites})
+        encoder_attention=(),
+        decoder_attention=(),
+        cross_attention=(),
+        position=position,
+        norm=norm,
+        placement=PLACEMENTS[model.norm_placement],
+        ffn=ffn,
+        cell=cell,
+        block=model.block,
+        attention_bias=model.attention_bias,
+        attention_dropout=model.attention_dropout,
+        tied=TIES[model.tie_embeddings],
+        pooling=model.pooling,
+        towers=model.towers,
+        embedding_scale=model.d_model**0.5 if model.embedding_scale == 'sqrt' else 1.0,
+        embedding_norm=model.embedding_norm,
+        logit_softcap=model.logit_softcap,
+        dropout=model.dropout,
+        dtype=model.dtype,
+    )
+    layers = {
+        'encoder': model.encoder_layers,
+        'decoder': model.decoder_layers,
+        'cross': model.decoder_layers,
+    }
+    return dataclasses.replace(
+        architecture,
+        **{
+            f'{site}_attention': _site_attention(
+                model, architecture.site_spec(site), layers[site], position
+            )
+            for site in row.sites
+        },
+    )
 
 
 def _parsed(key: str, text: str) -> Any:
@@ -90,13 +127,24 @@ def _parsed(key: str, text: str) -> Any:
 def head_dims(model: ModelConfig) -> HeadDims:
     """The heads of a model with the zeros of its keys resolved."""
     head_dim = model.head_dim or model.d_model // model.num_heads
-    return HeadDims(model.num_heads, model.num_kv_heads or model.num_heads, head_dim, model.value_dim or head_dim)
+    return HeadDims(
+        model.num_heads,
+        model.num_kv_heads or model.num_heads,
+        head_dim,
+        model.value_dim or head_dim,
+    )
 
 
-def _site_attention(model: ModelConfig, site: SiteSpec, layers: int, position: Position) -> tuple[LayerAttention, ...]:
+def _site_attention(
+    model: ModelConfig, site: SiteSpec, layers: int, position: Position
+) -> tuple[LayerAttention, ...]:
     key = attention_key(model, site.name)
     pattern = spec.parse_pattern(getattr(model, key), KINDS, f'model.{key}')
-    position = Position() if site.name == 'cross' else position  # Between two sequences positions do not compare.
+    position = (
+        Position() if site.name == 'cross' else position
+    )  # Between two sequences positions do not compare.
     kinds = (pattern[layer % len(pattern)] for layer in range(layers))
-    return tuple(LayerAttention(kind, position, resolve_engine(model.engine, kind, position, site))
-                 for kind in kinds)
+    return tuple(
+        LayerAttention(kind, position, resolve_engine(model.engine, kind, position, site))
+        for kind in kinds
+    )

@@ -1,8 +1,8 @@
 """The global batch plan: which examples step n sees, and in which rows.
 
-A plan is a pure function of the examples' lengths and the seed; neither processes nor devices enter it. A step can be
-looked up by its number, so that the data position of a checkpoint is one integer. Every process computes the same plan
-and materialises only its own rows.
+A plan is a pure function of the examples' lengths and the seed; neither processes nor devices enter
+it. A step can be looked up by its number, so that the data position of a checkpoint is one integer.
+Every process computes the same plan and materialises only its own rows.
 """
 
 import dataclasses
@@ -15,11 +15,15 @@ import numpy as np
 from transformer_jax.batch import BOS, Batch
 from transformer_jax.data.encoding import Examples, Ragged
 
-LocalRows = Callable[[int], tuple[int, int]]  # (rows of the global batch) -> [start, stop) of this process
+LocalRows = Callable[
+    [int], tuple[int, int]
+]  # (rows of the global batch) -> [start, stop) of this process
 
 
 class Step(NamedTuple):
-    """What one step sees: `examples[k]` stands in row `row[k]`, rows ascending, the examples of a row in order."""
+    """What one step sees: `examples[k]` stands in row `row[k]`, rows ascending, the examples of a
+    row in order.
+    """
 
     rows: int
     length: int
@@ -36,24 +40,37 @@ class Plan:
         group: the group of every row.
         shapes: (rows, length) of a batch, by group.
         lengths: [examples, 2] source and target lengths, EOS included.
-        seed: of the order, drawn anew for every epoch; None: the order given, as evaluation wants it.
+        seed: of the order, drawn anew for every epoch; None: the order given, as evaluation
+            wants it.
 
     Attributes:
         steps_per_epoch: the same for every epoch.
-        shapes: (rows, length) of the groups that occur: what is compiled, before rows are padded for the devices.
-        fill: the share of the batches' slots, on all sides that there are, that hold tokens; the rest is padding.
+        shapes: (rows, length) of the groups that occur: what is compiled, before rows are padded
+            for the devices.
+        fill: the share of the batches' slots, on all sides that there are, that hold tokens; the
+            rest is padding.
     """
 
-    def __init__(self, rows: Ragged, group: np.ndarray, shapes: Sequence[tuple[int, int]], lengths: np.ndarray,
-                 seed: int | None):
+    def __init__(
+        self,
+        rows: Ragged,
+        group: np.ndarray,
+        shapes: Sequence[tuple[int, int]],
+        lengths: np.ndarray,
+        seed: int | None,
+    ):
         members = [np.flatnonzero(group == index) for index in range(len(shapes))]
         self._rows = rows
         self._seed = seed
-        self._groups = [(shape, rows) for shape, rows in zip(shapes, members, strict=True) if len(rows)]
+        self._groups = [
+            (shape, rows) for shape, rows in zip(shapes, members, strict=True) if len(rows)
+        ]
         batches = [-(-len(rows) // shape[0]) for shape, rows in self._groups]
         sides = np.count_nonzero(lengths.any(axis=0))
         slots = sides * sum(
-            count * shape[0] * shape[1] for count, (shape, _) in zip(batches, self._groups, strict=True))
+            count * shape[0] * shape[1]
+            for count, (shape, _) in zip(batches, self._groups, strict=True)
+        )
         self.shapes = tuple(shape for shape, _ in self._groups)
         self.steps_per_epoch = sum(batches)
         self.fill = float(lengths[rows.values].sum() / slots) if slots else 0.0
@@ -67,18 +84,23 @@ class Plan:
         return Step(rows, length, examples, np.repeat(np.arange(len(members)), counts))
 
     def _order(self, epoch: int) -> list[tuple[tuple[int, int], np.ndarray]]:
-        """The batches of an epoch: shape and rows. Rows are spread evenly, so that no step is taken on a mere rest."""
+        """The batches of an epoch: shape and rows. Rows are spread evenly, so that no step is taken
+        on a mere rest.
+        """
         batches = []
         for index, (shape, members) in enumerate(self._groups):
             if self._seed is not None:
                 members = self._random(epoch, index + 1).permutation(members)
-            batches += [(shape, part) for part in np.array_split(members, -(-len(members) // shape[0]))]
+            batches += [
+                (shape, part) for part in np.array_split(members, -(-len(members) // shape[0]))
+            ]
         if self._seed is None:
             return batches
         return [batches[index] for index in self._random(epoch, 0).permutation(len(batches))]
 
     def _random(self, epoch: int, stream: int) -> np.random.RandomState:
-        # NumPy promises that RandomState's stream never changes, which default_rng's may: resuming needs that.
+        # NumPy promises that RandomState's stream never changes, which default_rng's may: resuming
+        # needs that.
         return np.random.RandomState([self._seed, epoch, stream])
 
 
@@ -86,10 +108,16 @@ class Batching(Protocol):
     """How examples become rows."""
 
     def row_lengths(self) -> tuple[int, ...]:
-        """Lengths of the rows that translation uses, ascending; the last one is the longest sentence, with EOS."""
+        """Lengths of the rows that translation uses, ascending; the last one is the longest
+        sentence, with EOS.
+        """
 
-    def plan(self, lengths: np.ndarray, examples: np.ndarray, batch_tokens: int, seed: int | None) -> Plan:
-        """The plan over `examples`, indices into `lengths` [all examples, 2] (EOS included, none above the longest)."""
+    def plan(
+        self, lengths: np.ndarray, examples: np.ndarray, batch_tokens: int, seed: int | None
+    ) -> Plan:
+        """The plan over `examples`, indices into `lengths` [all examples, 2] (EOS included, none
+        above the longest).
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,14 +127,20 @@ class Buckets:
     lengths: tuple[int, ...] = (16, 32, 64, 128)
 
     def __post_init__(self):
-        if not self.lengths or sorted(set(self.lengths)) != list(self.lengths) or self.lengths[0] < 2:
+        if (
+            not self.lengths
+            or sorted(set(self.lengths)) != list(self.lengths)
+            or self.lengths[0] < 2
+        ):
             raise ValueError(f'lengths={self.lengths} must ascend, from 2 or more')
 
     def row_lengths(self) -> tuple[int, ...]:
         """See Batching."""
         return self.lengths
 
-    def plan(self, lengths: np.ndarray, examples: np.ndarray, batch_tokens: int, seed: int | None) -> Plan:
+    def plan(
+        self, lengths: np.ndarray, examples: np.ndarray, batch_tokens: int, seed: int | None
+    ) -> Plan:
         """See Batching."""
         rows = Ragged(examples, np.arange(len(examples) + 1))
         bucket = np.searchsorted(self.lengths, lengths[examples].max(axis=1, initial=0))
@@ -116,7 +150,9 @@ class Buckets:
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Rows of `length` tokens on both sides that hold several pairs as segments: one shape, hardly any padding."""
+    """Rows of `length` tokens on both sides that hold several pairs as segments: one shape, hardly
+    any padding.
+    """
 
     length: int = 256
 
@@ -131,13 +167,19 @@ class Packed:
             halves.insert(0, halves[0] // 2)
         return tuple(halves)
 
-    def plan(self, lengths: np.ndarray, examples: np.ndarray, batch_tokens: int, seed: int | None) -> Plan:
-        """See Batching. Texts are packed once, in an order drawn from the seed; epochs shuffle the packed rows."""
+    def plan(
+        self, lengths: np.ndarray, examples: np.ndarray, batch_tokens: int, seed: int | None
+    ) -> Plan:
+        """See Batching. Texts are packed once, in an order drawn from the seed; epochs shuffle the
+        packed rows.
+        """
         if seed is not None:
             examples = np.random.RandomState([seed]).permutation(examples)
         row = first_fit(lengths[examples], self.length)
         counts = np.bincount(row, minlength=0)
-        rows = Ragged(examples[np.argsort(row, kind='stable')], np.concatenate([[0], np.cumsum(counts)]))
+        rows = Ragged(
+            examples[np.argsort(row, kind='stable')], np.concatenate([[0], np.cumsum(counts)])
+        )
         shapes = [(max(1, batch_tokens // self.length), self.length)]
         return Plan(rows, np.zeros(len(counts), np.int64), shapes, lengths, seed)
 
@@ -146,9 +188,11 @@ BATCHING = {'buckets': Buckets, 'packed': Packed}
 
 
 def first_fit(lengths: np.ndarray, capacity: int, window: int = 64) -> np.ndarray:
-    """The row of each example when every one goes to the first of `window` open rows that has room on both sides.
+    """The row of each example when every one goes to the first of `window` open rows that has room
+    on both sides.
 
-    When none has, the fullest is closed for good, which bounds the work per example whatever the number of rows.
+    When none has, the fullest is closed for good, which bounds the work per example whatever the
+    number of rows.
     """
     room = np.full((window, lengths.shape[1]), capacity)
     number = np.arange(window)
@@ -170,12 +214,19 @@ def padded_rows(rows: int, multiple: int) -> int:
     return -(-rows // multiple) * multiple
 
 
-def materialise(step: Step, examples: Examples, rows_multiple: int, local_rows: LocalRows,
-                target_length: int = 0) -> Batch:
-    """The rows of one step that `local_rows` asks for, of the batch padded to a multiple of `rows_multiple` rows.
+def materialise(
+    step: Step,
+    examples: Examples,
+    rows_multiple: int,
+    local_rows: LocalRows,
+    target_length: int = 0,
+) -> Batch:
+    """The rows of one step that `local_rows` asks for, of the batch padded to a multiple of
+    `rows_multiple` rows.
 
-    Concatenating the rows of all processes gives the same batch however many there are; padding has segment 0
-    and weight 0. `target_length`: of the target side, where that is not as long as the source's (0).
+    Concatenating the rows of all processes gives the same batch however many there are; padding has
+    segment 0 and weight 0. `target_length`: of the target side, where that is not as long as the
+    source's (0).
     """
     start, stop = local_rows(padded_rows(step.rows, rows_multiple))
     mine = (step.row >= start) & (step.row < stop)
@@ -194,7 +245,9 @@ def materialise(step: Step, examples: Examples, rows_multiple: int, local_rows: 
     return Batch(*source_side, *target_side, place(weights, np.float32))
 
 
-def _layout(lengths: np.ndarray, row: np.ndarray, shape: tuple[int, int]) -> tuple[Callable, np.ndarray, np.ndarray]:
+def _layout(
+    lengths: np.ndarray, row: np.ndarray, shape: tuple[int, int]
+) -> tuple[Callable, np.ndarray, np.ndarray]:
     """How sequences of `lengths`, laid end to end in their rows, fill an array of `shape`.
 
     Returns:

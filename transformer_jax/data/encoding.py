@@ -40,7 +40,9 @@ class Ragged(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """Some examples, laid end to end: (flat tokens, lengths) of each side, and what goes with each target."""
+    """Some examples, laid end to end: (flat tokens, lengths) of each side, and what goes with
+    each target.
+    """
 
     source: tuple[np.ndarray, np.ndarray] | None
     target: tuple[np.ndarray, np.ndarray]
@@ -53,7 +55,9 @@ class Examples(Protocol):
 
     @property
     def lengths(self) -> np.ndarray:
-        """[examples, 2]: source and target lengths, or bounds of them; 0 where there is no source."""
+        """[examples, 2]: source and target lengths, or bounds of them; 0 where there is
+        no source.
+        """
 
     def take(self, index: np.ndarray) -> Taken:
         """The examples of `index`, in that order."""
@@ -71,13 +75,18 @@ class Encoded(NamedTuple):
     def lengths(self) -> np.ndarray:
         """[examples, 2]: source and target lengths, EOS included."""
         target = self.target.lengths
-        return np.stack([np.zeros_like(target) if self.source is None else self.source.lengths, target], axis=1)
+        return np.stack(
+            [np.zeros_like(target) if self.source is None else self.source.lengths, target], axis=1
+        )
 
     def take(self, index: np.ndarray) -> Taken:
         """See Examples."""
-        return Taken(None if self.source is None else self.source.take(index), self.target.take(index),
-                     None if self.weights is None else self.weights.take(index)[0],
-                     None if self.starts is None else self.starts[index])
+        return Taken(
+            None if self.source is None else self.source.take(index),
+            self.target.take(index),
+            None if self.weights is None else self.weights.take(index)[0],
+            None if self.starts is None else self.starts[index],
+        )
 
 
 def ragged(tokenizer: Tokenizer, texts: Sequence[str]) -> Ragged:
@@ -85,7 +94,7 @@ def ragged(tokenizer: Tokenizer, texts: Sequence[str]) -> Ragged:
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
     values, lengths = [np.zeros(0, dtype)], [np.zeros(1, np.int64)]
     for start in range(0, len(texts), CHUNK):
-        ids = [[*sentence, EOS] for sentence in tokenizer.encode(texts[start:start + CHUNK])]
+        ids = [[*sentence, EOS] for sentence in tokenizer.encode(texts[start : start + CHUNK])]
         lengths.append(np.fromiter(map(len, ids), np.int64, len(ids)))
         values.append(np.fromiter(itertools.chain.from_iterable(ids), dtype, lengths[-1].sum()))
     return Ragged(np.concatenate(values), np.cumsum(np.concatenate(lengths)))
@@ -93,7 +102,9 @@ def ragged(tokenizer: Tokenizer, texts: Sequence[str]) -> Ragged:
 
 def cut(sentences: Ragged, longest: int) -> Ragged:
     """Sentences of at most `longest` tokens, the last of which is still EOS."""
-    positions = np.arange(len(sentences.values)) - np.repeat(sentences.offsets[:-1], sentences.lengths)
+    positions = np.arange(len(sentences.values)) - np.repeat(
+        sentences.offsets[:-1], sentences.lengths
+    )
     offsets = np.concatenate([[0], np.cumsum(np.minimum(sentences.lengths, longest))])
     values = sentences.values[positions < longest]
     values[offsets[1:] - 1] = EOS
@@ -112,7 +123,9 @@ def encode(tokenizer: Tokenizer, texts: Texts, classes: Sequence[str] = ()) -> E
     number = {name: index for index, name in enumerate(classes)}
     for index, name in enumerate(texts.target):
         if name not in number:
-            raise DataError(f'{texts.origin(index, "target")}: the class {name!r} is none of {", ".join(classes)}')
+            raise DataError(
+                f'{texts.origin(index, "target")}: the class {name!r} is none of {", ".join(classes)}'
+            )
     ids = np.array([number[name] for name in texts.target], np.int32)
     return Encoded(source, Ragged(ids, np.arange(len(ids) + 1)))
 
@@ -124,8 +137,9 @@ def windows(tokenizer: Tokenizer, text: str, length: int, stride: int = 0) -> En
         tokenizer: of the text.
         text: the whole.
         length: tokens of a window; the last may be shorter.
-        stride: each window but the first counts its last `stride` tokens and has the rest as context; 0: windows stand
-            side by side and all tokens count. Every token of the text counts once either way.
+        stride: each window but the first counts its last `stride` tokens and has the rest as
+            context; 0: windows stand side by side and all tokens count. Every token of the text
+            counts once either way.
     """
     [ids] = tokenizer.encode([text])
     ids, stride = np.array(ids, np.int32), stride or length
@@ -136,7 +150,9 @@ def windows(tokenizer: Tokenizer, text: str, length: int, stride: int = 0) -> En
     places = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - begins, sizes)
     counted = np.repeat(np.concatenate([[0], ends[:-1]]), sizes) <= places
     starts = np.where(begins > 0, ids[begins - 1], BOS)
-    return Encoded(None, Ragged(ids[places], offsets), Ragged(counted.astype(np.float32), offsets), starts)
+    return Encoded(
+        None, Ragged(ids[places], offsets), Ragged(counted.astype(np.float32), offsets), starts
+    )
 
 
 def cache_path(cache: epath.Path, tokenizer: Tokenizer, fingerprint: str, limit: int) -> epath.Path:
@@ -149,7 +165,13 @@ def store(path: epath.Path, encoded: Encoded, texts: Texts) -> None:
     """Writes what `restore` memory-maps."""
     with new_directory(path) as partial:
         for field, value in encoded._asdict().items():
-            arrays = value._asdict() if isinstance(value, Ragged) else {} if value is None else {'': value}
+            arrays = (
+                value._asdict()
+                if isinstance(value, Ragged)
+                else {}
+                if value is None
+                else {'': value}
+            )
             for part, array in arrays.items():
                 with (partial / f'{field}.{part}.npy').open('wb') as file:
                     np.save(file, array)
@@ -158,6 +180,7 @@ def store(path: epath.Path, encoded: Encoded, texts: Texts) -> None:
 
 def restore(path: epath.Path) -> tuple[Encoded, Texts]:
     """The stored encoding, memory-mapped, and texts that only know their origin."""
+
     def load(name):
         file = path / f'{name}.npy'
         return np.load(file, mmap_mode='r') if file.exists() else None
@@ -165,5 +188,8 @@ def restore(path: epath.Path) -> tuple[Encoded, Texts]:
     def sequences(field):
         values = load(f'{field}.values')
         return None if values is None else Ragged(values, load(f'{field}.offsets'))
+
     sides = map(sequences, ('source', 'target', 'weights'))
-    return Encoded(*sides, load('starts.')), Texts([], [], *json.loads((path / 'names.json').read_text()))
+    return Encoded(*sides, load('starts.')), Texts(
+        [], [], *json.loads((path / 'names.json').read_text())
+    )

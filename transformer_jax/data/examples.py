@@ -1,4 +1,6 @@
-"""Examples that are made when they are asked for: drawn by a generated task, or joined from pairs."""
+"""Examples that are made when they are asked for: drawn by a generated task, or joined
+from pairs.
+"""
 
 import dataclasses
 import functools
@@ -31,7 +33,10 @@ class Drawn:
 
         def flat(field, dtype=np.int32):
             parts = [getattr(example, field) for example in drawn]
-            return np.concatenate([np.zeros(0, dtype), *parts]), np.array([len(part) for part in parts], np.int64)
+            return np.concatenate([np.zeros(0, dtype), *parts]), np.array(
+                [len(part) for part in parts], np.int64
+            )
+
         source = None if self.task.form == 'language' else flat('source')
         weighted = bool(drawn) and drawn[0].weights is not None
         return Taken(source, flat('target'), flat('weights', np.float32)[0] if weighted else None)
@@ -46,15 +51,20 @@ class Drawn:
                 return None
             values, lengths = side
             return tokenizer.decode(np.split(values, np.cumsum(lengths)[:-1]))
+
         classification = self.task.form == 'classification'
         classes = self.task.classes()
-        targets = [classes[label] for label in taken.target[0]] if classification else read(taken.target)
+        targets = (
+            [classes[label] for label in taken.target[0]] if classification else read(taken.target)
+        )
         return Texts(read(taken.source), targets, name, name)
 
 
 @dataclasses.dataclass(frozen=True)
 class Joined:
-    """Pairs as a language model reads them: source and target in one sequence, of which the source does not count."""
+    """Pairs as a language model reads them: source and target in one sequence, of which the source
+    does not count.
+    """
 
     pairs: Examples
 
@@ -68,9 +78,14 @@ class Joined:
         """See Examples."""
         taken = self.pairs.take(index)
         (source, source_lengths), (target, target_lengths) = taken.source, taken.target
-        turns = [np.repeat(2 * np.arange(len(lengths)) + side, lengths)
-                 for side, lengths in enumerate((source_lengths, target_lengths))]
+        turns = [
+            np.repeat(2 * np.arange(len(lengths)) + side, lengths)
+            for side, lengths in enumerate((source_lengths, target_lengths))
+        ]
         place = np.argsort(np.concatenate(turns), kind='stable')
         weights = np.ones(len(target), np.float32) if taken.weights is None else taken.weights
-        return Taken(None, (np.concatenate([source, target])[place], source_lengths + target_lengths),
-                     np.concatenate([np.zeros(len(source), np.float32), weights])[place])
+        return Taken(
+            None,
+            (np.concatenate([source, target])[place], source_lengths + target_lengths),
+            np.concatenate([np.zeros(len(source), np.float32), weights])[place],
+        )

@@ -16,7 +16,8 @@ from transformer_jax.schema import DataConfig
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """Aligned sentences, or documents that stand alone; the names say where they come from, as `name:line` in messages.
+    """Aligned sentences, or documents that stand alone; the names say where they come from, as
+    `name:line` in messages.
 
     `target` holds what is to be predicted: translations, documents, or the names of classes.
     """
@@ -59,8 +60,8 @@ def find(path: epath.Path, key: str) -> epath.Path:
 def read_lines(path: epath.Path) -> list[str]:
     """The lines of a plain or gzipped UTF-8 file.
 
-    Only a line feed ends a line: Unicode's other separators occur inside sentences, and splitting there would shift one
-    side against the other.
+    Only a line feed ends a line: Unicode's other separators occur inside sentences, and splitting
+    there would shift one side against the other.
 
     Raises:
         DataError: no permission, damaged gzip data, or invalid UTF-8 (with the line).
@@ -80,8 +81,8 @@ def read_lines(path: epath.Path) -> list[str]:
 def decode_lines(raw: bytes, name: str) -> list[str]:
     """The lines of UTF-8 text; `name` is what messages call it.
 
-    Only a line feed ends a line: Unicode's other separators occur inside sentences, and splitting there would shift one
-    side against the other.
+    Only a line feed ends a line: Unicode's other separators occur inside sentences, and splitting
+    there would shift one side against the other.
 
     Raises:
         DataError: invalid UTF-8 (with the line).
@@ -90,8 +91,9 @@ def decode_lines(raw: bytes, name: str) -> list[str]:
         text = raw.decode('utf-8')
     except UnicodeDecodeError as error:
         line = raw.count(b'\n', 0, error.start) + 1
-        raise DataError(f'{name}:{line}: invalid UTF-8 (byte 0x{raw[error.start]:02x}); '
-                        'convert it to UTF-8') from None
+        raise DataError(
+            f'{name}:{line}: invalid UTF-8 (byte 0x{raw[error.start]:02x}); convert it to UTF-8'
+        ) from None
     lines = text.removeprefix('\ufeff').split('\n')
     if not lines[-1]:
         lines.pop()
@@ -106,8 +108,10 @@ def read_pairs(source: epath.Path, target: epath.Path) -> Texts:
     """
     pairs = Texts(read_lines(source), read_lines(target), str(source), str(target))
     if len(pairs.source) != len(pairs.target):
-        raise DataError(f'{source} has {len(pairs.source)} lines but {target} has {len(pairs.target)}: '
-                        'line n of one must translate line n of the other')
+        raise DataError(
+            f'{source} has {len(pairs.source)} lines but {target} has {len(pairs.target)}: '
+            'line n of one must translate line n of the other'
+        )
     return pairs
 
 
@@ -120,7 +124,9 @@ def content_hash(*paths: epath.Path) -> str:
 
 
 def cache_dir(data: DataConfig) -> epath.Path:
-    """Where prepared data is kept between runs: `data.cache_dir`, by default ~/.cache/transformer_jax."""
+    """Where prepared data is kept between runs: `data.cache_dir`, by default
+    ~/.cache/transformer_jax.
+    """
     return epath.Path(data.cache_dir or '~/.cache/transformer_jax').expanduser()
 
 
@@ -134,9 +140,11 @@ def write_atomically(path: epath.Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def new_directory(path: epath.Path) -> Iterator[epath.Path]:
-    """A directory to fill, which becomes `path` when the block ends well and vanishes when it fails.
+    """A directory to fill, which becomes `path` when the block ends well and vanishes when
+    it fails.
 
-    Several processes may fill the same one at once: the first to finish wins, and the others drop their equal copies.
+    Several processes may fill the same one at once: the first to finish wins, and the others drop
+    their equal copies.
     """
     partial = path.parent / f'{path.name}.{uuid.uuid4().hex}.partial'
     partial.mkdir(parents=True)

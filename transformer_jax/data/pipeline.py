@@ -39,7 +39,9 @@ class PipelineConfig:
 
 @dataclasses.dataclass
 class Data:
-    """The text and the batches of an experiment. `plan` and `train` are None when training was not asked for."""
+    """The text and the batches of an experiment. `plan` and `train` are None when training was not
+    asked for.
+    """
 
     config: PipelineConfig
     task: Task  # as it was opened
@@ -50,11 +52,15 @@ class Data:
     train: Examples | None = None
     kept: np.ndarray | None = None  # of `train`: what can be learned from
     _texts: dict[str, Texts] = dataclasses.field(default_factory=dict, init=False)
-    _evaluation: dict[tuple[str, int], tuple[Plan, Examples]] = dataclasses.field(default_factory=dict, init=False)
+    _evaluation: dict[tuple[str, int], tuple[Plan, Examples]] = dataclasses.field(
+        default_factory=dict, init=False
+    )
 
     @property
     def form(self) -> str:
-        """What is predicted: 'translation' of a source, 'language' (a text alone), or 'classification' of a source."""
+        """What is predicted: 'translation' of a source, 'language' (a text alone), or
+        'classification' of a source.
+        """
         return self.task.form
 
     @property
@@ -81,20 +87,34 @@ class Data:
         return self._texts[split]
 
     def train_iterator(self, local_rows: LocalRows, rows_multiple: int) -> grain.DatasetIterator:
-        """Training batches without end; `get_state` is the position after the batches that were returned.
+        """Training batches without end; `get_state` is the position after the batches that
+        were returned.
 
         Args:
-            local_rows: from the number of rows of a (padded) global batch to the [start, stop) of this process.
+            local_rows: from the number of rows of a (padded) global batch to the [start, stop) of
+                this process.
             rows_multiple: global batches are padded to a multiple of so many rows.
         """
         return self._without_end(lambda n: self._train_batch(n, local_rows, rows_multiple))
 
-    def replicas_iterator(self, others: Sequence['Data'], local_rows: LocalRows,
-                          rows_multiple: int) -> grain.DatasetIterator:
-        """The training batches of this run and of `others` beside it, stacked: all must be of one shape."""
+    def replicas_iterator(
+        self, others: Sequence['Data'], local_rows: LocalRows, rows_multiple: int
+    ) -> grain.DatasetIterator:
+        """The training batches of this run and of `others` beside it, stacked: all must be of
+        one shape.
+        """
+
         def stacked(number):
-            batches = [data._train_batch(number, local_rows, rows_multiple) for data in (self, *others)]
-            return Batch(*(None if side[0] is None else np.stack(side) for side in zip(*batches, strict=True)))
+            batches = [
+                data._train_batch(number, local_rows, rows_multiple) for data in (self, *others)
+            ]
+            return Batch(
+                *(
+                    None if side[0] is None else np.stack(side)
+                    for side in zip(*batches, strict=True)
+                )
+            )
+
         return self._without_end(stacked)
 
     def reordered(self, seed: int) -> 'Data':
@@ -104,25 +124,36 @@ class Data:
         return dataclasses.replace(self, config=config, plan=plan)
 
     def _train_batch(self, number: int, local_rows: LocalRows, rows_multiple: int) -> Batch:
-        return materialise(self.plan.step(number), self.train, rows_multiple, local_rows, self._target_length)
+        return materialise(
+            self.plan.step(number), self.train, rows_multiple, local_rows, self._target_length
+        )
 
     def _without_end(self, batch: Callable[[int], Batch]) -> grain.DatasetIterator:
         prefetch = self.config.data.prefetch
         options = grain.ReadOptions(num_threads=min(prefetch, 1), prefetch_buffer_size=prefetch)
-        return iter(grain.MapDataset.range(sys.maxsize).map(lambda n: batch(int(n))).to_iter_dataset(options))
+        return iter(
+            grain.MapDataset.range(sys.maxsize)
+            .map(lambda n: batch(int(n)))
+            .to_iter_dataset(options)
+        )
 
-    def eval_batches(self, split: str, rows_multiple: int, local_rows: LocalRows, stride: int = 0) -> Iterator[Batch]:
+    def eval_batches(
+        self, split: str, rows_multiple: int, local_rows: LocalRows, stride: int = 0
+    ) -> Iterator[Batch]:
         """Every example of a split once, teacher-forced, in a fixed order; what is too long is cut.
 
         Args:
             split: 'validation' or 'test'.
             rows_multiple: as in `train_iterator`.
             local_rows: as in `train_iterator`.
-            stride: of the windows of contiguous text, see `encoding.windows`; 0: they stand side by side.
+            stride: of the windows of contiguous text, see `encoding.windows`; 0: they stand side
+                by side.
         """
         plan, examples = self.evaluation(split, stride)
         for number in range(plan.steps_per_epoch):
-            yield materialise(plan.step(number), examples, rows_multiple, local_rows, self._target_length)
+            yield materialise(
+                plan.step(number), examples, rows_multiple, local_rows, self._target_length
+            )
 
     @property
     def _target_length(self) -> int:
@@ -134,11 +165,15 @@ class Data:
             examples = self._examples(split, stride)
             everyone = np.arange(len(examples.lengths))
             batching, needed = self.batching, int(examples.lengths.max())
-            if needed > batching.row_lengths()[-1]:  # A generated test split that is longer than training.
+            if (
+                needed > batching.row_lengths()[-1]
+            ):  # A generated test split that is longer than training.
                 longest = self.config.max_length
                 if needed > longest:
-                    raise ConfigError(f'the {split} examples of data.task have up to {needed} tokens, the model reads '
-                                      f'{longest} at most: it can be trained, not scored there')
+                    raise ConfigError(
+                        f'the {split} examples of data.task have up to {needed} tokens, the model reads '
+                        f'{longest} at most: it can be trained, not scored there'
+                    )
                 batching = Buckets((*batching.row_lengths(), needed))
             plan = batching.plan(examples.lengths, everyone, self.config.eval_batch_tokens, None)
             self._evaluation[split, stride] = plan, examples
@@ -156,15 +191,28 @@ class Data:
         whole = encoding.encode(self.tokenizer, texts, self.task.classes())
         lengths = whole.lengths
         _report_unknown(whole, texts, split, self.log)
-        _report(_empty(self.task, lengths), texts, f'{split} examples with an empty line kept as they are', self.log)
-        _report(lengths > longest, texts, f'{split} examples longer than {longest} tokens cut', self.log)
+        _report(
+            _empty(self.task, lengths),
+            texts,
+            f'{split} examples with an empty line kept as they are',
+            self.log,
+        )
+        _report(
+            lengths > longest, texts, f'{split} examples longer than {longest} tokens cut', self.log
+        )
         source = None if whole.source is None else encoding.cut(whole.source, longest)
-        target = whole.target if self.form == 'classification' else encoding.cut(whole.target, longest)
+        target = (
+            whole.target if self.form == 'classification' else encoding.cut(whole.target, longest)
+        )
         return _as_read(self, Encoded(source, target))
 
 
-def load_data(config: PipelineConfig, tokenizer_dir: epath.Path, log: Log,
-              splits: Sequence[str] = ('train', 'validation')) -> Data:
+def load_data(
+    config: PipelineConfig,
+    tokenizer_dir: epath.Path,
+    log: Log,
+    splits: Sequence[str] = ('train', 'validation'),
+) -> Data:
     """Reads and checks the splits that a command needs; others are read when they are asked for.
 
     The tokenizer is read from `tokenizer_dir`, or learned from the training text and stored there.
@@ -180,27 +228,37 @@ def load_data(config: PipelineConfig, tokenizer_dir: epath.Path, log: Log,
         tokenizer = load_tokenizer(tokenizer_dir)
     elif 'train' in splits:
         texts = _train_texts(task, config)
-        tokenizer = TOKENIZERS[config.data.tokenizer].train(texts.everything() if not task.classes() else texts.source,
-                                                            config.data.vocab_size)
+        tokenizer = TOKENIZERS[config.data.tokenizer].train(
+            texts.everything() if not task.classes() else texts.source, config.data.vocab_size
+        )
     else:
         raise DataError(f'{tokenizer_dir} holds no tokenizer: train first')
     if tokenizer.vocab_size != config.data.vocab_size:
-        holder = f'data.task={config.data.task!r} has' if task.drawn else f'{tokenizer_dir} holds a tokenizer with'
-        raise DataError(f'data.vocab_size={config.data.vocab_size}, but {holder} {tokenizer.vocab_size} pieces; '
-                        'use that size, or start anew')
+        holder = (
+            f'data.task={config.data.task!r} has'
+            if task.drawn
+            else f'{tokenizer_dir} holds a tokenizer with'
+        )
+        raise DataError(
+            f'data.vocab_size={config.data.vocab_size}, but {holder} {tokenizer.vocab_size} pieces; '
+            'use that size, or start anew'
+        )
     data = Data(config, task, config.batching, tokenizer, log)
     if 'train' in splits:
         examples, names = _train_examples(data, texts)
         data.train = _as_read(data, _whole_or_cut(data, examples, names))
         data.kept = _kept(data, _empty(task, examples.lengths), names)
         data.plan = data.reordered(config.seed).plan
-        log(f'data: {len(data.kept)} training examples, {data.plan.steps_per_epoch} steps per epoch, '
-            f'{1 - data.plan.fill:.1%} padding, batches (rows, length) {data.plan.shapes}')
+        log(
+            f'data: {len(data.kept)} training examples, {data.plan.steps_per_epoch} steps per epoch, '
+            f'{1 - data.plan.fill:.1%} padding, batches (rows, length) {data.plan.shapes}'
+        )
     for split in splits:
         if split != 'train':
             data.evaluation(split)
     if texts is not None:
-        # Not before every check has passed: a run on mended text learns anew. All processes write the same bytes.
+        # Not before every check has passed: a run on mended text learns anew. All processes write
+        # the same bytes.
         tokenizer.save(tokenizer_dir)
     return data
 
@@ -224,12 +282,17 @@ def _as_read(data: Data, examples: Examples) -> Examples:
 
 
 def _train_examples(data: Data, texts: Texts | None) -> tuple[Examples, Texts]:
-    """The training set's tokens, and texts that know their origin (from the cache: without their text)."""
+    """The training set's tokens, and texts that know their origin (from the cache: without
+    their text).
+    """
     task, config, tokenizer = data.task, data.config, data.tokenizer
     if task.drawn:
-        return Drawn(task, 'train', config.data.limit), Texts(None, [], config.data.task, config.data.task)
-    path = encoding.cache_path(cache_dir(config.data), tokenizer, task.fingerprint(config.data, 'train'),
-                               config.data.limit)
+        return Drawn(task, 'train', config.data.limit), Texts(
+            None, [], config.data.task, config.data.task
+        )
+    path = encoding.cache_path(
+        cache_dir(config.data), tokenizer, task.fingerprint(config.data, 'train'), config.data.limit
+    )
     if path.exists():
         return encoding.restore(path)
     texts = texts or _train_texts(task, config)
@@ -238,8 +301,10 @@ def _train_examples(data: Data, texts: Texts | None) -> tuple[Examples, Texts]:
         longest = data.batching.row_lengths()[-1]
         encoded = encoding.windows(tokenizer, text, longest)
         if encoded.target.lengths[0] < longest:
-            raise DataError(f'{texts.target_name}: the training text has {encoded.target.lengths[0]} tokens, fewer '
-                            f'than one row of data.batching, {longest}; give more text, or shorter rows')
+            raise DataError(
+                f'{texts.target_name}: the training text has {encoded.target.lengths[0]} tokens, fewer '
+                f'than one row of data.batching, {longest}; give more text, or shorter rows'
+            )
         return encoded, texts.head(0)
     encoded = encoding.encode(tokenizer, texts, task.classes())
     if len(texts) >= CACHED_FROM:
@@ -249,7 +314,9 @@ def _train_examples(data: Data, texts: Texts | None) -> tuple[Examples, Texts]:
 
 
 def _whole_or_cut(data: Data, examples: Examples, names: Texts) -> Examples:
-    """Training texts whose classes are asked for are cut where they are too long, as in evaluation (and in LRA)."""
+    """Training texts whose classes are asked for are cut where they are too long, as in evaluation
+    (and in LRA).
+    """
     longest = data.batching.row_lengths()[-1]
     long = examples.lengths > longest
     if data.form != 'classification' or not long.any():
@@ -259,8 +326,12 @@ def _whole_or_cut(data: Data, examples: Examples, names: Texts) -> Examples:
 
 
 def _empty(task: Task, lengths: np.ndarray) -> np.ndarray:
-    """[examples, 2]: which sides hold no text; what is generated, or cut from one text, always does."""
-    sides = np.array([task.form != 'language', task.form != 'classification']) & (not (task.drawn or task.contiguous))
+    """[examples, 2]: which sides hold no text; what is generated, or cut from one text,
+    always does.
+    """
+    sides = np.array([task.form != 'language', task.form != 'classification']) & (
+        not (task.drawn or task.contiguous)
+    )
     return (lengths <= 1) & sides
 
 
@@ -272,19 +343,29 @@ def _kept(data: Data, empty: np.ndarray, names: Texts) -> np.ndarray:
     _report(long, names, f'training examples longer than {longest} tokens dropped', data.log)
     kept = np.flatnonzero(~(empty | long).any(axis=1))
     if not len(kept):
-        raise DataError(f'{names.source_name}: no training example is left: {empty.any(axis=1).sum()} have an empty '
-                        f'line, {long.any(axis=1).sum()} are longer than the {longest} tokens of data.batching; raise '
-                        'that')
+        raise DataError(
+            f'{names.source_name}: no training example is left: {empty.any(axis=1).sum()} have an empty '
+            f'line, {long.any(axis=1).sum()} are longer than the {longest} tokens of data.batching; raise '
+            'that'
+        )
     return kept
 
 
 def _report_unknown(encoded: Encoded, texts: Texts, split: str, log: Log) -> None:
     """Logs how many tokens of a split the vocabulary does not know."""
-    sides = [side for side in (encoded.source, encoded.target) if side is not None and side.lengths.max(initial=0) > 1]
-    unknown = sum(int((side.values == UNK).sum()) for side in sides)  # of classes, single numbers, none is a token
+    sides = [
+        side
+        for side in (encoded.source, encoded.target)
+        if side is not None and side.lengths.max(initial=0) > 1
+    ]
+    unknown = sum(
+        int((side.values == UNK).sum()) for side in sides
+    )  # of classes, single numbers, none is a token
     if unknown:
-        log(f'data: {split}: {unknown} tokens that the vocabulary does not know, read as unknown '
-            f'(in {texts.source_name})')
+        log(
+            f'data: {split}: {unknown} tokens that the vocabulary does not know, read as unknown '
+            f'(in {texts.source_name})'
+        )
 
 
 def _report(flags: np.ndarray, pairs: Texts, what: str, log: Log) -> None:

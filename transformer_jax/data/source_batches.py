@@ -10,12 +10,17 @@ from transformer_jax.data.tokenizers import Tokenizer
 Log = Callable[[str], None]
 
 
-def source_batches(tokenizer: Tokenizer, texts: Sequence[str], lengths: tuple[int, ...], batch_tokens: int,
-                   log: Log) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+def source_batches(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    lengths: tuple[int, ...],
+    batch_tokens: int,
+    log: Log,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Batches of sentences to translate, of similar length, one shape per row length.
 
-    A row ends with EOS; an empty text is a row of EOS alone, and one longer than the last of `lengths` is cut and
-    reported. Rows beyond the texts are empty (segment 0).
+    A row ends with EOS; an empty text is a row of EOS alone, and one longer than the last of
+    `lengths` is cut and reported. Rows beyond the texts are empty (segment 0).
 
     Yields:
         (indices [n ≤ B] into `texts`, source_BS, positions_BS, segments_BS).
@@ -23,7 +28,9 @@ def source_batches(tokenizer: Tokenizer, texts: Sequence[str], lengths: tuple[in
     whole = encoding.ragged(tokenizer, texts)
     too_long = np.flatnonzero(whole.lengths > lengths[-1])
     if len(too_long):
-        log(f'input lines longer than {lengths[-1]} tokens cut: {len(too_long)} (first: line {too_long[0] + 1})')
+        log(
+            f'input lines longer than {lengths[-1]} tokens cut: {len(too_long)} (first: line {too_long[0] + 1})'
+        )
     encoded = encoding.cut(whole, lengths[-1])
     order = np.argsort(encoded.lengths, kind='stable')
     bucket = np.searchsorted(lengths, encoded.lengths[order])
@@ -32,11 +39,13 @@ def source_batches(tokenizer: Tokenizer, texts: Sequence[str], lengths: tuple[in
         rows = min(few, max(1, batch_tokens // length))
         members = order[bucket == index]
         for start in range(0, len(members), rows):
-            part = members[start:start + rows]
+            part = members[start : start + rows]
             yield part, *_source_rows(*encoded.take(part), (rows, length))
 
 
-def _source_rows(values: np.ndarray, lengths: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
+def _source_rows(
+    values: np.ndarray, lengths: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, ...]:
     real = np.arange(shape[1]) < np.pad(lengths, (0, shape[0] - len(lengths)))[:, None]
     source = np.zeros(shape, np.int32)
     source[real] = values

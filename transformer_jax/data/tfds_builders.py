@@ -17,23 +17,34 @@ tfds.disable_progress_bar()
 
 
 class Multi30kBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Multi30k (Elliott et al. 2016), task 1: image captions and their translations, in the order of the files."""
+    """Multi30k (Elliott et al. 2016), task 1: image captions and their translations, in the order
+    of the files.
+    """
 
     name = 'multi30k'
     VERSION = tfds.core.Version('1.0.0')
-    # TFDS would look for checksums of downloads beside this file, through a package that it does not install.
+    # TFDS would look for checksums of downloads beside this file, through a package that it does
+    # not install.
     code_path = None
 
-    def __init__(self, languages: tuple[str, str], splits: Mapping[str, Texts], data_dir: epath.Path):
-        """`splits` is what `download_and_prepare` writes; it is empty for a set that is prepared already."""
+    def __init__(
+        self, languages: tuple[str, str], splits: Mapping[str, Texts], data_dir: epath.Path
+    ):
+        """`splits` is what `download_and_prepare` writes; it is empty for a set that is
+        prepared already.
+        """
         self._languages = languages
         self._splits = splits
         super().__init__(data_dir=data_dir, file_format='array_record')
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.Translation(languages=tuple(dict.fromkeys(self._languages)))
-        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True,
-                                     homepage='https://github.com/multi30k/dataset')
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=features,
+            disable_shuffling=True,
+            homepage='https://github.com/multi30k/dataset',
+        )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         del dl_manager  # the files are at hand: they were needed for the directory's name
@@ -44,32 +55,48 @@ class Multi30kBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield line, dict(zip(self._languages, texts, strict=True))
 
 
-def multi30k(files: Mapping[str, tuple[epath.Path, epath.Path]], languages: tuple[str, str],
-             cache: epath.Path, split: str) -> Texts:
-    """One split of the set made of `files`, prepared once in a directory named by the hash of their content.
+def multi30k(
+    files: Mapping[str, tuple[epath.Path, epath.Path]],
+    languages: tuple[str, str],
+    cache: epath.Path,
+    split: str,
+) -> Texts:
+    """One split of the set made of `files`, prepared once in a directory named by the hash of
+    their content.
 
     Raises:
         DataError: the files cannot be read as aligned text.
     """
-    root = cache / 'tfds' / f'multi30k-{content_hash(*(path for pair in files.values() for path in pair))}'
+    root = (
+        cache
+        / 'tfds'
+        / f'multi30k-{content_hash(*(path for pair in files.values() for path in pair))}'
+    )
     if not root.exists():
         splits = {name: read_pairs(*pair) for name, pair in files.items()}
         with new_directory(root) as partial, contextlib.redirect_stdout(io.StringIO()):
             Multi30kBuilder(languages, splits, partial).download_and_prepare()
-    return _read(Multi30kBuilder(languages, {}, root), split, languages, tuple(map(str, files[split])))
+    return _read(
+        Multi30kBuilder(languages, {}, root), split, languages, tuple(map(str, files[split]))
+    )
 
 
 def translation(name: str, data_dir: str, split: str, languages: tuple[str, str]) -> Texts:
     """One split of any TFDS translation set that is prepared as ArrayRecord.
 
     Raises:
-        DataError: it is not prepared so (the message is the command that does it), or lacks the split or a language.
+        DataError: it is not prepared so (the message is the command that does it), or lacks the
+            split or a language.
     """
     builder = _with_split(name, data_dir, split)
     for key, language in zip(('source', 'target'), languages, strict=True):
         if language not in builder.info.features:
-            raise DataError(f'data.{key}={language!r}: {name} has the languages {", ".join(builder.info.features)}')
-    return _read(builder, split, languages, tuple(f'{name}/{split}.{language}' for language in languages))
+            raise DataError(
+                f'data.{key}={language!r}: {name} has the languages {", ".join(builder.info.features)}'
+            )
+    return _read(
+        builder, split, languages, tuple(f'{name}/{split}.{language}' for language in languages)
+    )
 
 
 def documents(name: str, data_dir: str, split: str, feature: str) -> Texts:
@@ -80,15 +107,22 @@ def documents(name: str, data_dir: str, split: str, feature: str) -> Texts:
     """
     builder, origin = _with_split(name, data_dir, split), f'{name}/{split}'
     _feature(builder, feature, tfds.features.Text)
-    texts = [_text(row[feature], f'{origin}:{number}') for number, row in enumerate(_records(builder, split), 1)]
+    texts = [
+        _text(row[feature], f'{origin}:{number}')
+        for number, row in enumerate(_records(builder, split), 1)
+    ]
     return Texts(None, texts, origin, origin)
 
 
-def classification(name: str, data_dir: str, split: str, features: tuple[str, str], classes: Sequence[str]) -> Texts:
-    """The texts of a prepared set and the names of their classes; `features` are its names for text and label.
+def classification(
+    name: str, data_dir: str, split: str, features: tuple[str, str], classes: Sequence[str]
+) -> Texts:
+    """The texts of a prepared set and the names of their classes; `features` are its names for text
+    and label.
 
     Raises:
-        DataError: as `translation`, the set has no such text or label or other classes, or a record has none of them.
+        DataError: as `translation`, the set has no such text or label or other classes, or a record
+            has none of them.
     """
     builder, origin, (text, label) = _with_split(name, data_dir, split), f'{name}/{split}', features
     _feature(builder, text, tfds.features.Text)
@@ -100,8 +134,11 @@ def classification(name: str, data_dir: str, split: str, features: tuple[str, st
     return Texts(texts, names, origin, origin)
 
 
-def images(name: str, data_dir: str, split: str, shape: tuple[int, ...], classes: Sequence[str]) -> Sequence[Any]:
-    """The records of a prepared set of images, read when they are asked for: 'image' as it is stored, and 'label'.
+def images(
+    name: str, data_dir: str, split: str, shape: tuple[int, ...], classes: Sequence[str]
+) -> Sequence[Any]:
+    """The records of a prepared set of images, read when they are asked for: 'image' as it is
+    stored, and 'label'.
 
     Raises:
         DataError: as `translation`, or images of another shape or classes other than these.
@@ -115,31 +152,40 @@ def images(name: str, data_dir: str, split: str, shape: tuple[int, ...], classes
 
 
 def checked_class(label: int, classes: Sequence[str], origin: str) -> int:
-    """The number of a class; DataError where it is none (TFDS writes -1 where a record has no label)."""
+    """The number of a class; DataError where it is none (TFDS writes -1 where a record has
+    no label).
+    """
     if not 0 <= label < len(classes):
-        raise DataError(f'{origin}: the class {label} is outside 0 ≤ class < {len(classes)} ({", ".join(classes)})')
+        raise DataError(
+            f'{origin}: the class {label} is outside 0 ≤ class < {len(classes)} ({", ".join(classes)})'
+        )
     return int(label)
 
 
 def fingerprint(name: str, data_dir: str, split: str) -> str:
     """Identifies the text of a prepared split without reading it."""
     info = _prepared(name, data_dir).info
-    return f'{info.full_name} {split} {[(s.num_examples, s.num_bytes) for s in info.splits.values()]}'
+    return (
+        f'{info.full_name} {split} {[(s.num_examples, s.num_bytes) for s in info.splits.values()]}'
+    )
 
 
 def _prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     # Only what lies on disk is opened: a set's own code may need TensorFlow.
     overwrite = ''
     try:
-        return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir or None,
-                                                              file_format='array_record')
+        return tfds.core.read_only_builder.builder_from_files(
+            name, data_dir=data_dir or None, file_format='array_record'
+        )
     except tfds.core.DatasetNotFoundError:
         reason = 'nothing is prepared there'
     except ValueError as error:  # prepared in another format only
         reason, overwrite = str(error).splitlines()[0].rstrip('.'), ' --overwrite'
     where = f' --data_dir={data_dir}' if data_dir else ''
-    raise DataError(f'data.task: {name} cannot be read as ArrayRecord from {data_dir or "~/tensorflow_datasets"} '
-                    f'({reason}); prepare it with: tfds build {name}{where} --file_format=array_record{overwrite}')
+    raise DataError(
+        f'data.task: {name} cannot be read as ArrayRecord from {data_dir or "~/tensorflow_datasets"} '
+        f'({reason}); prepare it with: tfds build {name}{where} --file_format=array_record{overwrite}'
+    )
 
 
 def _with_split(name: str, data_dir: str, split: str) -> tfds.core.DatasetBuilder:
@@ -150,25 +196,35 @@ def _with_split(name: str, data_dir: str, split: str) -> tfds.core.DatasetBuilde
     try:
         builder.info.splits[split]
     except ValueError as error:  # no slice, or one beyond the end
-        raise DataError(f'data.task: {name} has no split {split!r}: {str(error).splitlines()[0]}') from None
+        raise DataError(
+            f'data.task: {name} has no split {split!r}: {str(error).splitlines()[0]}'
+        ) from None
     return builder
 
 
-def _feature(builder: tfds.core.DatasetBuilder, feature: str, kind: type) -> tfds.features.FeatureConnector:
+def _feature(
+    builder: tfds.core.DatasetBuilder, feature: str, kind: type
+) -> tfds.features.FeatureConnector:
     features = builder.info.features
     if feature not in features or not isinstance(features[feature], kind):
         able = sorted(name for name, connector in features.items() if isinstance(connector, kind))
-        raise DataError(f'data.task: {builder.info.name} has no {kind.__name__} called {feature!r}; '
-                        f'it has {", ".join(able) or "none"}')
+        raise DataError(
+            f'data.task: {builder.info.name} has no {kind.__name__} called {feature!r}; '
+            f'it has {", ".join(able) or "none"}'
+        )
     return features[feature]
 
 
 def _check_classes(builder: tfds.core.DatasetBuilder, label: str, classes: Sequence[str]) -> None:
-    """The set's classes must be these, in this order; where it only counts them, there must be as many."""
+    """The set's classes must be these, in this order; where it only counts them, there must be
+    as many.
+    """
     names = list(_feature(builder, label, tfds.features.ClassLabel).names)
     counted = names == [str(number) for number in range(len(names))]
     if names != list(classes) and not (counted and len(names) == len(classes)):
-        raise DataError(f'data.task: the classes of {builder.info.name} are {tuple(names)}, not {tuple(classes)}')
+        raise DataError(
+            f'data.task: the classes of {builder.info.name} are {tuple(names)}, not {tuple(classes)}'
+        )
 
 
 def _records(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[dict[str, Any]]:
@@ -177,8 +233,15 @@ def _records(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[dict[str
         yield from records.__getitems__(range(start, min(start + CHUNK, len(records))))
 
 
-def _read(builder: tfds.core.DatasetBuilder, split: str, languages: tuple[str, str], names: tuple[str, str]) -> Texts:
-    """A line feed inside a record would break the alignment of line-based output: it becomes a space."""
+def _read(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    languages: tuple[str, str],
+    names: tuple[str, str],
+) -> Texts:
+    """A line feed inside a record would break the alignment of line-based output: it becomes
+    a space.
+    """
     texts = ([], [])
     for number, row in enumerate(_records(builder, split), 1):
         for side, language in enumerate(languages):

@@ -1,4 +1,6 @@
-"""From text to token ids and back: byte pairs, characters, bytes, or the symbols of a generated task."""
+"""From text to token ids and back: byte pairs, characters, bytes, or the symbols of a
+generated task.
+"""
 
 import abc
 import hashlib
@@ -15,10 +17,12 @@ from transformer_jax.batch import BOS, EOS, PAD, UNK
 from transformer_jax.data.files import write_atomically
 from transformer_jax.errors import DataError
 
-# Byte fallback spells characters that training never saw, at the price of 256 pieces. A vocabulary under this size
-# (number words need about 100 pieces) has no room for them and maps such characters to UNK instead.
+# Byte fallback spells characters that training never saw, at the price of 256 pieces. A vocabulary
+# under this size (number words need about 100 pieces) has no room for them and maps such characters
+# to UNK instead.
 BYTE_FALLBACK_FROM = 1024
-TRAINING_TEXTS = 2_000_000  # merges are learned from at most so many sentences, spread evenly: more change nothing
+# merges are learned from at most so many sentences, spread evenly: more change nothing
+TRAINING_TEXTS = 2_000_000
 SPECIAL = ('<pad>', '<s>', '</s>', '<unk>')  # by their ids PAD, BOS, EOS, UNK
 
 
@@ -58,7 +62,9 @@ class Tokenizer(abc.ABC):
         """The piece of each id, for plots; '▁' marks the start of a word."""
 
     def save(self, directory: epath.Path) -> None:
-        """Writes tokenizer.model, then tokenizer.json (kind, size, SHA-256): who sees the second can read both."""
+        """Writes tokenizer.model, then tokenizer.json (kind, size, SHA-256): who sees the second
+        can read both.
+        """
         record = {'kind': self.kind, 'vocab_size': self.vocab_size, 'sha256': self.sha256}
         write_atomically(directory / 'tokenizer.model', self._model)
         write_atomically(directory / 'tokenizer.json', json.dumps(record, indent=2).encode())
@@ -66,12 +72,16 @@ class Tokenizer(abc.ABC):
     def require(self, sha256: str, directory: epath.Path) -> None:
         """Raises DataError unless this is the tokenizer whose hash a checkpoint recorded."""
         if self.sha256 != sha256:
-            raise DataError(f'{directory} holds the tokenizer {self.sha256[:12]}…, but the checkpoint was trained with '
-                            f'{sha256[:12]}…; restore that one, or start anew')
+            raise DataError(
+                f'{directory} holds the tokenizer {self.sha256[:12]}…, but the checkpoint was trained with '
+                f'{sha256[:12]}…; restore that one, or start anew'
+            )
 
 
 class BytePairs(Tokenizer):
-    """One joint byte-pair encoding for source and target, by sentencepiece; equal text gives equal bytes."""
+    """One joint byte-pair encoding for source and target, by sentencepiece; equal text gives
+    equal bytes.
+    """
 
     kind = 'bpe'
 
@@ -86,15 +96,28 @@ class BytePairs(Tokenizer):
 
     @classmethod
     def train(cls, texts: Sequence[str], vocab_size: int) -> 'BytePairs':
-        """See Tokenizer. The text is taken as it is (no Unicode normalisation), so that decoding can reproduce it."""
-        texts = texts[::-(-len(texts) // TRAINING_TEXTS) or 1]
+        """See Tokenizer. The text is taken as it is (no Unicode normalisation), so that decoding
+        can reproduce it.
+        """
+        texts = texts[:: -(-len(texts) // TRAINING_TEXTS) or 1]
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts), model_writer=model, model_type='bpe', vocab_size=vocab_size,
-                byte_fallback=vocab_size >= BYTE_FALLBACK_FROM, character_coverage=1.0,
-                normalization_rule_name='identity', num_threads=1, pad_id=PAD, bos_id=BOS, eos_id=EOS, unk_id=UNK,
-                max_sentence_length=1 << 20, minloglevel=3)
+                sentence_iterator=iter(texts),
+                model_writer=model,
+                model_type='bpe',
+                vocab_size=vocab_size,
+                byte_fallback=vocab_size >= BYTE_FALLBACK_FROM,
+                character_coverage=1.0,
+                normalization_rule_name='identity',
+                num_threads=1,
+                pad_id=PAD,
+                bos_id=BOS,
+                eos_id=EOS,
+                unk_id=UNK,
+                max_sentence_length=1 << 20,
+                minloglevel=3,
+            )
         except RuntimeError as error:
             raise DataError(_explain(str(error), vocab_size)) from None
         return cls(model.getvalue())
@@ -137,8 +160,10 @@ class Symbols(Tokenizer):
         """See Tokenizer."""
         found = cls.of(sorted(set().union(*map(cls._split, texts))))
         if found.vocab_size != vocab_size:
-            raise DataError(f'data.vocab_size={vocab_size}, but the training text has {found.vocab_size - 4} '
-                            f'different {cls.kind}; set data.vocab_size={found.vocab_size}, special tokens included')
+            raise DataError(
+                f'data.vocab_size={vocab_size}, but the training text has {found.vocab_size - 4} '
+                f'different {cls.kind}; set data.vocab_size={found.vocab_size}, special tokens included'
+            )
         return found
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -147,7 +172,9 @@ class Symbols(Tokenizer):
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """See Tokenizer."""
-        return [self.between.join(self._names[token] for token in row if token >= UNK) for row in ids]
+        return [
+            self.between.join(self._names[token] for token in row if token >= UNK) for row in ids
+        ]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """See Tokenizer."""
@@ -183,8 +210,10 @@ class Bytes(Tokenizer):
         """See Tokenizer."""
         found = cls(b'')
         if found.vocab_size != vocab_size:
-            raise DataError(f'data.vocab_size={vocab_size}, but there are 256 bytes and {len(SPECIAL)} special tokens; '
-                            f'set data.vocab_size={found.vocab_size}')
+            raise DataError(
+                f'data.vocab_size={vocab_size}, but there are 256 bytes and {len(SPECIAL)} special tokens; '
+                f'set data.vocab_size={found.vocab_size}'
+            )
         return found
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -193,15 +222,23 @@ class Bytes(Tokenizer):
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """See Tokenizer; what is no UTF-8 shows as �."""
-        return [bytes(token - len(SPECIAL) for token in row if token >= len(SPECIAL)).decode(errors='replace')
-                for row in ids]
+        return [
+            bytes(token - len(SPECIAL) for token in row if token >= len(SPECIAL)).decode(
+                errors='replace'
+            )
+            for row in ids
+        ]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """See Tokenizer."""
-        return [SPECIAL[token] if token < len(SPECIAL) else chr(token - len(SPECIAL)) for token in ids]
+        return [
+            SPECIAL[token] if token < len(SPECIAL) else chr(token - len(SPECIAL)) for token in ids
+        ]
 
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {cls.kind: cls for cls in (BytePairs, Characters, Bytes, Symbols)}
+TOKENIZERS: dict[str, type[Tokenizer]] = {
+    cls.kind: cls for cls in (BytePairs, Characters, Bytes, Symbols)
+}
 
 
 def load_tokenizer(directory: epath.Path) -> Tokenizer:
@@ -217,8 +254,10 @@ def load_tokenizer(directory: epath.Path) -> Tokenizer:
         raise DataError(f'{directory}: the tokenizer is incomplete ({error})') from None
     sha256 = hashlib.sha256(model).hexdigest()
     if sha256 != record['sha256']:
-        raise DataError(f'{directory}/tokenizer.model has SHA-256 {sha256[:12]}…, but tokenizer.json records '
-                        f'{record["sha256"][:12]}…: the file was changed or damaged; restore it, or start anew')
+        raise DataError(
+            f'{directory}/tokenizer.model has SHA-256 {sha256[:12]}…, but tokenizer.json records '
+            f'{record["sha256"][:12]}…: the file was changed or damaged; restore it, or start anew'
+        )
     return TOKENIZERS[record['kind']](model)
 
 
@@ -227,12 +266,17 @@ def _explain(error: str, vocab_size: int) -> str:
     fallback = vocab_size >= BYTE_FALLBACK_FROM
     if found := re.search(r'vocab_size.*too high.*<= (\d+)', error, re.IGNORECASE | re.DOTALL):
         largest = int(found[1])
-        # The largest size was computed with byte fallback; a smaller one may lose that, and its 256 pieces.
+        # The largest size was computed with byte fallback; a smaller one may lose that, and its
+        # 256 pieces.
         if fallback and largest < BYTE_FALLBACK_FROM:
             largest -= 256
-        return (f'data.vocab_size={vocab_size} is more than the training text allows; '
-                f'the largest that works is {largest}')
+        return (
+            f'data.vocab_size={vocab_size} is more than the training text allows; '
+            f'the largest that works is {largest}'
+        )
     if found := re.search(r'required_chars\. \d+ vs (\d+)', error):
-        return (f'data.vocab_size={vocab_size} is too small for the characters of the training text; '
-                f'the smallest that works is {found[1]}')
+        return (
+            f'data.vocab_size={vocab_size} is too small for the characters of the training text; '
+            f'the smallest that works is {found[1]}'
+        )
     return f'data.vocab_size={vocab_size}: no tokenizer can be trained: {" ".join(error.split())}'

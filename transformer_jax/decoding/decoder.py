@@ -1,14 +1,17 @@
 """Decoding: beam search, greedy search and sampling as pure functions over an explicit cache.
 
-They know nothing of models. They see `step`, which reads one token per row and returns the logits of the next, and
-a cache that `step` returns anew. Each is one `lax.while_loop` that stops when every row is done and costs one step
-per output position. What they share:
+They know nothing of models. They see `step`, which reads one token per row and returns the logits
+of the next, and a cache that `step` returns anew. Each is one `lax.while_loop` that stops when
+every row is done and costs one step per output position. What they share:
 
-* Y ends with EOS, |Y| counts it, and |Y| ≤ the row's limit. At the limit EOS is the only continuation, so that a
-  hypothesis that would rather go on pays the model's own price for ending there; there are no truncated ones.
-* log P(Y) is the model's: normalised over the whole vocabulary, although PAD and BOS are never emitted.
+* Y ends with EOS, |Y| counts it, and |Y| ≤ the row's limit. At the limit EOS is the only
+  continuation, so that a hypothesis that would rather go on pays the model's own price for ending
+  there; there are no truncated ones.
+* log P(Y) is the model's: normalised over the whole vocabulary, although PAD and BOS are
+  never emitted.
 * Ties go to EOS, then to the better parent, then to the lower token: results are deterministic.
-* A row whose limit is 0 (padding of the batch) is done from the start: length 0, only PAD, score -inf.
+* A row whose limit is 0 (padding of the batch) is done from the start: length 0, only PAD,
+  score -inf.
 * No row influences another.
 
 In this file K is beams, C the candidates drawn from, and R any number of rows.
@@ -25,18 +28,25 @@ from transformer_jax.batch import BOS, EOS, PAD, Tokens
 from transformer_jax.errors import ConfigError
 from transformer_jax.schema import DecodeConfig
 
-StepFn = Callable[[jax.Array, Any], tuple[jax.Array, Any]]  # (tokens_R int32, cache) -> (logits_RV f32, cache)
-ReorderFn = Callable[[Any, jax.Array], Any]  # (cache, parents_BK) -> cache of those hypotheses; see `cache.reorder`
+StepFn = Callable[
+    [jax.Array, Any], tuple[jax.Array, Any]
+]  # (tokens_R int32, cache) -> (logits_RV f32, cache)
+ReorderFn = Callable[
+    [Any, jax.Array], Any
+]  # (cache, parents_BK) -> cache of those hypotheses; see `cache.reorder`
 DecoderFn = Callable[..., tuple[jax.Array, jax.Array]]  # see `make_decoder`
 ChooseFn = Callable[[jax.Array, jax.Array], jax.Array]  # (logits_BV, t) -> tokens_B
 
-BLOCK = 64  # words in a block of `_top_words`; 32 to 128 are within 1.2 ms of each other at 320 rows
+BLOCK = (
+    64  # words in a block of `_top_words`; 32 to 128 are within 1.2 ms of each other at 320 rows
+)
 
 
 class Decoded(NamedTuple):
     """Hypotheses of each row, best first; K = 1 for greedy search and sampling.
 
-    tokens_BKT: int32, PAD after EOS, T = max_len; scores_BK: float32, -inf where there is no hypothesis;
+    tokens_BKT: int32, PAD after EOS, T = max_len; scores_BK: float32, -inf where there is
+        no hypothesis;
     lengths_BK: int32, EOS included, 0 where there is no hypothesis.
     """
 
@@ -46,7 +56,9 @@ class Decoded(NamedTuple):
 
 
 class _Finished(NamedTuple):
-    """The best finished hypotheses, best first: |Y|, and the live beam of length |Y| - 1 that EOS was put after."""
+    """The best finished hypotheses, best first: |Y|, and the live beam of length |Y| - 1 that EOS
+    was put after.
+    """
 
     scores_BK: jax.Array
     lengths_BK: jax.Array
@@ -54,7 +66,9 @@ class _Finished(NamedTuple):
 
 
 class _Beams(NamedTuple):
-    """Live hypotheses of length t, as back-pointers into the steps before; log P is -inf where there is none."""
+    """Live hypotheses of length t, as back-pointers into the steps before; log P is -inf where
+    there is none.
+    """
 
     t: jax.Array
     cache: Any
@@ -69,15 +83,25 @@ def length_penalty(length: Any, alpha: float) -> jax.Array:
     return ((5.0 + length) / 6.0) ** alpha
 
 
-def beam_search(step: StepFn, cache: Any, reorder: ReorderFn, limits_B: jax.Array, *, beam: int, max_len: int,
-                alpha: float) -> Decoded:
-    """The `beam` best hypotheses by log P(Y) / lp(Y) that beam search finds (Wu et al. 2016, section 7).
+def beam_search(
+    step: StepFn,
+    cache: Any,
+    reorder: ReorderFn,
+    limits_B: jax.Array,
+    *,
+    beam: int,
+    max_len: int,
+    alpha: float,
+) -> Decoded:
+    """The `beam` best hypotheses by log P(Y) / lp(Y) that beam search finds (Wu et al. 2016,
+    section 7).
 
-    A step ranks all continuations of a row's live hypotheses by log P. Those that end with EOS and are among the
-    first `beam` of all finish: they move to a set of the `beam` best by score and are never extended. The first
-    `beam` of the others live on. A row is done when the set is full and no live hypothesis can get in: log P only
-    falls, so with α ≥ 0 none can score above log P / lp(limit). Hence a beam at least as wide as there are
-    continuations is exhaustive search over all Y within the limit, and beam 1 with α = 0 is greedy search.
+    A step ranks all continuations of a row's live hypotheses by log P. Those that end with EOS and
+    are among the first `beam` of all finish: they move to a set of the `beam` best by score and are
+    never extended. The first `beam` of the others live on. A row is done when the set is full and
+    no live hypothesis can get in: log P only falls, so with α ≥ 0 none can score above
+    log P / lp(limit). Hence a beam at least as wide as there are continuations is exhaustive search
+    over all Y within the limit, and beam 1 with α = 0 is greedy search.
 
     Args:
         step: the model; called with rows of B·K, the beams of a row side by side.
@@ -103,24 +127,39 @@ def beam_search(step: StepFn, cache: Any, reorder: ReorderFn, limits_B: jax.Arra
 
         totals_BK, places_BK = jax.lax.top_k(jnp.concatenate([ending_BK, going_BK], axis=1), beam)
         scores_BK = jnp.where(places_BK < beam, totals_BK, -jnp.inf) / length_penalty(t + 1, alpha)
-        finished = _merge(finished, _Finished(scores_BK, jnp.full_like(places_BK, t + 1), places_BK % beam))
+        finished = _merge(
+            finished, _Finished(scores_BK, jnp.full_like(places_BK, t + 1), places_BK % beam)
+        )
 
         bound_B1 = going_BK[:, :1] / length_penalty(limits_B1, alpha)
         going_BK = jnp.where(bound_B1 > finished.scores_BK[:, -1:], going_BK, -jnp.inf)
-        return _Beams(t + 1, reorder(cache, parents_BK), going_BK, beams.parents_TBK.at[t].set(parents_BK),
-                      beams.tokens_TBK.at[t].set(tokens_BK), finished)
+        return _Beams(
+            t + 1,
+            reorder(cache, parents_BK),
+            going_BK,
+            beams.parents_TBK.at[t].set(parents_BK),
+            beams.tokens_TBK.at[t].set(tokens_BK),
+            finished,
+        )
 
     none_BK = jnp.zeros((batch, beam), jnp.int32)
     none_TBK = jnp.zeros((max_len, batch, beam), jnp.int32)
     finished = _Finished(jnp.full((batch, beam), -jnp.inf), none_BK, none_BK)
     live_BK = jnp.where((limits_B1 > 0) & (jnp.arange(beam)[None] == 0), 0.0, -jnp.inf)
     beams = _Beams(jnp.int32(0), reorder(cache, none_BK), live_BK, none_TBK, none_TBK, finished)
-    return _trace_back(jax.lax.while_loop(
-        lambda beams: (beams.t < max_len) & jnp.any(beams.live_BK > -jnp.inf), advance, beams))
+    return _trace_back(
+        jax.lax.while_loop(
+            lambda beams: (beams.t < max_len) & jnp.any(beams.live_BK > -jnp.inf), advance, beams
+        )
+    )
 
 
-def _continue(live_BK: jax.Array, logits_RV: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """For every hypothesis log P with EOS after it; log P, parent and token of the best others, best first."""
+def _continue(
+    live_BK: jax.Array, logits_RV: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """For every hypothesis log P with EOS after it; log P, parent and token of the best others,
+    best first.
+    """
     batch, beam = live_BK.shape
     totals_RC, words_RC = _top_words(logits_RV, beam)
     normaliser_R1 = jax.nn.logsumexp(logits_RV, axis=1, keepdims=True)
@@ -132,12 +171,13 @@ def _continue(live_BK: jax.Array, logits_RV: jax.Array) -> tuple[jax.Array, jax.
 
 
 def _top_words(logits_RV: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """Logits and tokens of the k best words (the tokens above EOS), best first; fewer where there are fewer.
+    """Logits and tokens of the k best words (the tokens above EOS), best first; fewer where there
+    are fewer.
 
-    Exactly `lax.top_k`, ties included: the k best lie in the k blocks whose maxima come first, because every block
-    before theirs holds an element before them. Measured on 2 CPU cores at B = 64, K = 5, V = 10,000: 1.8 ms where
-    `lax.top_k` takes 8.7; all that the search adds to a step 3.6 ms, where `log_softmax` and `top_k` over K·V take
-    11.4.
+    Exactly `lax.top_k`, ties included: the k best lie in the k blocks whose maxima come first,
+    because every block before theirs holds an element before them. Measured on 2 CPU cores at
+    B = 64, K = 5, V = 10,000: 1.8 ms where `lax.top_k` takes 8.7; all that the search adds to a
+    step 3.6 ms, where `log_softmax` and `top_k` over K·V take 11.4.
     """
     rows, vocab = logits_RV.shape
     first = EOS + 1
@@ -162,7 +202,10 @@ def _merge(old: _Finished, new: _Finished) -> _Finished:
 
     def pick(old_BK, new_BK):
         return jnp.take_along_axis(jnp.concatenate([old_BK, new_BK], axis=1), places_BK, axis=1)
-    return _Finished(scores_BK, pick(old.lengths_BK, new.lengths_BK), pick(old.beams_BK, new.beams_BK))
+
+    return _Finished(
+        scores_BK, pick(old.lengths_BK, new.lengths_BK), pick(old.beams_BK, new.beams_BK)
+    )
 
 
 def _trace_back(beams: _Beams) -> Decoded:
@@ -175,35 +218,56 @@ def _trace_back(beams: _Beams) -> Decoded:
         inside_BK = t < lengths_BK - 1
         tokens_BK = jnp.take_along_axis(tokens_BK, beams_BK, axis=1)
         tokens_BK = jnp.where(inside_BK, tokens_BK, jnp.where(t == lengths_BK - 1, EOS, PAD))
-        return jnp.where(inside_BK, jnp.take_along_axis(parents_BK, beams_BK, axis=1), beams_BK), tokens_BK
+        return jnp.where(
+            inside_BK, jnp.take_along_axis(parents_BK, beams_BK, axis=1), beams_BK
+        ), tokens_BK
 
     steps_T = jnp.arange(beams.tokens_TBK.shape[0])
-    _, tokens_TBK = jax.lax.scan(back, beams_BK, (steps_T, beams.parents_TBK, beams.tokens_TBK), reverse=True)
+    _, tokens_TBK = jax.lax.scan(
+        back, beams_BK, (steps_T, beams.parents_TBK, beams.tokens_TBK), reverse=True
+    )
     return Decoded(jnp.moveaxis(tokens_TBK, 0, 2), scores_BK, lengths_BK)
 
 
 def greedy(step: StepFn, cache: Any, limits_B: jax.Array, *, max_len: int) -> Decoded:
-    """The most probable token at each step; the score is log P(Y). Arguments as in `beam_search`."""
+    """The most probable token at each step; the score is log P(Y). Arguments as in
+    `beam_search`.
+    """
     return _generate(step, cache, limits_B, lambda logits_BV, t: _best(logits_BV), max_len)
 
 
-def sample(step: StepFn, cache: Any, limits_B: jax.Array, keys_B: jax.Array, *, max_len: int,
-           temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Decoded:
-    """Draws each token from softmax(logits / temperature), cut to the top k and then to the nucleus of mass p.
+def sample(
+    step: StepFn,
+    cache: Any,
+    limits_B: jax.Array,
+    keys_B: jax.Array,
+    *,
+    max_len: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> Decoded:
+    """Draws each token from softmax(logits / temperature), cut to the top k and then to the nucleus
+    of mass p.
 
-    The nucleus is the smallest set of most probable tokens whose mass is at least `top_p` (Holtzman et al. 2020,
-    equation 2). `top_k` 0 and `top_p` 1 cut nothing; temperature 0 is greedy search. The score is log P(Y) of the
-    model, before temperature and cuts. Each row draws from its own key (see `row_keys`), so that what it says does
-    not depend on the rows beside it. Other arguments as in `beam_search`.
+    The nucleus is the smallest set of most probable tokens whose mass is at least `top_p` (Holtzman
+    et al. 2020, equation 2). `top_k` 0 and `top_p` 1 cut nothing; temperature 0 is greedy search.
+    The score is log P(Y) of the model, before temperature and cuts. Each row draws from its own key
+    (see `row_keys`), so that what it says does not depend on the rows beside it. Other arguments as
+    in `beam_search`.
     """
+
     def choose(logits_BV, t):
         keys_step_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, t)
         return draw(logits_BV, keys_step_B, temperature, top_k, top_p)
+
     return _generate(step, cache, limits_B, choose, max_len)
 
 
 def row_keys(key: jax.Array, rows_B: jax.Array) -> jax.Array:
-    """One key per row, of its number in the data set (int32): the same in whatever batch the row comes."""
+    """One key per row, of its number in the data set (int32): the same in whatever batch the
+    row comes.
+    """
     return jax.vmap(jax.random.fold_in, (None, 0))(key, rows_B)
 
 
@@ -213,7 +277,9 @@ def _best(logits_BV: jax.Array) -> jax.Array:
     return jnp.where(logits_BV[:, EOS] >= best_B1[:, 0], EOS, words_B1[:, 0])
 
 
-def draw(logits_BV: jax.Array, keys_B: jax.Array, temperature: float, top_k: int, top_p: float) -> jax.Array:
+def draw(
+    logits_BV: jax.Array, keys_B: jax.Array, temperature: float, top_k: int, top_p: float
+) -> jax.Array:
     """One token a row, see `sample`; PAD and BOS are never drawn."""
     if temperature == 0:
         return _best(logits_BV)
@@ -232,7 +298,9 @@ def draw(logits_BV: jax.Array, keys_B: jax.Array, temperature: float, top_k: int
     return jnp.take_along_axis(ids_BC, places_B[:, None], axis=1)[:, 0]
 
 
-def _generate(step: StepFn, cache: Any, limits_B: jax.Array, choose: ChooseFn, max_len: int) -> Decoded:
+def _generate(
+    step: StepFn, cache: Any, limits_B: jax.Array, choose: ChooseFn, max_len: int
+) -> Decoded:
     """One hypothesis per row, token by token."""
     limits_B = jnp.minimum(limits_B, max_len)
 
@@ -247,30 +315,42 @@ def _generate(step: StepFn, cache: Any, limits_B: jax.Array, choose: ChooseFn, m
         return t + 1, cache, tokens_B, live_B & (tokens_B != EOS), scores_B, tokens_TB
 
     live_B = limits_B > 0
-    start = (jnp.int32(0), cache, jnp.full_like(limits_B, BOS), live_B, jnp.where(live_B, 0.0, -jnp.inf),
-             jnp.full((max_len, limits_B.shape[0]), PAD, jnp.int32))
+    start = (
+        jnp.int32(0),
+        cache,
+        jnp.full_like(limits_B, BOS),
+        live_B,
+        jnp.where(live_B, 0.0, -jnp.inf),
+        jnp.full((max_len, limits_B.shape[0]), PAD, jnp.int32),
+    )
     *_, scores_B, tokens_TB = jax.lax.while_loop(
-        lambda state: (state[0] < max_len) & jnp.any(state[3]), advance, start)
+        lambda state: (state[0] < max_len) & jnp.any(state[3]), advance, start
+    )
     tokens_BT = tokens_TB.T
-    return Decoded(tokens_BT[:, None], scores_B[:, None], jnp.sum(tokens_BT != PAD, axis=1, keepdims=True))
+    return Decoded(
+        tokens_BT[:, None], scores_B[:, None], jnp.sum(tokens_BT != PAD, axis=1, keepdims=True)
+    )
 
 
 def make_decoder(model: Any, decode: DecodeConfig, vocab_size: int) -> DecoderFn:
     """The compiled translator of a model; compiled anew for each shape of the source.
 
     Returns:
-        (params, source_BS, positions_BS, segments_BS, key, rows_B) -> (tokens_BT int32, scores_B float32): the best
-        hypothesis of each row, PAD after EOS, T = S + decode.max_len, and |Y| ≤ the row's own source length +
-        decode.max_len (EOS counted in both). One sentence per row; a row without source yields PAD and -inf. Scores
-        are log P / lp for method 'beam' and log P for the others. `rows_B` are the rows' numbers in the data set:
-        with `key` they decide what 'sample' draws; 'beam' and 'greedy' ignore both.
+        (params, source_BS, positions_BS, segments_BS, key, rows_B) -> (tokens_BT int32, scores_B
+        float32): the best hypothesis of each row, PAD after EOS, T = S + decode.max_len, and
+        |Y| ≤ the row's own source length + decode.max_len (EOS counted in both). One sentence per
+        row; a row without source yields PAD and -inf. Scores are log P / lp for method 'beam' and
+        log P for the others. `rows_B` are the rows' numbers in the data set: with `key` they decide
+        what 'sample' draws; 'beam' and 'greedy' ignore both.
 
     Raises:
         ConfigError: `decode.top_k` is more than there are tokens to draw.
     """
     if decode.top_k > vocab_size - EOS:
-        raise ConfigError(f'decode.top_k={decode.top_k} is more than the {vocab_size - EOS} tokens that can be '
-                          'drawn; set it lower, or to 0 for all')
+        raise ConfigError(
+            f'decode.top_k={decode.top_k} is more than the {vocab_size - EOS} tokens that can be '
+            'drawn; set it lower, or to 0 for all'
+        )
 
     @jax.jit
     def best(params, source_BS, positions_BS, segments_BS, key, rows_B):
@@ -286,12 +366,28 @@ def make_decoder(model: Any, decode: DecodeConfig, vocab_size: int) -> DecoderFn
             return model.apply(variables, tokens_R, cache, memory, method='step')
 
         if decode.method == 'beam':
-            found = beam_search(step, cache, caches.reorder, limits_B, beam=decode.beam, max_len=max_len,
-                                alpha=decode.length_penalty)
+            found = beam_search(
+                step,
+                cache,
+                caches.reorder,
+                limits_B,
+                beam=decode.beam,
+                max_len=max_len,
+                alpha=decode.length_penalty,
+            )
         elif decode.method == 'greedy':
             found = greedy(step, cache, limits_B, max_len=max_len)
         else:
-            found = sample(step, cache, limits_B, row_keys(key, rows_B), max_len=max_len,
-                           temperature=decode.temperature, top_k=decode.top_k, top_p=decode.top_p)
+            found = sample(
+                step,
+                cache,
+                limits_B,
+                row_keys(key, rows_B),
+                max_len=max_len,
+                temperature=decode.temperature,
+                top_k=decode.top_k,
+                top_p=decode.top_p,
+            )
         return found.tokens_BKT[:, 0], found.scores_BK[:, 0]
+
     return best

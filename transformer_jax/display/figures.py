@@ -1,4 +1,6 @@
-"""Pictures: where every attention head looks, and learning curves. Matplotlib without pyplot and its global state."""
+"""Pictures: where every attention head looks, and learning curves. Matplotlib without pyplot and
+its global state.
+"""
 
 import collections
 import io
@@ -16,7 +18,8 @@ from transformer_jax.errors import ConfigError, DataError
 
 FORMATS = ('.png', '.svg', '.pdf')
 DPI = 110
-# A picture with a longer side shows heads, but no words, on a screen: its layers are then drawn one by one as well.
+# A picture with a longer side shows heads, but no words, on a screen: its layers are then drawn one
+# by one as well.
 READABLE_INCHES = 40
 LARGEST_PIXELS = 10_000  # of a side; what is larger is drawn with fewer dots to the inch
 FONT_POINTS = 7
@@ -39,12 +42,17 @@ class Panel(NamedTuple):
     columns: list[str]
 
 
-def draw_attention(weights: dict[str, np.ndarray], source_tokens: Sequence[str], target_tokens: Sequence[str],
-                   path: epath.PathLike) -> list[epath.Path]:
+def draw_attention(
+    weights: dict[str, np.ndarray],
+    source_tokens: Sequence[str],
+    target_tokens: Sequence[str],
+    path: epath.PathLike,
+) -> list[epath.Path]:
     """Draws every layer (down) and head (across) of every stack as a heat map with its tokens.
 
-    Everything is in `path`. Where that is more than a screen can show readably, each layer is also drawn by itself, its
-    heads side by side: `heads.png` is joined by `heads-encoder-1.png`, `heads-decoder-1.png`, `heads-cross-1.png`, …
+    Everything is in `path`. Where that is more than a screen can show readably, each layer is also
+    drawn by itself, its heads side by side: `heads.png` is joined by `heads-encoder-1.png`,
+    `heads-decoder-1.png`, `heads-cross-1.png`, …
 
     Args:
         weights: see `attention_weights`.
@@ -60,22 +68,38 @@ def draw_attention(weights: dict[str, np.ndarray], source_tokens: Sequence[str],
     """
     path = epath.Path(path)
     source, target = (list(map(_label, tokens)) for tokens in (source_tokens, target_tokens))
-    labels = {'encoder': (source, source), 'decoder': (target, ['<s>', *target[:-1]]), 'cross': (target, source)}
-    layers = {(stack, number): [Panel(f'{stack} {number} · head {head}', weights_TS, *labels[stack])
-                                for head, weights_TS in enumerate(weights_NTS, 1)]
-              for stack, weights_LNTS in weights.items() for number, weights_NTS in enumerate(weights_LNTS, 1)}
+    labels = {
+        'encoder': (source, source),
+        'decoder': (target, ['<s>', *target[:-1]]),
+        'cross': (target, source),
+    }
+    layers = {
+        (stack, number): [
+            Panel(f'{stack} {number} · head {head}', weights_TS, *labels[stack])
+            for head, weights_TS in enumerate(weights_NTS, 1)
+        ]
+        for stack, weights_LNTS in weights.items()
+        for number, weights_NTS in enumerate(weights_LNTS, 1)
+    }
     figure = _grid(list(layers.values()))
     files = [save_figure(figure, path)]
     if max(figure.get_size_inches()) > READABLE_INCHES:
         for (stack, number), panels in layers.items():
-            across = next(n for n in range(math.isqrt(len(panels) - 1) + 1, len(panels) + 1) if len(panels) % n == 0)
-            rows = [panels[start:start + across] for start in range(0, len(panels), across)]
-            files.append(save_figure(_grid(rows), path.parent / f'{path.stem}-{stack}-{number}{path.suffix}'))
+            across = next(
+                n
+                for n in range(math.isqrt(len(panels) - 1) + 1, len(panels) + 1)
+                if len(panels) % n == 0
+            )
+            rows = [panels[start : start + across] for start in range(0, len(panels), across)]
+            files.append(
+                save_figure(_grid(rows), path.parent / f'{path.stem}-{stack}-{number}{path.suffix}')
+            )
     return files
 
 
 def curves(metrics_path: epath.PathLike, path: epath.PathLike) -> epath.Path:
-    """Draws a run's metrics.jsonl: loss of training and validation, then validation perplexity and BLEU where present.
+    """Draws a run's metrics.jsonl: loss of training and validation, then validation perplexity and
+    BLEU where present.
 
     Values that are not finite leave a gap.
 
@@ -91,8 +115,11 @@ def curves(metrics_path: epath.PathLike, path: epath.PathLike) -> epath.Path:
                 steps, values = series[name, event['split']]
                 steps.append(event['step'])
                 values.append(float(event[name]))
-    names = [name for name in ('loss', 'perplexity', 'bleu')
-             if (name, 'validation') in series or (name, 'train') in series]
+    names = [
+        name
+        for name in ('loss', 'perplexity', 'bleu')
+        if (name, 'validation') in series or (name, 'train') in series
+    ]
     if not names:
         raise DataError(f'{metrics_path} has no losses yet')
     figure = Figure(figsize=(4.5 * len(names), 3.2), dpi=DPI, layout='constrained')
@@ -100,8 +127,17 @@ def curves(metrics_path: epath.PathLike, path: epath.PathLike) -> epath.Path:
         for split, colour in (('train', 'tab:gray'), ('validation', 'tab:blue')):
             if (name, split) in series:
                 marker = 'o' if split == 'validation' else ''
-                axes.plot(*series[name, split], color=colour, label=split, marker=marker, markersize=3, linewidth=1.2)
-        axes.set(title={'loss': 'loss (nats per token)', 'bleu': 'BLEU'}.get(name, name), xlabel='step')
+                axes.plot(
+                    *series[name, split],
+                    color=colour,
+                    label=split,
+                    marker=marker,
+                    markersize=3,
+                    linewidth=1.2,
+                )
+        axes.set(
+            title={'loss': 'loss (nats per token)', 'bleu': 'BLEU'}.get(name, name), xlabel='step'
+        )
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
         axes.spines[['top', 'right']].set_visible(False)
@@ -111,14 +147,17 @@ def curves(metrics_path: epath.PathLike, path: epath.PathLike) -> epath.Path:
 def _grid(rows: Sequence[Sequence[Panel]]) -> Figure:
     """A figure of rows of panels, all cells equal, sized so that each label has a line of its own.
 
-    It is a single system of axes in inches from the top left corner: axes and ticks for every panel take ten times as
-    long to draw.
+    It is a single system of axes in inches from the top left corner: axes and ticks for every panel
+    take ten times as long to draw.
     """
     panels = [panel for row in rows for panel in row]
     left = _room(label for panel in panels for label in panel.rows)
     tops = [_room(label for panel in row for label in panel.columns) + LINE_INCHES for row in rows]
     cell = max(CELL_INCHES, PANEL_INCHES / max(max(panel.weights.shape) for panel in panels))
-    width = max(LEGEND_INCHES, *(sum(left + cell * len(panel.columns) + GAP_INCHES for panel in row) for row in rows))
+    width = max(
+        LEGEND_INCHES,
+        *(sum(left + cell * len(panel.columns) + GAP_INCHES for panel in row) for row in rows),
+    )
     height = sum(tops) + sum(cell * len(row[0].rows) + GAP_INCHES for row in rows) + 2 * LINE_INCHES
     figure = Figure(figsize=(width, height), dpi=min(DPI, LARGEST_PIXELS / max(width, height)))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
@@ -127,7 +166,13 @@ def _grid(rows: Sequence[Sequence[Panel]]) -> Figure:
     y = 2 * LINE_INCHES
     for top, row in zip(tops, rows, strict=True):
         for index, panel in enumerate(row):
-            _heat_map(axes, panel, left + index * (left + cell * len(panel.columns) + GAP_INCHES), y + top, cell)
+            _heat_map(
+                axes,
+                panel,
+                left + index * (left + cell * len(panel.columns) + GAP_INCHES),
+                y + top,
+                cell,
+            )
         y += top + cell * len(row[0].rows) + GAP_INCHES
     return figure
 
@@ -148,9 +193,18 @@ def _heat_map(axes: Axes, panel: Panel, x: float, y: float, cell: float) -> None
     for label, middle in zip(panel.rows, y_T[:-1] + cell / 2, strict=True):
         axes.text(x - LETTER_INCHES / 2, middle, label, ha='right', va='center_baseline', **style)
     for label, middle in zip(panel.columns, x_S[:-1] + cell / 2, strict=True):
-        axes.text(middle, y - LETTER_INCHES / 2, label, ha='center', va='bottom', rotation=90, **style)
+        axes.text(
+            middle, y - LETTER_INCHES / 2, label, ha='center', va='bottom', rotation=90, **style
+        )
     above = y - _room(panel.columns)
-    axes.text((x + x_S[-1]) / 2, above, panel.title, ha='center', fontsize=FONT_POINTS + 1, fontweight='bold')
+    axes.text(
+        (x + x_S[-1]) / 2,
+        above,
+        panel.title,
+        ha='center',
+        fontsize=FONT_POINTS + 1,
+        fontweight='bold',
+    )
 
 
 def _legend(axes: Axes) -> None:
@@ -164,7 +218,7 @@ def _legend(axes: Axes) -> None:
 def _label(token: str) -> str:
     # Sentencepiece's mark of a word's start reads as a tick of the axis.
     token = token.replace('▁', '·')
-    return token if len(token) <= LABEL_LETTERS else token[:LABEL_LETTERS - 1] + '…'
+    return token if len(token) <= LABEL_LETTERS else token[: LABEL_LETTERS - 1] + '…'
 
 
 def check_format(path: epath.Path) -> None:

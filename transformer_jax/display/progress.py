@@ -13,7 +13,9 @@ _drawn = contextvars.ContextVar('drawn', default=True)
 
 @contextlib.contextmanager
 def without_bars() -> Iterator[None]:
-    """Inside, a loop logs lines, as where there is no terminal: who runs many has a display of its own."""
+    """Inside, a loop logs lines, as where there is no terminal: who runs many has a display of
+    its own.
+    """
     token = _drawn.set(False)
     try:
         yield
@@ -27,9 +29,13 @@ class Progress:
     def __init__(self, start: int, steps: int, log_every: int, log: Callable[[str], None]):
         self._steps, self._log_every, self._log = steps, log_every, log
         self._bar = rich.progress.Progress(
-            rich.progress.TextColumn('step {task.completed}/{task.total}'), rich.progress.BarColumn(),
+            rich.progress.TextColumn('step {task.completed}/{task.total}'),
+            rich.progress.BarColumn(),
             rich.progress.TextColumn('loss {task.fields[loss]}  {task.fields[speed]} tokens/s'),
-            rich.progress.TimeRemainingColumn(), console=rich.console.Console(stderr=True), transient=True)
+            rich.progress.TimeRemainingColumn(),
+            console=rich.console.Console(stderr=True),
+            transient=True,
+        )
         self._draws = self._bar.console.is_terminal and _drawn.get()
         self._task = self._bar.add_task('train', total=steps, completed=start, loss='-', speed='-')
         self._reset(start)
@@ -51,7 +57,8 @@ class Progress:
         self._since += time.perf_counter() - start
 
     def advance(self, step: int, values: dict[str, float], waited: float) -> dict[str, Any] | None:
-        """Takes in a step; every `log_every` steps returns what is to be logged, `seconds` since the last time too.
+        """Takes in a step; every `log_every` steps returns what is to be logged, `seconds` since
+        the last time too.
 
         Args:
             step: just done.
@@ -62,13 +69,21 @@ class Progress:
         self._waited += waited
         seconds = time.perf_counter() - self._since
         speed = self._tokens / max(seconds, 1e-9)
-        self._bar.update(self._task, completed=step, loss=f'{values["loss"]:.4f}', speed=f'{speed:,.0f}')
+        self._bar.update(
+            self._task, completed=step, loss=f'{values["loss"]:.4f}', speed=f'{speed:,.0f}'
+        )
         if step % self._log_every and step != self._steps:
             return None
-        line = values | {'tokens_per_second': speed, 'steps_per_second': (step - self._step) / max(seconds, 1e-9),
-                         'seconds': seconds, 'data_wait': self._waited / max(seconds, 1e-9)}
+        line = values | {
+            'tokens_per_second': speed,
+            'steps_per_second': (step - self._step) / max(seconds, 1e-9),
+            'seconds': seconds,
+            'data_wait': self._waited / max(seconds, 1e-9),
+        }
         if not self._draws:
-            self._log(f'step {step}/{self._steps}: loss {values["loss"]:.4f}, {speed:,.0f} tokens/s')
+            self._log(
+                f'step {step}/{self._steps}: loss {values["loss"]:.4f}, {speed:,.0f} tokens/s'
+            )
         self._reset(step)
         return line
 

@@ -19,10 +19,11 @@ from transformer_jax.evaluation.metrics import wilson_interval
 def by_length(trained: Trained, split: str, lengths: Sequence[int]) -> list[dict[str, Any]]:
     """Metrics for each length, ascending.
 
-    Of contiguous text: loss, perplexity and accuracy over windows of that many tokens. Of examples: accuracy and exact
-    match, teacher-forced, of those whose longer side (EOS included; source and target together where a decoder-only
-    model reads both) has more tokens than the length before and at most this many. Lengths that no example has, and
-    generated examples that are longer than all, are left out; the log tells.
+    Of contiguous text: loss, perplexity and accuracy over windows of that many tokens. Of examples:
+    accuracy and exact match, teacher-forced, of those whose longer side (EOS included; source and
+    target together where a decoder-only model reads both) has more tokens than the length before
+    and at most this many. Lengths that no example has, and generated examples that are longer than
+    all, are left out; the log tells.
 
     Raises:
         ConfigError: a length that the model cannot read, or no examples.
@@ -30,12 +31,16 @@ def by_length(trained: Trained, split: str, lengths: Sequence[int]) -> list[dict
     config, lengths = trained.config, sorted(set(lengths))
     longest = trained.model.architecture.max_length
     if lengths[-1] > longest or lengths[0] < 2:
-        raise ConfigError(f'--lengths={",".join(map(str, lengths))}: model.position={config.model.position!r} and '
-                          f'model.attention={config.model.attention!r} reach from 2 to {longest} tokens; for more, '
-                          'train with positions without a last one: none, sinusoidal, rope, alibi, t5, kerple, fire')
+        raise ConfigError(
+            f'--lengths={",".join(map(str, lengths))}: model.position={config.model.position!r} and '
+            f'model.attention={config.model.attention!r} reach from 2 to {longest} tokens; for more, '
+            'train with positions without a last one: none, sinusoidal, rope, alibi, t5, kerple, fire'
+        )
     if trained.data.task.contiguous:
-        return [{'length': length} | _evaluator(trained, (length,)).likelihood(trained.params, split)
-                for length in lengths]
+        return [
+            {'length': length} | _evaluator(trained, (length,)).likelihood(trained.params, split)
+            for length in lengths
+        ]
     return _examples(_evaluator(trained, lengths), trained.params, split, lengths)
 
 
@@ -44,8 +49,12 @@ def _evaluator(trained: Trained, lengths: Sequence[int]) -> Evaluator:
     return Evaluator(trained.config, data, trained.parallel, trained.data.log)
 
 
-def _examples(evaluator: Evaluator, params: Any, split: str, lengths: Sequence[int]) -> list[dict[str, Any]]:
-    counts = np.zeros((len(lengths) + 1, 4), np.int64)  # examples, those all right, tokens, those right
+def _examples(
+    evaluator: Evaluator, params: Any, split: str, lengths: Sequence[int]
+) -> list[dict[str, Any]]:
+    counts = np.zeros(
+        (len(lengths) + 1, 4), np.int64
+    )  # examples, those all right, tokens, those right
     for batch, predicted_BT in evaluator.predictions(params, split):
         counted_BT = batch.weights_BT > 0
         right_BT = (predicted_BT == batch.targets_BT) & counted_BT
@@ -58,15 +67,27 @@ def _examples(evaluator: Evaluator, params: Any, split: str, lengths: Sequence[i
         np.add.at(counts, np.searchsorted(lengths, size_B[real_B]), rows_B4[real_B])
     *counts, beyond = counts
     if not any(n for n, *_ in counts):
-        raise ConfigError(f'--lengths={",".join(map(str, lengths))}: no {split} example has 2 to {lengths[-1]} tokens')
+        raise ConfigError(
+            f'--lengths={",".join(map(str, lengths))}: no {split} example has 2 to {lengths[-1]} tokens'
+        )
     empty = [str(length) for length, (n, *_) in zip(lengths, counts, strict=True) if not n]
     if empty:
-        evaluator.log(f'left out, since no {split} example is counted there: length {", ".join(empty)}')
+        evaluator.log(
+            f'left out, since no {split} example is counted there: length {", ".join(empty)}'
+        )
     if beyond[0]:
         evaluator.log(f'left out: {beyond[0]:,} {split} examples of more than {lengths[-1]} tokens')
-    return [{'length': length, 'examples': int(n), 'exact_match': exact / n,
-             'exact_match_interval': wilson_interval(int(exact), int(n)), 'accuracy': right / tokens}
-            for length, (n, exact, tokens, right) in zip(lengths, counts, strict=True) if n]
+    return [
+        {
+            'length': length,
+            'examples': int(n),
+            'exact_match': exact / n,
+            'exact_match_interval': wilson_interval(int(exact), int(n)),
+            'accuracy': right / tokens,
+        }
+        for length, (n, exact, tokens, right) in zip(lengths, counts, strict=True)
+        if n
+    ]
 
 
 def draw(rows: Sequence[dict[str, Any]], trained_to: int, path: epath.PathLike) -> epath.Path:
@@ -78,12 +99,17 @@ def draw(rows: Sequence[dict[str, Any]], trained_to: int, path: epath.PathLike) 
     names = [name for name in ('loss', 'accuracy', 'exact_match') if name in rows[0]]
     figure = Figure(figsize=(4.5 * len(names), 3.2), dpi=110, layout='constrained')
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        axes.plot([row['length'] for row in rows], [row[name] for row in rows], marker='o', markersize=3)
+        axes.plot(
+            [row['length'] for row in rows], [row[name] for row in rows], marker='o', markersize=3
+        )
         if f'{name}_interval' in rows[0]:
             low, high = zip(*(row[f'{name}_interval'] for row in rows), strict=True)
             axes.fill_between([row['length'] for row in rows], low, high, alpha=0.2)
         axes.axvline(trained_to, color='0.6', linestyle='--', linewidth=1)
-        axes.set(title=name.replace('_', ' '), xlabel='length in tokens (dashed: the longest of training)')
+        axes.set(
+            title=name.replace('_', ' '),
+            xlabel='length in tokens (dashed: the longest of training)',
+        )
         axes.grid(alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
     return save_figure(figure, epath.Path(path))
@@ -95,7 +121,17 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     names = [name for name in columns if name in rows[0]]
 
     def cell(value):
-        return f'{value:,}' if isinstance(value, int) else f'{value:.4f}' if math.isfinite(value) else str(value)
+        return (
+            f'{value:,}'
+            if isinstance(value, int)
+            else f'{value:.4f}'
+            if math.isfinite(value)
+            else str(value)
+        )
+
     lines = [names, *([cell(row[name]) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return '\n'.join('  '.join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines)
+    return '\n'.join(
+        '  '.join(text.rjust(width) for text, width in zip(line, widths, strict=True))
+        for line in lines
+    )

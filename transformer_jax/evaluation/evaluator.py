@@ -38,7 +38,9 @@ Log = Callable[[str], None]
 
 
 class Evaluator:
-    """Evaluates parameters against an experiment's data; compiled functions are kept between calls."""
+    """Evaluates parameters against an experiment's data; compiled functions are kept
+    between calls.
+    """
 
     def __init__(self, config: ExperimentConfig, data: Data, parallel: Parallel, log: Log):
         self.config, self.data, self.parallel, self.log = config, data, parallel, log
@@ -50,10 +52,13 @@ class Evaluator:
         other.config = config
         return other
 
-    def scores(self, params: Any, split: str, samples: epath.Path, max_examples: int = 0) -> dict[str, Any]:
+    def scores(
+        self, params: Any, split: str, samples: epath.Path, max_examples: int = 0
+    ) -> dict[str, Any]:
         """All metrics of a split, by what the task predicts.
 
-        Translations: at most `max_examples` sentences are translated (0: all), into the file `samples`.
+        Translations: at most `max_examples` sentences are translated (0: all), into the
+        file `samples`.
         """
         result = self.likelihood(params, split)
         if MODELS[self.config.model.kind].predicts_class:
@@ -63,12 +68,23 @@ class Evaluator:
         return result | self.matches(params, split) if self.data.task.drawn else result
 
     def likelihood(self, params: Any, split: str) -> dict[str, Any]:
-        """Loss in nats per token that counts (EOS too; no label smoothing), accuracy, and what follows for the text."""
+        """Loss in nats per token that counts (EOS too; no label smoothing), accuracy, and what
+        follows for the text.
+        """
         total, stride = np.zeros(len(Sums._fields), np.float64), self.config.evaluate.stride
-        for batch in self.data.eval_batches(split, self.parallel.rows_multiple, self.parallel.local_rows, stride):
-            total += np.array(jax.device_get(self.parallel.eval_step(params, self.parallel.put(batch))), np.float64)
+        for batch in self.data.eval_batches(
+            split, self.parallel.rows_multiple, self.parallel.local_rows, stride
+        ):
+            total += np.array(
+                jax.device_get(self.parallel.eval_step(params, self.parallel.put(batch))),
+                np.float64,
+            )
         sums = Sums(*total.tolist())
-        scores = {'loss': sums.nll / sums.weight, 'accuracy': sums.correct / sums.weight, 'tokens': sums.weight}
+        scores = {
+            'loss': sums.nll / sums.weight,
+            'accuracy': sums.correct / sums.weight,
+            'tokens': sums.weight,
+        }
         if stride:
             scores['stride'] = stride
         if self.data.form == 'classification' or self.data.task.drawn:
@@ -85,7 +101,9 @@ class Evaluator:
         return classification_metrics(predicted, labels, self.data.task.classes())
 
     def matches(self, params: Any, split: str) -> dict[str, Any]:
-        """`exact_match`: the share of examples all of whose counted tokens are the most likely ones, in their place."""
+        """`exact_match`: the share of examples all of whose counted tokens are the most likely
+        ones, in their place.
+        """
         right = total = 0
         for batch, predicted_BT in self.predictions(params, split):
             wrong_BT = (predicted_BT != batch.targets_BT) & (batch.weights_BT > 0)
@@ -93,18 +111,26 @@ class Evaluator:
                 mine_BT = batch.segments_BT == segment
                 total += int(mine_BT.any(1).sum())
                 right += int((mine_BT.any(1) & ~(wrong_BT & mine_BT).any(1)).sum())
-        return {'exact_match': right / total, 'exact_match_interval': wilson_interval(right, total), 'examples': total}
+        return {
+            'exact_match': right / total,
+            'exact_match_interval': wilson_interval(right, total),
+            'examples': total,
+        }
 
     def predictions(self, params: Any, split: str) -> Iterator[tuple[Batch, np.ndarray]]:
         """Every batch of a split whole, with the most likely token at each place."""
+
         def everything(rows):
             return 0, rows
+
         for batch in self.data.eval_batches(split, self.parallel.rows_multiple, everything):
             start, stop = self.parallel.local_rows(len(batch.targets_BT))
             mine = self.parallel.put(jax.tree.map(lambda a_BT, i=start, j=stop: a_BT[i:j], batch))
             yield batch, self.parallel.gather(self.parallel.predict(params, mine))
 
-    def translation(self, params: Any, split: str, samples: epath.Path, max_examples: int) -> dict[str, Any]:
+    def translation(
+        self, params: Any, split: str, samples: epath.Path, max_examples: int
+    ) -> dict[str, Any]:
         """BLEU, chrF and exact match of what the decoder writes."""
         texts = self.data.text(split)
         count = min(max_examples or len(texts), len(texts))
@@ -115,24 +141,32 @@ class Evaluator:
                 write_text(samples, ''.join(f'{line}\n' for line in hypotheses))
         data = self.config.data
         tokenize = 'none' if self.data.task.drawn else self.config.evaluate.bleu_tokenize
-        return translation_metrics(hypotheses, texts.target[:count], source=data.source, target=data.target,
-                                   tokenize=tokenize)
+        return translation_metrics(
+            hypotheses,
+            texts.target[:count],
+            source=data.source,
+            target=data.target,
+            tokenize=tokenize,
+        )
 
     def translate(self, params: Any, texts: Sequence[str]) -> list[str]:
         """One line for each text, in order; '' for an empty one."""
         hypotheses = [''] * len(texts)
         lengths = self.data.batching.row_lengths()
-        # A beam multiplies the rows; so many tokens keep the step's matrices large and its caches small.
+        # A beam multiplies the rows; so many tokens keep the step's matrices large and its
+        # caches small.
         tokens = self.config.evaluate.batch_tokens
         key = jax.random.PRNGKey(self.config.train.seed)
         batches = source_batches(self.data.tokenizer, texts, lengths, tokens, self.log)
         for indices, *source in batches:
             rows = np.full(len(source[0]), len(texts), np.int32)
-            rows[:len(indices)] = indices
+            rows[: len(indices)] = indices
             source = [self.parallel.put_whole(a) for a in source]
             with self.parallel.context():
                 tokens_BT, _ = self._decoder(params, *source, key, self.parallel.put_whole(rows))
-            found = self.data.tokenizer.decode(self.parallel.gather(tokens_BT)[:len(indices)].tolist())
+            found = self.data.tokenizer.decode(
+                self.parallel.gather(tokens_BT)[: len(indices)].tolist()
+            )
             for index, text in zip(indices, found, strict=True):
                 hypotheses[index] = text if texts[index].strip() else ''
         return hypotheses
@@ -141,12 +175,19 @@ class Evaluator:
 class Trained:
     """A finished or running experiment, read from its workdir alone."""
 
-    def __init__(self, path: epath.PathLike, checkpoint: str, log: Log, decode: Mapping[str, Any],
-                 splits: Sequence[str] = ()):
+    def __init__(
+        self,
+        path: epath.PathLike,
+        checkpoint: str,
+        log: Log,
+        decode: Mapping[str, Any],
+        splits: Sequence[str] = (),
+    ):
         """
         Args:
             path: the workdir.
-            checkpoint: 'best', 'last', 'avg:N' or a step; '' is the best where one is recorded, else the last.
+            checkpoint: 'best', 'last', 'avg:N' or a step; '' is the best where one is recorded,
+                else the last.
             log: receives remarks.
             decode: keys of DecodeConfig that replace the run's own.
             splits: what to read at once.
@@ -154,10 +195,15 @@ class Trained:
         self.workdir = Workdir(path)
         config = config_lib.from_dict(self.workdir.read_config())
         if not is_here(config.model.engine):
-            log(f"model.engine={config.model.engine!r} is not on this machine: 'auto' takes its place")
-            config = config_lib.replace(config, model=dataclasses.replace(config.model, engine='auto'))
-        self.config = config_lib.replace(config, parallel=ParallelConfig(),
-                                         decode=dataclasses.replace(config.decode, **decode))
+            log(
+                f"model.engine={config.model.engine!r} is not on this machine: 'auto' takes its place"
+            )
+            config = config_lib.replace(
+                config, model=dataclasses.replace(config.model, engine='auto')
+            )
+        self.config = config_lib.replace(
+            config, parallel=ParallelConfig(), decode=dataclasses.replace(config.decode, **decode)
+        )
         self.checkpoints = reader(self.workdir)
         choice = checkpoint or ('last' if self.checkpoints.best_step() is None else 'best')
         self.steps = select(self.checkpoints, choice)
@@ -178,10 +224,17 @@ class Trained:
         return self.checkpoints.params(self.parallel.abstract.params, steps, tree)
 
     def evaluate(self, split: str) -> dict[str, Any]:
-        """The scores of a split with all that tells what was scored; appended to evaluations.json."""
+        """The scores of a split with all that tells what was scored; appended to
+        evaluations.json.
+        """
         start = time.time()
-        result = {'task': self.config.data.task, 'split': split, 'checkpoint': self.choice, 'steps': list(self.steps),
-                  'decode': config_lib.flatten(self.config.decode)}
+        result = {
+            'task': self.config.data.task,
+            'split': split,
+            'checkpoint': self.choice,
+            'steps': list(self.steps),
+            'decode': config_lib.flatten(self.config.decode),
+        }
         samples = self.workdir.samples_path / f'{split}-{self.choice.replace(":", "")}.txt'
         result |= self.evaluator.scores(self.params, split, samples)
         result['seconds'] = round(time.time() - start, 2)
@@ -192,18 +245,33 @@ class Trained:
 def table(result: Mapping[str, Any]) -> str:
     """A result of `Trained.evaluate` as a table for a terminal."""
     what = result['direction' if 'direction' in result else 'task']
-    rows = rich.table.Table(title=f'{what} {result["split"]}, checkpoint {result["checkpoint"]} '
-                                  f'(step {", ".join(map(str, result["steps"]))})')
+    rows = rich.table.Table(
+        title=f'{what} {result["split"]}, checkpoint {result["checkpoint"]} '
+        f'(step {", ".join(map(str, result["steps"]))})'
+    )
     rows.add_column('metric')
     rows.add_column('value', overflow='fold')
     for name, value in result.items():
-        if name not in ('direction', 'task', 'split', 'checkpoint', 'steps', 'decode', 'classes', 'confusion'):
+        if name not in (
+            'direction',
+            'task',
+            'split',
+            'checkpoint',
+            'steps',
+            'decode',
+            'classes',
+            'confusion',
+        ):
             rows.add_row(name, _readable(value))
     if 'direction' in result:
-        rows.add_row('decode', ', '.join(f'{key}={value}' for key, value in result['decode'].items()))
+        rows.add_row(
+            'decode', ', '.join(f'{key}={value}' for key, value in result['decode'].items())
+        )
     tables = [rows]
     if 'confusion' in result:
-        tables.append(rich.table.Table('class', *result['classes'], title='class (down), taken for (across)'))
+        tables.append(
+            rich.table.Table('class', *result['classes'], title='class (down), taken for (across)')
+        )
         for name, counts in zip(result['classes'], result['confusion'], strict=True):
             tables[-1].add_row(name, *map(str, counts))
     text = io.StringIO()

@@ -20,11 +20,15 @@ FEW = 16  # prompts are padded to a multiple of so many tokens: few shapes are c
 
 
 def require_ability(trained: Trained, command: str) -> None:
-    """Raises ConfigError where a model cannot do what is asked of it; the message says what it can."""
+    """Raises ConfigError where a model cannot do what is asked of it; the message says what
+    it can.
+    """
     kind = trained.config.model.kind
     if command not in MODELS[kind].commands:
-        raise ConfigError(f'{command}: {trained.workdir.path} holds a model of kind {kind!r}, which cannot; it can '
-                          f'{", ".join(MODELS[kind].commands)} and evaluate')
+        raise ConfigError(
+            f'{command}: {trained.workdir.path} holds a model of kind {kind!r}, which cannot; it can '
+            f'{", ".join(MODELS[kind].commands)} and evaluate'
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +40,8 @@ class Generator:
     stop: tuple[str, ...] = ()
 
     def stream(self, prompt: str, seed: int) -> Iterator[str]:
-        """The continuation in pieces, as it is drawn: until EOS, a stop string (left out) or `max_tokens`.
+        """The continuation in pieces, as it is drawn: until EOS, a stop string (left out) or
+        `max_tokens`.
 
         Raises:
             DataError: the prompt and what may follow it are longer than the model can read.
@@ -53,10 +58,11 @@ class Generator:
             cut = min((text.find(stop) for stop in self.stop if stop in text), default=-1)
             if cut >= 0:
                 text, ended = text[:cut], True
-            # What may yet become a stop string, or a character of which some bytes are missing, waits.
-            sure = text if ended else text[:len(text) - self._held(text)]
+            # What may yet become a stop string, or a character of which some bytes are
+            # missing, waits.
+            sure = text if ended else text[: len(text) - self._held(text)]
             if len(sure) > len(told):
-                yield sure[len(told):]
+                yield sure[len(told) :]
                 told = sure
             if ended:
                 return
@@ -65,29 +71,39 @@ class Generator:
         """The best continuation that beam search finds."""
         ids = self._encode(prompt)
         source = self._padded(ids)
-        settings = dataclasses.replace(self.trained.config.decode, method='beam', max_len=self.max_tokens - len(ids))
+        settings = dataclasses.replace(
+            self.trained.config.decode, method='beam', max_len=self.max_tokens - len(ids)
+        )
         decoder = make_decoder(self.trained.model, settings, self.trained.data.tokenizer.vocab_size)
         with self.trained.parallel.context():
-            tokens_1T, _ = decoder(self.trained.params, *source, jax.random.PRNGKey(0), np.zeros(1, np.int32))
+            tokens_1T, _ = decoder(
+                self.trained.params, *source, jax.random.PRNGKey(0), np.zeros(1, np.int32)
+            )
         [text] = self.trained.data.tokenizer.decode(np.asarray(tokens_1T).tolist())
-        return text[:min((text.find(stop) for stop in self.stop if stop in text), default=len(text))]
+        return text[
+            : min((text.find(stop) for stop in self.stop if stop in text), default=len(text))
+        ]
 
     def _encode(self, prompt: str) -> list[int]:
         [ids] = self.trained.data.tokenizer.encode([prompt])
         longest = self.trained.model.architecture.max_length
         if len(ids) + self.max_tokens > longest:
-            raise DataError(f'the prompt has {len(ids)} tokens and --max_tokens={self.max_tokens} more may follow, but '
-                            f'the model reads {longest} at most: shorten the prompt, or lower --max_tokens')
+            raise DataError(
+                f'the prompt has {len(ids)} tokens and --max_tokens={self.max_tokens} more may follow, but '
+                f'the model reads {longest} at most: shorten the prompt, or lower --max_tokens'
+            )
         prefix = self.trained.model.architecture.prefix_length
         if prefix > 1 and len(ids) < prefix:
-            raise DataError(f'the prompt has {len(ids)} tokens, but the model sees a prefix of {prefix} at once: give '
-                            'it that many')
+            raise DataError(
+                f'the prompt has {len(ids)} tokens, but the model sees a prefix of {prefix} at once: give '
+                'it that many'
+            )
         return ids
 
     def _padded(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(ids, positions, segments) of one row."""
         row = np.zeros((3, 1, -(-max(len(ids), 1) // FEW) * FEW), np.int32)
-        row[:, 0, :len(ids)] = ids, range(len(ids)), np.ones(len(ids))
+        row[:, 0, : len(ids)] = ids, range(len(ids)), np.ones(len(ids))
         return tuple(row)
 
     def _start(self, ids: Sequence[int]) -> tuple[Any, Any]:
@@ -97,13 +113,19 @@ class Generator:
 
     @functools.cached_property
     def _compiled_start(self) -> Any:
-        return jax.jit(lambda params, source_1S, tokens: self.trained.model.apply(
-            {'params': params}, source_1S, tokens, self.max_tokens, method='start'))
+        return jax.jit(
+            lambda params, source_1S, tokens: self.trained.model.apply(
+                {'params': params}, source_1S, tokens, self.max_tokens, method='start'
+            )
+        )
 
-    def _next(self, token: int, cache: Any, memory: Any, key: jax.Array, temperature: float) -> tuple[int, Any]:
+    def _next(
+        self, token: int, cache: Any, memory: Any, key: jax.Array, temperature: float
+    ) -> tuple[int, Any]:
         with self.trained.parallel.context():
-            token_1, cache = self._compiled_step(self.trained.params, jnp.full(1, token, jnp.int32), cache, memory, key,
-                                                 temperature)
+            token_1, cache = self._compiled_step(
+                self.trained.params, jnp.full(1, token, jnp.int32), cache, memory, key, temperature
+            )
         return int(token_1[0]), cache
 
     @functools.cached_property
@@ -112,12 +134,17 @@ class Generator:
 
         @functools.partial(jax.jit, static_argnums=5)
         def step(params, token_1, cache, memory, key, temperature):
-            logits_1V, cache = self.trained.model.apply({'params': params}, token_1, cache, memory, method='step')
+            logits_1V, cache = self.trained.model.apply(
+                {'params': params}, token_1, cache, memory, method='step'
+            )
             return draw(logits_1V, key[None], temperature, settings.top_k, settings.top_p), cache
+
         return step
 
     def _held(self, text: str) -> int:
-        """Letters at the end of a text that a later token may change, or make part of a stop string."""
+        """Letters at the end of a text that a later token may change, or make part of a
+        stop string.
+        """
         starts = [n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n])]
         return max([*starts, len(text) - len(text.rstrip('�'))])
 
@@ -133,15 +160,19 @@ def classify(trained: Trained, texts: Sequence[str]) -> Iterator[tuple[str, floa
         if not text.strip():
             raise DataError(f'standard input:{number}: an empty line has no class')
     lengths = trained.data.batching.row_lengths()
-    forward = jax.jit(lambda params, batch: jax.nn.softmax(trained.model.apply({'params': params}, batch)))
+    forward = jax.jit(
+        lambda params, batch: jax.nn.softmax(trained.model.apply({'params': params}, batch))
+    )
     sentences = cut(ragged(trained.data.tokenizer, texts), lengths[-1])
     for number in range(len(texts)):
         sentence, _ = sentences.take(np.array([number]))
         length = next(length for length in lengths if len(sentence) <= length)
         row = np.zeros((3, 1, length), np.int32)
-        row[:, 0, :len(sentence)] = sentence, range(len(sentence)), np.ones(len(sentence))
+        row[:, 0, : len(sentence)] = sentence, range(len(sentence)), np.ones(len(sentence))
         one_11 = np.ones((1, 1), np.int32)
         with trained.parallel.context():
-            shares_11V = forward(trained.params, Batch(*row, one_11, one_11, 0 * one_11, one_11, one_11 * 1.0))
+            shares_11V = forward(
+                trained.params, Batch(*row, one_11, one_11, 0 * one_11, one_11, one_11 * 1.0)
+            )
         best = int(shares_11V[0, 0].argmax())
         yield classes[best], float(shares_11V[0, 0, best])

@@ -2,18 +2,20 @@
 
 For every site, layer and head, over the queries of some batches, teacher-forced:
 
-- entropy: −Σ w log w of a query's weights w in nats; where they do not sum to 1, of their shares in the sum
-- normalised_entropy: divided by log n, n the keys that the query may see, of queries that may see two or more
-- distance: Σ w |position of the query − position of the key|, by the same shares; in cross-attention, too, positions
-  count from 0 on both sides
+- entropy: −Σ w log w of a query's weights w in nats; where they do not sum to 1, of their shares in
+  the sum
+- normalised_entropy: divided by log n, n the keys that the query may see, of queries that may see
+  two or more
+- distance: Σ w |position of the query − position of the key|, by the same shares; in
+  cross-attention, too, positions count from 0 on both sides
 - sink: the weight on the first token of the segment, as it is
 - max_logit: the largest score, before the normaliser, of any query for a key that it may see
 
-None stands for what has no meaning: entropies and distance where weights are negative, max_logit where attention has no
-score for each pair, or keeps none (a recurrent model's).
+None stands for what has no meaning: entropies and distance where weights are negative, max_logit
+where attention has no score for each pair, or keeps none (a recurrent model's).
 
-Queries and keys are those of the forward pass; weights are made of them once more by the kind's dense formula, so that
-an engine that never holds weights is probed as well.
+Queries and keys are those of the forward pass; weights are made of them once more by the kind's
+dense formula, so that an engine that never holds weights is probed as well.
 """
 
 import functools
@@ -38,8 +40,13 @@ from transformer_jax.errors import ConfigError
 from transformer_jax.evaluation.evaluator import Trained
 from transformer_jax.storage.files import reported, write_text
 
-PROBES = {'entropy': 'entropy (nats)', 'normalised_entropy': 'entropy / log n', 'distance': 'distance (tokens)',
-          'sink': 'weight on the first', 'max_logit': 'largest score'}
+PROBES = {
+    'entropy': 'entropy (nats)',
+    'normalised_entropy': 'entropy / log n',
+    'distance': 'distance (tokens)',
+    'sink': 'weight on the first',
+    'max_logit': 'largest score',
+}
 FILE = 'probes.json'
 SIGNED = -1e-6  # a weight below this is negative, and not rounded
 FEW_CELLS = 48  # of a heat map: their numbers are written into them
@@ -79,16 +86,26 @@ class Sums(NamedTuple):
 
     def rows(self) -> list[dict[str, float | None]]:
         """The probes of each head."""
+
         def mean(sum_N, count_N, meaningful_N):
-            return [float(total / count) if count and meaningful else None
-                    for total, count, meaningful in zip(sum_N, count_N, meaningful_N, strict=True)]
+            return [
+                float(total / count) if count and meaningful else None
+                for total, count, meaningful in zip(sum_N, count_N, meaningful_N, strict=True)
+            ]
+
         always_N, positive_N = np.ones(len(self.least_N), bool), self.least_N >= SIGNED
-        logits = [None] * len(always_N) if self.logit_N is None else [
-            float(logit) if np.isfinite(logit) else None for logit in self.logit_N]
-        columns = (mean(self.entropy_N, self.weighing_N, positive_N),
-                   mean(self.normalised_N, self.choosing_N, positive_N),
-                   mean(self.distance_N, self.weighing_N, positive_N),
-                   mean(self.sink_N, self.queries_N, always_N), logits)
+        logits = (
+            [None] * len(always_N)
+            if self.logit_N is None
+            else [float(logit) if np.isfinite(logit) else None for logit in self.logit_N]
+        )
+        columns = (
+            mean(self.entropy_N, self.weighing_N, positive_N),
+            mean(self.normalised_N, self.choosing_N, positive_N),
+            mean(self.distance_N, self.weighing_N, positive_N),
+            mean(self.sink_N, self.queries_N, always_N),
+            logits,
+        )
         return [dict(zip(PROBES, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
@@ -106,8 +123,13 @@ def looks(model: nn.Module, params: Any, batch: Batch) -> dict[tuple[str, int], 
         block = sown[collection][f'{"encoder" if site == "encoder" else "decoder"}_{layer}']
         [(queries, keys, context)] = block['cross' if site == 'cross' else 'attention']['inputs']
         kind = architecture.attention_at(site, layer).kind
-        found[site, layer] = Look(kind.weights(queries, keys, context), kind.logits(queries, keys, context),
-                                  context.allowed_BTS(), context.query, context.key)
+        found[site, layer] = Look(
+            kind.weights(queries, keys, context),
+            kind.logits(queries, keys, context),
+            context.allowed_BTS(),
+            context.query,
+            context.key,
+        )
     return found
 
 
@@ -122,22 +144,42 @@ def head_sums(look: Look) -> Sums:
     shares_BNTS = weights_BNTS / jnp.where(weighing_BNT, total_BNT, 1)[..., None]
     entropy_BNT = jax.scipy.special.entr(jnp.maximum(shares_BNTS, 0)).sum(-1)
     normalised_BNT = entropy_BNT / jnp.log(jnp.maximum(seen_BT, 2).astype(jnp.float32))[:, None]
-    apart_BTS = jnp.abs(query.positions_BT[:, :, None] - key.positions_BT[:, None]).astype(jnp.float32)
-    first_BTS = (Segments().allowed(query, key) & (key.positions_BT == 0)[:, None]).astype(jnp.float32)
+    apart_BTS = jnp.abs(query.positions_BT[:, :, None] - key.positions_BT[:, None]).astype(
+        jnp.float32
+    )
+    first_BTS = (Segments().allowed(query, key) & (key.positions_BT == 0)[:, None]).astype(
+        jnp.float32
+    )
     distance_BNT = jnp.einsum('BNTS,BTS->BNT', shares_BNTS, apart_BTS)
     sink_BNT = jnp.einsum('BNTS,BTS->BNT', weights_BNTS, first_BTS)
     real_BNT = jnp.broadcast_to(real_BT[:, None], total_BNT.shape)
-    logit_N = None if logits_BNTS is None else jnp.where(allowed_BTS[:, None], logits_BNTS, -jnp.inf).max((0, 2, 3))
+    logit_N = (
+        None
+        if logits_BNTS is None
+        else jnp.where(allowed_BTS[:, None], logits_BNTS, -jnp.inf).max((0, 2, 3))
+    )
 
     def over(a_BNT, counted_BNT):
         return jnp.where(counted_BNT, a_BNT, 0).sum((0, 2))
-    return Sums(over(entropy_BNT, weighing_BNT), over(distance_BNT, weighing_BNT), weighing_BNT.sum((0, 2)),
-                over(normalised_BNT, choosing_BNT), choosing_BNT.sum((0, 2)), over(sink_BNT, real_BNT),
-                real_BNT.sum((0, 2)), weights_BNTS.min((0, 2, 3)), logit_N)
+
+    return Sums(
+        over(entropy_BNT, weighing_BNT),
+        over(distance_BNT, weighing_BNT),
+        weighing_BNT.sum((0, 2)),
+        over(normalised_BNT, choosing_BNT),
+        choosing_BNT.sum((0, 2)),
+        over(sink_BNT, real_BNT),
+        real_BNT.sum((0, 2)),
+        weights_BNTS.min((0, 2, 3)),
+        logit_N,
+    )
 
 
-def probe(trained: Trained, split: str, batches: int, every_checkpoint: bool = False) -> dict[str, Any]:
-    """The probes of a model as probes.json holds them: `split`, and `checkpoints`, each with its `step` and `sites`.
+def probe(
+    trained: Trained, split: str, batches: int, every_checkpoint: bool = False
+) -> dict[str, Any]:
+    """The probes of a model as probes.json holds them: `split`, and `checkpoints`, each with its
+    `step` and `sites`.
 
     Args:
         trained: the model and its data.
@@ -166,15 +208,24 @@ def probe(trained: Trained, split: str, batches: int, every_checkpoint: bool = F
     def sites(steps: tuple[int, ...]) -> list[Row]:
         params = trained.params if steps == trained.steps else trained.params_of(steps)
         with parallel.context():
-            found = [jax.tree.map(functools.partial(np.asarray, dtype=np.float64), summed(params, batch))
-                     for batch in taken]
+            found = [
+                jax.tree.map(functools.partial(np.asarray, dtype=np.float64), summed(params, batch))
+                for batch in taken
+            ]
         totals = [functools.reduce(Sums.plus, of_place) for of_place in zip(*found, strict=True)]
-        return [{'site': site, 'layer': layer, 'head': head} | row for (site, layer), total in
-                zip(places, totals, strict=True) for head, row in enumerate(total.rows())]
+        return [
+            {'site': site, 'layer': layer, 'head': head} | row
+            for (site, layer), total in zip(places, totals, strict=True)
+            for head, row in enumerate(total.rows())
+        ]
+
     wanted = [trained.steps]
     if every_checkpoint:
         wanted = [(step,) for step in trained.checkpoints.intact_steps()][::-1]
-    return {'split': split, 'checkpoints': [{'step': steps[0], 'sites': sites(steps)} for steps in wanted]}
+    return {
+        'split': split,
+        'checkpoints': [{'step': steps[0], 'sites': sites(steps)} for steps in wanted],
+    }
 
 
 def save(result: dict[str, Any], folder: epath.Path) -> epath.Path:
@@ -186,7 +237,9 @@ def save(result: dict[str, Any], folder: epath.Path) -> epath.Path:
 
 
 def table(result: dict[str, Any]) -> rich.table.Table:
-    """The newest checkpoint's probes for a terminal; layers and heads count from 1, as in pictures of attention."""
+    """The newest checkpoint's probes for a terminal; layers and heads count from 1, as in pictures
+    of attention.
+    """
     newest = result['checkpoints'][-1]
     rows = rich.table.Table(title=f'{result["split"]}, step {newest["step"]}')
     rows.add_column('site')
@@ -203,20 +256,27 @@ def table(result: dict[str, Any]) -> rich.table.Table:
 def draw(result: dict[str, Any], path: epath.PathLike) -> epath.Path:
     """Draws a site in each row and a probe in each column; what has no meaning is left out.
 
-    Of one checkpoint, heat maps of layers by heads; of several, a line for each head over the steps, coloured by layer.
+    Of one checkpoint, heat maps of layers by heads; of several, a line for each head over the
+    steps, coloured by layer.
 
     Raises:
         ConfigError: a suffix that is no picture's.
     """
     checkpoints = result['checkpoints']
     sites = list(dict.fromkeys(row['site'] for row in checkpoints[0]['sites']))
-    names = [name for name in PROBES
-             if any(row[name] is not None for checkpoint in checkpoints for row in checkpoint['sites'])]
+    names = [
+        name
+        for name in PROBES
+        if any(row[name] is not None for checkpoint in checkpoints for row in checkpoint['sites'])
+    ]
     size = PANEL_INCHES * len(names), PANEL_INCHES * len(sites) + 0.4
     figure = Figure(figsize=size, dpi=DPI, layout='constrained')
     panels = figure.subplots(len(sites), len(names), squeeze=False)
     for name, column in zip(names, panels.T, strict=True):
-        grids = [np.stack([_grid(checkpoint['sites'], site, name) for checkpoint in checkpoints]) for site in sites]
+        grids = [
+            np.stack([_grid(checkpoint['sites'], site, name) for checkpoint in checkpoints])
+            for site in sites
+        ]
         if len(checkpoints) == 1:
             _heat_maps(figure, column, [grid for [grid] in grids])
         else:
@@ -227,7 +287,9 @@ def draw(result: dict[str, Any], path: epath.PathLike) -> epath.Path:
             axes.set_visible(axes in shown)
         shown[0].set_title(PROBES[name], fontsize=9)
         shown[-1].set_xlabel('step' if len(checkpoints) > 1 else 'head')
-    firsts = [next(axes for axes in row if axes.get_visible()) for row in panels]  # there is always a sink
+    firsts = [
+        next(axes for axes in row if axes.get_visible()) for row in panels
+    ]  # there is always a sink
     for site, axes in zip(sites, firsts, strict=True):
         axes.set_ylabel(site if len(checkpoints) > 1 else f'{site} layer')
     if len(checkpoints) > 1:
@@ -239,13 +301,17 @@ def _grid(rows: Sequence[Row], site: str, name: str) -> np.ndarray:
     """[layers, heads] of a probe, NaN for None."""
     values = {(row['layer'], row['head']): row[name] for row in rows if row['site'] == site}
     layers, heads = (1 + max(place) for place in zip(*values, strict=True))
-    return np.array([[values[layer, head] for head in range(heads)] for layer in range(layers)], float)
+    return np.array(
+        [[values[layer, head] for head in range(heads)] for layer in range(layers)], float
+    )
 
 
 def _heat_maps(figure: Figure, column: Sequence[Axes], grids: Sequence[np.ndarray]) -> None:
     """One probe at all sites, in colours of one scale."""
-    low, high = (bound([bound(grid[np.isfinite(grid)]) for grid in grids if np.isfinite(grid).any()])
-                 for bound in (np.min, np.max))
+    low, high = (
+        bound([bound(grid[np.isfinite(grid)]) for grid in grids if np.isfinite(grid).any()])
+        for bound in (np.min, np.max)
+    )
     for axes, grid in zip(column, grids, strict=True):
         layers, heads = grid.shape
         image = axes.imshow(grid, vmin=low, vmax=high, cmap='viridis', aspect='auto')
@@ -253,8 +319,15 @@ def _heat_maps(figure: Figure, column: Sequence[Axes], grids: Sequence[np.ndarra
         axes.set_yticks(range(layers), range(1, layers + 1))
         for (layer, head), value in np.ndenumerate(grid):
             if np.isfinite(value) and grid.size <= FEW_CELLS:
-                axes.text(head, layer, f'{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}', ha='center',
-                          va='center', fontsize=6, color='black' if value > (low + high) / 2 else 'white')
+                axes.text(
+                    head,
+                    layer,
+                    f'{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}',
+                    ha='center',
+                    va='center',
+                    fontsize=6,
+                    color='black' if value > (low + high) / 2 else 'white',
+                )
     figure.colorbar(image, ax=list(column), location='bottom', shrink=0.9, aspect=30)
 
 
@@ -264,7 +337,14 @@ def _lines(axes: Axes, steps: Sequence[int], values: np.ndarray) -> None:
     for layer in range(layers):
         colour = matplotlib.colormaps['viridis'](layer / max(layers - 1, 1) * 0.9)
         for head, line in enumerate(values[:, layer].T):
-            axes.plot(steps, line, color=colour, linewidth=1, marker='.', markersize=3,
-                      label=f'layer {layer + 1}' if head == 0 else None)
+            axes.plot(
+                steps,
+                line,
+                color=colour,
+                linewidth=1,
+                marker='.',
+                markersize=3,
+                label=f'layer {layer + 1}' if head == 0 else None,
+            )
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)

@@ -1,4 +1,6 @@
-"""Position-wise feed-forward layers: two matrices with an activation between, three with a gate, or many experts."""
+"""Position-wise feed-forward layers: two matrices with an activation between, three with a gate, or
+many experts.
+"""
 
 import abc
 import dataclasses
@@ -22,8 +24,12 @@ class FeedForward(nn.Module):
     gain: float = 1.0  # of the initial kernels: 1 is Glorot's
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, tokens: Tokens | None = None, rate: jax.Array | None = None) -> jax.Array:
-        """y_BTD; what `tokens` are padding and what dropout's rate is matters to MixtureOfExperts alone."""
+    def __call__(
+        self, x_BTD: jax.Array, tokens: Tokens | None = None, rate: jax.Array | None = None
+    ) -> jax.Array:
+        """y_BTD; what `tokens` are padding and what dropout's rate is matters to
+        MixtureOfExperts alone.
+        """
         return self.kind(self, x_BTD)
 
     @nn.nowrap
@@ -37,10 +43,14 @@ class FeedForward(nn.Module):
         return self._affine(name, h_BTF, d_model, ('mlp', 'embed'), 'norm')
 
     @nn.nowrap
-    def _affine(self, name: str, x_BTI: jax.Array, width: int, axes: tuple[str, str], bias_axis: str) -> jax.Array:
+    def _affine(
+        self, name: str, x_BTI: jax.Array, width: int, axes: tuple[str, str], bias_axis: str
+    ) -> jax.Array:
         """I inputs, O outputs."""
-        init = nn.initializers.variance_scaling(self.gain ** 2, 'fan_avg', 'uniform')
-        y_BTO = product(x_BTI, parameter(self, f'{name}_kernel', (x_BTI.shape[-1], width), axes, init), 1)
+        init = nn.initializers.variance_scaling(self.gain**2, 'fan_avg', 'uniform')
+        y_BTO = product(
+            x_BTI, parameter(self, f'{name}_kernel', (x_BTI.shape[-1], width), axes, init), 1
+        )
         if not self.kind.bias:
             return y_BTO
         b_O = parameter(self, f'{name}_bias', (width,), (bias_axis,), nn.initializers.zeros)
@@ -66,8 +76,8 @@ class Plain(abc.ABC):
 class Gated(abc.ABC):
     """(f(x W) ⊙ x V) W₂ (Shazeer 2020, equation 6).
 
-    `equal_parameters`: ⅔ d_ff hidden units, rounded down, so that three matrices have what the two of a plain layer
-    have (at most 2 d_model fewer); else d_ff hidden units.
+    `equal_parameters`: ⅔ d_ff hidden units, rounded down, so that three matrices have what the two
+    of a plain layer have (at most 2 d_model fewer); else d_ff hidden units.
     """
 
     bias: bool = False
@@ -135,13 +145,14 @@ DENSE: dict[str, type] = {
 
 @dataclasses.dataclass(frozen=True)
 class Moe:
-    """Each token through `k` of `experts` networks, each an `expert` of d_ff hidden units (Shazeer et al. 2017).
+    """Each token through `k` of `experts` networks, each an `expert` of d_ff hidden units (Shazeer
+    et al. 2017).
 
-    A router, in float32, chooses them: see `moe.route`. In training an expert has `capacity` times the places that an
-    even load of a microbatch would fill, and choices beyond them are dropped; in evaluation none is. Padding is not
-    routed. `balance` and `z` weigh the losses `moe.balance` and `moe.z_loss`, added in training for every layer: means
-    over a microbatch, hence other ones with another `train.accumulate`, or, with parallel.mode='pmap', on another
-    number of devices.
+    A router, in float32, chooses them: see `moe.route`. In training an expert has `capacity` times
+    the places that an even load of a microbatch would fill, and choices beyond them are dropped; in
+    evaluation none is. Padding is not routed. `balance` and `z` weigh the losses `moe.balance` and
+    `moe.z_loss`, added in training for every layer: means over a microbatch, hence other ones with
+    another `train.accumulate`, or, with parallel.mode='pmap', on another number of devices.
     """
 
     experts: int = 8
@@ -163,18 +174,33 @@ class Moe:
 
 
 class Experts(FeedForward):
-    """Networks side by side: parameters have an axis of experts in front; see `moe` for what `multiply` does."""
+    """Networks side by side: parameters have an axis of experts in front; see `moe` for what
+    `multiply` does.
+    """
 
     number: int = 1
     multiply: Callable[..., jax.Array] = product
 
     @nn.nowrap
-    def _affine(self, name: str, x_BTI: jax.Array, width: int, axes: tuple[str, str], bias_axis: str) -> jax.Array:
-        init = nn.initializers.variance_scaling(self.gain ** 2, 'fan_avg', 'uniform', batch_axis=0)
+    def _affine(
+        self, name: str, x_BTI: jax.Array, width: int, axes: tuple[str, str], bias_axis: str
+    ) -> jax.Array:
+        init = nn.initializers.variance_scaling(self.gain**2, 'fan_avg', 'uniform', batch_axis=0)
         shape = (self.number, x_BTI.shape[-1], width)
-        w_EIO = parameter(self, f'{name}_kernel', shape, ('experts', *axes), init).astype(x_BTI.dtype)
-        b_EO = parameter(self, f'{name}_bias', (self.number, width), ('experts', bias_axis), nn.initializers.zeros
-                         ).astype(x_BTI.dtype) if self.kind.bias else None
+        w_EIO = parameter(self, f'{name}_kernel', shape, ('experts', *axes), init).astype(
+            x_BTI.dtype
+        )
+        b_EO = (
+            parameter(
+                self,
+                f'{name}_bias',
+                (self.number, width),
+                ('experts', bias_axis),
+                nn.initializers.zeros,
+            ).astype(x_BTI.dtype)
+            if self.kind.bias
+            else None
+        )
         return self.multiply(x_BTI, w_EIO, b_EO)
 
 
@@ -186,25 +212,36 @@ class MixtureOfExperts(nn.Module):
     gain: float = 1.0
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, tokens: Tokens | None = None, rate: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x_BTD: jax.Array, tokens: Tokens | None = None, rate: jax.Array | None = None
+    ) -> jax.Array:
         """y_BTD, 0 where `tokens` are padding; a `rate`, of whatever size, means training."""
         kind, D = self.kind, x_BTD.shape[-1]
         x_ZD = x_BTD.reshape(-1, D)
-        real_Z = jnp.ones(len(x_ZD), bool) if tokens is None else tokens.segments_BT.reshape(-1) != 0
+        real_Z = (
+            jnp.ones(len(x_ZD), bool) if tokens is None else tokens.segments_BT.reshape(-1) != 0
+        )
         init = nn.initializers.glorot_uniform()
         w_DE = parameter(self, 'router_kernel', (D, kind.experts), ('embed', 'experts'), init)
         logits_ZE = jnp.matmul(x_ZD.astype(jnp.float32), w_DE, precision='highest')
         routing = moe.route(logits_ZE, real_Z, kind.k)
 
         def network(x_ECD, multiply):
-            return Experts(kind.expert, self.d_ff, self.gain, kind.experts, multiply, name='experts')(x_ECD)
+            return Experts(
+                kind.expert, self.d_ff, self.gain, kind.experts, multiply, name='experts'
+            )(x_ECD)
+
         if rate is None:
             return moe.dropless(x_ZD, routing, kind.experts, network).reshape(x_BTD.shape)
         y_ZD, kept_E = moe.limited(x_ZD, routing, kind.experts, kind.capacity, network)
         chosen_E = moe.counts(routing.experts_ZJ, kind.experts)
         balance = moe.balance(logits_ZE, chosen_E, real_Z)
         loss = kind.balance * balance + kind.z * moe.z_loss(logits_ZE, real_Z)
-        self.sow('load', 'load', moe.Load(loss, balance, *(a_E.astype(jnp.float32) for a_E in (chosen_E, kept_E))))
+        self.sow(
+            'load',
+            'load',
+            moe.Load(loss, balance, *(a_E.astype(jnp.float32) for a_E in (chosen_E, kept_E))),
+        )
         return y_ZD.reshape(x_BTD.shape)
 
 

@@ -5,15 +5,23 @@ import jax.numpy as jnp
 
 
 def layer_norm(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array | None, eps: float) -> jax.Array:
-    """(x − mean) / √(variance + ε) · scale + bias over the last axis, in float32 (Ba et al. 2016, equation 4)."""
+    """(x − mean) / √(variance + ε) · scale + bias over the last axis, in float32 (Ba et al. 2016,
+    equation 4).
+    """
     x32 = x.astype(jnp.float32)
     centred = x32 - x32.mean(-1, keepdims=True)
-    y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps) * _last(scale_D, x.ndim)
+    y = (
+        centred
+        * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+        * _last(scale_D, x.ndim)
+    )
     return (y if bias_D is None else y + _last(bias_D, x.ndim)).astype(x.dtype)
 
 
 def rms_norm(x: jax.Array, scale_D: jax.Array, eps: float = 1e-6) -> jax.Array:
-    """X / √(mean x² + ε) · scale over the last axis, in float32 (Zhang & Sennrich 2019, equation 4)."""
+    """X / √(mean x² + ε) · scale over the last axis, in float32 (Zhang & Sennrich 2019,
+    equation 4).
+    """
     x32 = x.astype(jnp.float32)
     mean = jnp.square(x32).mean(-1, keepdims=True)
     return (x32 * jax.lax.rsqrt(mean + eps) * _last(scale_D, x.ndim)).astype(x.dtype)
@@ -25,7 +33,8 @@ def softcap(x: jax.Array, cap: float) -> jax.Array:
 
 
 def drop(rng: jax.Array, x: jax.Array, rate: jax.Array | float) -> jax.Array:
-    """Zeroes elements with probability `rate` and rescales the rest; a rate that is not traced but 0.0 draws nothing.
+    """Zeroes elements with probability `rate` and rescales the rest; a rate that is not traced but
+    0.0 draws nothing.
 
     The decision takes 16 random bits, two of them to a drawn word: the rate is met to within 2⁻¹⁷.
     """

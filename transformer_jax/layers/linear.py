@@ -15,9 +15,13 @@ Initializer = Callable[..., jax.Array]
 TIES = {'all': ('source', 'output'), 'decoder': ('output',), 'inputs': ('source',), 'none': ()}
 
 
-def parameter(module: nn.Module, name: str, shape: Sequence[int], axes: Sequence[str], init: Initializer) -> jax.Array:
+def parameter(
+    module: nn.Module, name: str, shape: Sequence[int], axes: Sequence[str], init: Initializer
+) -> jax.Array:
     """A float32 parameter of `module` whose dimensions carry the logical `axes`."""
-    return module.param(name, nn.with_logical_partitioning(init, tuple(axes)), tuple(shape), jnp.float32)
+    return module.param(
+        name, nn.with_logical_partitioning(init, tuple(axes)), tuple(shape), jnp.float32
+    )
 
 
 def constrain(x_BTD: jax.Array) -> jax.Array:
@@ -26,14 +30,17 @@ def constrain(x_BTD: jax.Array) -> jax.Array:
 
 
 def dropout(module: nn.Module, x_BTD: jax.Array, rate: jax.Array | None) -> jax.Array:
-    """Zeroes elements with probability `rate` and rescales the rest; `rate` may be traced, None is no dropout."""
+    """Zeroes elements with probability `rate` and rescales the rest; `rate` may be traced, None is
+    no dropout.
+    """
     return x_BTD if rate is None else drop(module.make_rng('dropout'), x_BTD, rate)
 
 
 def product(x: jax.Array, w: jax.Array, contracted: int) -> jax.Array:
     """x[B, T, *inner] · w[*inner, *outer], summed over the `contracted` inner dimensions.
 
-    As one product of two matrices: XLA's CPU kernels lose up to half their speed on more dimensions than that.
+    As one product of two matrices: XLA's CPU kernels lose up to half their speed on more dimensions
+    than that.
     """
     inner, outer = w.shape[:contracted], w.shape[contracted:]
     size = math.prod(inner)
@@ -53,12 +60,18 @@ class HeadsIn(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         D = x_BTD.shape[-1]
-        init = nn.initializers.variance_scaling(self.gain ** 2, 'fan_avg', 'uniform', in_axis=0, out_axis=(1, 2))
-        w_DNH = parameter(self, 'kernel', (D, self.heads, self.size), ('embed', self.axis, 'head_dim'), init)
+        init = nn.initializers.variance_scaling(
+            self.gain**2, 'fan_avg', 'uniform', in_axis=0, out_axis=(1, 2)
+        )
+        w_DNH = parameter(
+            self, 'kernel', (D, self.heads, self.size), ('embed', self.axis, 'head_dim'), init
+        )
         x_BTNH = product(x_BTD, w_DNH, 1)
         if not self.bias:
             return x_BTNH
-        b_NH = parameter(self, 'bias', (self.heads, self.size), (self.axis, 'head_dim'), nn.initializers.zeros)
+        b_NH = parameter(
+            self, 'bias', (self.heads, self.size), (self.axis, 'head_dim'), nn.initializers.zeros
+        )
         return x_BTNH + b_NH.astype(x_BTD.dtype)[None, None]
 
 
@@ -72,8 +85,12 @@ class HeadsOut(nn.Module):
     @nn.compact
     def __call__(self, o_BTNH: jax.Array) -> jax.Array:
         N, H = o_BTNH.shape[-2:]
-        init = nn.initializers.variance_scaling(self.gain ** 2, 'fan_avg', 'uniform', in_axis=(0, 1), out_axis=2)
-        w_NHD = parameter(self, 'kernel', (N, H, self.d_model), ('heads', 'head_dim', 'embed'), init)
+        init = nn.initializers.variance_scaling(
+            self.gain**2, 'fan_avg', 'uniform', in_axis=(0, 1), out_axis=2
+        )
+        w_NHD = parameter(
+            self, 'kernel', (N, H, self.d_model), ('heads', 'head_dim', 'embed'), init
+        )
         o_BTD = product(o_BTNH, w_NHD, 2)
         if not self.bias:
             return o_BTD
@@ -82,7 +99,9 @@ class HeadsOut(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Tokens to vectors times `scale`, and back to logits (Vaswani et al. 2017, section 3.4, has √d_model)."""
+    """Tokens to vectors times `scale`, and back to logits (Vaswani et al. 2017, section 3.4,
+    has √d_model).
+    """
 
     vocab_size: int
     d_model: int
@@ -90,9 +109,15 @@ class Embedding(nn.Module):
     scale: float = 1.0
 
     def setup(self):
-        # N(0, 1/d): the logits of a unit-variance output have unit variance, and times √d the input has it too.
-        self.table_VD = parameter(self, 'table', (self.vocab_size, self.d_model), ('vocab', 'embedding'),
-                                  nn.initializers.normal(self.d_model ** -0.5))
+        # N(0, 1/d): the logits of a unit-variance output have unit variance, and times √d the input
+        # has it too.
+        self.table_VD = parameter(
+            self,
+            'table',
+            (self.vocab_size, self.d_model),
+            ('vocab', 'embedding'),
+            nn.initializers.normal(self.d_model**-0.5),
+        )
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
         return self.table_VD.astype(self.dtype)[tokens_BT] * jnp.asarray(self.scale, self.dtype)

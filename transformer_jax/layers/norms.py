@@ -35,7 +35,9 @@ class LayerNorm(NormKind):
     def __call__(self, module: nn.Module, x_BTD: jax.Array) -> jax.Array:
         D = x_BTD.shape[-1]
         scale_D = parameter(module, 'scale', (D,), ('norm',), nn.initializers.ones)
-        bias_D = parameter(module, 'bias', (D,), ('norm',), nn.initializers.zeros) if self.bias else None
+        bias_D = (
+            parameter(module, 'bias', (D,), ('norm',), nn.initializers.zeros) if self.bias else None
+        )
         return layer_norm(x_BTD, scale_D, bias_D, self.eps)
 
 
@@ -43,7 +45,8 @@ class LayerNorm(NormKind):
 class RmsNorm(NormKind):
     """Root mean square 1 (Zhang & Sennrich 2019), with statistics in float32.
 
-    `offset`: the factor is 1 + scale and scale starts at 0, as in Gemma; else it is scale, which starts at 1.
+    `offset`: the factor is 1 + scale and scale starts at 0, as in Gemma; else it is scale, which
+    starts at 1.
     """
 
     offset: bool = False
@@ -73,21 +76,25 @@ class Norm(nn.Module):
 class Placement(NamedTuple):
     """Where the residual path x + s(x) past a sublayer s has its norms."""
 
-    outer: str  # before: s reads the norm of x, and the stack ends with a norm; after: the sum is normalised
+    # before: s reads the norm of x, and the stack ends with a norm; after: the sum is normalised
+    outer: str
     inner: bool = False  # s's output is normalised before it is added
     deep: bool = False  # x and the initial weights of s are scaled by DeepNorm's constants
 
 
 PLACEMENTS: dict[str, Placement] = {
-    'post': Placement('after'),                   # n(x + s(x)): Vaswani et al. (2017)
-    'pre': Placement('before'),                   # x + s(n(x))
-    'sandwich': Placement('before', inner=True),  # x + n'(s(n(x))): Ding et al. (2021, CogView), Gemma 2
-    'deepnorm': Placement('after', deep=True),    # n(αx + s(x)): Wang et al. (2022)
+    'post': Placement('after'),  # n(x + s(x)): Vaswani et al. (2017)
+    'pre': Placement('before'),  # x + s(n(x))
+    'sandwich': Placement(
+        'before', inner=True
+    ),  # x + n'(s(n(x))): Ding et al. (2021, CogView), Gemma 2
+    'deepnorm': Placement('after', deep=True),  # n(αx + s(x)): Wang et al. (2022)
 }
 
 
 def deepnorm(stack: str, encoder_layers: int, decoder_layers: int) -> tuple[float, float]:
-    """(α, β) of Wang et al. (2022), Figure 2: α weighs x; β the initial kernels of feed-forward, values and output.
+    """(α, β) of Wang et al. (2022), Figure 2: α weighs x; β the initial kernels of feed-forward,
+    values and output.
 
     Args:
         stack: 'encoder' or 'decoder'.
@@ -98,5 +105,5 @@ def deepnorm(stack: str, encoder_layers: int, decoder_layers: int) -> tuple[floa
     if not N or not M:
         return (2 * (N + M)) ** 0.25, (8 * (N + M)) ** -0.25
     if stack == 'encoder':
-        return 0.81 * (N ** 4 * M) ** 0.0625, 0.87 * (N ** 4 * M) ** -0.0625
+        return 0.81 * (N**4 * M) ** 0.0625, 0.87 * (N**4 * M) ** -0.0625
     return (3 * M) ** 0.25, (12 * M) ** -0.25

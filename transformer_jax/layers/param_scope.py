@@ -25,11 +25,13 @@ class Scope(Protocol):
     position: Any  # the Position of this attention
 
     def heads_in(self, name: str, x_BTD: jax.Array, heads: int, size: int, axis: str) -> jax.Array:
-        """Projects x_BTD to x_BTNH with a learned kernel, and a bias where the configuration has one.
+        """Projects x_BTD to x_BTNH with a learned kernel, and a bias where the configuration
+        has one.
 
         What attention mixes is named 'value', so that DeepNorm can scale its initial kernel.
         """
 
-    def parameter(self, name: str, shape: Sequence[int], axes: Sequence[str],
-                  init: Callable[..., jax.Array]) -> jax.Array:
+    def parameter(
+        self, name: str, shape: Sequence[int], axes: Sequence[str], init: Callable[..., jax.Array]
+    ) -> jax.Array:
         """A float32 array whose dimensions carry the logical `axes`."""

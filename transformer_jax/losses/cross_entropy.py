@@ -1,4 +1,6 @@
-"""Losses: sums over tokens, to be divided once by whoever has summed over all devices and microbatches."""
+"""Losses: sums over tokens, to be divided once by whoever has summed over all devices and
+microbatches.
+"""
 
 import functools
 from typing import NamedTuple
@@ -8,8 +10,8 @@ import jax.numpy as jnp
 
 from transformer_jax.layers import functional as numerics
 
-# Tokens whose logits are held at once. On a CPU 512 × 10,000 float32 logits still fit a 32 MB cache; accelerators lose
-# nothing to a loop of matrix products of this size.
+# Tokens whose logits are held at once. On a CPU 512 × 10,000 float32 logits still fit a 32 MB
+# cache; accelerators lose nothing to a loop of matrix products of this size.
 CHUNK_TOKENS = 512
 
 
@@ -25,15 +27,22 @@ class Sums(NamedTuple):
         return Sums(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-def cross_entropy(x_BTD: jax.Array, w_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array,
-                  smoothing: jax.Array, softcap: float = 0.0) -> Sums:
+def cross_entropy(
+    x_BTD: jax.Array,
+    w_VD: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    smoothing: jax.Array,
+    softcap: float = 0.0,
+) -> Sums:
     """Label-smoothed cross-entropy of the logits x Wᵀ, without ever holding all of them.
 
-    The target distribution is (1−ε) at the target plus ε/V everywhere (Szegedy et al. 2016, section 7). Time is cut
-    into chunks, and a chunk in which no token counts costs nothing. Because the loss is linear in its own cotangent,
-    the gradient of a chunk is made while its logits are at hand, so that the backward pass has no logits to recompute:
-    three matrix products a chunk instead of four. It is the gradient of `loss`, with respect to features and table; the
-    other sums, and the other arguments, have none.
+    The target distribution is (1−ε) at the target plus ε/V everywhere (Szegedy et al. 2016, section
+    7). Time is cut into chunks, and a chunk in which no token counts costs nothing. Because the
+    loss is linear in its own cotangent, the gradient of a chunk is made while its logits are at
+    hand, so that the backward pass has no logits to recompute: three matrix products a chunk
+    instead of four. It is the gradient of `loss`, with respect to features and table; the other
+    sums, and the other arguments, have none.
 
     Args:
         x_BTD: features.
@@ -43,14 +52,18 @@ def cross_entropy(x_BTD: jax.Array, w_VD: jax.Array, targets_BT: jax.Array, weig
         smoothing: ε, may be traced.
         softcap: logits are c·tanh(x Wᵀ / c); 0: x Wᵀ.
     """
-    return _cross_entropy(softcap, x_BTD, w_VD.astype(x_BTD.dtype), targets_BT, weights_BT, smoothing)
+    return _cross_entropy(
+        softcap, x_BTD, w_VD.astype(x_BTD.dtype), targets_BT, weights_BT, smoothing
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _cross_entropy(softcap, x_BTD, w_VD, targets_BT, weights_BT, smoothing):
     def body(sums, chunk):
         return sums + jax.lax.cond(
-            (chunk[-1] != 0).any(), lambda: _chunk(*chunk, w_VD, smoothing, softcap)[0], _nothing), None
+            (chunk[-1] != 0).any(), lambda: _chunk(*chunk, w_VD, smoothing, softcap)[0], _nothing
+        ), None
+
     order_BT = _order(weights_BT)
     chunks = tuple(_chunks(_ordered(a_BT, order_BT)) for a_BT in (x_BTD, targets_BT, weights_BT))
     return jax.lax.scan(body, _nothing(), chunks)[0]
@@ -68,12 +81,19 @@ def _forward(softcap, x_BTD, w_VD, targets_BT, weights_BT, smoothing):
     def body(carry, chunk):
         sums, dw_VD = carry
         new, dw_VD, dx_CD = jax.lax.cond(
-            (chunk[-1] != 0).any(), compute, lambda chunk, dw_VD: (_nothing(), dw_VD, jnp.zeros_like(chunk[0])),
-            chunk, dw_VD)
+            (chunk[-1] != 0).any(),
+            compute,
+            lambda chunk, dw_VD: (_nothing(), dw_VD, jnp.zeros_like(chunk[0])),
+            chunk,
+            dw_VD,
+        )
         return (sums + new, dw_VD), dx_CD
+
     order_BT = _order(weights_BT)
     chunks = tuple(_chunks(_ordered(a_BT, order_BT)) for a_BT in (x_BTD, targets_BT, weights_BT))
-    (sums, dw_VD), dx_LCD = jax.lax.scan(body, (_nothing(), jnp.zeros(w_VD.shape, jnp.float32)), chunks)
+    (sums, dw_VD), dx_LCD = jax.lax.scan(
+        body, (_nothing(), jnp.zeros(w_VD.shape, jnp.float32)), chunks
+    )
     B, T, D = x_BTD.shape
     dx_BTD = jnp.moveaxis(dx_LCD.reshape(len(dx_LCD), B, -1, D), 0, 1).reshape(B, T, D)
     return sums, (_ordered(dx_BTD, jnp.argsort(order_BT, axis=1)), dw_VD.astype(w_VD.dtype))
@@ -90,12 +110,16 @@ def _nothing() -> Sums:
 
 
 def _order(weights_BT):
-    """The places of each row, what counts first: of a prompt, and of padding, whole chunks need no logits."""
+    """The places of each row, what counts first: of a prompt, and of padding, whole chunks need
+    no logits.
+    """
     return jnp.argsort(weights_BT == 0, axis=1, stable=True)
 
 
 def _ordered(a_BT, order_BT):
-    return jnp.take_along_axis(a_BT, order_BT.reshape(*order_BT.shape, *[1] * (a_BT.ndim - 2)), axis=1)
+    return jnp.take_along_axis(
+        a_BT, order_BT.reshape(*order_BT.shape, *[1] * (a_BT.ndim - 2)), axis=1
+    )
 
 
 def _chunks(a_BT):
@@ -110,7 +134,9 @@ _cross_entropy.defvjp(_forward, _backward)
 
 
 def _chunk(x_CD, targets_C, weights_C, w_VD, smoothing, softcap):
-    """(sums, gradient of the loss with respect to x Wᵀ) of one chunk; what nobody uses is never computed."""
+    """(sums, gradient of the loss with respect to x Wᵀ) of one chunk; what nobody uses is
+    never computed.
+    """
     V = w_VD.shape[0]
     logits_CV = jnp.einsum('CD,VD->CV', x_CD, w_VD, preferred_element_type=jnp.float32)
     logits_CV = numerics.softcap(logits_CV, softcap)
@@ -122,8 +148,12 @@ def _chunk(x_CD, targets_C, weights_C, w_VD, smoothing, softcap):
     nll_C = norm_C - target_C
     smooth_C = norm_C - logits_CV.mean(-1)
     loss_C = (1 - smoothing) * nll_C + smoothing * smooth_C
-    sums = Sums(*((a_C * weights_C).sum() for a_C in (loss_C, nll_C, target_C >= top_C1[:, 0],
-                                                         jnp.ones_like(nll_C))))
+    sums = Sums(
+        *(
+            (a_C * weights_C).sum()
+            for a_C in (loss_C, nll_C, target_C >= top_C1[:, 0], jnp.ones_like(nll_C))
+        )
+    )
     target_CV = jnp.arange(V)[None] == targets_C[:, None]
     dlogits_CV = exp_CV / total_C1 - (1 - smoothing) * target_CV - smoothing / V
     if softcap:

@@ -29,7 +29,9 @@ class DecodingCache:
 
 @flax.struct.dataclass
 class Memory:
-    """What decoding reads and never changes: the encoder's output as each decoder layer projects it."""
+    """What decoding reads and never changes: the encoder's output as each decoder layer
+    projects it.
+    """
 
     keys: tuple[Any, ...]
     tokens: Tokens | None
@@ -47,12 +49,20 @@ class Model(TokenModel):
     def _relative(self) -> Projection | None:
         """A position encoding with one set of parameters for all layers of a stack."""
         position = self.architecture.position
-        return Projection(position.parameters, self.architecture.heads, 0, position) if position.shared else None
+        return (
+            Projection(position.parameters, self.architecture.heads, 0, position)
+            if position.shared
+            else None
+        )
 
     @nn.nowrap
     def _end(self) -> nn.Module | None:
-        """A stack that normalises before each sublayer leaves the last sum for a norm of its own."""
-        return make_norm(self.architecture) if self.architecture.placement.outer == 'before' else None
+        """A stack that normalises before each sublayer leaves the last sum for a norm of
+        its own.
+        """
+        return (
+            make_norm(self.architecture) if self.architecture.placement.outer == 'before' else None
+        )
 
     @nn.nowrap
     def _embedding_norm(self) -> nn.Module | None:
@@ -75,8 +85,14 @@ class EncoderDecoder(Model):
         self.source_norm, self.target_norm = self._embedding_norm(), self._embedding_norm()
         self.source_positions, self.target_positions = self._positions(), self._positions()
         self.encoder_relative, self.decoder_relative = self._relative(), self._relative()
-        self.encoder = [Block(architecture, 'encoder', n, self.encoder_relative) for n in range(architecture.encoder_layers)]
-        self.decoder = [Block(architecture, 'decoder', n, self.decoder_relative, True) for n in range(architecture.decoder_layers)]
+        self.encoder = [
+            Block(architecture, 'encoder', n, self.encoder_relative)
+            for n in range(architecture.encoder_layers)
+        ]
+        self.decoder = [
+            Block(architecture, 'decoder', n, self.decoder_relative, True)
+            for n in range(architecture.decoder_layers)
+        ]
         self.encoder_norm, self.decoder_norm = self._end(), self._end()
 
     def features(self, batch: Batch, rate: jax.Array | None = None) -> jax.Array:
@@ -88,7 +104,9 @@ class EncoderDecoder(Model):
             x_BTD = block(x_BTD, target, rate, memory)
         return self.decoder_norm(x_BTD) if self.decoder_norm else x_BTD
 
-    def encode(self, source_BS: jax.Array, tokens: Tokens, rate: jax.Array | None = None) -> jax.Array:
+    def encode(
+        self, source_BS: jax.Array, tokens: Tokens, rate: jax.Array | None = None
+    ) -> jax.Array:
         """memory_BSD of the source."""
         embedding = self.target_embedding if self._tied('source') else self.source_embedding
         x_BSD = self.source_positions(embedding(source_BS), tokens.positions_BT)
@@ -97,15 +115,21 @@ class EncoderDecoder(Model):
             x_BSD = block(x_BSD, tokens, rate)
         return self.encoder_norm(x_BSD) if self.encoder_norm else x_BSD
 
-    def start(self, source_BS: jax.Array, source: Tokens, length: int) -> tuple[DecodingCache, Memory]:
-        """The state of decoding before its first token, with room for `length` keys a row, and what it reads."""
+    def start(
+        self, source_BS: jax.Array, source: Tokens, length: int
+    ) -> tuple[DecodingCache, Memory]:
+        """The state of decoding before its first token, with room for `length` keys a row, and what
+        it reads.
+        """
         memory_BSD = self.encode(source_BS, source)
         layers = tuple(block.init_cache(memory_BSD, source, length) for block in self.decoder)
         keys = tuple(block.cross.keys(memory_BSD, source) for block in self.decoder)
         zero_R = jnp.zeros(len(source_BS), jnp.int32)
         return DecodingCache(layers, zero_R, zero_R + BOS), Memory(keys, source)
 
-    def step(self, tokens_R: jax.Array, cache: DecodingCache, memory: Memory) -> tuple[jax.Array, DecodingCache]:
+    def step(
+        self, tokens_R: jax.Array, cache: DecodingCache, memory: Memory
+    ) -> tuple[jax.Array, DecodingCache]:
         """logits_RV of the tokens that follow `tokens_R`, and the cache with them in it.
 
         R is B, or a multiple: the beams of a sentence side by side, which share its memory.
@@ -119,7 +143,9 @@ class EncoderDecoder(Model):
         logits_RV = self.logits(self.decoder_norm(x_R1D) if self.decoder_norm else x_R1D)[:, 0]
         return logits_RV, cache.replace(layers=tuple(layers), position_R=cache.position_R + 1)
 
-    def _embed_target(self, tokens_BT: jax.Array, positions_BT: jax.Array, rate: jax.Array | None) -> jax.Array:
+    def _embed_target(
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, rate: jax.Array | None
+    ) -> jax.Array:
         x_BTD = self.target_positions(self.target_embedding(tokens_BT), positions_BT)
         return self._enter(x_BTD, self.target_norm, rate)
 
@@ -134,7 +160,10 @@ class DecoderOnly(Model):
             self.output = self._embedding()
         self.target_norm, self.target_positions = self._embedding_norm(), self._positions()
         self.decoder_relative = self._relative()
-        self.decoder = [Block(architecture, 'decoder', n, self.decoder_relative) for n in range(architecture.decoder_layers)]
+        self.decoder = [
+            Block(architecture, 'decoder', n, self.decoder_relative)
+            for n in range(architecture.decoder_layers)
+        ]
         self.decoder_norm = self._end()
 
     def features(self, batch: Batch, rate: jax.Array | None = None) -> jax.Array:
@@ -145,8 +174,12 @@ class DecoderOnly(Model):
             x_BTD = block(x_BTD, tokens, rate)
         return self.decoder_norm(x_BTD) if self.decoder_norm else x_BTD
 
-    def start(self, source_BS: jax.Array, source: Tokens, length: int) -> tuple[DecodingCache, Memory]:
-        """The state of decoding behind a prompt, which is read at once, with room for `length` more keys a row."""
+    def start(
+        self, source_BS: jax.Array, source: Tokens, length: int
+    ) -> tuple[DecodingCache, Memory]:
+        """The state of decoding behind a prompt, which is read at once, with room for `length` more
+        keys a row.
+        """
         inputs_BS = jnp.pad(source_BS, ((0, 0), (1, 0)), constant_values=BOS)[:, :-1]
         first_B1 = jnp.maximum(source.segments_BT.sum(1, keepdims=True) - 1, 0)
         # The last token of a prompt is what decoding starts from; a prompt of none starts from BOS.
@@ -158,9 +191,13 @@ class DecoderOnly(Model):
             cache = block.init_cache(x_BSD, source, source_BS.shape[1] + length)
             x_BSD, cache = block.step(x_BSD, source, cache)
             layers.append(cache)
-        return DecodingCache(tuple(layers), lengths_B, jnp.where(lengths_B > 0, last_B, BOS)), Memory((), None)
+        return DecodingCache(
+            tuple(layers), lengths_B, jnp.where(lengths_B > 0, last_B, BOS)
+        ), Memory((), None)
 
-    def step(self, tokens_R: jax.Array, cache: DecodingCache, memory: Memory) -> tuple[jax.Array, DecodingCache]:
+    def step(
+        self, tokens_R: jax.Array, cache: DecodingCache, memory: Memory
+    ) -> tuple[jax.Array, DecodingCache]:
         """logits_RV of the tokens that follow `tokens_R`, and the cache with them in it.
 
         BOS, which is never generated, stands for the last token of the prompt.
@@ -181,11 +218,12 @@ class DecoderOnly(Model):
 
 
 class Classifier(Model):
-    """An encoder whose output is pooled to one vector for each source, and read as scores of classes.
+    """An encoder whose output is pooled to one vector for each source, and read as scores
+    of classes.
 
-    `model.pooling`: 'mean' over the tokens, or 'first', a token put before the text (BERT's [CLS]). With
-    `model.towers=2` a source is two texts, each ended by EOS, that do not see one another (Tay et al. 2021): u and v,
-    pooled apart, become a dense layer of [u, v, u·v, u − v].
+    `model.pooling`: 'mean' over the tokens, or 'first', a token put before the text (BERT's [CLS]).
+    With `model.towers=2` a source is two texts, each ended by EOS, that do not see one another (Tay
+    et al. 2021): u and v, pooled apart, become a dense layer of [u, v, u·v, u − v].
     """
 
     def setup(self):
@@ -193,7 +231,10 @@ class Classifier(Model):
         self.source_embedding = self._embedding()
         self.source_norm, self.source_positions = self._embedding_norm(), self._positions()
         self.encoder_relative = self._relative()
-        self.encoder = [Block(architecture, 'encoder', n, self.encoder_relative) for n in range(architecture.encoder_layers)]
+        self.encoder = [
+            Block(architecture, 'encoder', n, self.encoder_relative)
+            for n in range(architecture.encoder_layers)
+        ]
         self.encoder_norm = self._end()
         if architecture.towers == 2:
             self.match = HeadsIn(1, architecture.d_model, 'heads', bias=True)
@@ -207,7 +248,10 @@ class Classifier(Model):
             real_BS = tokens.segments_BT != 0
             second_BS = real_BS & (ended_BS > 0)
             first_length_B1 = (real_BS & ~second_BS).sum(1, keepdims=True)
-            tokens = Tokens(tokens.positions_BT - jnp.where(second_BS, first_length_B1, 0), real_BS * (1 + second_BS))
+            tokens = Tokens(
+                tokens.positions_BT - jnp.where(second_BS, first_length_B1, 0),
+                real_BS * (1 + second_BS),
+            )
         towers = range(1, self.architecture.towers + 1)
         if self.architecture.pooling == 'first':
             source_BS, tokens = _headed(source_BS, tokens, self.architecture.towers)
@@ -216,7 +260,9 @@ class Classifier(Model):
         for block in self.encoder:
             x_BSD = block(x_BSD, tokens, rate)
         x_BSD = self.encoder_norm(x_BSD) if self.encoder_norm else x_BSD
-        pooled = [self._pool(x_BSD, tokens.segments_BT == tower, tokens.positions_BT) for tower in towers]
+        pooled = [
+            self._pool(x_BSD, tokens.segments_BT == tower, tokens.positions_BT) for tower in towers
+        ]
         if self.architecture.towers == 1:
             return pooled[0]
         u_B1D, v_B1D = pooled
@@ -235,13 +281,19 @@ class Classifier(Model):
 
 
 def _headed(source_BS: jax.Array, tokens: Tokens, towers: int) -> tuple[jax.Array, Tokens]:
-    """Source and tokens with BOS before the text of each tower; where in a row a token stands does not matter."""
+    """Source and tokens with BOS before the text of each tower; where in a row a token stands does
+    not matter.
+    """
     B = len(source_BS)
     heads_BS = jnp.broadcast_to(jnp.arange(1, towers + 1)[None], (B, towers))
     present_BS = tokens.segments_BT.max(1, keepdims=True) >= heads_BS
-    return (jnp.concatenate([jnp.full_like(heads_BS, BOS), source_BS], axis=1),
-            Tokens(jnp.concatenate([jnp.zeros_like(heads_BS), tokens.positions_BT + 1], axis=1),
-                   jnp.concatenate([heads_BS * present_BS, tokens.segments_BT], axis=1)))
+    return (
+        jnp.concatenate([jnp.full_like(heads_BS, BOS), source_BS], axis=1),
+        Tokens(
+            jnp.concatenate([jnp.zeros_like(heads_BS), tokens.positions_BT + 1], axis=1),
+            jnp.concatenate([heads_BS * present_BS, tokens.segments_BT], axis=1),
+        ),
+    )
 
 
 class ModelKind(NamedTuple):
@@ -259,17 +311,36 @@ class ModelKind(NamedTuple):
 
 MODELS: dict[str, ModelKind] = {
     'encoder_decoder': ModelKind(
-        EncoderDecoder, sites=('encoder', 'decoder', 'cross'), stacks=('encoder', 'decoder'),
-        learns=('translation',), commands=('translate', 'attention')),
+        EncoderDecoder,
+        sites=('encoder', 'decoder', 'cross'),
+        stacks=('encoder', 'decoder'),
+        learns=('translation',),
+        commands=('translate', 'attention'),
+    ),
     'decoder_only': ModelKind(
-        DecoderOnly, sites=('decoder',), stacks=('decoder',), learns=('language', 'translation'),
-        commands=('generate',), reads_source=False),
+        DecoderOnly,
+        sites=('decoder',),
+        stacks=('decoder',),
+        learns=('language', 'translation'),
+        commands=('generate',),
+        reads_source=False,
+    ),
     'classifier': ModelKind(
-        Classifier, sites=('encoder',), stacks=('encoder',), learns=('classification',), commands=('classify',),
-        predicts_class=True),
+        Classifier,
+        sites=('encoder',),
+        stacks=('encoder',),
+        learns=('classification',),
+        commands=('classify',),
+        predicts_class=True,
+    ),
     'rnn_seq2seq': ModelKind(
-        RnnSeq2Seq, sites=(), stacks=('encoder', 'decoder'), learns=('translation',),
-        commands=('translate', 'attention'), size_key='d_model'),
+        RnnSeq2Seq,
+        sites=(),
+        stacks=('encoder', 'decoder'),
+        learns=('translation',),
+        commands=('translate', 'attention'),
+        size_key='d_model',
+    ),
 }
 
 
@@ -279,7 +350,9 @@ def build_model(architecture: Architecture) -> TokenModel:
 
 
 def dummy_batch(architecture: Architecture, rows: int = 1, length: int = 1) -> Batch:
-    """A batch of ones of the right types, to initialise and to trace with; source and target have `length` tokens."""
+    """A batch of ones of the right types, to initialise and to trace with; source and target have
+    `length` tokens.
+    """
     kind = MODELS[architecture.kind]
     source = jnp.ones((rows, length), jnp.int32) if kind.reads_source else None
     target = jnp.ones((rows, 1 if kind.predicts_class else length), jnp.int32)

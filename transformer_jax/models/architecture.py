@@ -1,4 +1,6 @@
-"""The architecture: a model's configuration with every spec string resolved to the object that it names."""
+"""The architecture: a model's configuration with every spec string resolved to the object that
+it names.
+"""
 
 import dataclasses
 import math
@@ -61,8 +63,11 @@ class Architecture:
     @property
     def sites(self) -> tuple[tuple[str, int], ...]:
         """(site, layer) of every attention layer; none in a recurrent model."""
-        return tuple((site, layer) for site in ('encoder', 'decoder', 'cross')
-                     for layer in range(len(self._layers(site))))
+        return tuple(
+            (site, layer)
+            for site in ('encoder', 'decoder', 'cross')
+            for layer in range(len(self._layers(site)))
+        )
 
     def attention_at(self, site: str, layer: int) -> LayerAttention:
         """The attention of a layer, from 0, at a site: 'encoder', 'decoder' or 'cross'."""
@@ -73,12 +78,20 @@ class Architecture:
         return SiteSpec(site, self.heads, self.dtype, self.attention_dropout)
 
     def residual_scales(self, stack: str) -> tuple[float, float]:
-        """(α of the residual path, β of the initial weights beside it) in the 'encoder' or 'decoder'."""
-        return deepnorm(stack, self.encoder_layers, self.decoder_layers) if self.placement.deep else (1.0, 1.0)
+        """(α of the residual path, β of the initial weights beside it) in the 'encoder'
+        or 'decoder'.
+        """
+        return (
+            deepnorm(stack, self.encoder_layers, self.decoder_layers)
+            if self.placement.deep
+            else (1.0, 1.0)
+        )
 
     @property
     def max_length(self) -> float:
-        """The most tokens that attention and positions can take in; math.inf where nothing bounds them."""
+        """The most tokens that attention and positions can take in; math.inf where nothing
+        bounds them.
+        """
         limits = [self.attention_at(site, layer).kind.max_len for site, layer in self.sites]
         if limits:
             limits.append(self.position.max_len)
@@ -87,26 +100,49 @@ class Architecture:
     @property
     def prefix_length(self) -> int:
         """The longest prefix that any layer's mask shows at once; 0 without any."""
-        return max((self.attention_at(site, layer).kind.mask.prefix_length() for site, layer in self.sites), default=0)
+        return max(
+            (
+                self.attention_at(site, layer).kind.mask.prefix_length()
+                for site, layer in self.sites
+            ),
+            default=0,
+        )
 
     def engines(self) -> dict[str, str]:
-        """Site to the engines of its layers: {'encoder': 'dense', 'decoder': '5*blocked, dense', …}."""
-        return {site: _pattern([layer.engine for layer in self._layers(site)])
-                for site in ('encoder', 'decoder', 'cross') if self._layers(site)}
+        """Site to the engines of its layers: {'encoder': 'dense', 'decoder': '5*blocked,
+        dense', …}.
+        """
+        return {
+            site: _pattern([layer.engine for layer in self._layers(site)])
+            for site in ('encoder', 'decoder', 'cross')
+            if self._layers(site)
+        }
 
     def with_engines(self, choose: Callable[[str, LayerAttention], str]) -> 'Architecture':
         """The same model with the engine of each layer replaced by `choose(site, layer)`."""
-        return dataclasses.replace(self, **{f'{site}_attention': tuple(
-            dataclasses.replace(layer, engine=choose(site, layer)) for layer in self._layers(site))
-            for site in ('encoder', 'decoder', 'cross')})
+        return dataclasses.replace(
+            self,
+            **{
+                f'{site}_attention': tuple(
+                    dataclasses.replace(layer, engine=choose(site, layer))
+                    for layer in self._layers(site)
+                )
+                for site in ('encoder', 'decoder', 'cross')
+            },
+        )
 
     def _layers(self, site: str) -> tuple[LayerAttention, ...]:
-        return {'encoder': self.encoder_attention, 'decoder': self.decoder_attention,
-                'cross': self.cross_attention}[site]
+        return {
+            'encoder': self.encoder_attention,
+            'decoder': self.decoder_attention,
+            'cross': self.cross_attention,
+        }[site]
 
 
 def _pattern(names: list[str]) -> str:
-    """The engines of a stack's layers as a pattern is written: '5*blocked, dense', or one name for all."""
+    """The engines of a stack's layers as a pattern is written: '5*blocked, dense', or one name
+    for all.
+    """
     runs = [(name, len(list(run))) for name, run in groupby(names)]
     if len(runs) == 1:
         return runs[0][0]

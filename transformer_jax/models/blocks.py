@@ -10,14 +10,24 @@ from transformer_jax.attention import Context
 from transformer_jax.attention.masks import Causal, Mask, Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.layers.feed_forward import FeedForward, MixtureOfExperts, Moe
-from transformer_jax.layers.linear import HeadsIn, HeadsOut, Initializer, constrain, dropout, parameter
+from transformer_jax.layers.linear import (
+    HeadsIn,
+    HeadsOut,
+    Initializer,
+    constrain,
+    dropout,
+    parameter,
+)
 from transformer_jax.layers.norms import Norm
 from transformer_jax.layers.param_scope import HeadDims
 from transformer_jax.models.architecture import Architecture
 from transformer_jax.positions import Position
 
 PAST = Segments() & Causal()  # what a decoder's token may see
-VALUES = ('value', 'up_value')  # parameters whose initial size DeepNorm sets: they make what attention mixes
+VALUES = (
+    'value',
+    'up_value',
+)  # parameters whose initial size DeepNorm sets: they make what attention mixes
 
 
 class Projection(nn.Module):
@@ -36,19 +46,27 @@ class Projection(nn.Module):
 
     @nn.nowrap
     def heads_in(self, name: str, x_BTD: jax.Array, heads: int, size: int, axis: str) -> jax.Array:
-        """Projects x_BTD to x_BTNH with a learned kernel, and a bias where the configuration has one."""
+        """Projects x_BTD to x_BTNH with a learned kernel, and a bias where the configuration
+        has one.
+        """
         gain = self.gain if name in VALUES else 1.0
         return HeadsIn(heads, size, axis, self.bias, gain, name=name)(x_BTD)
 
     @nn.nowrap
-    def parameter(self, name: str, shape: Sequence[int], axes: Sequence[str], init: Initializer) -> jax.Array:
+    def parameter(
+        self, name: str, shape: Sequence[int], axes: Sequence[str], init: Initializer
+    ) -> jax.Array:
         """A float32 array whose dimensions carry the logical `axes`."""
         gain = self.gain if name in VALUES else 1.0
-        return parameter(self, name, shape, axes, init if gain == 1 else lambda *args: gain * init(*args))
+        return parameter(
+            self, name, shape, axes, init if gain == 1 else lambda *args: gain * init(*args)
+        )
 
 
 class MultiHead(nn.Module):
-    """The attention of a site, its parameters and heads: MultiHead of Vaswani et al. (2017), section 3.2.2."""
+    """The attention of a site, its parameters and heads: MultiHead of Vaswani et al. (2017),
+    section 3.2.2.
+    """
 
     architecture: Architecture
     site: str  # encoder, decoder, cross
@@ -65,13 +83,21 @@ class MultiHead(nn.Module):
         self.keys = Projection(self.kind.keys, *scope, architecture.attention_bias != 'none', beta)
         self.mix = Projection(self.kind.parameters, *scope, gain=beta)
         self.relative = self.shared or Projection(
-            self.position.parameters, self.kind.tile_heads(architecture.heads), *scope[1:])
+            self.position.parameters, self.kind.tile_heads(architecture.heads), *scope[1:]
+        )
         if self.kind.gate != 'none':
             heads = architecture.heads
-            self.gate = HeadsIn(heads.num_heads, heads.value_dim if self.kind.gate == 'element' else 1, 'heads', bias=True)
+            self.gate = HeadsIn(
+                heads.num_heads,
+                heads.value_dim if self.kind.gate == 'element' else 1,
+                'heads',
+                bias=True,
+            )
         self.out = HeadsOut(architecture.d_model, architecture.attention_bias == 'all', beta)
 
-    def __call__(self, x_BTD: jax.Array, keys: Any, context: Context, rate: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x_BTD: jax.Array, keys: Any, context: Context, rate: jax.Array | None
+    ) -> jax.Array:
         """Attends from x_BTD to projected `keys`; `context` holds mask and tokens."""
         queries = self.queries(x_BTD, context.query)
         context = self._complete(context.replace(engine=self.engine), rate)
@@ -86,10 +112,14 @@ class MultiHead(nn.Module):
         queries, context = self.queries(x_BTD, context.query), self._complete(context, None)
         return self._out(x_BTD, self.kind.look(queries, keys, context), context)
 
-    def step(self, x_BTD: jax.Array, tokens: Tokens, mask: Mask, cache: Any) -> tuple[jax.Array, Any]:
+    def step(
+        self, x_BTD: jax.Array, tokens: Tokens, mask: Mask, cache: Any
+    ) -> tuple[jax.Array, Any]:
         """Attends from x_BTD to itself and to all that the cache holds."""
         context = self._complete(Context(mask, tokens, tokens), None)
-        o_BTNH, cache = self.kind.step(self.queries(x_BTD, tokens), self.keys(x_BTD, tokens), context, cache)
+        o_BTNH, cache = self.kind.step(
+            self.queries(x_BTD, tokens), self.keys(x_BTD, tokens), context, cache
+        )
         return self._out(x_BTD, o_BTNH, context), cache
 
     def init_cache(self, x_B1D: jax.Array, tokens: Tokens, length: int, mask: Mask) -> Any:
@@ -99,8 +129,12 @@ class MultiHead(nn.Module):
     def _complete(self, context: Context, rate: jax.Array | None) -> Context:
         drops = self.architecture.attention_dropout and rate is not None
         return context.replace(
-            mask=self.kind.mask.within(context.mask), position=self.position, parameters=self.mix(),
-            position_parameters=self.relative(), dropout=(self.make_rng('dropout'), rate) if drops else None)
+            mask=self.kind.mask.within(context.mask),
+            position=self.position,
+            parameters=self.mix(),
+            position_parameters=self.relative(),
+            dropout=(self.make_rng('dropout'), rate) if drops else None,
+        )
 
     def _out(self, x_BTD: jax.Array, o_BTNH: jax.Array, context: Context) -> jax.Array:
         o_BTNH = self.kind.finish(o_BTNH, context.parameters)
@@ -110,7 +144,9 @@ class MultiHead(nn.Module):
 
 
 class Connection(nn.Module):
-    """The residual path past sublayers, with its norms: see norms.PLACEMENTS. Dropout acts on what is added."""
+    """The residual path past sublayers, with its norms: see norms.PLACEMENTS. Dropout acts on what
+    is added.
+    """
 
     architecture: Architecture
     stack: str  # encoder, decoder
@@ -121,8 +157,9 @@ class Connection(nn.Module):
         if self.placement.inner:
             self.inner_norm = make_norm(self.architecture)
 
-    def __call__(self, x_BTD: jax.Array, sublayer: Callable[[jax.Array], jax.Array],
-                 rate: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x_BTD: jax.Array, sublayer: Callable[[jax.Array], jax.Array], rate: jax.Array | None
+    ) -> jax.Array:
         """x_BTD past one `sublayer`, which maps an array to another of the same shape."""
         return self.join(x_BTD, rate, sublayer(self.branch(x_BTD)))
 
@@ -135,7 +172,9 @@ class Connection(nn.Module):
         alpha, _ = self.architecture.residual_scales(self.stack)
         y_BTD = x_BTD if alpha == 1 else alpha * x_BTD
         for output_BTD in outputs_BTD:
-            y_BTD += dropout(self, self.inner_norm(output_BTD) if self.placement.inner else output_BTD, rate)
+            y_BTD += dropout(
+                self, self.inner_norm(output_BTD) if self.placement.inner else output_BTD, rate
+            )
         return constrain(self.norm(y_BTD) if self.placement.outer == 'after' else y_BTD)
 
 
@@ -147,13 +186,17 @@ def make_norm(architecture: Architecture) -> Norm:
 def make_ffn(architecture: Architecture, stack: str) -> FeedForward | MixtureOfExperts:
     """The position-wise feed-forward network."""
     kind, (_, beta) = architecture.ffn, architecture.residual_scales(stack)
-    return (MixtureOfExperts if isinstance(kind, Moe) else FeedForward)(kind, architecture.d_ff, beta)
+    return (MixtureOfExperts if isinstance(kind, Moe) else FeedForward)(
+        kind, architecture.d_ff, beta
+    )
 
 
 class Block(nn.Module):
-    """A layer: self-attention, attention to a memory where it crosses, feed-forward (Vaswani et al. 2017, Figure 1).
+    """A layer: self-attention, attention to a memory where it crosses, feed-forward (Vaswani et al.
+    2017, Figure 1).
 
-    With `model.block='parallel'` all of them read the same norm of the input, and their outputs are added at once.
+    With `model.block='parallel'` all of them read the same norm of the input, and their outputs are
+    added at once.
     """
 
     architecture: Architecture
@@ -175,8 +218,13 @@ class Block(nn.Module):
                 self.cross_connection = Connection(architecture, stack)
             self.ffn_connection = Connection(architecture, stack)
 
-    def __call__(self, x_BTD: jax.Array, tokens: Tokens, rate: jax.Array | None,
-                 memory: tuple[jax.Array, Tokens] | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        tokens: Tokens,
+        rate: jax.Array | None,
+        memory: tuple[jax.Array, Tokens] | None = None,
+    ) -> jax.Array:
         """All tokens at once; `memory` is (memory_BSD, its tokens) where the layer crosses."""
         y_BTD = self.attention_connection.branch(x_BTD)
         keys = self.attention.keys(y_BTD, tokens)
@@ -187,6 +235,7 @@ class Block(nn.Module):
 
             def cross(y_BTD):
                 return self.cross(y_BTD, memory_keys, context, rate)
+
         return self._rest((x_BTD, y_BTD, o_BTD), tokens, cross, rate)
 
     def init_cache(self, x_BSD: jax.Array, tokens: Tokens, length: int) -> Any:
@@ -194,27 +243,42 @@ class Block(nn.Module):
         first_B1 = jax.tree.map(lambda a_BS: a_BS[:, :1], tokens)
         return self.attention.init_cache(x_BSD[:, :1], first_B1, length, self.mask)
 
-    def step(self, x_RTD: jax.Array, tokens: Tokens, cache: Any,
-             memory: tuple[Any, Tokens] | None = None) -> tuple[jax.Array, Any]:
-        """New tokens for each of R hypotheses, given the cache of those before; `memory` is (projected keys, tokens).
+    def step(
+        self, x_RTD: jax.Array, tokens: Tokens, cache: Any, memory: tuple[Any, Tokens] | None = None
+    ) -> tuple[jax.Array, Any]:
+        """New tokens for each of R hypotheses, given the cache of those before; `memory` is
+        (projected keys, tokens).
 
-        Where the layer crosses there is one token for each of the hypotheses, as many for every row of the memory.
+        Where the layer crosses there is one token for each of the hypotheses, as many for every row
+        of the memory.
         """
         y_RTD = self.attention_connection.branch(x_RTD)
         o_RTD, cache = self.attention.step(y_RTD, tokens, self.mask, cache)
         if not self.crosses:
             return self._rest((x_RTD, y_RTD, o_RTD), tokens, None, None), cache
-        # The hypotheses of a sentence are to its memory what the times of a target are: rows of one matrix product.
+        # The hypotheses of a sentence are to its memory what the times of a target are: rows of one
+        # matrix product.
         memory_keys, memory_tokens = memory
         begun, tokens = jax.tree.map(
-            lambda a: a.reshape(len(memory_tokens.segments_BT), -1, *a.shape[2:]), ((x_RTD, y_RTD, o_RTD), tokens))
+            lambda a: a.reshape(len(memory_tokens.segments_BT), -1, *a.shape[2:]),
+            ((x_RTD, y_RTD, o_RTD), tokens),
+        )
         context = Context(Segments(), tokens, memory_tokens)
-        x_BTD = self._rest(begun, tokens, lambda y_BTD: self.cross.look(y_BTD, memory_keys, context), None)
+        x_BTD = self._rest(
+            begun, tokens, lambda y_BTD: self.cross.look(y_BTD, memory_keys, context), None
+        )
         return x_BTD.reshape(x_RTD.shape), cache
 
-    def _rest(self, begun: tuple[jax.Array, jax.Array, jax.Array], tokens: Tokens,
-              cross: Callable[[jax.Array], jax.Array] | None, rate: jax.Array | None) -> jax.Array:
-        """What follows self-attention, which took y_BTD, the branch of x_BTD, to o_BTD: `begun` = (x, y, o)."""
+    def _rest(
+        self,
+        begun: tuple[jax.Array, jax.Array, jax.Array],
+        tokens: Tokens,
+        cross: Callable[[jax.Array], jax.Array] | None,
+        rate: jax.Array | None,
+    ) -> jax.Array:
+        """What follows self-attention, which took y_BTD, the branch of x_BTD, to o_BTD:
+        `begun` = (x, y, o).
+        """
         x_BTD, y_BTD, o_BTD = begun
         if self.architecture.block == 'parallel':
             others = (*([cross(y_BTD)] if cross else []), self.ffn(y_BTD, tokens, rate))

@@ -11,7 +11,9 @@ from transformer_jax.models.architecture import Architecture
 
 
 class TokenModel(nn.Module):
-    """What all models share: embeddings of tokens, and logits by a table that may be one of theirs."""
+    """What all models share: embeddings of tokens, and logits by a table that may be one
+    of theirs.
+    """
 
     architecture: Architecture
 
@@ -36,5 +38,9 @@ class TokenModel(nn.Module):
     @nn.nowrap
     def _embedding(self) -> Embedding:
         architecture = self.architecture
-        return Embedding(architecture.vocab_size, architecture.d_model, architecture.dtype,
-                         architecture.embedding_scale)
+        return Embedding(
+            architecture.vocab_size,
+            architecture.d_model,
+            architecture.dtype,
+            architecture.embedding_scale,
+        )

@@ -1,6 +1,8 @@
-"""Optimizers and learning-rate schedules: frozen dataclasses named by spec strings, mathematics by optax.
+"""Optimizers and learning-rate schedules: frozen dataclasses named by spec strings, mathematics
+by optax.
 
-What an optimizer does to an array depends on what the array is, which its logical axes and its name tell: see `Role`.
+What an optimizer does to an array depends on what the array is, which its logical axes and its name
+tell: see `Role`.
 """
 
 import dataclasses
@@ -21,10 +23,11 @@ INPUT_AXES = ('embed', 'rank')  # every kernel has one of these
 class Role:
     """What an array of a model is to an optimizer.
 
-    group: 'kernel' maps vectors to vectors; 'embedding' is a table of tokens or places; 'vector' is all else: norms,
-    biases, numbers of a head.
-    batch, inputs, outputs: of a kernel, the dimensions that count its copies (experts), that it sums over and that it
-    makes: (1, 2) for the outputs of [D, N, H], (0, 1) for the inputs of [N, H, D].
+    group: 'kernel' maps vectors to vectors; 'embedding' is a table of tokens or places; 'vector' is
+    all else: norms, biases, numbers of a head.
+    batch, inputs, outputs: of a kernel, the dimensions that count its copies (experts), that it
+    sums over and that it makes: (1, 2) for the outputs of [D, N, H], (0, 1) for the inputs of [N,
+    H, D].
     """
 
     shape: tuple[int, ...]
@@ -35,7 +38,9 @@ class Role:
 
     def matrix(self) -> tuple[int, int]:
         """(rows, columns) of a kernel."""
-        rows, columns = (math.prod(self.shape[i] for i in dims) for dims in (self.inputs, self.outputs))
+        rows, columns = (
+            math.prod(self.shape[i] for i in dims) for dims in (self.inputs, self.outputs)
+        )
         return rows, columns
 
     def matrices(self, a: jax.Array) -> jax.Array:
@@ -49,17 +54,25 @@ class Role:
         if self.group != 'kernel':
             return a
         order = self.batch + self.inputs + self.outputs
-        return a.reshape([self.shape[i] for i in order]).transpose([order.index(i) for i in range(len(order))])
+        return a.reshape([self.shape[i] for i in order]).transpose(
+            [order.index(i) for i in range(len(order))]
+        )
 
 
 def roles(boxed: Any) -> Any:
-    """The Role of every array of a tree, whose arrays are boxed with their logical axes where they have any."""
+    """The Role of every array of a tree, whose arrays are boxed with their logical axes where they
+    have any.
+    """
+
     def one(path, leaf):
         name = jax.tree_util.keystr(path[-1:], simple=True)
         if isinstance(leaf, nn.meta.AxisMetadata):
             return _role(name, leaf.names, leaf.value.shape)
         return _role(name, INPUT_AXES[:1] * leaf.ndim, leaf.shape)
-    return jax.tree_util.tree_map_with_path(one, boxed, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
+
+    return jax.tree_util.tree_map_with_path(
+        one, boxed, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata)
+    )
 
 
 def _role(name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> Role:
@@ -69,7 +82,9 @@ def _role(name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> Role:
         return Role(shape, 'vector')
     if set(axes) & set(TABLE_AXES):
         return Role(shape, 'embedding')
-    back = axes[-1] == 'embed' and axes[dims[0]] != 'embed'  # to the model's dimension, from all others
+    back = (
+        axes[-1] == 'embed' and axes[dims[0]] != 'embed'
+    )  # to the model's dimension, from all others
     cut = len(dims) - 1 if back else 1
     return Role(shape, 'kernel', batch, dims[:cut], dims[cut:])
 
@@ -78,7 +93,9 @@ class Optimizer(Protocol):
     """A rule that turns gradients into the direction of the update."""
 
     def transform(self, roles: Any) -> optax.GradientTransformation:
-        """The direction of the update, before learning rate and weight decay, of arrays of these `roles`."""
+        """The direction of the update, before learning rate and weight decay, of arrays of
+        these `roles`.
+        """
 
     def rule(self, role: Role) -> str:
         """What updates an array, in a word."""
@@ -93,14 +110,18 @@ class Schedule(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Adam:
-    """Kingma & Ba (2015); with `optim.weight_decay`, which is decoupled, AdamW (Loshchilov & Hutter 2019)."""
+    """Kingma & Ba (2015); with `optim.weight_decay`, which is decoupled, AdamW
+    (Loshchilov & Hutter 2019).
+    """
 
     b1: float = 0.9
     b2: float = 0.98
     eps: float = 1e-9
 
     def transform(self, roles: Any) -> optax.GradientTransformation:
-        """The direction of the update, before learning rate and weight decay, of arrays of these `roles`."""
+        """The direction of the update, before learning rate and weight decay, of arrays of
+        these `roles`.
+        """
         return optax.scale_by_adam(self.b1, self.b2, self.eps)
 
     def rule(self, role: Role) -> str:
@@ -110,7 +131,9 @@ class Adam:
 
 @dataclasses.dataclass(frozen=True)
 class Lion:
-    """The sign of an interpolated momentum (Chen et al. 2023, Algorithm 2); a rate below Adam's suits it."""
+    """The sign of an interpolated momentum (Chen et al. 2023, Algorithm 2); a rate below Adam's
+    suits it.
+    """
 
     b1: float = 0.9
     b2: float = 0.99
@@ -126,12 +149,14 @@ class Lion:
 
 @dataclasses.dataclass(frozen=True)
 class Adafactor:
-    """Second moments kept as the rows' and the columns' means of a matrix (Shazeer & Stern 2018, Algorithm 4).
+    """Second moments kept as the rows' and the columns' means of a matrix (Shazeer & Stern 2018,
+    Algorithm 4).
 
-    Step n forgets 1 / n^`decay` of them. An update whose root mean square is above `clip` is scaled down to it.
-    `relative`: updates are in units of their array's root mean square, at least 0.001. A kernel of heads is the matrix
-    it stands for; a matrix with a side below `min_size`, and what is no matrix, keeps the moments of all its elements.
-    Moments are not cut over devices: rows and columns are few.
+    Step n forgets 1 / n^`decay` of them. An update whose root mean square is above `clip` is scaled
+    down to it. `relative`: updates are in units of their array's root mean square, at least 0.001.
+    A kernel of heads is the matrix it stands for; a matrix with a side below `min_size`, and what
+    is no matrix, keeps the moments of all its elements. Moments are not cut over devices: rows and
+    columns are few.
     """
 
     decay: float = 0.8
@@ -141,35 +166,47 @@ class Adafactor:
 
     def transform(self, roles: Any) -> optax.GradientTransformation:
         """As Adam's."""
-        factored = optax.scale_by_factored_rms(decay_rate=self.decay, min_dim_size_to_factor=self.min_size)
+        factored = optax.scale_by_factored_rms(
+            decay_rate=self.decay, min_dim_size_to_factor=self.min_size
+        )
         own_scale = optax.scale_by_param_block_rms() if self.relative else optax.identity()
-        return optax.chain(_on_matrices(factored, roles), optax.clip_by_block_rms(self.clip), own_scale)
+        return optax.chain(
+            _on_matrices(factored, roles), optax.clip_by_block_rms(self.clip), own_scale
+        )
 
     def rule(self, role: Role) -> str:
         """As Adam's."""
         sides = role.matrix() if role.group == 'kernel' else (0, *role.shape)
-        return 'adafactor' if sorted(sides)[-2:][0] >= self.min_size else 'adafactor without factors'
+        return (
+            'adafactor' if sorted(sides)[-2:][0] >= self.min_size else 'adafactor without factors'
+        )
 
 
-def _on_matrices(transform: optax.GradientTransformation, roles: Any) -> optax.GradientTransformation:
+def _on_matrices(
+    transform: optax.GradientTransformation, roles: Any
+) -> optax.GradientTransformation:
     """`transform` as it acts on kernels that are matrices; its state has no logical axes."""
+
     def matrices(tree):
         return jax.tree.map(Role.matrices, roles, nn.meta.unbox(tree))
 
     def update(updates, state, params=None):
         updates, state = transform.update(matrices(updates), state, matrices(params))
         return jax.tree.map(Role.whole, roles, updates), state
+
     return optax.GradientTransformation(lambda params: transform.init(matrices(params)), update)
 
 
 @dataclasses.dataclass(frozen=True)
 class Muon:
-    """Kernels by their momentum made orthogonal (Jordan et al. 2024), all other arrays by Adam (`b1`, `b2`, `eps`).
+    """Kernels by their momentum made orthogonal (Jordan et al. 2024), all other arrays by Adam
+    (`b1`, `b2`, `eps`).
 
-    `steps` iterations of Newton and Schulz bring the singular values of Nesterov's momentum (`beta`) near 1. Times
-    `rms` · √max(rows, columns) the update has a root mean square of about `rms`, as Adam's has, so that one learning
-    rate and one weight decay suit both (Liu et al. 2025, equation 4); `rms=0`: times √max(1, columns / rows), as first
-    published. A kernel of heads is one matrix, a kernel of experts is one for each.
+    `steps` iterations of Newton and Schulz bring the singular values of Nesterov's momentum
+    (`beta`) near 1. Times `rms` · √max(rows, columns) the update has a root mean square of about
+    `rms`, as Adam's has, so that one learning rate and one weight decay suit both (Liu et al. 2025,
+    equation 4); `rms=0`: times √max(1, columns / rows), as first published. A kernel of heads is
+    one matrix, a kernel of experts is one for each.
     """
 
     beta: float = 0.95
@@ -181,15 +218,30 @@ class Muon:
 
     def transform(self, roles: Any) -> optax.GradientTransformation:
         """As Adam's."""
+
         def layout(role):  # without one, optax leaves an array of more than two dimensions to Adam
-            return MuonDimensionNumbers(role.inputs, role.outputs) if role.group == 'kernel' else optax.MaskedNode()
+            return (
+                MuonDimensionNumbers(role.inputs, role.outputs)
+                if role.group == 'kernel'
+                else optax.MaskedNode()
+            )
+
         layouts = jax.tree.map(layout, roles)
-        orthogonal = scale_by_muon(ns_steps=self.steps, beta=self.beta, weight_dimension_numbers=lambda _: layouts)
+        orthogonal = scale_by_muon(
+            ns_steps=self.steps, beta=self.beta, weight_dimension_numbers=lambda _: layouts
+        )
 
         def scaled(updates, _):
-            return jax.tree.map(lambda role, a: self._scale(role) * a if role.group == 'kernel' else a, roles, updates)
-        rules = {'muon': optax.chain(orthogonal, optax.stateless(scaled)),
-                 'adam': optax.scale_by_adam(self.b1, self.b2, self.eps)}
+            return jax.tree.map(
+                lambda role, a: self._scale(role) * a if role.group == 'kernel' else a,
+                roles,
+                updates,
+            )
+
+        rules = {
+            'muon': optax.chain(orthogonal, optax.stateless(scaled)),
+            'adam': optax.scale_by_adam(self.b1, self.b2, self.eps),
+        }
         return optax.partition(rules, jax.tree.map(self.rule, roles))
 
     def rule(self, role: Role) -> str:
@@ -211,9 +263,14 @@ def summary(optimizer: Any, roles: Any, decayed: Any) -> str:
     """
     sizes: dict[tuple[str, str, bool], list[int]] = {}
     for role, decays in zip(jax.tree.leaves(roles), jax.tree.leaves(decayed), strict=True):
-        sizes.setdefault((optimizer.rule(role), role.group, decays), []).append(math.prod(role.shape))
-    return '; '.join(f'{rule}{" with weight decay" if decays else ""}: {len(arrays)} {group}{"s"[:len(arrays) - 1]} '
-                     f'({sum(arrays):,} numbers)' for (rule, group, decays), arrays in sorted(sizes.items()))
+        sizes.setdefault((optimizer.rule(role), role.group, decays), []).append(
+            math.prod(role.shape)
+        )
+    return '; '.join(
+        f'{rule}{" with weight decay" if decays else ""}: {len(arrays)} {group}{"s"[: len(arrays) - 1]} '
+        f'({sum(arrays):,} numbers)'
+        for (rule, group, decays), arrays in sorted(sizes.items())
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +280,7 @@ class Paper:
     warmup: int = 4000
 
     def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
-        return d_model ** -0.5 * jnp.minimum(n ** -0.5, n * self.warmup ** -1.5)
+        return d_model**-0.5 * jnp.minimum(n**-0.5, n * self.warmup**-1.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +306,9 @@ class Linear:
 
 @dataclasses.dataclass(frozen=True)
 class Cosine:
-    """A linear rise to 1 over `warmup` steps, then half a cosine to `end` (Loshchilov & Hutter 2017)."""
+    """A linear rise to 1 over `warmup` steps, then half a cosine to `end`
+    (Loshchilov & Hutter 2017).
+    """
 
     warmup: int = 0
     end: float = 0.0

@@ -1,4 +1,6 @@
-"""Logical axes to mesh axes: one table, checked by name, collision and divisibility before anything compiles."""
+"""Logical axes to mesh axes: one table, checked by name, collision and divisibility before
+anything compiles.
+"""
 
 import math
 from typing import Any
@@ -11,8 +13,9 @@ from transformer_jax import spec
 from transformer_jax.errors import ConfigError
 from transformer_jax.schema import MeshConfig
 
-# Logical axis → the mesh axes that its dimension is cut over, the first varying slowest. The embedding is cut along its
-# vocabulary alone, by both axes, because a gather from a table cut in two dimensions moves the whole table.
+# Logical axis → the mesh axes that its dimension is cut over, the first varying slowest. The
+# embedding is cut along its vocabulary alone, by both axes, because a gather from a table cut in
+# two dimensions moves the whole table.
 RULES: dict[str, tuple[str, ...]] = {
     'replica': ('replica',),
     'batch': ('data', 'fsdp'),
@@ -44,15 +47,19 @@ def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
     fixed = math.prod(size for size in sizes.values() if size != -1)
     wild = [axis for axis, size in sizes.items() if size == -1]
     if devices % fixed or (not wild and fixed != devices):
-        raise ConfigError(f'parallel.mesh={sizes} needs {"a multiple of " if wild else ""}{fixed} devices, '
-                          f'there are {devices}')
+        raise ConfigError(
+            f'parallel.mesh={sizes} needs {"a multiple of " if wild else ""}{fixed} devices, '
+            f'there are {devices}'
+        )
     return sizes | dict.fromkeys(wild, devices // fixed)
 
 
 def replica_sizes(config: MeshConfig, sizes: dict[str, int], replicas: int) -> dict[str, int]:
-    """The mesh on which so many replicas are trained side by side: they share out the rest of the devices.
+    """The mesh on which so many replicas are trained side by side: they share out the rest of
+    the devices.
 
-    What `config` leaves to the axis 'data' goes to 'replica' as far as the number of replicas divides.
+    What `config` leaves to the axis 'data' goes to 'replica' as far as the number of
+    replicas divides.
     """
     parts = math.gcd(replicas, sizes['data']) if config.data == -1 else 1
     return {'replica': parts} | sizes | {'data': sizes['data'] // parts}
@@ -81,35 +88,47 @@ def partition_specs(boxed: Any, sizes: dict[str, int]) -> Any:
         sizes: mesh axis to size, see `mesh_sizes`.
 
     Raises:
-        ConfigError: an unknown logical axis, an axis used twice in one array, or a dimension that does not divide.
+        ConfigError: an unknown logical axis, an axis used twice in one array, or a dimension that
+            does not divide.
     """
+
     def one(path, leaf):
         if not isinstance(leaf, nn.meta.AxisMetadata):
             return PartitionSpec()
         return _partition_spec(_dotted(path), leaf.names, leaf.value.shape, sizes)
-    return jax.tree_util.tree_map_with_path(one, boxed, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
+
+    return jax.tree_util.tree_map_with_path(
+        one, boxed, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata)
+    )
 
 
 def _dotted(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator='.')
 
 
-def _partition_spec(name: str, axes: tuple[str, ...], shape: tuple[int, ...], sizes: dict[str, int]) -> PartitionSpec:
+def _partition_spec(
+    name: str, axes: tuple[str, ...], shape: tuple[int, ...], sizes: dict[str, int]
+) -> PartitionSpec:
     used: dict[str, str] = {}
     if len(set(axes)) < len(axes):
         raise ConfigError(f'{name}: dimensions need names of their own: {", ".join(axes)}')
     for logical, size in zip(axes, shape, strict=True):
         if logical not in RULES:
-            raise ConfigError(f'{name}: no sharding rule for the logical axis {logical!r}; '
-                              f'{spec.nearest(logical, RULES)}')
+            raise ConfigError(
+                f'{name}: no sharding rule for the logical axis {logical!r}; '
+                f'{spec.nearest(logical, RULES)}'
+            )
         parts = math.prod(sizes[axis] for axis in RULES[logical])
         if size % parts:
             below = size // parts * parts
             raise ConfigError(
                 f'{name}: dimension {logical!r} of size {size} cannot be cut over {parts} devices (mesh '
-                f'{"×".join(RULES[logical])}); sizes that fit: {f"{below} or " if below else ""}{below + parts}')
+                f'{"×".join(RULES[logical])}); sizes that fit: {f"{below} or " if below else ""}{below + parts}'
+            )
         for axis in RULES[logical]:
             if axis in used:  # whatever the axis's size: JAX refuses it on one device too
-                raise ConfigError(f'{name}: mesh axis {axis!r} would cut both {used[axis]!r} and {logical!r}')
+                raise ConfigError(
+                    f'{name}: mesh axis {axis!r} would cut both {used[axis]!r} and {logical!r}'
+                )
             used[axis] = logical
     return PartitionSpec(*(RULES[logical] or None for logical in axes))

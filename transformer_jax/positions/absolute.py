@@ -32,13 +32,19 @@ class Learned(Position):
 
     def embed(self, scope: Scope, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
         D = x_BTD.shape[-1]
-        table_TD = scope.parameter('positions', (self.max_len, D), ('position', 'embed'),
-                                   jax.nn.initializers.normal(D ** -0.5))
+        table_TD = scope.parameter(
+            'positions',
+            (self.max_len, D),
+            ('position', 'embed'),
+            jax.nn.initializers.normal(D**-0.5),
+        )
         return x_BTD + table_TD.astype(x_BTD.dtype)[positions_BT]
 
 
 def sinusoids(positions_BT: jax.Array, D: int) -> jax.Array:
-    """PE(pos, 2i) = sin(pos / 10000^(2i/D)), PE(pos, 2i+1) = cos(…), float32 (Vaswani et al. 2017, section 3.5)."""
+    """PE(pos, 2i) = sin(pos / 10000^(2i/D)), PE(pos, 2i+1) = cos(…), float32 (Vaswani et al. 2017,
+    section 3.5).
+    """
     rates_H = 10000.0 ** (-jnp.arange(0, D, 2, dtype=jnp.float32) / D)
     angles_BTH = positions_BT[..., None].astype(jnp.float32) * rates_H[None, None]
     pairs_BTH2 = jnp.stack([jnp.sin(angles_BTH), jnp.cos(angles_BTH)], axis=-1)

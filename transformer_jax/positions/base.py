@@ -15,7 +15,8 @@ from transformer_jax.layers.param_scope import Scope
 class Tile:
     """Queries and keys that meet, any part of the whole: where they stand, and what they hold.
 
-    Query head n of q_BTNH reads key-value head n // G of k_BSKH. Kinds that have no queries and keys leave both None.
+    Query head n of q_BTNH reads key-value head n // G of k_BSKH. Kinds that have no queries and
+    keys leave both None.
     """
 
     query: Tokens
@@ -25,7 +26,9 @@ class Tile:
     k_BSKH: jax.Array | None
     heads: tuple[int, int] = flax.struct.field(pytree_node=False)  # N, K
     scale: float = flax.struct.field(pytree_node=False)  # of the products of queries and keys
-    causal: bool = flax.struct.field(pytree_node=False, default=False)  # no query sees a key ahead of its own position
+    causal: bool = flax.struct.field(
+        pytree_node=False, default=False
+    )  # no query sees a key ahead of its own position
 
     def offsets_BTS(self) -> jax.Array:
         """Query position − key position."""
@@ -41,14 +44,19 @@ class Tile:
 class Position:
     """The base of all position encodings: `none`, order enters by the causal mask alone.
 
-    A subclass overrides some of four hooks: `embed` once on the embedded tokens; `rotate` on queries and keys; `score`
-    on a tile of scores; `value` on a tile of weights. Positions are explicit arrays: packing and caches permute them.
+    A subclass overrides some of four hooks: `embed` once on the embedded tokens; `rotate` on
+    queries and keys; `score` on a tile of scores; `value` on a tile of weights. Positions are
+    explicit arrays: packing and caches permute them.
     """
 
     max_len: int = dataclasses.field(default=0, init=False)  # 0: any length
     content: ClassVar[bool] = False  # `score` or `value` reads q_BTNH or k_BSKH of the tile
-    whole_row: ClassVar[bool] = False  # the score of one key depends on the row's other keys: no tiles along S
-    shared: bool = dataclasses.field(default=False, init=False)  # `parameters` belong to the stack, not to each layer
+    whole_row: ClassVar[bool] = (
+        False  # the score of one key depends on the row's other keys: no tiles along S
+    )
+    shared: bool = dataclasses.field(
+        default=False, init=False
+    )  # `parameters` belong to the stack, not to each layer
 
     @classmethod
     def biases(cls) -> bool:
@@ -76,7 +84,9 @@ class Position:
         return scores_BKGTS
 
     def value(self, parameters: Any, weights_BKGTS: jax.Array, tile: Tile) -> jax.Array | None:
-        """What the relative positions add to the mixed values, o_BTKGH, linear in the weights; None: nothing."""
+        """What the relative positions add to the mixed values, o_BTKGH, linear in the weights;
+        None: nothing.
+        """
         return None
 
 

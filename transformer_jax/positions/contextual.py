@@ -14,10 +14,11 @@ from transformer_jax.positions.base import Position, Tile
 class Cope(Position):
     """Contextual position encoding (Golovneva et al. 2024, section 4).
 
-    The position p_ij of key j for query i is the sum of the gates sigmoid(score_il) over the keys l that i may see, at
-    or after j; the score rises by q_i·e[p_ij], e interpolated between `max_positions` learned embeddings and held at
-    the last. As in the paper's listing scores are scaled before the gates and q·e is not; heads share e. In encoders
-    positions count from the end of the text, not from the query.
+    The position p_ij of key j for query i is the sum of the gates sigmoid(score_il) over the keys l
+    that i may see, at or after j; the score rises by q_i·e[p_ij], e interpolated between
+    `max_positions` learned embeddings and held at the last. As in the paper's listing scores are
+    scaled before the gates and q·e is not; heads share e. In encoders positions count from the end
+    of the text, not from the query.
     """
 
     max_positions: int = 64
@@ -29,8 +30,12 @@ class Cope(Position):
             raise ValueError(f'max_positions={self.max_positions}, it takes 2 or more')
 
     def parameters(self, scope: Scope) -> jax.Array:
-        return scope.parameter('embeddings', (self.max_positions, scope.heads.head_dim), ('position', 'head_dim'),
-                               jax.nn.initializers.zeros)
+        return scope.parameter(
+            'embeddings',
+            (self.max_positions, scope.heads.head_dim),
+            ('position', 'head_dim'),
+            jax.nn.initializers.zeros,
+        )
 
     def score(self, parameters: jax.Array, scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
         seen_BKGTS = jnp.where(tile.allowed_BTS[:, None, None], scores_BKGTS, -jnp.inf)
@@ -38,16 +43,22 @@ class Cope(Position):
         P = self.max_positions
         q_BTKGH = tile.grouped(tile.q_BTNH)
         e_PH = parameters.astype(q_BTKGH.dtype)
-        products_BKGTP = jnp.einsum('BTKGH,PH->BKGTP', q_BTKGH, e_PH, preferred_element_type=jnp.float32)
+        products_BKGTP = jnp.einsum(
+            'BTKGH,PH->BKGTP', q_BTKGH, e_PH, preferred_element_type=jnp.float32
+        )
         counts_BKGTS = jnp.minimum(counts_BKGTS, P - 1)
         below_BKGTS = jnp.minimum(counts_BKGTS.astype(jnp.int32), P - 2)
         above_BKGTS = counts_BKGTS - below_BKGTS  # how far towards the next embedding
-        low_BKGTS, high_BKGTS = (jnp.take_along_axis(products_BKGTP, below_BKGTS + step, axis=-1) for step in (0, 1))
+        low_BKGTS, high_BKGTS = (
+            jnp.take_along_axis(products_BKGTP, below_BKGTS + step, axis=-1) for step in (0, 1)
+        )
         return scores_BKGTS + (1 - above_BKGTS) * low_BKGTS + above_BKGTS * high_BKGTS
 
 
 def _sum_from(gates_BKGTS: jax.Array, positions_BS: jax.Array) -> jax.Array:
-    """Σ of the gates at or after the position of each key, in whatever order keys lie: a ring cache has its own."""
+    """Σ of the gates at or after the position of each key, in whatever order keys lie: a ring cache
+    has its own.
+    """
     order_BS = jnp.argsort(positions_BS)
     back_BS = jnp.argsort(order_BS)
     sorted_BKGTS = jnp.take_along_axis(gates_BKGTS, order_BS[:, None, None, None], axis=-1)

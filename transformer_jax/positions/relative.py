@@ -13,10 +13,11 @@ from transformer_jax.positions.base import Position, Tile
 
 @dataclasses.dataclass(frozen=True)
 class Shaw(Position):
-    """Learned embeddings of the offset j − i, clipped, added to keys and values (Shaw et al. 2018, section 3).
+    """Learned embeddings of the offset j − i, clipped, added to keys and values (Shaw et al. 2018,
+    section 3).
 
-    All heads share them. `values`: whether there are some for the values. Queries meet each of the C = 2 `clip` + 1
-    embeddings once, and keys of one offset share one: nothing of T·S·H is held.
+    All heads share them. `values`: whether there are some for the values. Queries meet each of the
+    C = 2 `clip` + 1 embeddings once, and keys of one offset share one: nothing of T·S·H is held.
     """
 
     clip: int = 16
@@ -30,23 +31,41 @@ class Shaw(Position):
     def parameters(self, scope: Scope) -> dict[str, jax.Array]:
         heads = scope.heads
         widths = {'keys': heads.head_dim} | ({'values': heads.value_dim} if self.values else {})
-        return {name: scope.parameter(name, (2 * self.clip + 1, width), ('position', 'head_dim'),
-                                      jax.nn.initializers.xavier_uniform()) for name, width in widths.items()}
+        return {
+            name: scope.parameter(
+                name,
+                (2 * self.clip + 1, width),
+                ('position', 'head_dim'),
+                jax.nn.initializers.xavier_uniform(),
+            )
+            for name, width in widths.items()
+        }
 
-    def score(self, parameters: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
+    def score(
+        self, parameters: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile
+    ) -> jax.Array:
         q_BTKGH = tile.grouped(tile.q_BTNH * tile.scale)
         table_CH = parameters['keys'].astype(q_BTKGH.dtype)
-        products_BKGTC = jnp.einsum('BTKGH,CH->BKGTC', q_BTKGH, table_CH, preferred_element_type=jnp.float32)
-        return scores_BKGTS + jnp.take_along_axis(products_BKGTC, self._rows_BTS(tile)[:, None, None], axis=-1)
+        products_BKGTC = jnp.einsum(
+            'BTKGH,CH->BKGTC', q_BTKGH, table_CH, preferred_element_type=jnp.float32
+        )
+        return scores_BKGTS + jnp.take_along_axis(
+            products_BKGTC, self._rows_BTS(tile)[:, None, None], axis=-1
+        )
 
-    def value(self, parameters: dict[str, jax.Array], weights_BKGTS: jax.Array, tile: Tile) -> jax.Array | None:
+    def value(
+        self, parameters: dict[str, jax.Array], weights_BKGTS: jax.Array, tile: Tile
+    ) -> jax.Array | None:
         if not self.values:
             return None
         table_CH = parameters['values']
 
         def by_offset(weights_SKG: jax.Array, rows_S: jax.Array) -> jax.Array:
             return jax.ops.segment_sum(weights_SKG, rows_S, len(table_CH))
-        weights_BTCKG = jax.vmap(jax.vmap(by_offset))(jnp.moveaxis(weights_BKGTS, (3, 4), (1, 2)), self._rows_BTS(tile))
+
+        weights_BTCKG = jax.vmap(jax.vmap(by_offset))(
+            jnp.moveaxis(weights_BKGTS, (3, 4), (1, 2)), self._rows_BTS(tile)
+        )
         return jnp.einsum('BTCKG,CH->BTKGH', weights_BTCKG, table_CH)
 
     def _rows_BTS(self, tile: Tile) -> jax.Array:
@@ -57,7 +76,8 @@ class Shaw(Position):
 class TransformerXL(Position):
     """q·k + q·W R + u·k + v·W R for R the sinusoids of i − j (Dai et al. 2019, section 3.3).
 
-    W (as many sinusoids as all heads are wide), u and v are learned per head. Offsets may have either sign.
+    W (as many sinusoids as all heads are wide), u and v are learned per head. Offsets may have
+    either sign.
     """
 
     content: ClassVar[bool] = True
@@ -67,21 +87,31 @@ class TransformerXL(Position):
         E = N * H + N * H % 2  # sines and cosines
         w_init = jax.nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
         normal = jax.nn.initializers.normal(0.02)
-        return {'w_ENH': scope.parameter('kernel', (E, N, H), ('rank', 'heads', 'head_dim'), w_init),
-                'u_NH': scope.parameter('content_bias', (N, H), ('heads', 'head_dim'), normal),
-                'v_NH': scope.parameter('position_bias', (N, H), ('heads', 'head_dim'), normal)}
+        return {
+            'w_ENH': scope.parameter('kernel', (E, N, H), ('rank', 'heads', 'head_dim'), w_init),
+            'u_NH': scope.parameter('content_bias', (N, H), ('heads', 'head_dim'), normal),
+            'v_NH': scope.parameter('position_bias', (N, H), ('heads', 'head_dim'), normal),
+        }
 
-    def score(self, parameters: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
+    def score(
+        self, parameters: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile
+    ) -> jax.Array:
         q_BTNH, k_BSKH = tile.q_BTNH, tile.k_BSKH
-        w_ENH, u_NH, v_NH = (parameters[name].astype(q_BTNH.dtype) for name in ('w_ENH', 'u_NH', 'v_NH'))
+        w_ENH, u_NH, v_NH = (
+            parameters[name].astype(q_BTNH.dtype) for name in ('w_ENH', 'u_NH', 'v_NH')
+        )
         N, K = tile.heads
         u_KGH = u_NH.reshape(K, N // K, -1)
-        content_BKGS = jnp.einsum('KGH,BSKH->BKGS', u_KGH, k_BSKH, preferred_element_type=jnp.float32)
+        content_BKGS = jnp.einsum(
+            'KGH,BSKH->BKGS', u_KGH, k_BSKH, preferred_element_type=jnp.float32
+        )
         qv_BTNH = q_BTNH + v_NH[None, None]
         z_BTNE = jnp.einsum('BTNH,ENH->BTNE', qv_BTNH, w_ENH, preferred_element_type=jnp.float32)
         z_BTKGE = tile.grouped(_turned_back(z_BTNE, tile.query.positions_BT).astype(q_BTNH.dtype))
         r_BSE = sinusoids(tile.key.positions_BT, len(w_ENH)).astype(q_BTNH.dtype)
-        offset_BKGTS = jnp.einsum('BTKGE,BSE->BKGTS', z_BTKGE, r_BSE, preferred_element_type=jnp.float32)
+        offset_BKGTS = jnp.einsum(
+            'BTKGE,BSE->BKGTS', z_BTKGE, r_BSE, preferred_element_type=jnp.float32
+        )
         return scores_BKGTS + tile.scale * (content_BKGS[:, :, :, None] + offset_BKGTS)
 
 
@@ -93,5 +123,7 @@ def _turned_back(z_BTNE: jax.Array, positions_BT: jax.Array) -> jax.Array:
     B, T, N, E = z_BTNE.shape
     a_BTNF, b_BTNF = jnp.moveaxis(z_BTNE.reshape(B, T, N, E // 2, 2), -1, 0)
     sin_BT1F, cos_BT1F = jnp.moveaxis(sinusoids(positions_BT, E).reshape(B, T, 1, E // 2, 2), -1, 0)
-    turned_BTNF2 = jnp.stack([b_BTNF * sin_BT1F - a_BTNF * cos_BT1F, a_BTNF * sin_BT1F + b_BTNF * cos_BT1F], axis=-1)
+    turned_BTNF2 = jnp.stack(
+        [b_BTNF * sin_BT1F - a_BTNF * cos_BT1F, a_BTNF * sin_BT1F + b_BTNF * cos_BT1F], axis=-1
+    )
     return turned_BTNF2.reshape(B, T, N, E)

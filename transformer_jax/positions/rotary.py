@@ -1,4 +1,6 @@
-"""Rotary position embeddings, and how their rotations are slowed down for longer texts than were trained on."""
+"""Rotary position embeddings, and how their rotations are slowed down for longer texts than were
+trained on.
+"""
 
 import dataclasses
 import math
@@ -18,7 +20,9 @@ class Scaling:
     """The base of all scalings: `none`, every pair of dimensions turns as it was trained."""
 
     def rates(self, rates_F: np.ndarray) -> np.ndarray:
-        """Radians per position of each pair of dimensions, the fastest first, from those without scaling."""
+        """Radians per position of each pair of dimensions, the fastest first, from those
+        without scaling.
+        """
         return rates_F
 
     def gain(self) -> float:
@@ -47,7 +51,8 @@ class Linear(Stretched):
 
 @dataclasses.dataclass(frozen=True)
 class Ntk(Stretched):
-    """A larger base: the slowest pair is slowed by `factor`, the fastest not (Peng et al. 2023, definition 1).
+    """A larger base: the slowest pair is slowed by `factor`, the fastest not (Peng et al. 2023,
+    definition 1).
 
     θ' = θ · factor^(R / (R − 2)) for R rotated dimensions.
     """
@@ -61,9 +66,10 @@ class Ntk(Stretched):
 class Yarn(Stretched):
     """YaRN (Peng et al. 2023, definitions 2 and 3).
 
-    Pairs that turn more than `beta_fast` times in the `original` length of training are left alone, those that turn
-    less than `beta_slow` times are slowed by `factor`, in between there is a ramp; and queries and keys are multiplied
-    by √(1/t) = 0.1 ln(factor) + 1 each, so that scores are sharper by 1/t.
+    Pairs that turn more than `beta_fast` times in the `original` length of training are left alone,
+    those that turn less than `beta_slow` times are slowed by `factor`, in between there is a ramp;
+    and queries and keys are multiplied by √(1/t) = 0.1 ln(factor) + 1 each, so that scores are
+    sharper by 1/t.
     """
 
     original: int
@@ -75,7 +81,9 @@ class Yarn(Stretched):
         if self.original < 1:
             raise ValueError(f'original={self.original} must be positive')
         if self.beta_fast <= self.beta_slow:
-            raise ValueError(f'beta_fast={self.beta_fast} must be more than beta_slow={self.beta_slow}')
+            raise ValueError(
+                f'beta_fast={self.beta_fast} must be more than beta_slow={self.beta_slow}'
+            )
 
     def rates(self, rates_F: np.ndarray) -> np.ndarray:
         turns_F = self.original * rates_F / (2 * math.pi)
@@ -96,11 +104,13 @@ SCALINGS: dict[str, type[Scaling]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Rope(Position):
-    """Pairs of dimensions turned by an angle in proportion to the position (Su et al. 2021, equation 34).
+    """Pairs of dimensions turned by an angle in proportion to the position (Su et al. 2021,
+    equation 34).
 
-    Pair i of the R rotated dimensions turns by θ^(−2i/R) radians per position, so that products of queries and keys
-    depend on the offset alone. `fraction` of a head's dimensions, the first ones, are rotated (GPT-J, GPT-NeoX).
-    `pairs`: 'half' pairs dimension i with i + R/2 (GPT-NeoX, Llama), 'interleaved' 2i with 2i + 1 (the paper, GPT-J).
+    Pair i of the R rotated dimensions turns by θ^(−2i/R) radians per position, so that products of
+    queries and keys depend on the offset alone. `fraction` of a head's dimensions, the first ones,
+    are rotated (GPT-J, GPT-NeoX). `pairs`: 'half' pairs dimension i with i + R/2 (GPT-NeoX, Llama),
+    'interleaved' 2i with 2i + 1 (the paper, GPT-J).
     """
 
     theta: float = 1e4
@@ -131,5 +141,9 @@ class Rope(Position):
         x32_BTNH = x_BTNH.astype(jnp.float32) * self.scaling.gain()
         pairs_BTNR, rest_BTNX = x32_BTNH[..., :R], x32_BTNH[..., R:]
         a_BTNF, b_BTNF = jnp.moveaxis(pairs_BTNR.reshape(*x_BTNH.shape[:-1], *shape), axis, 0)
-        turned = jnp.stack([a_BTNF * cos_BT1F - b_BTNF * sin_BT1F, a_BTNF * sin_BT1F + b_BTNF * cos_BT1F], axis)
-        return jnp.concatenate([turned.reshape(pairs_BTNR.shape), rest_BTNX], axis=-1).astype(x_BTNH.dtype)
+        turned = jnp.stack(
+            [a_BTNF * cos_BT1F - b_BTNF * sin_BT1F, a_BTNF * sin_BT1F + b_BTNF * cos_BT1F], axis
+        )
+        return jnp.concatenate([turned.reshape(pairs_BTNR.shape), rest_BTNX], axis=-1).astype(
+            x_BTNH.dtype
+        )

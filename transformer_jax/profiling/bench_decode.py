@@ -1,8 +1,9 @@
 """How long a config decodes for outputs of a given length: `transformer-jax bench decode`.
 
-The decoders are those of `translate`; the model is untrained, and its logit for EOS is lowered so that every
-hypothesis is as long as its limit. Caches have a fixed size, so that a step costs the same throughout and time should
-be a line in the number of steps; attention over a longer cache bends it upwards, slowly.
+The decoders are those of `translate`; the model is untrained, and its logit for EOS is lowered so
+that every hypothesis is as long as its limit. Caches have a fixed size, so that a step costs the
+same throughout and time should be a line in the number of steps; attention over a longer cache
+bends it upwards, slowly.
 """
 
 import dataclasses
@@ -26,7 +27,9 @@ from transformer_jax.training.parallel import Parallel
 Log = Callable[[str], None]
 METHODS = ('greedy', 'beam')
 REPEATS = 3  # translations of each length
-NEVER = -1e9  # below any other logit, yet finite: at the limit beam search must still be able to end
+NEVER = (
+    -1e9
+)  # below any other logit, yet finite: at the limit beam search must still be able to end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,8 @@ class DecodeBench:
 def bench_decode(config: ExperimentConfig, longest: int, rows: int, log: Log) -> DecodeBench:
     """Times greedy and beam search of an untrained model that may not end before its limit.
 
-    Output lengths are an eighth, a quarter, a half and the whole of `longest`; sources are as long as the first.
+    Output lengths are an eighth, a quarter, a half and the whole of `longest`; sources are as long
+    as the first.
 
     Raises:
         ConfigError: the model's positions do not reach as far.
@@ -68,7 +72,9 @@ def bench_decode(config: ExperimentConfig, longest: int, rows: int, log: Log) ->
     lengths = tuple(longest // part for part in (8, 4, 2, 1))
     position = components.architecture.position
     if position.max_len and longest > position.max_len:
-        raise ConfigError(f'--longest={longest} is beyond model.position={config.model.position!r}; set it lower')
+        raise ConfigError(
+            f'--longest={longest} is beyond model.position={config.model.position!r}; set it lower'
+        )
     machine = describe_machine()
     parallel = Parallel(components, build_model(components.architecture))
     params = parallel.init_state().params
@@ -86,7 +92,9 @@ def bench_decode(config: ExperimentConfig, longest: int, rows: int, log: Log) ->
 
 @dataclasses.dataclass(frozen=True)
 class Endless:
-    """A model that never prefers to end: what a decoder makes of it is as long as the limit allows."""
+    """A model that never prefers to end: what a decoder makes of it is as long as the
+    limit allows.
+    """
 
     model: nn.Module
 
@@ -99,16 +107,23 @@ class Endless:
         return logits_BV.at[:, EOS].set(NEVER), cache
 
 
-def forced_decoder(config: ExperimentConfig, parallel: Parallel, params: Any, method: str,
-                   sizes: tuple[int, int, int]) -> Callable[[], jax.Array]:
-    """A function that decodes a batch of random sources and returns its tokens_BT, all of one length.
+def forced_decoder(
+    config: ExperimentConfig,
+    parallel: Parallel,
+    params: Any,
+    method: str,
+    sizes: tuple[int, int, int],
+) -> Callable[[], jax.Array]:
+    """A function that decodes a batch of random sources and returns its tokens_BT, all of
+    one length.
 
     Args:
         config: of its decoding, all but the method and the limit.
         parallel: of the model.
         params: of the model.
         method: 'greedy', 'beam' or 'sample'.
-        sizes: rows, the length of the sources, the length of the outputs (no shorter); EOS counts in both.
+        sizes: rows, the length of the sources, the length of the outputs (no shorter); EOS counts
+            in both.
     """
     rows, source_length, length = sizes
     vocab_size = parallel.model.architecture.vocab_size
@@ -117,25 +132,35 @@ def forced_decoder(config: ExperimentConfig, parallel: Parallel, params: Any, me
     shape = rows, source_length
     source_BS = np.random.RandomState(0).randint(EOS + 1, vocab_size, shape).astype(np.int32)
     positions_BS = np.broadcast_to(np.arange(source_length, dtype=np.int32), shape)
-    source = [parallel.put_whole(a_BS) for a_BS in (source_BS, positions_BS, np.ones(shape, np.int32))]
+    source = [
+        parallel.put_whole(a_BS) for a_BS in (source_BS, positions_BS, np.ones(shape, np.int32))
+    ]
     numbers_B = parallel.put_whole(np.arange(rows, dtype=np.int32))
     key = jax.random.PRNGKey(0)
 
     def decode():
         with parallel.context():
             return decoder(params, *source, key, numbers_B)[0]
+
     return decode
 
 
 def fit(lengths: tuple[int, ...], taken: list[float], rows: int) -> DecodeTimes:
-    """The rates of a batch of `rows` that took `taken` seconds, and the line and the power law through them."""
+    """The rates of a batch of `rows` that took `taken` seconds, and the line and the power law
+    through them.
+    """
     slope, constant = np.polyfit(lengths, taken, 1).tolist()
     residuals = np.array(taken) - slope * np.array(lengths) - constant
     return DecodeTimes(
-        lengths, tuple(taken), tuple(rows / s for s in taken),
-        tuple(rows * length / s for length, s in zip(lengths, taken, strict=True)), seconds_per_step=slope,
-        constant_seconds=constant, r_squared=1 - float(np.var(residuals) / np.var(taken)),
-        exponent=float(np.polyfit(np.log(lengths), np.log(taken), 1)[0]))
+        lengths,
+        tuple(taken),
+        tuple(rows / s for s in taken),
+        tuple(rows * length / s for length, s in zip(lengths, taken, strict=True)),
+        seconds_per_step=slope,
+        constant_seconds=constant,
+        r_squared=1 - float(np.var(residuals) / np.var(taken)),
+        exponent=float(np.polyfit(np.log(lengths), np.log(taken), 1)[0]),
+    )
 
 
 def tables(bench: DecodeBench) -> tuple[rich.table.Table, ...]:
@@ -148,9 +173,20 @@ def _table(bench: DecodeBench, method: str, times: DecodeTimes) -> rich.table.Ta
     table = result_table(
         f'{name}: {bench.rows} sentences of {bench.source_length} tokens',
         ('output tokens', 'ms', 'sentences/s', 'tokens/s'),
-        [(f'{length}', f'{1e3 * s:.1f}', f'{sentences:,.1f}', f'{tokens:,.0f}') for length, s, sentences, tokens in zip(
-            times.lengths, times.seconds, times.sentences_per_second, times.tokens_per_second, strict=True)])
-    table.caption = (f'{1e3 * times.constant_seconds:.1f} ms + {1e3 * times.seconds_per_step:.2f} ms per token '
-                     f'(R² {times.r_squared:.4f}); grows as length^{times.exponent:.2f}')
+        [
+            (f'{length}', f'{1e3 * s:.1f}', f'{sentences:,.1f}', f'{tokens:,.0f}')
+            for length, s, sentences, tokens in zip(
+                times.lengths,
+                times.seconds,
+                times.sentences_per_second,
+                times.tokens_per_second,
+                strict=True,
+            )
+        ],
+    )
+    table.caption = (
+        f'{1e3 * times.constant_seconds:.1f} ms + {1e3 * times.seconds_per_step:.2f} ms per token '
+        f'(R² {times.r_squared:.4f}); grows as length^{times.exponent:.2f}'
+    )
     table.caption_justify = 'left'
     return table

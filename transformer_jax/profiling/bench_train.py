@@ -1,14 +1,17 @@
-"""How fast a config trains on this machine, and where a step's time goes: `transformer-jax bench train`.
+"""How fast a config trains on this machine, and where a step's time goes:
+`transformer-jax bench train`.
 
-What is compared runs alternately in one process, since a machine's speed drifts: bare steps, the training loop, bare
-steps again. Seconds are wall-clock, whatever else the machine does; its load average at the start stands in the result.
+What is compared runs alternately in one process, since a machine's speed drifts: bare steps, the
+training loop, bare steps again. Seconds are wall-clock, whatever else the machine does; its load
+average at the start stands in the result.
 
-A step's parts are measured by compiling more and more of it, each program on its own, on the batch shape that takes
-most of the time. `forward` is the features alone, without dropout; `output layer and loss` the loss from given
-features together with its gradients, which are made in one pass (see `losses`); `backward` what the gradient without
-dropout takes beyond these two; `dropout` what the gradient with dropout takes beyond that; `optimizer` what the whole
-step takes beyond its gradients. XLA fuses across these borders: a part is what it adds, and one that is lost in the
-noise shows 0.
+A step's parts are measured by compiling more and more of it, each program on its own, on the batch
+shape that takes most of the time. `forward` is the features alone, without dropout;
+`output layer and loss` the loss from given features together with its gradients, which are made in
+one pass (see `losses`); `backward` what the gradient without dropout takes beyond these two;
+`dropout` what the gradient with dropout takes beyond that; `optimizer` what the whole step takes
+beyond its gradients. XLA fuses across these borders: a part is what it adds, and one that is lost
+in the noise shows 0.
 """
 
 import dataclasses
@@ -31,7 +34,13 @@ from transformer_jax.data.batching import padded_rows
 from transformer_jax.losses.cross_entropy import cross_entropy
 from transformer_jax.models import build_model, dummy_batch
 from transformer_jax.profiling import flops as costs
-from transformer_jax.profiling.timing import TimedIterator, describe_machine, matmul_peak, result_table, seconds
+from transformer_jax.profiling.timing import (
+    TimedIterator,
+    describe_machine,
+    matmul_peak,
+    result_table,
+    seconds,
+)
 from transformer_jax.schema import CheckpointConfig, EvaluateConfig, ExperimentConfig
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.storage.workdir import Workdir
@@ -74,7 +83,9 @@ class TrainBench:
     loop_seconds: float  # of a step in the training loop, the mean
     bare_seconds: float  # of the same steps with their batches on the devices, the mean
     loop_over_bare: float
-    peak_flops: float  # per second, of large matrix products in the model's dtype on all devices together
+    peak_flops: (
+        float  # per second, of large matrix products in the model's dtype on all devices together
+    )
     peak_share: float  # of the bare steps
     compile_seconds: float  # of all shapes
     temporary_bytes: int  # per device, of the shape that needs most
@@ -84,7 +95,8 @@ class TrainBench:
 
 
 def bench_train(config: ExperimentConfig, steps: int, log: Log, matmul_size: int = 0) -> TrainBench:
-    """Times `steps` steps on the config's own data, every batch shape compiled beforehand, in one process.
+    """Times `steps` steps on the config's own data, every batch shape compiled beforehand, in
+    one process.
 
     Args:
         config: neither evaluates nor saves here, whatever it says.
@@ -97,31 +109,52 @@ def bench_train(config: ExperimentConfig, steps: int, log: Log, matmul_size: int
     """
     machine = describe_machine()
     config = config_lib.replace(
-        config, train=dataclasses.replace(config.train, steps=steps), evaluate=EvaluateConfig(),
-        checkpoint=CheckpointConfig(every=0))
+        config,
+        train=dataclasses.replace(config.train, steps=steps),
+        evaluate=EvaluateConfig(),
+        checkpoint=CheckpointConfig(every=0),
+    )
     with tempfile.TemporaryDirectory() as directory:
         workdir = Workdir(directory)
         components = config_lib.resolve(config)
         data = load_data(components.pipeline, workdir.tokenizer_path, log, ('train',))
         parallel = Parallel(components, build_model(components.architecture))
-        shapes = [(padded_rows(rows, parallel.rows_multiple), length) for rows, length in data.shapes]
+        shapes = [
+            (padded_rows(rows, parallel.rows_multiple), length) for rows, length in data.shapes
+        ]
         compiled = {shape: _compile(parallel, shape, log) for shape in shapes}
-        batches = list(itertools.islice(data.train_iterator(parallel.local_rows, parallel.rows_multiple), steps))
+        batches = list(
+            itertools.islice(
+                data.train_iterator(parallel.local_rows, parallel.rows_multiple), steps
+            )
+        )
         peak = matmul_peak(config.model.dtype, matmul_size)
         log(f'{steps} steps: bare, in the loop, and bare again')
         before = _bare(parallel, batches)
         loop_seconds, waited = _loop(config, data, parallel, workdir)
         bare = (before + _bare(parallel, batches)) / 2
     taken = [batch.shape for batch in batches]
-    times = tuple(_shape_times(parallel, shape, compiled[shape], peak,
-                               bare[[other == shape for other in taken]]) for shape in shapes)
+    times = tuple(
+        _shape_times(
+            parallel, shape, compiled[shape], peak, bare[[other == shape for other in taken]]
+        )
+        for shape in shapes
+    )
     slowest = max(times, key=lambda shape: shape.steps * shape.seconds)
     parts_shape = slowest.rows, slowest.length
     log(f'parts of a step of {parts_shape}')
     tokens = sum(int(batch.weights_BT.sum()) for batch in batches)
-    segments = [side for batch in batches for side in (batch.source_segments_BS, batch.segments_BT) if side is not None]
+    segments = [
+        side
+        for batch in batches
+        for side in (batch.source_segments_BS, batch.segments_BT)
+        if side is not None
+    ]
     return TrainBench(
-        machine, steps, tokens, tokens / loop_seconds,
+        machine,
+        steps,
+        tokens,
+        tokens / loop_seconds,
         padding=1 - sum(map(np.count_nonzero, segments)) / sum(side.size for side in segments),
         epoch_padding=1 - data.plan.fill,
         data_wait=waited / loop_seconds,
@@ -132,15 +165,19 @@ def bench_train(config: ExperimentConfig, steps: int, log: Log, matmul_size: int
         peak_share=sum(shape.steps * shape.flops for shape in times) / float(bare.sum()) / peak,
         compile_seconds=sum(shape.compile_seconds for shape in times),
         temporary_bytes=max(shape.temporary_bytes for shape in times),
-        shapes=times, parts_shape=parts_shape,
-        parts=step_parts(config, parallel, batches[taken.index(parts_shape)]))
+        shapes=times,
+        parts_shape=parts_shape,
+        parts=step_parts(config, parallel, batches[taken.index(parts_shape)]),
+    )
 
 
 def step_parts(config: ExperimentConfig, parallel: Parallel, batch: Batch) -> dict[str, float]:
-    """Seconds of a training step on `batch`, which lies on the host, by part: see the module's text."""
+    """Seconds of a training step on `batch`, which lies on the host, by part: see the
+    module's text.
+    """
     model, accumulate = parallel.model, config.train.accumulate
     state, whole, rng = parallel.init_state(), parallel.put_train(batch), jax.random.PRNGKey(0)
-    micro = parallel.put(jax.tree.map(lambda a_BT: a_BT[:len(a_BT) // accumulate], batch))
+    micro = parallel.put(jax.tree.map(lambda a_BT: a_BT[: len(a_BT) // accumulate], batch))
     smoothing = config.train.label_smoothing
 
     @jax.jit
@@ -151,8 +188,13 @@ def step_parts(config: ExperimentConfig, parallel: Parallel, batch: Batch) -> di
     def output(params, batch, x_BTD):
         def loss(x_BTD, w_VD):
             softcap = config.model.logit_softcap
-            return cross_entropy(x_BTD, w_VD, batch.targets_BT, batch.weights_BT, smoothing, softcap).loss
-        return jax.grad(loss, argnums=(0, 1))(x_BTD, model.apply({'params': params}, method='output_table'))
+            return cross_entropy(
+                x_BTD, w_VD, batch.targets_BT, batch.weights_BT, smoothing, softcap
+            ).loss
+
+        return jax.grad(loss, argnums=(0, 1))(
+            x_BTD, model.apply({'params': params}, method='output_table')
+        )
 
     @functools.partial(jax.jit, static_argnames='drops')
     def gradient(params, batch, hyper, rng, drops):
@@ -160,17 +202,23 @@ def step_parts(config: ExperimentConfig, parallel: Parallel, batch: Batch) -> di
 
         def loss(params):
             return step.loss_sums(model, params, batch, smoothing, dropout, rng).loss
+
         return jax.grad(loss)(params)
 
     def update():
         nonlocal state  # The step consumes the one it is given.
         state, _ = parallel.train_step(state, whole)
         return state
+
     with parallel.context():
         x_BTD = features(state.params, micro)
-        programs = (lambda: features(state.params, micro), lambda: output(state.params, micro, x_BTD),
-                    lambda: gradient(state.params, micro, state.hyper, rng, drops=False),
-                    lambda: gradient(state.params, micro, state.hyper, rng, drops=True), update)
+        programs = (
+            lambda: features(state.params, micro),
+            lambda: output(state.params, micro, x_BTD),
+            lambda: gradient(state.params, micro, state.hyper, rng, drops=False),
+            lambda: gradient(state.params, micro, state.hyper, rng, drops=True),
+            update,
+        )
         for program in programs:
             jax.block_until_ready(program())
         rounds = [[seconds(program) for program in programs] for _ in range(ROUNDS)]
@@ -182,26 +230,51 @@ def step_parts(config: ExperimentConfig, parallel: Parallel, batch: Batch) -> di
 
 def tables(bench: TrainBench) -> tuple[rich.table.Table, ...]:
     """What a person reads: the whole, then by batch shape, then by part of a step."""
-    whole = result_table('training', ('', 'value'), [
-        ('steps', f'{bench.steps}'),
-        ('real target tokens/s', f'{bench.tokens_per_second:,.0f}'),
-        ('padding', f'{bench.padding:.1%} (of an epoch {bench.epoch_padding:.1%})'),
-        ('waiting for data', f'{bench.data_wait:.2%}'),
-        ('step in the loop, bare', f'{1e3 * bench.loop_seconds:.1f} ms, {1e3 * bench.bare_seconds:.1f} ms'),
-        ('loop over bare', f'{bench.loop_over_bare:.3f}'),
-        ('matrix products, peak', f'{1e-9 * bench.peak_flops:,.1f} GFLOP/s'),
-        ('share of that peak', f'{bench.peak_share:.1%}'),
-        ('compilation', f'{bench.compile_seconds:.1f} s for {len(bench.shapes)} shapes'),
-        ('temporary memory, at most', f'{bench.temporary_bytes / 2 ** 20:,.1f} MiB per device')])
+    whole = result_table(
+        'training',
+        ('', 'value'),
+        [
+            ('steps', f'{bench.steps}'),
+            ('real target tokens/s', f'{bench.tokens_per_second:,.0f}'),
+            ('padding', f'{bench.padding:.1%} (of an epoch {bench.epoch_padding:.1%})'),
+            ('waiting for data', f'{bench.data_wait:.2%}'),
+            (
+                'step in the loop, bare',
+                f'{1e3 * bench.loop_seconds:.1f} ms, {1e3 * bench.bare_seconds:.1f} ms',
+            ),
+            ('loop over bare', f'{bench.loop_over_bare:.3f}'),
+            ('matrix products, peak', f'{1e-9 * bench.peak_flops:,.1f} GFLOP/s'),
+            ('share of that peak', f'{bench.peak_share:.1%}'),
+            ('compilation', f'{bench.compile_seconds:.1f} s for {len(bench.shapes)} shapes'),
+            ('temporary memory, at most', f'{bench.temporary_bytes / 2**20:,.1f} MiB per device'),
+        ],
+    )
     shapes = result_table(
-        'by batch shape', ('rows', 'length', 'steps', 'ms per step', 'GFLOP', 'of the peak', 'compile s', 'MiB'),
-        [(f'{shape.rows:,}', f'{shape.length:,}', f'{shape.steps}', f'{1e3 * shape.seconds:.1f}',
-          f'{1e-9 * shape.flops:,.2f}', f'{shape.peak_share:.1%}', f'{shape.compile_seconds:.1f}',
-          f'{shape.temporary_bytes / 2 ** 20:,.1f}') for shape in bench.shapes])
+        'by batch shape',
+        ('rows', 'length', 'steps', 'ms per step', 'GFLOP', 'of the peak', 'compile s', 'MiB'),
+        [
+            (
+                f'{shape.rows:,}',
+                f'{shape.length:,}',
+                f'{shape.steps}',
+                f'{1e3 * shape.seconds:.1f}',
+                f'{1e-9 * shape.flops:,.2f}',
+                f'{shape.peak_share:.1%}',
+                f'{shape.compile_seconds:.1f}',
+                f'{shape.temporary_bytes / 2**20:,.1f}',
+            )
+            for shape in bench.shapes
+        ],
+    )
     whole_step = sum(bench.parts.values())
     parts = result_table(
-        'where a step of {} rows of {} goes'.format(*bench.parts_shape), ('part', 'ms', 'share'),
-        [(name, f'{1e3 * part:.1f}', f'{part / whole_step:.1%}') for name, part in bench.parts.items()])
+        'where a step of {} rows of {} goes'.format(*bench.parts_shape),
+        ('part', 'ms', 'share'),
+        [
+            (name, f'{1e3 * part:.1f}', f'{part / whole_step:.1%}')
+            for name, part in bench.parts.items()
+        ],
+    )
     return whole, shapes, parts
 
 
@@ -213,8 +286,12 @@ class _NoSignals:
 
 
 def _compile(parallel: Parallel, shape: Shape, log: Log) -> tuple[float, int]:
-    """(seconds to compile the step for a batch shape, its temporary bytes per device); then takes one such step."""
-    batch = parallel.put_train(jax.tree.map(np.asarray, dummy_batch(parallel.model.architecture, *shape)))
+    """(seconds to compile the step for a batch shape, its temporary bytes per device); then takes
+    one such step.
+    """
+    batch = parallel.put_train(
+        jax.tree.map(np.asarray, dummy_batch(parallel.model.architecture, *shape))
+    )
     start = time.perf_counter()
     compiled = parallel.train_step.lower(parallel.abstract, batch).compile()
     taken = time.perf_counter() - start
@@ -235,11 +312,15 @@ def _bare(parallel: Parallel, batches: list[Batch]) -> np.ndarray:
     return np.array(taken)
 
 
-def _loop(config: ExperimentConfig, data: Data, parallel: Parallel, workdir: Workdir) -> tuple[float, float]:
+def _loop(
+    config: ExperimentConfig, data: Data, parallel: Parallel, workdir: Workdir
+) -> tuple[float, float]:
     """(seconds of the training loop as a run has it, of these waiting for data)."""
+
     # The loop's own lines would be of no use here: the bar is all that is seen of it.
     def quiet(line: str) -> None:
         pass
+
     run = Run(config, data, workdir, quiet)
     trainer = Trainer(config, [run], parallel, Checkpoints(workdir.checkpoints_path, keep=1), quiet)
     trainer.start(workdir.tokenizer_path)
@@ -252,8 +333,11 @@ def _loop(config: ExperimentConfig, data: Data, parallel: Parallel, workdir: Wor
     return taken, trainer.iterator.waited
 
 
-def _shape_times(parallel: Parallel, shape: Shape, compiled: tuple[float, int], peak: float,
-                 taken: np.ndarray) -> ShapeTimes:
+def _shape_times(
+    parallel: Parallel, shape: Shape, compiled: tuple[float, int], peak: float, taken: np.ndarray
+) -> ShapeTimes:
     flops = 3 * costs.forward_flops(parallel.model, parallel.abstract.params, *shape)
     median = float(np.median(taken)) if len(taken) else 0.0
-    return ShapeTimes(*shape, len(taken), median, flops, flops / median / peak if median else 0.0, *compiled)
+    return ShapeTimes(
+        *shape, len(taken), median, flops, flops / median / peak if median else 0.0, *compiled
+    )

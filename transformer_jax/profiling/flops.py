@@ -1,8 +1,9 @@
-"""What a model costs, read off its shapes and its traced program: no array is made and no device is needed.
+"""What a model costs, read off its shapes and its traced program: no array is made and no device
+is needed.
 
-FLOPs are those of matrix products alone, 2·m·n·k each, counted in the traced forward pass so that every kind of
-attention is right by construction. A masked score is counted like any other, a recomputed one is not, a `while` loop
-counts once.
+FLOPs are those of matrix products alone, 2·m·n·k each, counted in the traced forward pass so that
+every kind of attention is right by construction. A masked score is counted like any other, a
+recomputed one is not, a `while` loop counts once.
 """
 
 import math
@@ -22,11 +23,15 @@ from transformer_jax.training import train_step as step
 
 
 def traceable(architecture: Architecture) -> Architecture:
-    """The same model to trace, not to run: chunked where a kernel would be, which makes the same products.
+    """The same model to trace, not to run: chunked where a kernel would be, which makes the
+    same products.
 
-    What happens inside a kernel no trace shows, and without the accelerator that has it not even a trace can be made.
+    What happens inside a kernel no trace shows, and without the accelerator that has it not even a
+    trace can be made.
     """
-    return architecture.with_engines(lambda site, layer: 'chunked' if layer.engine in KERNELS else layer.engine)
+    return architecture.with_engines(
+        lambda site, layer: 'chunked' if layer.engine in KERNELS else layer.engine
+    )
 
 
 def portable(architecture: Architecture) -> Architecture:
@@ -34,31 +39,42 @@ def portable(architecture: Architecture) -> Architecture:
 
     So whatever machine counts finds the same number, and a window costs what it shows of the keys.
     """
+
     def choose(site: str, layer: LayerAttention) -> str:
         if layer.engine not in KERNELS:
             return layer.engine
         refused = layer.kind.refuses(layer.position, 'blocked') or unfit(
-            'blocked', layer.kind, architecture.site_spec(site))
+            'blocked', layer.kind, architecture.site_spec(site)
+        )
         return 'dense' if refused else 'blocked'
+
     return architecture.with_engines(choose)
 
 
 def non_embedding_params(components: Components) -> int:
-    """Parameters but for tables of tokens and of positions that are added to them; all experts of a mixture count."""
-    boxed = jax.tree.leaves(_boxed_params(build_model(components.architecture)), is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
+    """Parameters but for tables of tokens and of positions that are added to them; all experts of a
+    mixture count.
+    """
+    boxed = jax.tree.leaves(
+        _boxed_params(build_model(components.architecture)),
+        is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata),
+    )
     return sum(leaf.value.size for leaf in boxed if not is_embedding(leaf.names))
 
 
 def is_embedding(axes: Sequence[str | None]) -> bool:
-    """Whether the logical `axes` of a parameter are those of a table of tokens, or of positions added to them.
+    """Whether the logical `axes` of a parameter are those of a table of tokens, or of positions
+    added to them.
 
-    What attention itself learns for positions (relative ones, Linformer's mixtures, the synthesizer's scores) is none.
+    What attention itself learns for positions (relative ones, Linformer's mixtures, the
+    synthesizer's scores) is none.
     """
     return 'vocab' in axes or tuple(axes) == ('position', 'embed')
 
 
 def flops_per_token(components: Components) -> float:
-    """Forward FLOPs per target token of a row, padding included, as long as the middle one of `data.batching`.
+    """Forward FLOPs per target token of a row, padding included, as long as the middle one of
+    `data.batching`.
 
     For a classifier per source token. The same number on every machine.
     """
@@ -69,30 +85,47 @@ def flops_per_token(components: Components) -> float:
 
 
 def batch_shapes(components: Components) -> tuple[tuple[int, int], ...]:
-    """(rows, length) of every shape that training compiles, before rows are padded for the devices."""
+    """(rows, length) of every shape that training compiles, before rows are padded for
+    the devices.
+    """
     batching = components.batching
     lengths = np.array([(length, length) for length in batching.row_lengths()])
-    plan = batching.plan(lengths, np.arange(len(lengths)), components.config.train.batch_tokens, seed=None)
+    plan = batching.plan(
+        lengths, np.arange(len(lengths)), components.config.train.batch_tokens, seed=None
+    )
     return plan.shapes
 
 
 def forward_flops(model: nn.Module, params: Any, rows: int, length: int) -> int:
-    """FLOPs of all matrix products from a batch to its logits; source and target have `length` tokens."""
+    """FLOPs of all matrix products from a batch to its logits; source and target have
+    `length` tokens.
+    """
     batch = jax.eval_shape(lambda: dummy_batch(model.architecture, rows, length))
-    return matmul_flops(jax.make_jaxpr(lambda params, batch: model.apply({'params': params}, batch))(params, batch))
+    return matmul_flops(
+        jax.make_jaxpr(lambda params, batch: model.apply({'params': params}, batch))(params, batch)
+    )
 
 
 def matmul_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
-    """2·m·n·k summed over the matrix products of a traced function, those in inner functions and loops included."""
+    """2·m·n·k summed over the matrix products of a traced function, those in inner functions and
+    loops included.
+    """
     total = 0
     for equation in jaxpr.eqns:
-        inner = [leaf for leaf in jax.tree.leaves(list(equation.params.values()))
-                 if isinstance(leaf, Jaxpr | ClosedJaxpr)]
+        inner = [
+            leaf
+            for leaf in jax.tree.leaves(list(equation.params.values()))
+            if isinstance(leaf, Jaxpr | ClosedJaxpr)
+        ]
         match equation.primitive.name:
             case 'dot_general':
                 (contracted, _), _ = equation.params['dimension_numbers']
                 shape = equation.invars[0].aval.shape
-                total += 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+                total += (
+                    2
+                    * equation.outvars[0].aval.size
+                    * math.prod(shape[axis] for axis in contracted)
+                )
             case 'ragged_dot_general':  # each row meets one of the matrices
                 total += 2 * equation.outvars[0].aval.size * equation.invars[0].aval.shape[-1]
             case 'scan':
@@ -105,7 +138,8 @@ def matmul_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
 
 
 def activation_bytes(model: nn.Module, state: step.TrainState, rows: int, length: int) -> int:
-    """Bytes that autodiff keeps between the forward and the backward pass of one microbatch of `rows`, weights apart.
+    """Bytes that autodiff keeps between the forward and the backward pass of one microbatch of
+    `rows`, weights apart.
 
     Args:
         model: the model.
@@ -113,13 +147,18 @@ def activation_bytes(model: nn.Module, state: step.TrainState, rows: int, length
         rows: of one device.
         length: of source and target.
     """
+
     def residuals(params, hyper, rng, batch):
         def loss(params):
             dropout = step.dropout_rate(model.architecture, hyper)
             return step.loss_sums(model, params, batch, hyper.label_smoothing, dropout, rng).loss
+
         _, backward = jax.vjp(loss, params)
         given = {id(leaf) for leaf in jax.tree.leaves((params, batch))}
-        return list({id(leaf): leaf for leaf in jax.tree.leaves(backward) if id(leaf) not in given}.values())
+        return list(
+            {id(leaf): leaf for leaf in jax.tree.leaves(backward) if id(leaf) not in given}.values()
+        )
+
     batch = jax.eval_shape(lambda: dummy_batch(model.architecture, rows, length))
     kept = jax.eval_shape(residuals, state.params, state.hyper, state.rng, batch)
     return sum(array.size * array.dtype.itemsize for array in kept)
@@ -127,4 +166,6 @@ def activation_bytes(model: nn.Module, state: step.TrainState, rows: int, length
 
 def _boxed_params(model: nn.Module) -> Any:
     """The parameters as shapes with their logical axes."""
-    return jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch(model.architecture))['params']
+    return jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch(model.architecture))[
+        'params'
+    ]

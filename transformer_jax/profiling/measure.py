@@ -1,4 +1,6 @@
-"""What a config costs on this machine: its size, its memory, and the time of its training step, tried out."""
+"""What a config costs on this machine: its size, its memory, and the time of its training step,
+tried out.
+"""
 
 import collections
 import dataclasses
@@ -24,7 +26,11 @@ from transformer_jax.profiling.timing import seconds
 from transformer_jax.training import train_step as step
 from transformer_jax.training.parallel import Parallel
 
-TRIED, ENOUGH_S, MOST = 3, 1.0, 50  # so many steps of each batch shape are timed, more until so long, or so many
+TRIED, ENOUGH_S, MOST = (
+    3,
+    1.0,
+    50,
+)  # so many steps of each batch shape are timed, more until so long, or so many
 LOOKED_AT = 200  # steps of an epoch, for how often each batch shape comes
 
 
@@ -43,14 +49,21 @@ class Trial:
 
     step_flops: float
     step_seconds: float
-    memory_bytes: int  # per device, of the shape that needs most: what the step is given and what it needs
+    memory_bytes: (
+        int  # per device, of the shape that needs most: what the step is given and what it needs
+    )
 
 
 def size(components: Components) -> Size:
     """Parameters and FLOPs, counted without a device."""
-    params = jax.eval_shape(functools.partial(step.init_state, components, build_model(components.architecture))).params
-    return Size(sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)), costs.non_embedding_params(components),
-                round(costs.flops_per_token(components)))
+    params = jax.eval_shape(
+        functools.partial(step.init_state, components, build_model(components.architecture))
+    ).params
+    return Size(
+        sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
+        costs.non_embedding_params(components),
+        round(costs.flops_per_token(components)),
+    )
 
 
 def trial(components: Components, tokenizer: epath.Path | None = None) -> Trial:
@@ -64,12 +77,18 @@ def trial(components: Components, tokenizer: epath.Path | None = None) -> Trial:
         UserError: whatever training would refuse.
     """
     with tempfile.TemporaryDirectory() as directory:
-        data = load_data(components.pipeline, tokenizer or epath.Path(directory), lambda line: None, ('train',))
+        data = load_data(
+            components.pipeline, tokenizer or epath.Path(directory), lambda line: None, ('train',)
+        )
     parallel = Parallel(components, build_model(components.architecture))
-    counts = collections.Counter((planned.rows, planned.length) for planned in map(
-        data.plan.step, range(min(LOOKED_AT, data.steps_per_epoch))))
+    counts = collections.Counter(
+        (planned.rows, planned.length)
+        for planned in map(data.plan.step, range(min(LOOKED_AT, data.steps_per_epoch)))
+    )
     batches: dict[tuple[int, int], Any] = {}
-    for batch in itertools.islice(data.train_iterator(parallel.local_rows, parallel.rows_multiple), LOOKED_AT):
+    for batch in itertools.islice(
+        data.train_iterator(parallel.local_rows, parallel.rows_multiple), LOOKED_AT
+    ):
         batches.setdefault(batch.shape, batch)
         if len(batches) == len(counts):
             break
@@ -88,11 +107,15 @@ def trial(components: Components, tokenizer: epath.Path | None = None) -> Trial:
 
 
 def _timed(compiled: Callable, state: Any, batch: Batch) -> tuple[Any, float]:
-    """Takes steps, each of which consumes the state of the one before; (the last state, seconds of a step)."""
+    """Takes steps, each of which consumes the state of the one before; (the last state, seconds of
+    a step).
+    """
+
     def update() -> Any:
         nonlocal current
         current, _ = compiled(current, batch)
         return current
+
     current = state
     seconds(update)  # the first is slower
     taken = []
@@ -102,5 +125,9 @@ def _timed(compiled: Callable, state: Any, batch: Batch) -> tuple[Any, float]:
 
 
 def logged(path: epath.Path) -> float:
-    """The seconds that a run's metrics.jsonl tells of: of steps side by side its share of each, and evaluations."""
-    return sum(event.get('seconds', 0.0) for event in map(json.loads, path.read_text().splitlines()))
+    """The seconds that a run's metrics.jsonl tells of: of steps side by side its share of each, and
+    evaluations.
+    """
+    return sum(
+        event.get('seconds', 0.0) for event in map(json.loads, path.read_text().splitlines())
+    )

@@ -21,10 +21,14 @@ FILE_WIDTH = 160  # columns, where the output is no terminal, which has a width 
 
 
 def describe_machine() -> dict[str, Any]:
-    """What a timing means nothing without; the load average is of the last minute, before anything ran."""
+    """What a timing means nothing without; the load average is of the last minute, before
+    anything ran.
+    """
     run = describe_run()
     return {key: run[key] for key in ('host', 'devices', 'versions', 'commit', 'start')} | {
-        'cpus': os.cpu_count(), 'load_average': os.getloadavg()[0]}
+        'cpus': os.cpu_count(),
+        'load_average': os.getloadavg()[0],
+    }
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -51,24 +55,31 @@ class TimedIterator:
 
 
 def matmul_peak(dtype: str, size: int = 0) -> float:
-    """FLOP/s of all devices together: the best of ten products of two square matrices, one product a device.
+    """FLOP/s of all devices together: the best of ten products of two square matrices, one product
+    a device.
 
-    `size` 0 is 2048 on a CPU, where it takes a fraction of a second, and 8192 on an accelerator, which smaller ones
-    leave idle between launches.
+    `size` 0 is 2048 on a CPU, where it takes a fraction of a second, and 8192 on an accelerator,
+    which smaller ones leave idle between launches.
     """
     size = size or (2048 if jax.default_backend() == 'cpu' else 8192)
     devices = jax.device_count()
     mesh = jax.make_mesh((devices,), ('devices',), axis_types=(AxisType.Auto,))
-    draw = jax.jit(lambda: jax.random.normal(jax.random.PRNGKey(0), (devices, size, size), dtype),
-                   out_shardings=NamedSharding(mesh, PartitionSpec('devices')))
+    draw = jax.jit(
+        lambda: jax.random.normal(jax.random.PRNGKey(0), (devices, size, size), dtype),
+        out_shardings=NamedSharding(mesh, PartitionSpec('devices')),
+    )
     product, a_LMM = jax.jit(jnp.matmul), draw()
     jax.block_until_ready(product(a_LMM, a_LMM))
-    return 2 * devices * size ** 3 / min(seconds(lambda: product(a_LMM, a_LMM)) for _ in range(10))
+    return 2 * devices * size**3 / min(seconds(lambda: product(a_LMM, a_LMM)) for _ in range(10))
 
 
-def result_table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> rich.table.Table:
+def result_table(
+    title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]
+) -> rich.table.Table:
     """A plain table; all columns but the first are aligned to the right."""
-    table = rich.table.Table(title=title, title_justify='left', box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table = rich.table.Table(
+        title=title, title_justify='left', box=rich.box.SIMPLE_HEAD, pad_edge=False
+    )
     for index, name in enumerate(columns):
         table.add_column(name, justify='right' if index else 'left')
     for row in rows:
@@ -89,7 +100,10 @@ def show(bench: Any, tables: Iterable[rich.table.Table], as_json: bool) -> None:
         return
     machine = bench.machine
     out = console()
-    out.print(f"{machine['devices']}, {machine['cpus']} CPUs, jax {machine['versions']['jax']}, load average "
-              f"{machine['load_average']:.1f} at the start", highlight=False)
+    out.print(
+        f'{machine["devices"]}, {machine["cpus"]} CPUs, jax {machine["versions"]["jax"]}, load average '
+        f'{machine["load_average"]:.1f} at the start',
+        highlight=False,
+    )
     for table in tables:
         out.print(table)

@@ -1,1 +1,3 @@
-"""What an ablation found: report.md, report.html, figures, CSV, LaTeX, and the tables of README files."""
+"""What an ablation found: report.md, report.html, figures, CSV, LaTeX, and the tables of
+README files.
+"""

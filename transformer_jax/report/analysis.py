@@ -1,4 +1,6 @@
-"""What the results of an ablation say: for each metric a row a variant, its uncertainty, its verdict and its cost."""
+"""What the results of an ablation say: for each metric a row a variant, its uncertainty, its
+verdict and its cost.
+"""
 
 import collections
 import dataclasses
@@ -48,13 +50,16 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """better, worse, open (not distinguishable), untested, missing (no sound run), reference or same (its runs)."""
+        """better, worse, open (not distinguishable), untested, missing (no sound run), reference or
+        same (its runs).
+        """
         if not self.values:
             return 'missing'
         if self.comparison is None:
             return 'same' if self.same_as else 'reference'
-        return {'not distinguishable': 'open', 'not tested': 'untested'}.get(self.comparison.verdict,
-                                                                             self.comparison.verdict)
+        return {'not distinguishable': 'open', 'not tested': 'untested'}.get(
+            self.comparison.verdict, self.comparison.verdict
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +69,9 @@ class Paper:
     source: str
     measure: str
     values: Mapping[str, float]
-    sides: Mapping[str, str]  # variant -> agrees, contradicts; same sign, other sign where ours is not clear
+    sides: Mapping[
+        str, str
+    ]  # variant -> agrees, contradicts; same sign, other sign where ours is not clear
     agreement: Agreement
 
 
@@ -86,7 +93,11 @@ class Table:
     @property
     def reference(self) -> str:
         """'softmax', or where there are several, how to find that of a variant."""
-        return self.references[0] if len(self.references) == 1 else 'the reference at the same point of the axis'
+        return (
+            self.references[0]
+            if len(self.references) == 1
+            else 'the reference at the same point of the axis'
+        )
 
     def row(self, variant: str) -> Row:
         """That of a variant."""
@@ -114,7 +125,9 @@ class Report:
 
 
 class _Ablation(NamedTuple):
-    """Results by folder: variants with the same config share one, and are compared once, by the name of the first."""
+    """Results by folder: variants with the same config share one, and are compared once, by the
+    name of the first.
+    """
 
     experiment: Mapping[str, Any]
     runs: Mapping[str, Sequence[Result]]  # by folder, in the order of seeds
@@ -127,7 +140,8 @@ class _Ablation(NamedTuple):
 
 
 def analyse(path: epath.PathLike) -> Report:
-    """The report of an ablation's root, or of its results.json, which has no curves, heads and sentences.
+    """The report of an ablation's root, or of its results.json, which has no curves, heads
+    and sentences.
 
     Raises:
         ConfigError: it is neither.
@@ -137,15 +151,23 @@ def analyse(path: epath.PathLike) -> Report:
     experiment = results['experiment']
     variants = experiment['variants']
     references = stats.references_of(variants, experiment['reference'])
-    firsts = {variants[name]['folder']: name for name in (*reversed(variants), *references.values())}
-    runs = {folder: sorted((run for run in results['runs'] if run['folder'] == folder), key=lambda run: run['seed'])
-            for folder in firsts}
+    firsts = {
+        variants[name]['folder']: name for name in (*reversed(variants), *references.values())
+    }
+    runs = {
+        folder: sorted(
+            (run for run in results['runs'] if run['folder'] == folder), key=lambda run: run['seed']
+        )
+        for folder in firsts
+    }
     ablation = _Ablation(experiment, runs, firsts, references, path if path.is_dir() else None)
     gaps = collections.defaultdict(list)
     for gap in results['missing']:
         gaps[gap['folder'], gap['why']].append(gap['seed'])
-    missing = tuple(Missing([name for name in variants if variants[name]['folder'] == folder], seeds, why)
-                    for (folder, why), seeds in gaps.items())
+    missing = tuple(
+        Missing([name for name in variants if variants[name]['folder'] == folder], seeds, why)
+        for (folder, why), seeds in gaps.items()
+    )
     tables = tuple(_table(ablation, metric) for metric in experiment['metrics'])
     return Report(experiment, results['runs'], tables, missing, *_traces(ablation))
 
@@ -154,20 +176,27 @@ def _traces(ablation: _Ablation) -> tuple[dict, dict]:
     """Curves, those of validation by the first metric in front, and heads."""
     if ablation.root is None:
         return {}, {}
-    places = {name: [(folder, run['seed']) for run in ablation.runs[folder]]
-              for name, entry in ablation.experiment['variants'].items()
-              if ablation.first(name) == name for folder in [entry['folder']]}
+    places = {
+        name: [(folder, run['seed']) for run in ablation.runs[folder]]
+        for name, entry in ablation.experiment['variants'].items()
+        if ablation.first(name) == name
+        for folder in [entry['folder']]
+    }
     curves = read_curves(ablation.root, places)
     first = [f'validation {metric["name"]}' for metric in ablation.experiment['metrics']]
     validation = [name for name in curves if name.startswith('validation')]
     order = [*first, *validation, 'train loss', *curves]
-    return dict(sorted(curves.items(), key=lambda item: order.index(item[0]))), read_heads(ablation.root, places)
+    return dict(sorted(curves.items(), key=lambda item: order.index(item[0]))), read_heads(
+        ablation.root, places
+    )
 
 
 def _table(ablation: _Ablation, metric: Mapping[str, Any]) -> Table:
     experiment, label, falling = ablation.experiment, metric['label'], metric['falling']
-    values = {first: {run['seed']: run['scores'][label] for run in ablation.runs[folder]}
-              for folder, first in ablation.firsts.items()}
+    values = {
+        first: {run['seed']: run['scores'][label] for run in ablation.runs[folder]}
+        for folder, first in ablation.firsts.items()
+    }
     # In the order of the variants, which the draws of `agreement` depend on.
     values = {name: values[name] for name in experiment['variants'] if name in values}
     references = {name: ablation.first(ablation.references[name]) for name in values}
@@ -178,34 +207,63 @@ def _table(ablation: _Ablation, metric: Mapping[str, Any]) -> Table:
     rows = []
     for name, entry in experiment['variants'].items():
         first = ablation.first(name)
-        rows.append(Row(name, ablation.references[name], values[first], len(experiment['seeds']),
-                        _cost(entry.get('matched') or {}, ablation.runs[entry['folder']]),
-                        stats.summarise(values[first]), comparisons.get(first), resampled.get(first),
-                        '' if first == name else first))
-    papers = tuple(_paper(ablation, entry, values, references, comparisons, falling)
-                   for entry in experiment['published'] if entry['metric'] == label)
+        rows.append(
+            Row(
+                name,
+                ablation.references[name],
+                values[first],
+                len(experiment['seeds']),
+                _cost(entry.get('matched') or {}, ablation.runs[entry['folder']]),
+                stats.summarise(values[first]),
+                comparisons.get(first),
+                resampled.get(first),
+                '' if first == name else first,
+            )
+        )
+    papers = tuple(
+        _paper(ablation, entry, values, references, comparisons, falling)
+        for entry in experiment['published']
+        if entry['metric'] == label
+    )
     count = len(next(iter(next(iter(sentences.values())).values()))) if resampled else 0
     return Table(label, falling, tuple(rows), papers, count)
 
 
 def _sentences(ablation: _Ablation, label: str) -> dict[str, dict[int, list]]:
-    """Variant -> seed -> what the score is made of; a variant of whose runs one lacks it is left out."""
+    """Variant -> seed -> what the score is made of; a variant of whose runs one lacks it is
+    left out.
+    """
     found: dict[str, dict[int, list]] = {}
     for folder, first in ablation.firsts.items():
         for run in ablation.runs[folder] if ablation.root else ():
             try:
-                content = json.loads((ablation.root / folder / str(run['seed']) / SENTENCES).read_text())
+                content = json.loads(
+                    (ablation.root / folder / str(run['seed']) / SENTENCES).read_text()
+                )
                 found.setdefault(first, {})[run['seed']] = [list(row) for row in content[label]]
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-    whole = {first: found[first] for folder, first in ablation.firsts.items()
-             if first in found and len(found[first]) == len(ablation.runs[folder])}
-    shapes = {(len(rows), *map(len, rows[:1])) for by_seed in whole.values() for rows in by_seed.values()}
-    return whole if len(shapes) == 1 else {}  # Runs that were not scored on the same sentences cannot be paired.
+    whole = {
+        first: found[first]
+        for folder, first in ablation.firsts.items()
+        if first in found and len(found[first]) == len(ablation.runs[folder])
+    }
+    shapes = {
+        (len(rows), *map(len, rows[:1])) for by_seed in whole.values() for rows in by_seed.values()
+    }
+    return (
+        whole if len(shapes) == 1 else {}
+    )  # Runs that were not scored on the same sentences cannot be paired.
 
 
-def _paper(ablation: _Ablation, entry: Mapping[str, Any], values: Mapping[str, Runs], references: Mapping[str, str],
-           comparisons: Mapping[str, Comparison], falling: bool) -> Paper:
+def _paper(
+    ablation: _Ablation,
+    entry: Mapping[str, Any],
+    values: Mapping[str, Runs],
+    references: Mapping[str, str],
+    comparisons: Mapping[str, Comparison],
+    falling: bool,
+) -> Paper:
     theirs, sides = {}, {}
     for name, value in entry['values'].items():
         theirs.setdefault(ablation.first(name), value)
@@ -217,15 +275,33 @@ def _paper(ablation: _Ablation, entry: Mapping[str, Any], values: Mapping[str, R
         better = (value > home) != entry['falling']
         same = better == ((comparison.difference > 0) != falling)
         clear = comparison.verdict in ('better', 'worse')
-        sides[name] = ('agrees' if same else 'contradicts') if clear else 'same sign' if same else 'other sign'
-    return Paper(entry['source'], entry['measure'], entry['values'], sides,
-                 agreement(values, theirs, references, falling, entry['falling']))
+        sides[name] = (
+            ('agrees' if same else 'contradicts')
+            if clear
+            else 'same sign'
+            if same
+            else 'other sign'
+        )
+    return Paper(
+        entry['source'],
+        entry['measure'],
+        entry['values'],
+        sides,
+        agreement(values, theirs, references, falling, entry['falling']),
+    )
 
 
 def _cost(matched: Mapping[str, Any], runs: Sequence[Result]) -> Cost:
     def over(reduce: Callable[[Iterable[float]], float], key: str) -> float | None:
         measured = [run[key] for run in runs if run[key] is not None]
         return reduce(measured) if measured else None
-    return Cost(over(max, 'params'), over(max, 'non_embedding_params'), over(max, 'flops'),
-                over(statistics.median, 'step_seconds'), over(max, 'memory_bytes'),
-                over(statistics.mean, 'wall_seconds'), matched)
+
+    return Cost(
+        over(max, 'params'),
+        over(max, 'non_embedding_params'),
+        over(max, 'flops'),
+        over(statistics.median, 'step_seconds'),
+        over(max, 'memory_bytes'),
+        over(statistics.mean, 'wall_seconds'),
+        matched,
+    )

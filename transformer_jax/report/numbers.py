@@ -8,7 +8,9 @@ NONE = '–'
 
 
 def decimals(deviations: Iterable[float]) -> int:
-    """Places after the point at which the median of positive standard deviations has two digits: 0 to 5."""
+    """Places after the point at which the median of positive standard deviations has two digits: 0
+    to 5.
+    """
     positive = sorted(deviation for deviation in deviations if deviation > 0)
     if not positive:
         return 4
@@ -46,7 +48,7 @@ def size(value: float | None) -> str:
     """Bytes in binary units: '1.21 GiB'."""
     if value is None:
         return NONE
-    for unit, letters in ((2 ** 30, 'GiB'), (2 ** 20, 'MiB'), (2 ** 10, 'KiB')):
+    for unit, letters in ((2**30, 'GiB'), (2**20, 'MiB'), (2**10, 'KiB')):
         if value >= unit:
             return f'{digits(value / unit)} {letters}'
     return f'{value:.0f} B'
@@ -75,4 +77,9 @@ def printed(value: float | None, beside: Iterable[float]) -> str:
     """A published number with as many places as the most exact of those beside it: 25.8, 26.0."""
     if value is None:
         return NONE
-    return fixed(value, max(len(repr(other).partition('.')[2]) for other in beside) if 'e' not in repr(value) else 6)
+    return fixed(
+        value,
+        max(len(repr(other).partition('.')[2]) for other in beside)
+        if 'e' not in repr(value)
+        else 6,
+    )

@@ -1,4 +1,6 @@
-"""report.html: one file that opens from disk, without a network; page.css and page.js are written into it."""
+"""report.html: one file that opens from disk, without a network; page.css and page.js are written
+into it.
+"""
 
 import base64
 import html
@@ -18,7 +20,11 @@ from transformer_jax.report.figures import along
 from transformer_jax.report.traces import Curve, Heads
 
 DRAWN_WIDTH, DRAWN_HEIGHT = 90, 18
-HEAD_WIDTH, HEAD_HEIGHT, HEADS_LEFT = 36, 24, 18  # pixels of a cell in a heat map; room for the layer's number
+HEAD_WIDTH, HEAD_HEIGHT, HEADS_LEFT = (
+    36,
+    24,
+    18,
+)  # pixels of a cell in a heat map; room for the layer's number
 LIGHT, DARK = (232, 241, 250), (8, 64, 129)
 # Nothing is fetched, whatever a name would ask for.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -26,16 +32,20 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-s
 
 def page(report: Report) -> str:
     """The whole document."""
-    sections = [('Results', 'results', ''.join(_table(table) for table in report.tables)),
-                ('What is varied', 'axis', _along(report)),
-                ('Missing runs', 'missing', _missing(report)),
-                ('Learning curves', 'curves', _curves(report)),
-                ('What differs between the variants', 'config', _differences(report)),
-                ('Attention heads', 'heads', _heads(report.heads)),
-                ('How it was run', 'provenance', _provenance(report))]
+    sections = [
+        ('Results', 'results', ''.join(_table(table) for table in report.tables)),
+        ('What is varied', 'axis', _along(report)),
+        ('Missing runs', 'missing', _missing(report)),
+        ('Learning curves', 'curves', _curves(report)),
+        ('What differs between the variants', 'config', _differences(report)),
+        ('Attention heads', 'heads', _heads(report.heads)),
+        ('How it was run', 'provenance', _provenance(report)),
+    ]
     sections = [section for section in sections if section[2]]
     links = ''.join(f'<a href="#{name}">{title}</a>' for title, name, _ in sections)
-    body = ''.join(f'<h2 id="{name}">{title}</h2>\n{content}\n' for title, name, content in sections)
+    body = ''.join(
+        f'<h2 id="{name}">{title}</h2>\n{content}\n' for title, name, content in sections
+    )
     title = escape(report.experiment['claim'])
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -78,19 +88,36 @@ def _data(report: Report) -> str:
     if not report.curves:
         return ''
     experiment = report.experiment
-    drawn = [variant for variant in experiment['variants'] if any(variant in found for found in report.curves.values())]
-    payload = {'variants': drawn, 'references': report.tables[0].references, 'planned': len(experiment['seeds']),
-               'curves': {name: [_series(variant, curve) for variant, curve in found.items()]
-                          for name, found in report.curves.items()}}
+    drawn = [
+        variant
+        for variant in experiment['variants']
+        if any(variant in found for found in report.curves.values())
+    ]
+    payload = {
+        'variants': drawn,
+        'references': report.tables[0].references,
+        'planned': len(experiment['seeds']),
+        'curves': {
+            name: [_series(variant, curve) for variant, curve in found.items()]
+            for name, found in report.curves.items()
+        },
+    }
     text = json.dumps(payload, ensure_ascii=False, separators=(',', ':'), allow_nan=False)
     return f'<script type="application/json" id="curves-data">{text.replace("<", chr(92) + "u003c")}</script>\n'
 
 
 def _series(variant: str, curve: Curve) -> dict[str, Any]:
     def plain(points: Sequence[tuple[int, float]]) -> list[list]:
-        return [[step, float(f'{value:.6g}') if math.isfinite(value) else None] for step, value in points]
-    return {'variant': variant, 'mean': plain(curve.mean),
-            'seeds': {str(seed): plain(points) for seed, points in curve.seeds.items()}}
+        return [
+            [step, float(f'{value:.6g}') if math.isfinite(value) else None]
+            for step, value in points
+        ]
+
+    return {
+        'variant': variant,
+        'mean': plain(curve.mean),
+        'seeds': {str(seed): plain(points) for seed, points in curve.seeds.items()},
+    }
 
 
 def _subtitle(report: Report) -> str:
@@ -98,31 +125,50 @@ def _subtitle(report: Report) -> str:
 
 
 def _tally(table: Table) -> str:
-    chips = ''.join(f'<span class="chip {verdict}">{words.MARKS[verdict]} {text}</span>'
-                    for verdict, text in words.tally(table))
+    chips = ''.join(
+        f'<span class="chip {verdict}">{words.MARKS[verdict]} {text}</span>'
+        for verdict, text in words.tally(table)
+    )
     return f'<div class="tally">{chips}<span class="faint">by {escape(table.label)}</span></div>'
 
 
 def _table(table: Table) -> str:
     columns = words.columns(table, drawn=True)
-    groups = [(name, len(list(group))) for name, group in itertools.groupby(columns, key=lambda column: column.group)]
+    groups = [
+        (name, len(list(group)))
+        for name, group in itertools.groupby(columns, key=lambda column: column.group)
+    ]
     starts = {sum(count for _, count in groups[:number]) for number in range(1, len(groups))}
-    classes = [' '.join([column.key.partition(' ')[0]] + ['text'] * column.text + ['starts'] * (number in starts))
-               for number, column in enumerate(columns)]
-    over = ''.join(f'<th colspan="{count}" class="{"starts" * bool(number)}">{escape(name)}</th>'
-                   for number, (name, count) in enumerate(groups))
-    heads = ''.join(f'<th aria-sort="none" class="{kind}" title="{escape(column.meaning)}">'
-                    f'<button type="button">{escape(column.title)}</button></th>'
-                    for column, kind in zip(columns, classes, strict=True))
+    classes = [
+        ' '.join(
+            [column.key.partition(' ')[0]]
+            + ['text'] * column.text
+            + ['starts'] * (number in starts)
+        )
+        for number, column in enumerate(columns)
+    ]
+    over = ''.join(
+        f'<th colspan="{count}" class="{"starts" * bool(number)}">{escape(name)}</th>'
+        for number, (name, count) in enumerate(groups)
+    )
+    heads = ''.join(
+        f'<th aria-sort="none" class="{kind}" title="{escape(column.meaning)}">'
+        f'<button type="button">{escape(column.title)}</button></th>'
+        for column, kind in zip(columns, classes, strict=True)
+    )
     rows = ''
     for row in table.rows:
-        cells = ''.join(_cell(table, row, column, kind) for column, kind in zip(columns, classes, strict=True))
+        cells = ''.join(
+            _cell(table, row, column, kind) for column, kind in zip(columns, classes, strict=True)
+        )
         rows += f'<tr class="{row.verdict}">{cells}</tr>\n'
     notes = ''.join(f'<li>{escape(note)}</li>' for note in words.notes(table))
     better = 'less is better' if table.falling else 'more is better'
-    return (f'<h3>{escape(table.label)} <span class="faint">({better})</span></h3>\n<div class="scroll">'
-            f'<table class="sortable"><thead><tr class="groups">{over}</tr><tr>{heads}</tr></thead>\n'
-            f'<tbody>{rows}</tbody></table></div>\n<ul class="note">{notes}</ul>\n')
+    return (
+        f'<h3>{escape(table.label)} <span class="faint">({better})</span></h3>\n<div class="scroll">'
+        f'<table class="sortable"><thead><tr class="groups">{over}</tr><tr>{heads}</tr></thead>\n'
+        f'<tbody>{rows}</tbody></table></div>\n<ul class="note">{notes}</ul>\n'
+    )
 
 
 def _cell(table: Table, row: Row, column: words.Column, kind: str) -> str:
@@ -139,31 +185,52 @@ def _cell(table: Table, row: Row, column: words.Column, kind: str) -> str:
 
 def _reach(table: Table) -> float:
     """Half of the axis of differences, which is symmetric about zero."""
-    found = [row.comparison for row in table.rows if row.comparison and row.comparison.difference is not None]
-    return max((abs(end) for comparison in found for end in (comparison.low, comparison.high)), default=0) or 1.0
+    found = [
+        row.comparison
+        for row in table.rows
+        if row.comparison and row.comparison.difference is not None
+    ]
+    return (
+        max(
+            (abs(end) for comparison in found for end in (comparison.low, comparison.high)),
+            default=0,
+        )
+        or 1.0
+    )
 
 
 def _drawn(row: Row, reach: float) -> str:
     """The difference and its interval about zero."""
     if row.comparison is None or row.comparison.difference is None:
         return ''
-    low, middle, high = (DRAWN_WIDTH * (0.5 + 0.46 * value / reach) for value in (
-        row.comparison.low, row.comparison.difference, row.comparison.high))
+    low, middle, high = (
+        DRAWN_WIDTH * (0.5 + 0.46 * value / reach)
+        for value in (row.comparison.low, row.comparison.difference, row.comparison.high)
+    )
     y = DRAWN_HEIGHT / 2
-    return (f'<svg class="difference {row.verdict}" viewBox="0 0 {DRAWN_WIDTH} {DRAWN_HEIGHT}" aria-hidden="true">'
-            f'<line class="axis" x1="{DRAWN_WIDTH / 2}" x2="{DRAWN_WIDTH / 2}" y1="0" y2="{DRAWN_HEIGHT}"/>'
-            f'<line class="bar" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>'
-            f'<circle cx="{middle:.1f}" cy="{y}" r="3.5"/></svg>')
+    return (
+        f'<svg class="difference {row.verdict}" viewBox="0 0 {DRAWN_WIDTH} {DRAWN_HEIGHT}" aria-hidden="true">'
+        f'<line class="axis" x1="{DRAWN_WIDTH / 2}" x2="{DRAWN_WIDTH / 2}" y1="0" y2="{DRAWN_HEIGHT}"/>'
+        f'<line class="bar" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>'
+        f'<circle cx="{middle:.1f}" cy="{y}" r="3.5"/></svg>'
+    )
 
 
 def _simple(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of texts; cells are escaped here."""
-    titles = ''.join(f'<th class="text" aria-sort="none"><button type="button">{escape(head)}</button></th>'
-                     for head in heads)
-    cells = [[f'<td class="text" data-value="{escape(cell)}">{escape(cell)}</td>' for cell in row] for row in rows]
+    titles = ''.join(
+        f'<th class="text" aria-sort="none"><button type="button">{escape(head)}</button></th>'
+        for head in heads
+    )
+    cells = [
+        [f'<td class="text" data-value="{escape(cell)}">{escape(cell)}</td>' for cell in row]
+        for row in rows
+    ]
     lines = ''.join(f'<tr>{"".join(row)}</tr>\n' for row in cells)
-    return (f'<div class="scroll"><table class="sortable"><thead><tr>{titles}</tr></thead>\n'
-            f'<tbody>{lines}</tbody></table></div>')
+    return (
+        f'<div class="scroll"><table class="sortable"><thead><tr>{titles}</tr></thead>\n'
+        f'<tbody>{lines}</tbody></table></div>'
+    )
 
 
 def _missing(report: Report) -> str:
@@ -179,7 +246,11 @@ def _along(report: Report) -> str:
         picture = io.BytesIO()
         figure.savefig(picture, format='png')
         parts.append(_picture(name.replace('-', ' '), picture.getvalue()))
-    return '<p class="note">Means over seeds with their 95% intervals.</p>\n' + ''.join(parts) if parts else ''
+    return (
+        '<p class="note">Means over seeds with their 95% intervals.</p>\n' + ''.join(parts)
+        if parts
+        else ''
+    )
 
 
 def _curves(report: Report) -> str:
@@ -187,7 +258,11 @@ def _curves(report: Report) -> str:
         return ''
     options = ''.join(f'<option>{escape(name)}</option>' for name in report.curves)
     merged = max(curve.merged for found in report.curves.values() for curve in found.values())
-    thinned = f' Where much was logged a point is the mean of up to {merged} neighbours.' if merged > 1 else ''
+    thinned = (
+        f' Where much was logged a point is the mean of up to {merged} neighbours.'
+        if merged > 1
+        else ''
+    )
     return f"""<div class="chart">
 <div class="controls"><select aria-label="what is drawn">{options}</select>
 <label><input type="checkbox" class="seeds" checked> each seed</label>
@@ -207,23 +282,31 @@ def _differences(report: Report) -> str:
     keys, rows = words.differences(report)
     if not keys:
         return ''
-    return '<p class="note">Only the keys that are not the same in all.</p>' + _simple(('variant', *keys), rows)
+    return '<p class="note">Only the keys that are not the same in all.</p>' + _simple(
+        ('variant', *keys), rows
+    )
 
 
 def _heads(found: Mapping[str, Heads]) -> str:
     parts = []
     for variant, heads in found.items():
         title = f'seed {heads.seed}' + f', {heads.split} split' * bool(heads.split)
-        parts.append(f'<h3>{escape(variant)} <span class="faint">{escape(title)}</span></h3>\n<div class="probed">')
+        parts.append(
+            f'<h3>{escape(variant)} <span class="faint">{escape(title)}</span></h3>\n<div class="probed">'
+        )
         if len(heads.steps) > 1:
-            parts.append(f'<label class="controls">checkpoint <input type="range" min="0" max="{len(heads.steps) - 1}" '
-                         f'value="{len(heads.steps) - 1}"> <output></output></label>')
+            parts.append(
+                f'<label class="controls">checkpoint <input type="range" min="0" max="{len(heads.steps) - 1}" '
+                f'value="{len(heads.steps) - 1}"> <output></output></label>'
+            )
         for number, step in enumerate(heads.steps):
             maps = ''.join(_map(name, maps, number) for name, maps in heads.maps.items())
             hidden = '' if number == len(heads.steps) - 1 else ' hidden'
             parts.append(f'<div class="heads" data-step="{step}"{hidden}>{maps}</div>')
         parts.append('</div>\n')
-        parts += [_picture('where every head looks', picture.read_bytes()) for picture in heads.pictures]
+        parts += [
+            _picture('where every head looks', picture.read_bytes()) for picture in heads.pictures
+        ]
     note = '<p class="note">Layers down, heads across.</p>'
     return note + ''.join(parts) if parts else ''
 
@@ -236,13 +319,20 @@ def _map(name: str, maps: Sequence[np.ndarray], number: int) -> str:
     """One checkpoint's heat map; the colours run over all checkpoints."""
     values = np.concatenate([grid[np.isfinite(grid)] for grid in maps])
     low, high, grid = values.min(), values.max(), maps[number]
-    cells = ''.join(_head(layer, head, grid[layer, head], (grid[layer, head] - low) / ((high - low) or 1))
-                    for layer, head in np.ndindex(grid.shape))
+    cells = ''.join(
+        _head(layer, head, grid[layer, head], (grid[layer, head] - low) / ((high - low) or 1))
+        for layer, head in np.ndindex(grid.shape)
+    )
     height, width = HEAD_HEIGHT * len(grid), HEADS_LEFT + HEAD_WIDTH * grid.shape[1]
-    names = ''.join(f'<text x="{HEADS_LEFT - 5}" y="{HEAD_HEIGHT * (layer + 0.65):g}" text-anchor="end">{layer + 1}'
-                    '</text>' for layer in range(len(grid)))
-    return (f'<figure><figcaption>{escape(name)}</figcaption>'
-            f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}">{names}{cells}</svg></figure>')
+    names = ''.join(
+        f'<text x="{HEADS_LEFT - 5}" y="{HEAD_HEIGHT * (layer + 0.65):g}" text-anchor="end">{layer + 1}'
+        '</text>'
+        for layer in range(len(grid))
+    )
+    return (
+        f'<figure><figcaption>{escape(name)}</figcaption>'
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}">{names}{cells}</svg></figure>'
+    )
 
 
 def _head(layer: int, head: int, value: float, share: float) -> str:
@@ -251,12 +341,18 @@ def _head(layer: int, head: int, value: float, share: float) -> str:
     place = f'layer {layer + 1}, head {head + 1}'
     if not math.isfinite(value):
         return f'{box}fill="none" stroke="#8c8c8c"><title>{place}: no meaning here</title></rect>'
-    fill = ','.join(str(round(light + share * (dark - light))) for light, dark in zip(LIGHT, DARK, strict=True))
+    fill = ','.join(
+        str(round(light + share * (dark - light))) for light, dark in zip(LIGHT, DARK, strict=True)
+    )
     ink = '#fff' if share > 0.5 else '#1b1f24'
-    return (f'<g><title>{place}: {value:.4g}</title>{box}fill="rgb({fill})"/><text x="{x + (HEAD_WIDTH - 1) / 2}" '
-            f'y="{y + 0.65 * HEAD_HEIGHT:g}" text-anchor="middle" style="fill:{ink}">{value:.2g}</text></g>')
+    return (
+        f'<g><title>{place}: {value:.4g}</title>{box}fill="rgb({fill})"/><text x="{x + (HEAD_WIDTH - 1) / 2}" '
+        f'y="{y + 0.65 * HEAD_HEIGHT:g}" text-anchor="middle" style="fill:{ink}">{value:.2g}</text></g>'
+    )
 
 
 def _provenance(report: Report) -> str:
-    facts = ''.join(f'<li>{escape(name)}: {escape(value)}</li>' for name, value in words.provenance(report))
+    facts = ''.join(
+        f'<li>{escape(name)}: {escape(value)}</li>' for name, value in words.provenance(report)
+    )
     return f'<pre>{escape(words.command(report.experiment))}</pre>\n<ul>{facts}</ul>'

@@ -1,4 +1,6 @@
-"""What the runs of an ablation left beside their scores: learning curves, probes and pictures of attention."""
+"""What the runs of an ablation left beside their scores: learning curves, probes and pictures
+of attention.
+"""
 
 import json
 import math
@@ -28,21 +30,35 @@ class Curve(NamedTuple):
     merged: int  # logged values in a point, at most
 
 
-def read_curves(root: epath.Path, runs: Mapping[str, Sequence[tuple[str, int]]]) -> dict[str, dict[str, Curve]]:
+def read_curves(
+    root: epath.Path, runs: Mapping[str, Sequence[tuple[str, int]]]
+) -> dict[str, dict[str, Curve]]:
     """'validation loss' -> variant -> curve, the curves of validation first.
 
     Args:
         root: of the ablation.
         runs: of each variant the folders and seeds. A run without metrics.jsonl has no curve.
     """
-    logged = {variant: {seed: _read(root / folder / str(seed) / 'metrics.jsonl') for folder, seed in places}
-              for variant, places in runs.items()}
-    names = dict.fromkeys(name for split in ('validation', 'train') for seeds in logged.values()
-                          for values in seeds.values() for name in values if name.startswith(split))
+    logged = {
+        variant: {
+            seed: _read(root / folder / str(seed) / 'metrics.jsonl') for folder, seed in places
+        }
+        for variant, places in runs.items()
+    }
+    names = dict.fromkeys(
+        name
+        for split in ('validation', 'train')
+        for seeds in logged.values()
+        for values in seeds.values()
+        for name in values
+        if name.startswith(split)
+    )
     curves = {}
     for name in names:
-        found = {variant: {seed: values[name] for seed, values in seeds.items() if name in values}
-                 for variant, seeds in logged.items()}
+        found = {
+            variant: {seed: values[name] for seed, values in seeds.items() if name in values}
+            for variant, seeds in logged.items()
+        }
         curves[name] = {variant: _curve(seeds) for variant, seeds in found.items() if seeds}
     return curves
 
@@ -65,7 +81,9 @@ def _read(path: epath.Path) -> dict[str, Points]:
 
 def _is_number(value: Any) -> bool:
     """Numbers, and those that metrics.jsonl writes as strings."""
-    return value in ('nan', 'inf', '-inf') or (isinstance(value, int | float) and not isinstance(value, bool))
+    return value in ('nan', 'inf', '-inf') or (
+        isinstance(value, int | float) and not isinstance(value, bool)
+    )
 
 
 def _curve(seeds: Mapping[int, Points]) -> Curve:
@@ -73,13 +91,17 @@ def _curve(seeds: Mapping[int, Points]) -> Curve:
     thinned = {seed: list(_merged(points, merged)) for seed, points in seeds.items()}
     tables = [dict(points) for points in thinned.values()]
     common = sorted(set.intersection(*map(set, tables)))
-    return Curve(thinned, [(step, float(np.mean([table[step] for table in tables]))) for step in common], merged)
+    return Curve(
+        thinned,
+        [(step, float(np.mean([table[step] for table in tables]))) for step in common],
+        merged,
+    )
 
 
 def _merged(points: Points, count: int) -> Iterator[tuple[int, float]]:
     """The means of `count` neighbours each, at the last one's step."""
     for start in range(0, len(points), count):
-        group = points[start:start + count]
+        group = points[start : start + count]
         values = [value if math.isfinite(value) else math.nan for _, value in group]
         yield group[-1][0], float(np.mean(values))
 
@@ -90,20 +112,29 @@ class Heads(NamedTuple):
     seed: int
     split: str
     steps: list[int]
-    maps: dict[str, list[np.ndarray]]  # 'encoder: entropy (nats)' -> of each step [layer, head]; NaN: no meaning
+    maps: dict[
+        str, list[np.ndarray]
+    ]  # 'encoder: entropy (nats)' -> of each step [layer, head]; NaN: no meaning
     pictures: list[epath.Path]
 
 
 def read_heads(root: epath.Path, runs: Mapping[str, Sequence[tuple[str, int]]]) -> dict[str, Heads]:
-    """Variant -> what its first run that has been probed, or drawn, tells; see `read_curves` for the arguments."""
+    """Variant -> what its first run that has been probed, or drawn, tells; see `read_curves` for
+    the arguments.
+    """
     found = {}
     for variant, places in runs.items():
         for folder, seed in places:
             workdir = root / folder / str(seed)
             content, pictures = _probed(workdir / PROBED), sorted(workdir.glob(PICTURES))
             if content or pictures:
-                found[variant] = Heads(seed, content.get('split', ''), [one['step'] for one in content.get(
-                    'checkpoints', ())], _maps(content), pictures)
+                found[variant] = Heads(
+                    seed,
+                    content.get('split', ''),
+                    [one['step'] for one in content.get('checkpoints', ())],
+                    _maps(content),
+                    pictures,
+                )
                 break
     return found
 
@@ -121,7 +152,9 @@ def _maps(content: Mapping[str, Any]) -> dict[str, list[np.ndarray]]:
     maps: dict[str, list[np.ndarray]] = {}
     for site in dict.fromkeys(row['site'] for rows in checkpoints for row in rows):
         for probe, label in PROBES.items():
-            grids = [_grid([row for row in rows if row['site'] == site], probe) for rows in checkpoints]
+            grids = [
+                _grid([row for row in rows if row['site'] == site], probe) for rows in checkpoints
+            ]
             if any(np.isfinite(grid).any() for grid in grids):
                 maps[f'{site}: {label}'] = grids
     return maps

@@ -9,7 +9,8 @@ from transformer_jax.storage.files import reported, write_text
 
 
 def write_report(path: epath.PathLike, out: epath.PathLike) -> list[epath.Path]:
-    """Writes report.md, report.html, tables.tex, runs.csv, summary.csv and the figures; returns their paths.
+    """Writes report.md, report.html, tables.tex, runs.csv, summary.csv and the figures; returns
+    their paths.
 
     Args:
         path: the root of an ablation, or a results.json.
@@ -23,9 +24,13 @@ def write_report(path: epath.PathLike, out: epath.PathLike) -> list[epath.Path]:
     with reported(out):
         out.mkdir(parents=True, exist_ok=True)
         drawn = figures.draw(report, out)
-        files = {'report.md': text.markdown(report, drawn), 'report.html': page(report),
-                 'tables.tex': text.latex(report), 'runs.csv': text.runs_csv(report),
-                 'summary.csv': text.summary_csv(report)}
+        files = {
+            'report.md': text.markdown(report, drawn),
+            'report.html': page(report),
+            'tables.tex': text.latex(report),
+            'runs.csv': text.runs_csv(report),
+            'summary.csv': text.summary_csv(report),
+        }
         for name, content in files.items():
             write_text(out / name, content)
     return [out / name for name in (*files, *drawn)]

@@ -1,14 +1,15 @@
 """Checkpoints that are verified before they are used: Orbax behind one small class.
 
-Orbax restores flipped bits, casts dtypes and takes an empty directory for the newest step without a word. So
-a step counts only once MANIFEST.json, the last file written, has size and SHA-256 of its other files:
+Orbax restores flipped bits, casts dtypes and takes an empty directory for the newest step without a
+word. So a step counts only once MANIFEST.json, the last file written, has size and SHA-256 of its
+other files:
 
     checkpoints/<step>/state/          the train state as Orbax writes it (OCDBT)
     checkpoints/<step>/meta.json       step, the caller's meta, and name, dtype and shape of every array
     checkpoints/<step>/MANIFEST.json   written last; a step without it is torn and does not count
 
-`AsyncCheckpointer` rather than `CheckpointManager`: which steps exist, count and are kept is decided by the
-manifests, and the manager would keep a second, conflicting account of it.
+`AsyncCheckpointer` rather than `CheckpointManager`: which steps exist, count and are kept is
+decided by the manifests, and the manager would keep a second, conflicting account of it.
 """
 
 import hashlib
@@ -31,19 +32,22 @@ from transformer_jax.storage import manifest
 from transformer_jax.storage.files import absolute, from_primary, reported
 
 META = 'meta.json'
-# A damaged step's manifest gets this name, so that the step is torn from then on and can be saved again.
+# A damaged step's manifest gets this name, so that the step is torn from then on and can be
+# saved again.
 DAMAGED = 'DAMAGED.json'
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
-    In a run of several processes every process calls `save`, `wait`, `restore` and `params` alike, over one
-    shared file system; manifests, verification and deletion are the work of process 0.
+    In a run of several processes every process calls `save`, `wait`, `restore` and `params` alike,
+    over one shared file system; manifests, verification and deletion are the work of process 0.
     """
 
     def __init__(self, directory: epath.PathLike, *, keep: int, read_only: bool = False):
-        """Keeps the last `keep` steps and the best one. `read_only` never changes a file, damaged or not."""
+        """Keeps the last `keep` steps and the best one. `read_only` never changes a file, damaged
+        or not.
+        """
         if keep < 1:
             raise ConfigError(f'checkpoint.keep={keep}: at least 1 checkpoint must be kept')
         self.directory = absolute(directory)
@@ -54,13 +58,16 @@ class Checkpoints:
         self._failure: Exception | None = None
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
-        """Starts writing `state` (a pytree of arrays) and `meta` (JSON); both are free once this returns.
+        """Starts writing `state` (a pytree of arrays) and `meta` (JSON); both are free once
+        this returns.
 
-        `meta['best']` is None or a mapping whose 'step' names the best step, which retention spares. Call
-        `wait` before the program ends: a save that the interpreter's exit cuts short is torn.
+        `meta['best']` is None or a mapping whose 'step' names the best step, which retention
+        spares. Call `wait` before the program ends: a save that the interpreter's exit cuts short
+        is torn.
 
         Raises:
-            WorkdirError: the step exists already, the directory is not writable, or the previous save failed.
+            WorkdirError: the step exists already, the directory is not writable, or the previous
+                save failed.
         """
         self.wait()
         if self._read_only or step in self.valid_steps():
@@ -70,20 +77,28 @@ class Checkpoints:
         with reported(self.directory):
             from_primary(lambda: self._make_room(step))
             self._orbax.save(self.path(step) / 'state', args=ocp.args.PyTreeSave(state))
-        self._finisher = threading.Thread(target=self._finish, args=(step, record), name=f'checkpoint {step}')
+        self._finisher = threading.Thread(
+            target=self._finish, args=(step, record), name=f'checkpoint {step}'
+        )
         self._finisher.start()
 
     def wait(self) -> None:
-        """Returns once the last save, its manifest included, is on disk; raises WorkdirError if it failed."""
+        """Returns once the last save, its manifest included, is on disk; raises WorkdirError if
+        it failed.
+        """
         if self._finisher is None:
             return
         self._finisher.join()
         name, failure = self._finisher.name, self._failure
         self._finisher = self._failure = None
         if failure is not None:
-            reason = str(failure).splitlines()[0][-160:]  # TensorStore tells at length where, then what.
-            raise WorkdirError(f'{name} was not saved in {self.directory}: {reason}; make room or choose another '
-                               '--workdir') from failure
+            reason = str(failure).splitlines()[0][
+                -160:
+            ]  # TensorStore tells at length where, then what.
+            raise WorkdirError(
+                f'{name} was not saved in {self.directory}: {reason}; make room or choose another '
+                '--workdir'
+            ) from failure
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(name)
 
@@ -92,11 +107,15 @@ class Checkpoints:
         return self.directory / str(step)
 
     def valid_steps(self) -> list[int]:
-        """The steps written to the end, ascending; cheap: their contents are verified when restored."""
+        """The steps written to the end, ascending; cheap: their contents are verified
+        when restored.
+        """
         return [step for step in self._all_steps() if (self.path(step) / manifest.NAME).exists()]
 
     def intact_steps(self) -> Iterator[int]:
-        """The valid steps whose files are as written, newest first; logs the others and their bad file."""
+        """The valid steps whose files are as written, newest first; logs the others and their
+        bad file.
+        """
         for step in reversed(self.valid_steps()):
             damage = manifest.damage(self.path(step))
             if damage is None:
@@ -105,17 +124,20 @@ class Checkpoints:
                 logging.warning('checkpoint %s is damaged: %s', self.path(step), damage)
 
     def restore(self, abstract_state: Any, step: int | None = None) -> tuple[int, Any, dict]:
-        """Verifies and restores a step, by default the newest intact one; returns (step, state, meta).
+        """Verifies and restores a step, by default the newest intact one; returns (step,
+        state, meta).
 
         Args:
-            abstract_state: a pytree of `jax.ShapeDtypeStruct`, whose shardings the arrays get whatever the
-                mesh was that wrote them; a leaf without one goes to the first device.
-            step: where given, a damaged step raises; otherwise damaged newer steps are logged, naming the bad
-                file, and stop counting, so that the run can save the same step again.
+            abstract_state: a pytree of `jax.ShapeDtypeStruct`, whose shardings the arrays get
+                whatever the mesh was that wrote them; a leaf without one goes to the first device.
+            step: where given, a damaged step raises; otherwise damaged newer steps are logged,
+                naming the bad file, and stop counting, so that the run can save the same
+                step again.
 
         Raises:
             WorkdirError: no such step, or it is damaged (which file).
-            ConfigError: a name, shape or dtype in `abstract_state` differs from what is stored (which array).
+            ConfigError: a name, shape or dtype in `abstract_state` differs from what is stored
+                (which array).
         """
         self.wait()
         step = from_primary(lambda: self._choose(step))
@@ -127,7 +149,9 @@ class Checkpoints:
         return step, self._orbax.restore(self.path(step) / 'state', args=args), record['meta']
 
     def meta(self, step: int) -> dict:
-        """What `save` was given as `meta` for a valid step; raises WorkdirError if that file is damaged."""
+        """What `save` was given as `meta` for a valid step; raises WorkdirError if that file
+        is damaged.
+        """
         return self._record(step)['meta']
 
     def best_step(self) -> int | None:
@@ -145,14 +169,17 @@ class Checkpoints:
         return {self.best_step()}
 
     def average(self, abstract_params: Any, n: int) -> Any:
-        """The mean of the parameters of the newest `n` intact steps (Vaswani et al. 2017, section 6.1)."""
+        """The mean of the parameters of the newest `n` intact steps (Vaswani et al. 2017,
+        section 6.1).
+        """
         return self.params(abstract_params, select(self, f'avg:{n}'))
 
     def params(self, abstract_params: Any, steps: Sequence[int], name: str = 'params') -> Any:
-        """The mean over `steps` of the parameters alone, summed in float64; verifies each step as `restore`.
+        """The mean over `steps` of the parameters alone, summed in float64; verifies each step
+        as `restore`.
 
-        One step gives its parameters unchanged. Placed by the shardings of `abstract_params`. `name`: which part of
-        the state they are, 'params' or, where `train.ema` is on, 'ema'.
+        One step gives its parameters unchanged. Placed by the shardings of `abstract_params`.
+        `name`: which part of the state they are, 'params' or, where `train.ema` is on, 'ema'.
         """
         self.wait()
         total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), abstract_params)
@@ -162,7 +189,9 @@ class Checkpoints:
 
         def placed(sum_: np.ndarray, abstract: jax.ShapeDtypeStruct) -> jax.Array:
             mean = np.asarray(sum_ / len(steps)).astype(abstract.dtype)
-            return jax.make_array_from_callback(mean.shape, _target(abstract).sharding, lambda i: mean[i])
+            return jax.make_array_from_callback(
+                mean.shape, _target(abstract).sharding, lambda i: mean[i]
+            )
 
         return jax.tree.map(placed, total, abstract_params)
 
@@ -187,7 +216,9 @@ class Checkpoints:
         steps = self.valid_steps()
         if not steps or step not in (None, *steps):
             wanted = '' if step is None else f' of step {step}'
-            raise WorkdirError(f'no checkpoint{wanted} in {self.directory}; steps there: {_listed(steps)}')
+            raise WorkdirError(
+                f'no checkpoint{wanted} in {self.directory}; steps there: {_listed(steps)}'
+            )
         if step is None:
             for intact in self.intact_steps():
                 for damaged in [] if self._read_only else steps[steps.index(intact) + 1 :]:
@@ -197,7 +228,9 @@ class Checkpoints:
         damage = manifest.damage(self.path(step))
         if damage is not None:
             others = _listed([other for other in steps if other != step])
-            raise WorkdirError(f'checkpoint {self.path(step)} is damaged: {damage}; other steps: {others}')
+            raise WorkdirError(
+                f'checkpoint {self.path(step)} is damaged: {damage}; other steps: {others}'
+            )
         return step
 
     def _make_room(self, step: int) -> int:
@@ -209,7 +242,9 @@ class Checkpoints:
         return step
 
     def _finish(self, step: int, record: str) -> None:
-        """Runs in its own thread: waits for Orbax, makes the step count, then removes what is not kept."""
+        """Runs in its own thread: waits for Orbax, makes the step count, then removes what is
+        not kept.
+        """
         try:
             self._orbax.wait_until_finished()
             if jax.process_index() == 0:
@@ -222,12 +257,15 @@ class Checkpoints:
     def _remove_steps_not_kept(self) -> None:
         steps = self.valid_steps()
         for step in set(steps[: -self.keep]) - self.spared():
-            (self.path(step) / manifest.NAME).unlink()  # First: a run killed in between leaves a torn step.
+            (
+                self.path(step) / manifest.NAME
+            ).unlink()  # First: a run killed in between leaves a torn step.
             self.path(step).rmtree()
 
 
 def select(checkpoints: Checkpoints, choice: str) -> tuple[int, ...]:
-    """The steps that `--checkpoint=best|last|avg:N|STEP` means, newest first; `params` takes their mean.
+    """The steps that `--checkpoint=best|last|avg:N|STEP` means, newest first; `params` takes
+    their mean.
 
     'last' and 'avg:N' pass over damaged steps, with a warning that names the bad file.
 
@@ -235,7 +273,9 @@ def select(checkpoints: Checkpoints, choice: str) -> tuple[int, ...]:
         ConfigError: nothing like that exists, or the choice is none of these; says what there is.
     """
     steps = checkpoints.valid_steps()
-    match = re.fullmatch('(?P<best>best)|(?P<last>last)|avg:(?P<n>[1-9][0-9]*)|(?P<step>[0-9]+)', choice)
+    match = re.fullmatch(
+        '(?P<best>best)|(?P<last>last)|avg:(?P<n>[1-9][0-9]*)|(?P<step>[0-9]+)', choice
+    )
 
     def refusal(reason: str) -> ConfigError:
         there = f'steps in {checkpoints.directory}: {_listed(steps)}'
@@ -248,7 +288,9 @@ def select(checkpoints: Checkpoints, choice: str) -> tuple[int, ...]:
     if match['best'] or match['step']:
         step = checkpoints.best_step() if match['best'] else int(match['step'])
         if step not in steps:
-            raise refusal('no step is recorded as best' if step is None else f'there is no step {step}')
+            raise refusal(
+                'no step is recorded as best' if step is None else f'there is no step {step}'
+            )
         return (step,)
     n = int(match['n'] or 1)
     intact = tuple(itertools.islice(checkpoints.intact_steps(), n))
@@ -258,7 +300,8 @@ def select(checkpoints: Checkpoints, choice: str) -> tuple[int, ...]:
 
 
 def fingerprint(state: Any, data: Any) -> str:
-    """SHA-256 (hex) over the arrays of `state` (name, dtype, shape, bytes) and the data position (JSON).
+    """SHA-256 (hex) over the arrays of `state` (name, dtype, shape, bytes) and the data
+    position (JSON).
 
     The same for jax and numpy arrays and whatever the sharding; every process must call it.
     """
@@ -287,8 +330,10 @@ def _check_same(step: int, stored: Mapping[str, str], expected: Mapping[str, str
     for name in sorted(stored.keys() | expected.keys()):
         there, here = (side.get(name, 'absent') for side in (stored, expected))
         if there != here:
-            raise ConfigError(f'{name} is {there} in the checkpoint of step {step} and {here} in this model: use the '
-                              'configuration that the checkpoint was written with')
+            raise ConfigError(
+                f'{name} is {there} in the checkpoint of step {step} and {here} in this model: use the '
+                'configuration that the checkpoint was written with'
+            )
 
 
 def _target(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -1,4 +1,5 @@
-"""What checkpoints and the workdir share: atomic writes, a lock, and one process that writes for all.
+"""What checkpoints and the workdir share: atomic writes, a lock, and one process that writes
+for all.
 
 Everything takes `epath.Path`, so that a workdir may lie on `gs://`.
 """
@@ -22,7 +23,8 @@ from jax.experimental import multihost_utils
 
 from transformer_jax.errors import Busy, WorkdirError
 
-# Object stores have no locks, only a lease: its holder renews it; it may be taken over once it is this old.
+# Object stores have no locks, only a lease: its holder renews it; it may be taken over once it is
+# this old.
 LEASE_RENEWAL_S = 30
 LEASE_EXPIRY_S = 300
 
@@ -36,7 +38,9 @@ def is_local(path: epath.Path) -> bool:
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """`path` without ~ and .., the current directory filled in; epath's `resolve` would make `gs://` a local path."""
+    """`path` without ~ and .., the current directory filled in; epath's `resolve` would make
+    `gs://` a local path.
+    """
     path = epath.Path(path).expanduser()
     if is_local(path):
         return path.resolve()
@@ -46,7 +50,9 @@ def absolute(path: epath.PathLike) -> epath.Path:
 
 @contextlib.contextmanager
 def reported(path: epath.Path) -> Iterator[None]:
-    """Turns an operating-system error (full, read-only, in the way) into a WorkdirError naming `path`."""
+    """Turns an operating-system error (full, read-only, in the way) into a WorkdirError
+    naming `path`.
+    """
     try:
         yield
     except OSError as error:
@@ -57,7 +63,9 @@ def reported(path: epath.Path) -> Iterator[None]:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Replaces `path` as a whole: a reader, or a run killed at any moment, sees the old text or the new."""
+    """Replaces `path` as a whole: a reader, or a run killed at any moment, sees the old text or
+    the new.
+    """
     if not is_local(path):  # Object stores write whole objects, and their rename is a copy.
         path.write_text(text)
         return
@@ -70,7 +78,9 @@ def write_text(path: epath.Path, text: str) -> None:
 
 
 def append_line(path: epath.Path, line: str) -> None:
-    """Appends one line and flushes it; object stores cannot append, so there the object is rewritten."""
+    """Appends one line and flushes it; object stores cannot append, so there the object
+    is rewritten.
+    """
     if is_local(path):
         with path.open('a') as file:
             file.write(line + '\n')
@@ -79,10 +89,11 @@ def append_line(path: epath.Path, line: str) -> None:
 
 
 def from_primary(work: Callable[[], int]) -> int:
-    """Runs `work` on process 0 and returns its non-negative result on all; every process must call this.
+    """Runs `work` on process 0 and returns its non-negative result on all; every process must
+    call this.
 
-    Raises whatever `work` raised on process 0, and a WorkdirError that points there on the others, so that
-    no process goes on, or waits, alone.
+    Raises whatever `work` raised on process 0, and a WorkdirError that points there on the others,
+    so that no process goes on, or waits, alone.
     """
     if jax.process_count() == 1:
         return work()
@@ -102,10 +113,11 @@ def from_primary(work: Callable[[], int]) -> int:
 def lock(path: epath.Path) -> Iterator[None]:
     """Holds `path` for this process; raises Busy naming the holder when another process has it.
 
-    Local: flock, because the kernel drops it with the process that holds it: a crash, kill -9 or reboot
-    leaves nothing to clear, and neither reused process numbers nor clocks matter (the text in the file only
-    serves the message). Elsewhere: a lease that is renewed every 30 s and expires after 5 minutes; two runs
-    that start in the same instant may both get it, since epath has no conditional write.
+    Local: flock, because the kernel drops it with the process that holds it: a crash, kill -9 or
+    reboot leaves nothing to clear, and neither reused process numbers nor clocks matter (the text
+    in the file only serves the message). Elsewhere: a lease that is renewed every 30 s and expires
+    after 5 minutes; two runs that start in the same instant may both get it, since epath has no
+    conditional write.
     """
     descriptor = _flock(path) if is_local(path) else None
     if descriptor is None:
@@ -121,7 +133,11 @@ def lock(path: epath.Path) -> Iterator[None]:
 
 
 def _owner() -> dict:
-    return {'host': socket.gethostname(), 'pid': os.getpid(), 'since': time.strftime('%Y-%m-%d %H:%M:%S %z')}
+    return {
+        'host': socket.gethostname(),
+        'pid': os.getpid(),
+        'since': time.strftime('%Y-%m-%d %H:%M:%S %z'),
+    }
 
 
 def _busy(path: epath.Path, owner: str) -> Busy:
@@ -129,7 +145,9 @@ def _busy(path: epath.Path, owner: str) -> Busy:
         holder = 'process {pid} on {host} since {since}'.format_map(json.loads(owner))
     except ValueError:  # The holder is between locking and writing its name.
         holder = 'another process'
-    return Busy(f'{path.parent} is in use by {holder}: wait for it, stop it, or choose another --workdir')
+    return Busy(
+        f'{path.parent} is in use by {holder}: wait for it, stop it, or choose another --workdir'
+    )
 
 
 def _flock(path: epath.Path) -> int | None:
@@ -168,10 +186,14 @@ def _lease(path: epath.Path) -> Iterator[None]:
         while not done.wait(LEASE_RENEWAL_S):
             try:
                 if not ours():
-                    logging.error('%s was taken over by another run: this one should be stopped', path)
+                    logging.error(
+                        '%s was taken over by another run: this one should be stopped', path
+                    )
                     return
                 renew()
-            except OSError as error:  # An outage of the store must not end the run; the lease outlasts ten.
+            except (
+                OSError
+            ) as error:  # An outage of the store must not end the run; the lease outlasts ten.
                 logging.warning('could not renew %s: %s', path, error)
 
     renew()

@@ -1,4 +1,6 @@
-"""A directory's checksum manifest: MANIFEST.json holds size and SHA-256 of every other file below it."""
+"""A directory's checksum manifest: MANIFEST.json holds size and SHA-256 of every other file
+below it.
+"""
 
 import hashlib
 import json
@@ -19,14 +21,18 @@ def write(directory: epath.Path) -> None:
 
 
 def damage(directory: epath.Path) -> str | None:
-    """The first way in which `directory` differs from its manifest, naming the file; None if it is intact.
+    """The first way in which `directory` differs from its manifest, naming the file; None if it
+    is intact.
 
-    Reads every file. Anything missing, added, truncated or altered counts, the manifest itself included.
+    Reads every file. Anything missing, added, truncated or altered counts, the manifest
+    itself included.
     """
     try:
         recorded = _recorded(directory)
         found = _digests(directory, _covered(directory))
-    except FileNotFoundError as error:  # A reader beside a running training meets steps being deleted.
+    except (
+        FileNotFoundError
+    ) as error:  # A reader beside a running training meets steps being deleted.
         return f'{error.filename} has just been deleted'
     if recorded is None:
         return f'{NAME} is not a manifest'
@@ -69,7 +75,9 @@ def _digests(directory: epath.Path, files: list[epath.Path]) -> dict[str, str]:
 
     def digest(path: epath.Path) -> str:
         sha256 = hashlib.sha256()
-        with path.open('rb') as file:  # Not hashlib.file_digest: not every store's files can do `readinto`.
+        with path.open(
+            'rb'
+        ) as file:  # Not hashlib.file_digest: not every store's files can do `readinto`.
             while block := file.read(1 << 20):
                 sha256.update(block)
         return f'{path.stat().length} bytes, sha256 {sha256.hexdigest()}'

@@ -1,11 +1,13 @@
 """The workdir: one directory that holds all of a run.
 
 - config.json: the resolved configuration; a later run must have the same
-- run.json: a record of every start: commit, versions, devices, engines of attention, command, times, how it ended
+- run.json: a record of every start: commit, versions, devices, engines of attention, command,
+  times, how it ended
 - metrics.jsonl: one object per event, with `step` and `split`; events/ has the same for TensorBoard
 - evaluations.json: what `evaluate` found
 - checkpoints/, tokenizer/, samples/, lock
-- replica.json: of a run that others were trained beside, where these two are instead, see `replicas`
+- replica.json: of a run that others were trained beside, where these two are instead,
+  see `replicas`
 """
 
 import contextlib
@@ -27,10 +29,18 @@ from absl import logging
 from etils import epath
 
 from transformer_jax.errors import ConfigError, WorkdirError
-from transformer_jax.storage.files import absolute, append_line, from_primary, lock, reported, write_text
+from transformer_jax.storage.files import (
+    absolute,
+    append_line,
+    from_primary,
+    lock,
+    reported,
+    write_text,
+)
 
-# Keys (or groups, ending in a dot) that may change between the runs of one workdir: no update depends on them
-# beyond the order of floating-point sums. train.steps is not among them: the schedule depends on it.
+# Keys (or groups, ending in a dot) that may change between the runs of one workdir: no update
+# depends on them beyond the order of floating-point sums. train.steps is not among them: the
+# schedule depends on it.
 MAY_CHANGE = ('parallel.', 'checkpoint.', 'train.log_every', 'data.prefetch', 'data.cache_dir')
 
 
@@ -46,7 +56,9 @@ class Workdir:
         self.evaluations_path = self.path / 'evaluations.json'
         pointer = self.path / 'replica.json'
         replica = _read_json(pointer) if pointer.exists() else {'group': '.', 'index': None}
-        self.replica = replica['index']  # the place of the run in its group; None: it was trained alone
+        self.replica = replica[
+            'index'
+        ]  # the place of the run in its group; None: it was trained alone
         group = absolute(self.path / replica['group'])
         self.checkpoints_path = group / 'checkpoints'
         self.tokenizer_path = group / 'tokenizer'
@@ -57,8 +69,9 @@ class Workdir:
     def open_for_training(self, config: Mapping[str, Any], **facts: Any) -> Iterator[dict]:
         """Creates or reopens the workdir for a training run and holds its lock meanwhile.
 
-        Yields this start's record in run.json; the trainer may set its 'exit' ('preempted', …), otherwise
-        it becomes 'done' or the exception's name and message. Every process of a run calls this alike.
+        Yields this start's record in run.json; the trainer may set its 'exit' ('preempted', …),
+        otherwise it becomes 'done' or the exception's name and message. Every process of a run
+        calls this alike.
 
         Args:
             config: the resolved configuration, nested dictionaries of JSON values.
@@ -66,7 +79,8 @@ class Workdir:
 
         Raises:
             WorkdirError: a file in the way, read-only, full, or in use by another run.
-            ConfigError: the workdir was made with another configuration; prints the keys that differ.
+            ConfigError: the workdir was made with another configuration; prints the keys
+                that differ.
         """
         with contextlib.ExitStack() as stack:
 
@@ -85,12 +99,16 @@ class Workdir:
     def read_config(self) -> dict:
         """The configuration of an existing workdir."""
         if not self.config_path.exists():
-            raise ConfigError(f'--workdir={self.path} has no config.json: name the workdir of a training run')
+            raise ConfigError(
+                f'--workdir={self.path} has no config.json: name the workdir of a training run'
+            )
         return _read_json(self.config_path)
 
     def metrics(self, resumed: int | None) -> 'MetricsWriter':
         """The writer of metrics for a run that starts after step `resumed` (None: from nothing)."""
-        return MetricsWriter(self.metrics_path, self.events_path, -1 if resumed is None else resumed)
+        return MetricsWriter(
+            self.metrics_path, self.events_path, -1 if resumed is None else resumed
+        )
 
     def append_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         """Adds to the list in evaluations.json, as a whole or not at all."""
@@ -112,7 +130,9 @@ class Workdir:
             for line in lines.values():
                 logging.info('changed since the last run: %s', line)
         elif self.checkpoints_path.exists():
-            raise WorkdirError(f'{self.path} has checkpoints but no config.json: choose another --workdir')
+            raise WorkdirError(
+                f'{self.path} has checkpoints but no config.json: choose another --workdir'
+            )
         write_text(self.config_path, json.dumps(config, indent=2) + '\n')
 
     def _recorded_run(self, facts: Mapping[str, Any]) -> Iterator[dict]:
@@ -139,7 +159,8 @@ class Workdir:
 class MetricsWriter:
     """Appends events to metrics.jsonl, a line each, and to TensorBoard's files; process 0 only.
 
-    Numbers keep their full precision; 'nan', 'inf' and '-inf' are written as strings, since JSON has none.
+    Numbers keep their full precision; 'nan', 'inf' and '-inf' are written as strings, since JSON
+    has none.
     """
 
     def __init__(self, path: epath.Path, events_path: epath.Path, resumed: int):
@@ -155,7 +176,10 @@ class MetricsWriter:
         """Logs one event: `values` are numbers, also zero-dimensional arrays, or strings."""
         if self._board is None:
             return
-        values = {name: value.item() if hasattr(value, 'item') else value for name, value in values.items()}
+        values = {
+            name: value.item() if hasattr(value, 'item') else value
+            for name, value in values.items()
+        }
         with reported(self._path):
             event = finite({'step': step, 'split': split, **values})
             append_line(self._path, json.dumps(event, allow_nan=False))
@@ -199,7 +223,9 @@ def finite(value: Any) -> Any:
 
 
 def describe_run() -> dict:
-    """What is needed to know where a number came from; 'end' and 'exit' stay None while the run lives."""
+    """What is needed to know where a number came from; 'end' and 'exit' stay None while the
+    run lives.
+    """
     packages = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
     kinds = sorted({f'{device.platform} {device.device_kind}' for device in jax.devices()})
     return {
@@ -217,14 +243,18 @@ def describe_run() -> dict:
 
 
 def git_commit(directory: Path) -> str | None:
-    """The commit of the checkout that `directory` belongs to, '+changes' if not clean; None outside one."""
+    """The commit of the checkout that `directory` belongs to, '+changes' if not clean; None
+    outside one.
+    """
 
     def git(*arguments: str) -> str:
         command = ['git', '-C', str(directory), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git('ls-files', '--error-unmatch', '.')  # An installed copy may lie in some other project's checkout.
+        git(
+            'ls-files', '--error-unmatch', '.'
+        )  # An installed copy may lie in some other project's checkout.
         changes = '+changes' if git('status', '--porcelain', '--untracked-files=no') else ''
         return git('rev-parse', 'HEAD') + changes
     except (OSError, subprocess.CalledProcessError):
@@ -233,22 +263,34 @@ def git_commit(directory: Path) -> str | None:
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
     """The keys in which two flat configurations differ, each with 'key: old -> new'."""
+
     def at(flat: Mapping[str, Any], key: str) -> str:
         return json.dumps(flat[key]) if key in flat else '(absent)'
-    return {key: f'{key}: {at(old, key)} -> {at(new, key)}' for key in sorted(old.keys() | new.keys())
-            if at(old, key) != at(new, key)}
+
+    return {
+        key: f'{key}: {at(old, key)} -> {at(new, key)}'
+        for key in sorted(old.keys() | new.keys())
+        if at(old, key) != at(new, key)
+    }
 
 
 def may_change(key: str) -> bool:
     """Whether a key may have another value where a run goes on, see MAY_CHANGE."""
-    return any(key.startswith(allowed) if allowed.endswith('.') else key == allowed for allowed in MAY_CHANGE)
+    return any(
+        key.startswith(allowed) if allowed.endswith('.') else key == allowed
+        for allowed in MAY_CHANGE
+    )
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     """{'train': {'steps': 2}} -> {'train.steps': 2}"""
     flat = {}
     for key, value in tree.items():
-        flat |= _flat(value, f'{prefix}{key}.') if isinstance(value, Mapping) else {f'{prefix}{key}': value}
+        flat |= (
+            _flat(value, f'{prefix}{key}.')
+            if isinstance(value, Mapping)
+            else {f'{prefix}{key}': value}
+        )
     return flat
 
 

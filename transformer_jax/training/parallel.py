@@ -47,33 +47,57 @@ class Parallel:
         require_platform(config.model.engine)
         self.model = model
         sizes = mesh_sizes(config.parallel.mesh, jax.device_count())
-        self.mesh = jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+        self.mesh = jax.make_mesh(
+            tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes)
+        )
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self.batch_sharding = NamedSharding(self.mesh, batch_spec())
         self.rows_multiple = sizes['data'] * sizes['fsdp'] * config.train.accumulate
         init = functools.partial(step.init_state, components, model)
         boxed = jax.eval_shape(init)
-        shardings = jax.tree.map(lambda p: NamedSharding(self.mesh, p), partition_specs(boxed, sizes))
-        self.abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
-                                     nn.meta.unbox(boxed), shardings)
+        shardings = jax.tree.map(
+            lambda p: NamedSharding(self.mesh, p), partition_specs(boxed, sizes)
+        )
+        self.abstract = jax.tree.map(
+            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+            nn.meta.unbox(boxed),
+            shardings,
+        )
         self._seed = config.train.seed
-        self._init = _compiled(self.context, lambda key: nn.meta.unbox(init(key)), out_shardings=shardings)
+        self._init = _compiled(
+            self.context, lambda key: nn.meta.unbox(init(key)), out_shardings=shardings
+        )
         self.eval_step = _compiled(
-            self.context, lambda params, batch: step.eval_step(model, params, batch, config.train.label_smoothing),
-            in_shardings=(shardings.params, self.batch_sharding), out_shardings=self.replicated)
+            self.context,
+            lambda params, batch: step.eval_step(
+                model, params, batch, config.train.label_smoothing
+            ),
+            in_shardings=(shardings.params, self.batch_sharding),
+            out_shardings=self.replicated,
+        )
         self.predict = _compiled(
-            self.context, functools.partial(step.predict, model),
-            in_shardings=(shardings.params, self.batch_sharding), out_shardings=self.batch_sharding)
+            self.context,
+            functools.partial(step.predict, model),
+            in_shardings=(shardings.params, self.batch_sharding),
+            out_shardings=self.batch_sharding,
+        )
         self._pmap = config.parallel.mode == 'pmap'
         if self._pmap:
             self.train_step = jax.pmap(
-                functools.partial(step.train_step, model, components, axis='devices'), axis_name='devices',
-                in_axes=(None, 0), out_axes=(None, None), donate_argnums=0)
+                functools.partial(step.train_step, model, components, axis='devices'),
+                axis_name='devices',
+                in_axes=(None, 0),
+                out_axes=(None, None),
+                donate_argnums=0,
+            )
         else:
             self.train_step = _compiled(
-                self.context, functools.partial(step.train_step, model, components),
-                in_shardings=(shardings, self.batch_sharding), out_shardings=(shardings, self.replicated),
-                donate_argnums=0)
+                self.context,
+                functools.partial(step.train_step, model, components),
+                in_shardings=(shardings, self.batch_sharding),
+                out_shardings=(shardings, self.replicated),
+                donate_argnums=0,
+            )
 
     @property
     def one(self) -> 'Parallel':
@@ -93,7 +117,9 @@ class Parallel:
         """
         return self._init(jax.random.PRNGKey(self._seed if seed is None else seed))
 
-    def advance(self, state: step.TrainState, batch: Batch, live: Sequence[bool]) -> tuple[step.TrainState, dict]:
+    def advance(
+        self, state: step.TrainState, batch: Batch, live: Sequence[bool]
+    ) -> tuple[step.TrainState, dict]:
         """`train_step` on this process's rows; `live` is of use to `Replicas` alone."""
         return self.train_step(state, self.put_train(batch))
 
@@ -109,13 +135,17 @@ class Parallel:
 
     def put(self, batch: Any) -> Any:
         """A pytree with this process's rows to one global pytree on the devices."""
-        return jax.tree.map(lambda a: jax.make_array_from_process_local_data(self.batch_sharding, a), batch)
+        return jax.tree.map(
+            lambda a: jax.make_array_from_process_local_data(self.batch_sharding, a), batch
+        )
 
     def put_whole(self, a_B: np.ndarray) -> jax.Array:
         """An array that every process has all rows of, padded with zeros to `rows_multiple`."""
         rows = -len(a_B) % self.rows_multiple
         a_B = np.pad(a_B, [(0, rows)] + [(0, 0)] * (a_B.ndim - 1))
-        return jax.make_array_from_callback(a_B.shape, self.batch_sharding, lambda index: a_B[index])
+        return jax.make_array_from_callback(
+            a_B.shape, self.batch_sharding, lambda index: a_B[index]
+        )
 
     def gather(self, array: jax.Array) -> np.ndarray:
         """The whole of an array, on every process."""
@@ -127,21 +157,26 @@ class Parallel:
         """As `put`, in the shape that `train_step` takes."""
         if self._pmap:
             devices = jax.local_device_count()
-            return jax.tree.map(lambda a: np.reshape(a, (devices, a.shape[0] // devices, *a.shape[1:])), batch)
+            return jax.tree.map(
+                lambda a: np.reshape(a, (devices, a.shape[0] // devices, *a.shape[1:])), batch
+            )
         return self.put(batch)
 
 
 class Replicas:
-    """Several runs that differ in seed and `Hyper` alone, side by side: every array has a leading replica axis.
+    """Several runs that differ in seed and `Hyper` alone, side by side: every array has a leading
+    replica axis.
 
-    Replicas share out the devices that `parallel.mesh.data` leaves, see `sharding.replica_sizes`; those of one device
-    advance together, but on a CPU, whose cores one model keeps busy, one after the other, in a fraction of the memory.
-    Attributes as those of Parallel.
+    Replicas share out the devices that `parallel.mesh.data` leaves, see `sharding.replica_sizes`;
+    those of one device advance together, but on a CPU, whose cores one model keeps busy, one after
+    the other, in a fraction of the memory. Attributes as those of Parallel.
 
     Raises ConfigError as Parallel.
     """
 
-    def __init__(self, one: Parallel, components: Components, members: Collection[ExperimentConfig]):
+    def __init__(
+        self, one: Parallel, components: Components, members: Collection[ExperimentConfig]
+    ):
         """
         Args:
             one: a single run of this kind.
@@ -150,27 +185,45 @@ class Replicas:
         """
         self.one, self.members, lone = one, members, one.mesh
         config = components.config
-        most = max(member.model.dropout for member in members)  # Where none drops, no masks are drawn.
+        most = max(
+            member.model.dropout for member in members
+        )  # Where none drops, no masks are drawn.
         model = type(one.model)(dataclasses.replace(one.model.architecture, dropout=most))
         sizes = replica_sizes(config.parallel.mesh, dict(lone.shape), len(members))
-        # The devices in the order that they have for one model: what moves between the two meshes stays where it is.
-        self.mesh = Mesh(lone.devices.reshape(tuple(sizes.values())), tuple(sizes), axis_types=(AxisType.Auto,) * 4)
+        # The devices in the order that they have for one model: what moves between the two meshes
+        # stays where it is.
+        self.mesh = Mesh(
+            lone.devices.reshape(tuple(sizes.values())),
+            tuple(sizes),
+            axis_types=(AxisType.Auto,) * 4,
+        )
         self.rows_multiple = sizes['data'] * sizes['fsdp'] * config.train.accumulate
         self._replicas = NamedSharding(self.mesh, stacked_spec(PartitionSpec()))
-        shardings = jax.tree.map(lambda a: NamedSharding(self.mesh, stacked_spec(a.sharding.spec)), one.abstract)
+        shardings = jax.tree.map(
+            lambda a: NamedSharding(self.mesh, stacked_spec(a.sharding.spec)), one.abstract
+        )
         self.abstract = jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct((len(members), *a.shape), a.dtype, sharding=s),
-            one.abstract, shardings)
+            one.abstract,
+            shardings,
+        )
         self._batch_sharding = NamedSharding(self.mesh, stacked_spec(batch_spec()))
-        self._stack = jax.jit(lambda *states: jax.tree.map(lambda *a: jnp.stack(a), *states), out_shardings=shardings)
-        self._member = jax.jit(lambda params, index: jax.tree.map(lambda a: a[index], params),
-                               out_shardings=jax.tree.map(lambda a: a.sharding, one.abstract.params))
+        self._stack = jax.jit(
+            lambda *states: jax.tree.map(lambda *a: jnp.stack(a), *states), out_shardings=shardings
+        )
+        self._member = jax.jit(
+            lambda params, index: jax.tree.map(lambda a: a[index], params),
+            out_shardings=jax.tree.map(lambda a: a.sharding, one.abstract.params),
+        )
         one_by_one = jax.default_backend() == 'cpu' and sizes['replica'] == 1
         advance = functools.partial(step.replica_step, model, components)
         self.train_step = _compiled(
-            self.context, _one_by_one(advance) if one_by_one else jax.vmap(advance, spmd_axis_name='replica'),
+            self.context,
+            _one_by_one(advance) if one_by_one else jax.vmap(advance, spmd_axis_name='replica'),
             in_shardings=(shardings, self._batch_sharding, self._replicas),
-            out_shardings=(shardings, NamedSharding(self.mesh, PartitionSpec())), donate_argnums=0)
+            out_shardings=(shardings, NamedSharding(self.mesh, PartitionSpec())),
+            donate_argnums=0,
+        )
 
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
@@ -180,17 +233,25 @@ class Replicas:
 
     def init_state(self) -> step.TrainState:
         """The states before the first step, each that of a run alone."""
-        return self._stack(*(self.one.init_state(config.train.seed).replace(hyper=step.hyper(config))
-                             for config in self.members))
+        return self._stack(
+            *(
+                self.one.init_state(config.train.seed).replace(hyper=step.hyper(config))
+                for config in self.members
+            )
+        )
 
     def local_rows(self, rows: int) -> tuple[int, int]:
         """Every process makes all rows, and keeps what its devices need."""
         return 0, rows
 
-    def advance(self, state: step.TrainState, batch: Batch, live: Sequence[bool]) -> tuple[step.TrainState, dict]:
+    def advance(
+        self, state: step.TrainState, batch: Batch, live: Sequence[bool]
+    ) -> tuple[step.TrainState, dict]:
         """`train_step` on stacked batches; what is not `live` stays as it is."""
+
         def placed(a_R, sharding):
             return jax.make_array_from_callback(a_R.shape, sharding, lambda index: a_R[index])
+
         batch = jax.tree.map(lambda a_RBT: placed(a_RBT, self._batch_sharding), batch)
         return self.train_step(state, batch, placed(np.array(live), self._replicas))
 
@@ -214,7 +275,6 @@ def _compiled(context: Callable, function: Callable, **options) -> Callable:
     def lower(*args):
         with context():
             return jitted.lower(*args)
+
     call.lower = lower
     return call
-
-

@@ -4,7 +4,8 @@
                      run.json, checkpoints/, tokenizer/
     W/0/, W/1/, …    of each replica, by its seed: config.json, replica.json, metrics.jsonl, samples/, …
 
-A replica's folder is a workdir as if it had been trained alone, but that its checkpoints are slices of the group's.
+A replica's folder is a workdir as if it had been trained alone, but that its checkpoints are slices
+of the group's.
 """
 
 import contextlib
@@ -31,14 +32,22 @@ from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training.training_run import Record, Run
 
 # What replicas may differ in: the order of the data, and the numbers of `step.Hyper`.
-VARIES = ('train.seed', 'optim.learning_rate', 'model.dropout', 'train.label_smoothing', 'optim.weight_decay')
+VARIES = (
+    'train.seed',
+    'optim.learning_rate',
+    'model.dropout',
+    'train.label_smoothing',
+    'optim.weight_decay',
+)
 GROUP, POINTER = 'replicas.json', 'replica.json'
 FEW = 8  # seeds that are all named
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Where runs side by side lie: the workdir of the group, and the folders of the runs, relative to it."""
+    """Where runs side by side lie: the workdir of the group, and the folders of the runs, relative
+    to it.
+    """
 
     path: epath.Path
     folders: tuple[str, ...]
@@ -54,35 +63,57 @@ class Group:
         return bool(Checkpoints(self.path / 'checkpoints', keep=1, read_only=True).valid_steps())
 
     def holds(self, member: epath.Path) -> bool:
-        """Whether the replica.json of one of its runs names this group, and the run's place in it."""
+        """Whether the replica.json of one of its runs names this group, and the run's place
+        in it.
+        """
         workdir = Workdir(member)
-        return (workdir.checkpoints_path.parent, workdir.replica) == (self.path, self.members.index(member))
+        return (workdir.checkpoints_path.parent, workdir.replica) == (
+            self.path,
+            self.members.index(member),
+        )
 
 
 def seeds(config: ExperimentConfig) -> tuple[ExperimentConfig, ...]:
-    """The runs alone that `train.replicas` stands for: of seeds `train.seed`, `train.seed` + 1, …"""
-    return tuple(config_lib.replace(config, train=dataclasses.replace(
-        config.train, seed=config.train.seed + index, replicas=1)) for index in range(config.train.replicas))
+    """The runs alone that `train.replicas` stands for: of seeds `train.seed`,
+    `train.seed` + 1, …
+    """
+    return tuple(
+        config_lib.replace(
+            config,
+            train=dataclasses.replace(config.train, seed=config.train.seed + index, replicas=1),
+        )
+        for index in range(config.train.replicas)
+    )
 
 
 def group_config(configs: Sequence[ExperimentConfig]) -> ExperimentConfig:
     """The configuration of a group: that of its first replica, with their number.
 
     Raises:
-        ConfigError: they differ in more than VARIES (the keys are listed), or cannot be trained side by side.
+        ConfigError: they differ in more than VARIES (the keys are listed), or cannot be trained
+            side by side.
     """
     first, *others = map(config_lib.flatten, configs)
     for index, other in enumerate(others, 1):
-        keys = [f'{key}: {first[key]!r}, {other[key]!r}' for key in first if first[key] != other[key]
-                and key not in VARIES]
+        keys = [
+            f'{key}: {first[key]!r}, {other[key]!r}'
+            for key in first
+            if first[key] != other[key] and key not in VARIES
+        ]
         if keys:
-            raise ConfigError(f'replicas 0 and {index} cannot be trained side by side, they differ in '
-                              f'{"; ".join(keys)}; replicas may differ in {", ".join(VARIES)}')
-    return config_lib.replace(configs[0], train=dataclasses.replace(configs[0].train, replicas=len(configs)))
+            raise ConfigError(
+                f'replicas 0 and {index} cannot be trained side by side, they differ in '
+                f'{"; ".join(keys)}; replicas may differ in {", ".join(VARIES)}'
+            )
+    return config_lib.replace(
+        configs[0], train=dataclasses.replace(configs[0].train, replicas=len(configs))
+    )
 
 
 def can_share(config: ExperimentConfig) -> bool:
-    """Whether seeds of a configuration can be trained side by side; `group_config` tells why not."""
+    """Whether seeds of a configuration can be trained side by side; `group_config` tells
+    why not.
+    """
     try:
         group_config([config, config])
     except ConfigError:
@@ -91,14 +122,17 @@ def can_share(config: ExperimentConfig) -> bool:
 
 
 @contextlib.contextmanager
-def opened(group: Workdir, members: Mapping[str, ExperimentConfig], data: Data,
-           log: Callable[[str], None]) -> Iterator[list[Run]]:
-    """Creates or reopens the workdirs of the `members` (folder, relative to the group's, to configuration).
+def opened(
+    group: Workdir, members: Mapping[str, ExperimentConfig], data: Data, log: Callable[[str], None]
+) -> Iterator[list[Run]]:
+    """Creates or reopens the workdirs of the `members` (folder, relative to the group's, to
+    configuration).
 
     Holds their locks; run.json says of each how it ended.
 
     Raises:
-        ConfigError: the group has other replicas, or one of them another configuration; prints what differs.
+        ConfigError: the group has other replicas, or one of them another configuration; prints
+            what differs.
         WorkdirError: a folder belongs to another run, or cannot be used.
     """
     together = Group(group.path, tuple(members))
@@ -108,7 +142,9 @@ def opened(group: Workdir, members: Mapping[str, ExperimentConfig], data: Data,
     with contextlib.ExitStack() as stack:
         runs, ends = [], []
         for path, name, config in zip(together.members, names, members.values(), strict=True):
-            ends.append(stack.enter_context(Workdir(path).open_for_training(config_lib.to_dict(config))))
+            ends.append(
+                stack.enter_context(Workdir(path).open_for_training(config_lib.to_dict(config)))
+            )
             from_primary(functools.partial(_point, together, path))
             order = data.reordered(config.train.seed)
             runs.append(Run(config, order, Workdir(path), functools.partial(_named, log, name)))
@@ -119,7 +155,9 @@ def opened(group: Workdir, members: Mapping[str, ExperimentConfig], data: Data,
 
 
 def group_name(seeds: Sequence[int]) -> str:
-    """The folder of a group: '0-1-2', or for many '0-to-99-' and a hash that no other seeds have."""
+    """The folder of a group: '0-1-2', or for many '0-to-99-' and a hash that no other
+    seeds have.
+    """
     name = '-'.join(map(str, seeds))
     if len(seeds) <= FEW:
         return name
@@ -137,31 +175,38 @@ def read_group(path: epath.Path) -> Group:
         if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
             raise ValueError(f'folders are {folders!r}')
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WorkdirError(f'{path / GROUP} is damaged ({type(error).__name__}: {error}): restore it, or delete '
-                           f'{path} and the runs that point there') from error
+        raise WorkdirError(
+            f'{path / GROUP} is damaged ({type(error).__name__}: {error}): restore it, or delete '
+            f'{path} and the runs that point there'
+        ) from error
     return Group(path, tuple(folders))
 
 
 def group_of(workdir: Workdir) -> Group | None:
     """The group that a run belongs to; None of one alone.
 
-    That which its replica.json names. A kill may have come before that was written, or the folder may have been
-    deleted: then a group in the same folder that lists the run.
+    That which its replica.json names. A kill may have come before that was written, or the folder
+    may have been deleted: then a group in the same folder that lists the run.
 
     Raises:
         WorkdirError: the group is not there, or its replicas.json is damaged.
     """
     if workdir.replica is None:
-        beside = (read_group(path.parent) for path in sorted(workdir.path.parent.glob(f'*/{GROUP}')))
+        beside = (
+            read_group(path.parent) for path in sorted(workdir.path.parent.glob(f'*/{GROUP}'))
+        )
         return next((group for group in beside if workdir.path in group.members), None)
     path = workdir.checkpoints_path.parent
     if not (path / GROUP).exists():
-        raise WorkdirError(f'{workdir.path} was trained beside other runs in {path}, which is gone: delete it too')
+        raise WorkdirError(
+            f'{workdir.path} was trained beside other runs in {path}, which is gone: delete it too'
+        )
     return read_group(path)
 
 
 def dissolved(group: Group) -> bool:
-    """Whether a group is none any more: one that never reached a checkpoint leaves its runs as if never begun.
+    """Whether a group is none any more: one that never reached a checkpoint leaves its runs as if
+    never begun.
 
     Raises:
         Busy: it has none yet, but is being trained.
@@ -180,11 +225,15 @@ def dissolved(group: Group) -> bool:
 
 
 def standing(workdir: Workdir) -> tuple[int, Record]:
-    """The step of a run's newest intact checkpoint, 0 without any, and what that remembers; takes no lock."""
+    """The step of a run's newest intact checkpoint, 0 without any, and what that remembers; takes
+    no lock.
+    """
     checkpoints = Checkpoints(workdir.checkpoints_path, keep=1, read_only=True)
     for step in checkpoints.intact_steps():
         meta = checkpoints.meta(step)
-        return step, Record(**(meta['record'] if workdir.replica is None else meta['records'][workdir.replica]))
+        return step, Record(
+            **(meta['record'] if workdir.replica is None else meta['records'][workdir.replica])
+        )
     return 0, Record()
 
 
@@ -197,15 +246,19 @@ def reader(workdir: Workdir) -> Checkpoints:
     """
     if (workdir.path / GROUP).exists():
         group = read_group(workdir.path)
-        raise ConfigError(f'--workdir={workdir.path} holds runs side by side: name one of them, '
-                          f'{", ".join(str(group.path / folder) for folder in group.folders)}')
+        raise ConfigError(
+            f'--workdir={workdir.path} holds runs side by side: name one of them, '
+            f'{", ".join(str(group.path / folder) for folder in group.folders)}'
+        )
     if workdir.replica is None:
         return Checkpoints(workdir.checkpoints_path, keep=1, read_only=True)
     return ReplicaCheckpoints(workdir.checkpoints_path, workdir.replica)
 
 
 class GroupCheckpoints(Checkpoints):
-    """Those of a group, whose `meta['records']` say which steps each replica keeps: retention spares all of these."""
+    """Those of a group, whose `meta['records']` say which steps each replica keeps: retention
+    spares all of these.
+    """
 
     def spared(self) -> set[int]:
         """See Checkpoints."""
@@ -213,7 +266,9 @@ class GroupCheckpoints(Checkpoints):
 
 
 class ReplicaCheckpoints(Checkpoints):
-    """One replica's checkpoints: slices of its group's, at the steps that a run alone would have kept. Read-only."""
+    """One replica's checkpoints: slices of its group's, at the steps that a run alone would have
+    kept. Read-only.
+    """
 
     def __init__(self, directory: epath.PathLike, index: int):
         super().__init__(directory, keep=1, read_only=True)
@@ -234,7 +289,9 @@ class ReplicaCheckpoints(Checkpoints):
         """See Checkpoints."""
         chosen = from_primary(lambda: self._choose(step))
         _, states, meta = super().restore(self._stacked(abstract_state, chosen), chosen)
-        state = jax.tree.map(lambda a, like: jax.device_put(a[self._index], like.sharding), states, abstract_state)
+        state = jax.tree.map(
+            lambda a, like: jax.device_put(a[self._index], like.sharding), states, abstract_state
+        )
         return chosen, state, meta
 
     def _recorded(self) -> dict[str, Any] | None:
@@ -251,7 +308,9 @@ class ReplicaCheckpoints(Checkpoints):
 
 
 def _records(checkpoints: Checkpoints) -> list[dict[str, Any]]:
-    """What the newest undamaged checkpoint of a group says of its replicas; none where there is no checkpoint."""
+    """What the newest undamaged checkpoint of a group says of its replicas; none where there is
+    no checkpoint.
+    """
     for step in reversed(checkpoints.valid_steps()):
         try:
             return checkpoints.meta(step)['records']
@@ -261,13 +320,17 @@ def _records(checkpoints: Checkpoints) -> list[dict[str, Any]]:
 
 
 def _settle(group: Group) -> int:
-    """Refuses folders that are not the group's, or that are in use by other runs; writes replicas.json."""
+    """Refuses folders that are not the group's, or that are in use by other runs; writes
+    replicas.json.
+    """
     path = group.path / GROUP
     if path.exists():
         there = read_group(group.path).folders
         if there != group.folders:
-            raise ConfigError(f'{group.path} holds the replicas {", ".join(there)}, not {", ".join(group.folders)}: '
-                              'give these, or another --workdir')
+            raise ConfigError(
+                f'{group.path} holds the replicas {", ".join(there)}, not {", ".join(group.folders)}: '
+                'give these, or another --workdir'
+            )
     for member in group.members:
         if (member / POINTER).exists():
             if not group.holds(member):

@@ -7,10 +7,12 @@ from jax.experimental import multihost_utils
 
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM is only noted, so that the loop can save; a second one interrupts.
+    """While entered, the first SIGINT or SIGTERM is only noted, so that the loop can save; a second
+    one interrupts.
 
-    One that came too late to stop the loop is passed on, at the end, to a handler of the caller's own.
-    In a run of several processes the coordination service tells all of them of a SIGTERM, and they agree on a step.
+    One that came too late to stop the loop is passed on, at the end, to a handler of the caller's
+    own. In a run of several processes the coordination service tells all of them of a SIGTERM, and
+    they agree on a step.
     """
 
     def __enter__(self) -> 'StopSignals':
@@ -29,13 +31,16 @@ class StopSignals:
             signal.raise_signal(self._signum)
 
     def received(self, step: int) -> int:
-        """The signal that asks to stop after this step, or 0; every process must ask at every step."""
+        """The signal that asks to stop after this step, or 0; every process must ask at
+        every step.
+        """
         if self._distributed and multihost_utils.reached_preemption_sync_point(step):
             return signal.SIGTERM
         return self._signum
 
     def _note(self, signum: int, frame: object) -> None:
-        # Processes could not agree on a SIGINT without talking at every step: there it ends this one at once.
+        # Processes could not agree on a SIGINT without talking at every step: there it ends this
+        # one at once.
         if self._signum or self._distributed:
             raise KeyboardInterrupt
         self._signum = signum

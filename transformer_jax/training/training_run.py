@@ -1,4 +1,6 @@
-"""One run as the training loop sees it: what it remembers, when it is due, what it writes. A group has several."""
+"""One run as the training loop sees it: what it remembers, when it is due, what it writes. A group
+has several.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,10 +13,17 @@ from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.workdir import MetricsWriter, Workdir
 
 # What a line of the log says of an evaluation, where it was measured.
-SHOWN = {'loss': ('loss', '{:.4f}'), 'perplexity': ('perplexity', '{:.3f}'), 'accuracy': ('accuracy', '{:.2%}'),
-         'bleu': ('BLEU', '{:.2f}'), 'exact_match': ('exact match', '{:.2%}')}
-REMEDY = ("lower optim.learning_rate, raise the warmup or set optim.clip, or go on without such steps with "
-          "train.on_nonfinite='skip'")
+SHOWN = {
+    'loss': ('loss', '{:.4f}'),
+    'perplexity': ('perplexity', '{:.3f}'),
+    'accuracy': ('accuracy', '{:.2%}'),
+    'bleu': ('BLEU', '{:.2f}'),
+    'exact_match': ('exact match', '{:.2%}'),
+}
+REMEDY = (
+    'lower optim.learning_rate, raise the warmup or set optim.clip, or go on without such steps with '
+    "train.on_nonfinite='skip'"
+)
 
 
 @dataclasses.dataclass
@@ -26,7 +35,9 @@ class Record:
     stopped_early: bool = False
     evaluated: int = 0  # the step of the last evaluation
     failed: str = ''  # how it diverged
-    saves: list[int] = dataclasses.field(default_factory=list)  # the checkpoints that are to be kept of it
+    saves: list[int] = dataclasses.field(
+        default_factory=list
+    )  # the checkpoints that are to be kept of it
 
     @property
     def live(self) -> bool:
@@ -52,7 +63,11 @@ class Record:
     def saved(self, step: int, keep: int) -> None:
         """Takes in a checkpoint; the newest `keep` and the best one stay."""
         saves = [*self.saves, step]
-        self.saves = [each for each in saves if each in saves[-keep:] or (self.best and each == self.best['step'])]
+        self.saves = [
+            each
+            for each in saves
+            if each in saves[-keep:] or (self.best and each == self.best['step'])
+        ]
 
 
 class Run:
@@ -60,7 +75,9 @@ class Run:
 
     metrics: MetricsWriter
 
-    def __init__(self, config: ExperimentConfig, data: Data, workdir: Workdir, log: Callable[[str], None]):
+    def __init__(
+        self, config: ExperimentConfig, data: Data, workdir: Workdir, log: Callable[[str], None]
+    ):
         self.config, self.data, self.workdir, self.log = config, data, workdir, log
         self.record = Record()
 
@@ -70,20 +87,32 @@ class Run:
 
     def due(self, step: int) -> tuple[bool, bool]:
         """(whether to evaluate, whether to save) after a step."""
+
         def due(every: int, every_epochs: int) -> bool:
             epoch = every_epochs * self.data.steps_per_epoch
             return any(period and step % period == 0 for period in (every, epoch))
-        evaluate, checkpoint, last = self.config.evaluate, self.config.checkpoint, step == self.config.train.steps
+
+        evaluate, checkpoint, last = (
+            self.config.evaluate,
+            self.config.checkpoint,
+            step == self.config.train.steps,
+        )
         evaluates = bool(evaluate.every or evaluate.every_epochs)
-        return (due(evaluate.every, evaluate.every_epochs) or (evaluates and last),
-                due(checkpoint.every, checkpoint.every_epochs) or last)
+        return (
+            due(evaluate.every, evaluate.every_epochs) or (evaluates and last),
+            due(checkpoint.every, checkpoint.every_epochs) or last,
+        )
 
     def goes_on(self, step: int, values: dict[str, Any]) -> bool:
-        """Takes 'finite' out of a step's metrics; returns whether the run goes on from there, else it has failed."""
+        """Takes 'finite' out of a step's metrics; returns whether the run goes on from there, else
+        it has failed.
+        """
         if values.pop('finite'):
             return True
-        message = (f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}: the update was not "
-                   'finite and was not applied')
+        message = (
+            f'step {step}: loss {values["loss"]}, gradient norm {values["grad_norm"]}: the update was not '
+            'finite and was not applied'
+        )
         self.log(message)
         if self.config.train.on_nonfinite == 'stop':
             self.record.failed = message
@@ -92,15 +121,26 @@ class Run:
         return self.record.live
 
     def take_scores(self, step: int, scores: dict[str, Any], seconds: float) -> bool:
-        """Records and writes an evaluation on the validation split; returns whether it is the best so far."""
+        """Records and writes an evaluation on the validation split; returns whether it is the best
+        so far.
+        """
         settings = self.config.evaluate
         best = self.record.update(step, settings.best_metric, scores)
         self.record.stopped_early = bool(settings.patience) and (
-            self.record.evaluations_since_best >= settings.patience)
+            self.record.evaluations_since_best >= settings.patience
+        )
         numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
         self.metrics.write(step, 'validation', numbers | {'seconds': seconds})
-        shown = ', '.join(f'{name} {form.format(scores[key])}' for key, (name, form) in SHOWN.items() if key in scores)
-        self.log(f'step {step}: validation {shown}{" (best " + settings.best_metric + ")" if best else ""}')
+        shown = ', '.join(
+            f'{name} {form.format(scores[key])}'
+            for key, (name, form) in SHOWN.items()
+            if key in scores
+        )
+        self.log(
+            f'step {step}: validation {shown}{" (best " + settings.best_metric + ")" if best else ""}'
+        )
         if self.record.stopped_early:
-            self.log(f'stopping early: {settings.patience} evaluations without a better {settings.best_metric}')
+            self.log(
+                f'stopping early: {settings.patience} evaluations without a better {settings.best_metric}'
+            )
         return best

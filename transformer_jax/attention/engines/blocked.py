@@ -1,4 +1,6 @@
-"""Blocks of a window: every block of queries meets its slab of keys alone, time and memory in T·window."""
+"""Blocks of a window: every block of queries meets its slab of keys alone, time and memory
+in T·window.
+"""
 
 import math
 from typing import Any
@@ -21,22 +23,33 @@ def refuses(kind: Any, position: Any) -> str:
 
 
 def unfit(kind: Any, site: SiteSpec) -> str:
-    """Cross-attention: how far two sequences lie apart in their arrays says nothing of their positions."""
-    return '' if site.name != 'cross' else (
-        "the distance between two sequences' tokens is not bounded by their positions'; model.engine='auto' takes the "
-        'blocked engine where it can, in self-attention, and another here')
+    """Cross-attention: how far two sequences lie apart in their arrays says nothing of
+    their positions.
+    """
+    return (
+        ''
+        if site.name != 'cross'
+        else (
+            "the distance between two sequences' tokens is not bounded by their positions'; model.engine='auto' takes the "
+            'blocked engine where it can, in self-attention, and another here'
+        )
+    )
 
 
 def block_size(reach: int) -> int:
-    """Half of what a query sees to one side: a causal window's slab is 1.5 windows, and keys are there three times."""
+    """Half of what a query sees to one side: a causal window's slab is 1.5 windows, and keys are
+    there three times.
+    """
     return max(MIN_BLOCK, 8 * math.ceil(reach / 16))
 
 
 def attend(kind: Any, queries: Any, keys: Any, context: Any, size: int = 0) -> jax.Array:
-    """o_BTNH of a scored kind in self-attention, where places in a segment's array are as far apart as positions.
+    """o_BTNH of a scored kind in self-attention, where places in a segment's array are as far apart
+    as positions.
 
-    Blocks become rows of the batch, each with its slab: keys as far as the mask reaches to both sides of the block. So
-    all keys of a row are there, and whatever needs them at once works. `size` of a block; 0: by the mask's reach.
+    Blocks become rows of the batch, each with its slab: keys as far as the mask reaches to both
+    sides of the block. So all keys of a row are there, and whatever needs them at once works.
+    `size` of a block; 0: by the mask's reach.
     """
     (B, T), S = context.query.positions_BT.shape, context.key.positions_BT.shape[1]
     if T != S:
@@ -49,11 +62,12 @@ def attend(kind: Any, queries: Any, keys: Any, context: Any, size: int = 0) -> j
     fill, blocks = -T % size, math.ceil(T / size)
 
     def slabs(cut_BCT: jax.Array) -> jax.Array:
-        parts = [cut_BCT[:, place:place + blocks] for place in range(before + 1 + after)]
+        parts = [cut_BCT[:, place : place + blocks] for place in range(before + 1 + after)]
         return jnp.concatenate(parts, axis=2)
 
     def rows(cut_BCT: jax.Array) -> jax.Array:
         return cut_BCT.reshape(-1, *cut_BCT.shape[2:])
+
     queries, query = jax.tree.map(rows, cut_time(pad_time((queries, context.query), 0, fill), size))
     padded = pad_time((keys, context.key), before * size, after * size + fill)
     keys, key = jax.tree.map(lambda leaf: rows(slabs(leaf)), cut_time(padded, size))

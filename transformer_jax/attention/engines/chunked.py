@@ -1,8 +1,9 @@
 """The online softmax over chunks of queries and of keys: memory in T + S.
 
-The scores of a chunk of queries are never all there: exponentials and weighted values are summed up chunk by chunk,
-relative to the largest score so far (Milakov & Gimelshein 2018, algorithm 3), and the backward pass makes the scores
-again (Rabe & Staats 2021, section 3; Dao et al. 2022, section 3.1).
+The scores of a chunk of queries are never all there: exponentials and weighted values are summed up
+chunk by chunk, relative to the largest score so far (Milakov & Gimelshein 2018, algorithm 3), and
+the backward pass makes the scores again (Rabe & Staats 2021, section 3; Dao et al. 2022,
+section 3.1).
 """
 
 import functools
@@ -18,11 +19,15 @@ from transformer_jax.attention.normalizers import Exponential
 
 CHUNK = 256  # so many queries meet so many keys, at most
 
-remade = functools.partial(jax.checkpoint, prevent_cse=False)  # Inside a loop there is nothing to share it with.
+remade = functools.partial(
+    jax.checkpoint, prevent_cse=False
+)  # Inside a loop there is nothing to share it with.
 
 
 class Sums(NamedTuple):
-    """Over the keys so far, in float32: the largest score, Σ exp(score − largest), and the values weighted alike."""
+    """Over the keys so far, in float32: the largest score, Σ exp(score − largest), and the values
+    weighted alike.
+    """
 
     top_BKGT1: jax.Array
     total_BKGT1: jax.Array
@@ -32,14 +37,22 @@ class Sums(NamedTuple):
 def refuses(kind: Any, position: Any) -> str:
     """What needs all keys of a row at once."""
     needs = kind.whole_row() or (position.whole_row and 'the position encoding')
-    return f'{needs} needs all keys of a row at once: engines that can: dense, blocked (of windows)' if needs else ''
+    return (
+        f'{needs} needs all keys of a row at once: engines that can: dense, blocked (of windows)'
+        if needs
+        else ''
+    )
 
 
 def attend(kind: Any, queries: Any, keys: Any, context: Any, chunk: int = CHUNK) -> jax.Array:
     """o_BTNH of a scored kind."""
     T = context.query.positions_BT.shape[1]
-    context = context.replace(mask=context.mask & Segments())  # What fills up the last chunk has segment 0.
-    asking, asked = (_chunks(tree, chunk) for tree in ((queries, context.query), (keys, context.key)))
+    context = context.replace(
+        mask=context.mask & Segments()
+    )  # What fills up the last chunk has segment 0.
+    asking, asked = (
+        _chunks(tree, chunk) for tree in ((queries, context.query), (keys, context.key))
+    )
     o_CBTNH = jax.lax.map(remade(functools.partial(_chunk, kind, context, asked)), asking)
     _, B, _, N, H = o_CBTNH.shape
     return jnp.moveaxis(o_CBTNH, 0, 1).reshape(B, -1, N, H)[:, :T]
@@ -55,7 +68,9 @@ def _chunks(tree: Any, chunk: int) -> Any:
 
 
 def _chunk(kind: Any, context: Any, asked: Any, asking: Any) -> jax.Array:
-    """o_BTNH of a chunk of queries over all chunks of keys; both are (number, queries or keys, tokens)."""
+    """o_BTNH of a chunk of queries over all chunks of keys; both are (number, queries or
+    keys, tokens).
+    """
     number, queries, query = asking
     context = context.replace(query=query)
     seen_BT = None if isinstance(kind.normaliser, Exponential) else _seen_BT(context, asked[2])
@@ -66,13 +81,20 @@ def _chunk(kind: Any, context: Any, asked: Any, asking: Any) -> jax.Array:
         here = context.replace(key=key)
         if context.dropout is not None:
             rng, rate = context.dropout
-            here = here.replace(dropout=(jax.random.fold_in(rng, number * len(asked[0]) + place), rate))
+            here = here.replace(
+                dropout=(jax.random.fold_in(rng, number * len(asked[0]) + place), rate)
+            )
         tile = kind.tile(queries, keys, here, here.allowed_BTS())
-        weights_BKGTS, top_BKGT1 = _weigh(kind, kind.scores(queries, keys, tile, here), tile, here, sums, seen_BT)
+        weights_BKGTS, top_BKGT1 = _weigh(
+            kind, kind.scores(queries, keys, tile, here), tile, here, sums, seen_BT
+        )
         shrunk_BKGT1 = jnp.exp(sums.top_BKGT1 - top_BKGT1)
-        return Sums(top_BKGT1, shrunk_BKGT1 * sums.total_BKGT1 + weights_BKGTS.sum(-1, keepdims=True),
-                    _by_head(shrunk_BKGT1) * sums.o_BTNH
-                    + dense.mix(kind, here.dropped(weights_BKGTS), keys, tile, here, jnp.float32))
+        return Sums(
+            top_BKGT1,
+            shrunk_BKGT1 * sums.total_BKGT1 + weights_BKGTS.sum(-1, keepdims=True),
+            _by_head(shrunk_BKGT1) * sums.o_BTNH
+            + dense.mix(kind, here.dropped(weights_BKGTS), keys, tile, here, jnp.float32),
+        )
 
     def step(sums: Sums, one: Any) -> tuple[Sums, None]:
         # A tile outside the triangle of a causal mask, or the band of a window, costs nothing.
@@ -83,7 +105,9 @@ def _chunk(kind: Any, context: Any, asked: Any, asking: Any) -> jax.Array:
     sums, _ = jax.lax.scan(step, _nothing(kind, queries, first, context.replace(key=key)), asked)
     o_BTNH = sums.o_BTNH
     if isinstance(kind.normaliser, Exponential):
-        o_BTNH /= _by_head(jnp.maximum(sums.total_BKGT1, 0.5))  # 1 or more, and 0 where a row may see nothing.
+        o_BTNH /= _by_head(
+            jnp.maximum(sums.total_BKGT1, 0.5)
+        )  # 1 or more, and 0 where a row may see nothing.
     return o_BTNH.astype(kind.values(first).dtype)
 
 
@@ -103,23 +127,34 @@ def _nothing(kind: Any, queries: Any, keys: Any, context: Any) -> Sums:
     return Sums(top_BKGT1, total_BKGT1, jnp.zeros((B, T, N, kind.values(keys).shape[-1])))
 
 
-def _weigh(kind: Any, scores_BKGTS: jax.Array, tile: Any, context: Any, sums: Sums,
-           seen_BT: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def _weigh(
+    kind: Any,
+    scores_BKGTS: jax.Array,
+    tile: Any,
+    context: Any,
+    sums: Sums,
+    seen_BT: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
     """(weights_BKGTS, the new top_BKGT1); exponentials are relative to it."""
     allowed_BKGTS = tile.allowed_BTS[:, None, None]
     if seen_BT is not None:
         weights_BKGTS = kind.normaliser.transform(
-            context.parameters['normaliser'], jnp.where(allowed_BKGTS, scores_BKGTS, 0), seen_BT)
+            context.parameters['normaliser'], jnp.where(allowed_BKGTS, scores_BKGTS, 0), seen_BT
+        )
         return jnp.where(allowed_BKGTS, weights_BKGTS, 0), sums.top_BKGT1
     scores_BKGTS = jnp.where(allowed_BKGTS, scores_BKGTS, neg_inf(jnp.float32))
-    top_BKGT1 = jnp.maximum(sums.top_BKGT1, jax.lax.stop_gradient(scores_BKGTS.max(-1, keepdims=True)))
+    top_BKGT1 = jnp.maximum(
+        sums.top_BKGT1, jax.lax.stop_gradient(scores_BKGTS.max(-1, keepdims=True))
+    )
     return jnp.where(allowed_BKGTS, jnp.exp(scores_BKGTS - top_BKGT1), 0), top_BKGT1
 
 
 def _seen_BT(context: Any, keys: Any) -> jax.Array:
     """How many keys each query may see, at least 1."""
+
     def count(seen_BT, key):
         return seen_BT + context.mask.allowed(context.query, key).sum(-1), None
+
     seen_BT, _ = jax.lax.scan(count, jnp.zeros_like(context.query.positions_BT), keys)
     return jnp.maximum(seen_BT, 1)
 

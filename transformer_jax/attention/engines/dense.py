@@ -22,25 +22,36 @@ def attend(kind: Any, queries: Any, keys: Any, context: Any) -> jax.Array:
 def weigh(kind: Any, queries: Any, keys: Any, context: Any) -> tuple[jax.Array, Tile]:
     """float32 weights_BKGTS before dropout, and the tile that they belong to."""
     scores_BKGTS, tile = score(kind, queries, keys, context)
-    weights_BKGTS = kind.normaliser.weights(context.parameters['normaliser'], scores_BKGTS, tile.allowed_BTS)
+    weights_BKGTS = kind.normaliser.weights(
+        context.parameters['normaliser'], scores_BKGTS, tile.allowed_BTS
+    )
     return kind.reweigh(weights_BKGTS, context.parameters), tile
 
 
 def score(kind: Any, queries: Any, keys: Any, context: Any) -> tuple[jax.Array, Tile]:
-    """float32 scores_BKGTS as the normaliser takes them, before the mask, and the tile that they belong to."""
+    """float32 scores_BKGTS as the normaliser takes them, before the mask, and the tile that they
+    belong to.
+    """
     tile = kind.tile(queries, keys, context, context.allowed_BTS())
     return kind.scores(queries, keys, tile, context), tile
 
 
-def mix(kind: Any, weights_BKGTS: jax.Array, keys: Any, tile: Tile, context: Any, dtype: Any = None) -> jax.Array:
+def mix(
+    kind: Any, weights_BKGTS: jax.Array, keys: Any, tile: Tile, context: Any, dtype: Any = None
+) -> jax.Array:
     """o_BTNH: the values of a tile, weighted, and what the position encoding adds to them.
 
     `dtype` is the result's, by default the values'.
     """
     v_BSKH = kind.values(keys)
-    # Times before heads only afterwards: asked for at once, XLA makes the product the other way round, which took 2 to
-    # 6 times as long on CPUs.
-    o_BKGTH = jnp.einsum('BKGTS,BSKH->BKGTH', weights_BKGTS.astype(v_BSKH.dtype), v_BSKH, preferred_element_type=dtype)
+    # Times before heads only afterwards: asked for at once, XLA makes the product the other way
+    # round, which took 2 to 6 times as long on CPUs.
+    o_BKGTH = jnp.einsum(
+        'BKGTS,BSKH->BKGTH',
+        weights_BKGTS.astype(v_BSKH.dtype),
+        v_BSKH,
+        preferred_element_type=dtype,
+    )
     o_BTKGH = jnp.moveaxis(o_BKGTH, 3, 1)
     extra_BTKGH = context.position.value(context.position_parameters, weights_BKGTS, tile)
     if extra_BTKGH is not None:

@@ -1,7 +1,9 @@
-"""Kernels that an accelerator has for softmax attention: cuDNN's on NVIDIA GPUs, splash attention on TPUs.
+"""Kernels that an accelerator has for softmax attention: cuDNN's on NVIDIA GPUs, splash attention
+on TPUs.
 
-Both keep to what everything else promises: a query that may see nothing gives exactly 0 (the kernels give the mean of
-the values), positions restart in every segment, and whatever a kernel has no argument for is refused by name.
+Both keep to what everything else promises: a query that may see nothing gives exactly 0 (the
+kernels give the mean of the values), positions restart in every segment, and whatever a kernel has
+no argument for is refused by name.
 """
 
 import functools
@@ -26,7 +28,9 @@ NO_BOUND = (math.inf, math.inf)
 
 
 def band(mask: Mask) -> tuple[float, float] | None:
-    """(back, ahead) of a mask that allows all keys of the segment within that distance; None of any other."""
+    """(back, ahead) of a mask that allows all keys of the segment within that distance; None of
+    any other.
+    """
     if isinstance(mask, And):
         sides = band(mask.left), band(mask.right)
         return None if None in sides else tuple(map(min, *sides))
@@ -59,10 +63,12 @@ def unfit_cudnn(kind: Any, site: SiteSpec) -> str:
     """Sizes, types and dropout that cuDNN's kernel does not take."""
     heads = site.heads
     if site.dtype not in HALF:
-        return f"model.dtype={site.dtype!r}, the kernel takes {' and '.join(HALF)}"
+        return f'model.dtype={site.dtype!r}, the kernel takes {" and ".join(HALF)}'
     if heads.head_dim != heads.value_dim or heads.head_dim % 8 or heads.head_dim > CUDNN_HEAD_DIM:
-        return (f'heads of {heads.head_dim} and values of {heads.value_dim}: the kernel takes equal sizes, multiples of 8, of at '
-                f'most {CUDNN_HEAD_DIM}')
+        return (
+            f'heads of {heads.head_dim} and values of {heads.value_dim}: the kernel takes equal sizes, multiples of 8, of at '
+            f'most {CUDNN_HEAD_DIM}'
+        )
     return _unfit(site)
 
 
@@ -78,36 +84,57 @@ def _unfit(site: SiteSpec) -> str:
 
 
 def skips_tiles(kind: Any, site: SiteSpec) -> bool:
-    """Whether cuDNN's kernel can be told the mask as lengths, causality and a window, instead of as a matrix."""
+    """Whether cuDNN's kernel can be told the mask as lengths, causality and a window, instead of as
+    a matrix.
+    """
     reach = band(kind.mask)
     return reach == NO_BOUND or (reach is not None and site.name == 'decoder')
 
 
-def cudnn(kind: Any, queries: Any, keys: Any, context: Any, implementation: str = 'cudnn') -> jax.Array:
-    """o_BTNH by jax.nn.dot_product_attention; `implementation` 'xla' runs what it is asked on any machine.
+def cudnn(
+    kind: Any, queries: Any, keys: Any, context: Any, implementation: str = 'cudnn'
+) -> jax.Array:
+    """o_BTNH by jax.nn.dot_product_attention; `implementation` 'xla' runs what it is asked on
+    any machine.
 
-    Where every row holds one segment, then padding, the kernel is given lengths, causality and the window. Where rows
-    are packed, or the mask is not such a band, it is given the whole matrix, which takes it about 2.5 times as long.
-    What a batch holds is known when it is there, so both ways are compiled.
+    Where every row holds one segment, then padding, the kernel is given lengths, causality and the
+    window. Where rows are packed, or the mask is not such a band, it is given the whole matrix,
+    which takes it about 2.5 times as long. What a batch holds is known when it is there, so both
+    ways are compiled.
     """
     allowed_BTS = context.allowed_BTS()
     tile = kind.tile(queries, keys, context, allowed_BTS)
     q_BTNH, k_BSKH, v_BSKH = tile.q_BTNH, tile.k_BSKH, kind.values(keys)
-    kernel = functools.partial(jax.nn.dot_product_attention, scale=tile.scale, implementation=implementation)
+    kernel = functools.partial(
+        jax.nn.dot_product_attention, scale=tile.scale, implementation=implementation
+    )
 
     def by_matrix() -> jax.Array:
         T, S = allowed_BTS.shape[1:]
-        q, k, v = pad_time(q_BTNH, 0, T % 2), *pad_time((k_BSKH, v_BSKH), 0, S % 2)  # A mask's sides must be even.
+        q, k, v = (
+            pad_time(q_BTNH, 0, T % 2),
+            *pad_time((k_BSKH, v_BSKH), 0, S % 2),
+        )  # A mask's sides must be even.
         mask_BTS = jnp.pad(allowed_BTS, ((0, 0), (0, T % 2), (0, S % 2)))
         return kernel(q, k, v, mask=mask_BTS[:, None])[:, :T]
 
     def by_lengths() -> jax.Array:
         back, ahead = reach
         # A sum over no keys would divide by nothing: such rows take a key, and become 0 below.
-        lengths = [jnp.maximum((tokens.segments_BT != 0).sum(-1), 1) for tokens in (context.query, context.key)]
-        return kernel(q_BTNH, k_BSKH, v_BSKH, is_causal=ahead == 0, query_seq_lengths=lengths[0],
-                      key_value_seq_lengths=lengths[1],
-                      local_window_size=None if back == math.inf else (int(back), 0))
+        lengths = [
+            jnp.maximum((tokens.segments_BT != 0).sum(-1), 1)
+            for tokens in (context.query, context.key)
+        ]
+        return kernel(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            is_causal=ahead == 0,
+            query_seq_lengths=lengths[0],
+            key_value_seq_lengths=lengths[1],
+            local_window_size=None if back == math.inf else (int(back), 0),
+        )
+
     reach = band(context.mask)
     if reach is None or not (reach[1] == 0 or reach == NO_BOUND):
         o_BTNH = by_matrix()
@@ -118,7 +145,9 @@ def cudnn(kind: Any, queries: Any, keys: Any, context: Any, implementation: str 
 
 
 def _one_segment(tokens: Tokens) -> jax.Array:
-    """Whether all rows are segment 1 from position 0, then padding: places in the arrays are positions."""
+    """Whether all rows are segment 1 from position 0, then padding: places in the arrays
+    are positions.
+    """
     positions_BT, segments_BT = tokens
     places_1T = jnp.arange(positions_BT.shape[1])[None]
     real_BT = places_1T < (segments_BT != 0).sum(-1, keepdims=True)
@@ -126,10 +155,11 @@ def _one_segment(tokens: Tokens) -> jax.Array:
 
 
 def splash(kind: Any, queries: Any, keys: Any, context: Any, interpret: bool = False) -> jax.Array:
-    """o_BTNH by the splash attention kernel of JAX's Pallas; `interpret` runs it, slowly, on any machine.
+    """o_BTNH by the splash attention kernel of JAX's Pallas; `interpret` runs it, slowly, on
+    any machine.
 
-    Its mask counts places in arrays, which within a segment lie as far apart as the positions do. Packed rows cost
-    nothing extra.
+    Its mask counts places in arrays, which within a segment lie as far apart as the positions do.
+    Packed rows cost nothing extra.
     """
     library = _splash()
     tile = kind.tile(queries, keys, context, context.allowed_BTS())
@@ -138,17 +168,27 @@ def splash(kind: Any, queries: Any, keys: Any, context: Any, interpret: bool = F
     k_BSKH, v_BSKH, key = pad_time((tile.k_BSKH, kind.values(keys), context.key), 0, -S % LANES)
     N, K = tile.heads
     extra_KG11 = kind.normaliser.extra_KG11(context.parameters['normaliser'])
-    sinks_N = None if extra_KG11 is None else jnp.broadcast_to(extra_KG11, (K, N // K, 1, 1)).reshape(N)
+    sinks_N = (
+        None if extra_KG11 is None else jnp.broadcast_to(extra_KG11, (K, N // K, 1, 1)).reshape(N)
+    )
     mask = _splash_mask(band(context.mask), (q_BTNH.shape[1], k_BSKH.shape[1]))
     q, kv = (math.gcd(length, SPLASH_BLOCK) for length in mask.shape)
-    blocks = library.BlockSizes(block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv)
+    blocks = library.BlockSizes(
+        block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv
+    )
 
     def kernel(q_BNTH, k_BKSH, v_BKSH, query_BT, key_BS, sinks_N):
         heads = library.MultiHeadMask([mask] * q_BNTH.shape[1])  # On a mesh, those of one device.
         run = library.make_splash_mha_single_device(
-            heads, block_sizes=blocks, attn_logits_soft_cap=kind.softcap or None, interpret=interpret)
+            heads,
+            block_sizes=blocks,
+            attn_logits_soft_cap=kind.softcap or None,
+            interpret=interpret,
+        )
         return jax.vmap(functools.partial(run, sinks=sinks_N))(
-            q_BNTH, k_BKSH, v_BKSH, library.SegmentIds(query_BT, key_BS))
+            q_BNTH, k_BKSH, v_BKSH, library.SegmentIds(query_BT, key_BS)
+        )
+
     by_heads = (jnp.swapaxes(x_BTNH, 1, 2) for x_BTNH in (q_BTNH, k_BSKH, v_BSKH))
     o_BNTH = _over_mesh(kernel)(*by_heads, query.segments_BT, key.segments_BT, sinks_N)
     return _zero_where_empty(jnp.swapaxes(o_BNTH, 1, 2)[:, :T], tile.allowed_BTS)
@@ -157,23 +197,33 @@ def splash(kind: Any, queries: Any, keys: Any, context: Any, interpret: bool = F
 def _splash() -> Any:
     """The kernel's package, whose import takes a second that only TPUs need to spend."""
     from jax.experimental.pallas.ops.tpu import splash_attention
+
     return splash_attention
 
 
 def _splash_mask(reach: tuple[float, float], shape: tuple[int, int]) -> Any:
     if reach == NO_BOUND:
         return _splash().FullMask(shape)
-    return _splash().LocalMask(shape, tuple(None if side == math.inf else int(side) for side in reach), offset=0)
+    return _splash().LocalMask(
+        shape, tuple(None if side == math.inf else int(side) for side in reach), offset=0
+    )
 
 
 def _over_mesh(kernel: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """`kernel` on each device's own rows and heads, since the compiler cannot cut a kernel itself."""
+    """`kernel` on each device's own rows and heads, since the compiler cannot cut a
+    kernel itself.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.are_all_axes_manual:
         return kernel
     queries, keys = (nn.logical_to_mesh_axes(('batch', heads)) for heads in ('heads', 'kv_heads'))
     rows, sinks = nn.logical_to_mesh_axes(('batch',)), nn.logical_to_mesh_axes(('heads',))
-    return jax.shard_map(kernel, in_specs=(queries, keys, keys, rows, rows, sinks), out_specs=queries, check_vma=False)
+    return jax.shard_map(
+        kernel,
+        in_specs=(queries, keys, keys, rows, rows, sinks),
+        out_specs=queries,
+        check_vma=False,
+    )
 
 
 def _zero_where_empty(o_BTNH: jax.Array, allowed_BTS: jax.Array) -> jax.Array:

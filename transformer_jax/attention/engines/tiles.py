@@ -18,9 +18,13 @@ class SiteSpec(NamedTuple):
 
 
 def pad_time(tree: Any, before: int, after: int) -> Any:
-    """Every leaf, batch and time in front, with so many zeros more along time: tokens of segment 0."""
+    """Every leaf, batch and time in front, with so many zeros more along time: tokens of
+    segment 0.
+    """
+
     def pad(leaf):
         return jnp.pad(leaf, [(0, 0), (before, after)] + [(0, 0)] * (leaf.ndim - 2))
+
     return jax.tree.map(pad, tree)
 
 

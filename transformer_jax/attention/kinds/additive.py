@@ -16,11 +16,13 @@ from transformer_jax.positions import Tile
 
 @dataclasses.dataclass(frozen=True)
 class Additive(Scored):
-    """The score of a query and a key is vᵀ tanh(W q + U k + b) (Bahdanau et al. 2015, section A.1.2), in each head.
+    """The score of a query and a key is vᵀ tanh(W q + U k + b) (Bahdanau et al. 2015, section
+    A.1.2), in each head.
 
-    W and U are the projections to heads of size d_k, v and b belong to a head. RoPE turns W q and U k: their sum,
-    unlike their product, then depends on both positions and not on their offset alone. Position encodings that read
-    queries and keys meet W q and U k as they would those of dot products with scale 1/√d_k.
+    W and U are the projections to heads of size d_k, v and b belong to a head. RoPE turns W q and
+    U k: their sum, unlike their product, then depends on both positions and not on their offset
+    alone. Position encodings that read queries and keys meet W q and U k as they would those of dot
+    products with scale 1/√d_k.
     """
 
     def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
@@ -33,17 +35,25 @@ class Additive(Scored):
         heads = scope.heads
         shape, axes = (heads.num_heads, heads.head_dim), ('heads', 'head_dim')
         return super().parameters(scope) | {
-            'v_NH': scope.parameter('score', shape, axes, jax.nn.initializers.normal(heads.head_dim ** -0.5)),
-            'b_NH': scope.parameter('score_bias', shape, axes, jax.nn.initializers.zeros)}
+            'v_NH': scope.parameter(
+                'score', shape, axes, jax.nn.initializers.normal(heads.head_dim**-0.5)
+            ),
+            'b_NH': scope.parameter('score_bias', shape, axes, jax.nn.initializers.zeros),
+        }
 
-    def raw_scores(self, queries: Queries, keys: KeysValues, tile: Tile, parameters: Any) -> jax.Array:
+    def raw_scores(
+        self, queries: Queries, keys: KeysValues, tile: Tile, parameters: Any
+    ) -> jax.Array:
         return additive_scores(queries.q_BTNH, keys.k_BSKH, parameters['v_NH'], parameters['b_NH'])
 
 
-# The sum over H is of T·S·H numbers. Written as a reduction of elementwise work it becomes one loop that holds T·S of
-# them (an einsum would hold all). The backward pass makes the tanh again: no layer keeps T·S·H numbers until then.
+# The sum over H is of T·S·H numbers. Written as a reduction of elementwise work it becomes one loop
+# that holds T·S of them (an einsum would hold all). The backward pass makes the tanh again: no
+# layer keeps T·S·H numbers until then.
 @jax.checkpoint
-def additive_scores(q_BTNH: jax.Array, k_BSKH: jax.Array, v_NH: jax.Array, b_NH: jax.Array) -> jax.Array:
+def additive_scores(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, v_NH: jax.Array, b_NH: jax.Array
+) -> jax.Array:
     """float32 vᵀ tanh(q + k + b) as scores_BKGTS; query head n reads key head n // G."""
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]

@@ -34,49 +34,78 @@ class KeysValues(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Differential(Scored):
-    """(softmax(Q₁ K₁ᵀ / √d) − λ softmax(Q₂ K₂ᵀ / √d)) V, each head then normed (Ye et al. 2024, equations 1 to 3).
+    """(softmax(Q₁ K₁ᵀ / √d) − λ softmax(Q₂ K₂ᵀ / √d)) V, each head then normed (Ye et al. 2024,
+    equations 1 to 3).
 
-    Q₁ and Q₂ are the halves of a head's query, so d = d_k / 2 and a head has as many parameters as one of softmax
-    attention. The paper's model is the one with half the heads: its values are 2d wide, as d_v is by default.
+    Q₁ and Q₂ are the halves of a head's query, so d = d_k / 2 and a head has as many parameters as
+    one of softmax attention. The paper's model is the one with half the heads: its values are 2d
+    wide, as d_v is by default.
 
-    λ = exp(λ_q1·λ_k1) − exp(λ_q2·λ_k2) + λ_init with vectors that the heads of a layer share. `lambda_init`: depth,
-    which is 0.8 − 0.6 exp(−0.3 l) in layer l from 0, or a number. Dropout falls on the same places of both maps.
+    λ = exp(λ_q1·λ_k1) − exp(λ_q2·λ_k2) + λ_init with vectors that the heads of a layer share.
+    `lambda_init`: depth, which is 0.8 − 0.6 exp(−0.3 l) in layer l from 0, or a number. Dropout
+    falls on the same places of both maps.
     """
 
     lambda_init: float | str = 'depth'
 
     def __post_init__(self):
         super().__post_init__()
-        if self.lambda_init != 'depth' and not (isinstance(self.lambda_init, float) and 0 <= self.lambda_init < 1):
-            raise ValueError(f'lambda_init={self.lambda_init!r}, it takes depth or a number from 0 to below 1')
+        if self.lambda_init != 'depth' and not (
+            isinstance(self.lambda_init, float) and 0 <= self.lambda_init < 1
+        ):
+            raise ValueError(
+                f'lambda_init={self.lambda_init!r}, it takes depth or a number from 0 to below 1'
+            )
 
     def tile_heads(self, heads: HeadDims) -> HeadDims:
         if heads.head_dim % 2:
-            raise ConfigError(f'model.head_dim={heads.head_dim} is odd: differential attention halves queries and keys')
+            raise ConfigError(
+                f'model.head_dim={heads.head_dim} is odd: differential attention halves queries and keys'
+            )
         return dataclasses.replace(heads, head_dim=heads.head_dim // 2)
 
     def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = self.tile_heads(scope.heads)
-        return Queries(*self._halves(scope, scope.heads_in('query', x_BTD, heads.num_heads, 2 * heads.head_dim, 'heads'), tokens))
+        return Queries(
+            *self._halves(
+                scope,
+                scope.heads_in('query', x_BTD, heads.num_heads, 2 * heads.head_dim, 'heads'),
+                tokens,
+            )
+        )
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
         heads = self.tile_heads(scope.heads)
-        halves = self._halves(scope, scope.heads_in('key', x_BSD, heads.kv_heads, 2 * heads.head_dim, 'kv_heads'), tokens)
-        return KeysValues(*halves, scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'))
+        halves = self._halves(
+            scope,
+            scope.heads_in('key', x_BSD, heads.kv_heads, 2 * heads.head_dim, 'kv_heads'),
+            tokens,
+        )
+        return KeysValues(
+            *halves, scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads')
+        )
 
     def parameters(self, scope: Scope) -> dict[str, Any]:
         heads = self.tile_heads(scope.heads)
         init = lambda_init(scope.layer) if self.lambda_init == 'depth' else self.lambda_init
         q1_H, k1_H, q2_H, k2_H = (
-            scope.parameter(f'lambda_{name}', (heads.head_dim,), ('head_dim',), jax.nn.initializers.normal(0.1))
-            for name in ('q1', 'k1', 'q2', 'k2'))
-        norm_H = scope.parameter('norm', (heads.value_dim,), ('head_dim',), jax.nn.initializers.ones)
+            scope.parameter(
+                f'lambda_{name}', (heads.head_dim,), ('head_dim',), jax.nn.initializers.normal(0.1)
+            )
+            for name in ('q1', 'k1', 'q2', 'k2')
+        )
+        norm_H = scope.parameter(
+            'norm', (heads.value_dim,), ('head_dim',), jax.nn.initializers.ones
+        )
         return super().parameters(scope) | {
             'lambda': jnp.exp(jnp.vdot(q1_H, k1_H)) - jnp.exp(jnp.vdot(q2_H, k2_H)) + init,
             # So that gradients flow as in softmax attention, whatever λ is at first.
-            'scale_H': (1 - init) * norm_H}
+            'scale_H': (1 - init) * norm_H,
+        }
 
-    def raw_scores(self, queries: softmax.Queries, keys: softmax.KeysValues, tile: Tile, parameters: Any) -> jax.Array:
+    def raw_scores(
+        self, queries: softmax.Queries, keys: softmax.KeysValues, tile: Tile, parameters: Any
+    ) -> jax.Array:
         return softmax.dot_product_scores(queries.q_BTNH * tile.scale, keys.k_BSKH)
 
     def attend(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
@@ -99,7 +128,10 @@ class Differential(Scored):
         return rms_norm(o_BTNH, parameters['scale_H'])
 
     def _halves(self, scope: Scope, y_BTNH: jax.Array, tokens: Tokens) -> list[jax.Array]:
-        return [scope.position.rotate(half_BTNH, tokens.positions_BT) for half_BTNH in jnp.split(y_BTNH, 2, axis=-1)]
+        return [
+            scope.position.rotate(half_BTNH, tokens.positions_BT)
+            for half_BTNH in jnp.split(y_BTNH, 2, axis=-1)
+        ]
 
 
 def lambda_init(layer: int) -> float:
@@ -107,6 +139,10 @@ def lambda_init(layer: int) -> float:
     return 0.8 - 0.6 * math.exp(-0.3 * layer)
 
 
-def _maps(queries: Queries, keys: KeysValues) -> tuple[tuple[softmax.Queries, softmax.KeysValues], ...]:
-    return ((softmax.Queries(queries.first_BTNH), softmax.KeysValues(keys.first_BSKH, keys.v_BSKH)),
-            (softmax.Queries(queries.second_BTNH), softmax.KeysValues(keys.second_BSKH, keys.v_BSKH)))
+def _maps(
+    queries: Queries, keys: KeysValues
+) -> tuple[tuple[softmax.Queries, softmax.KeysValues], ...]:
+    return (
+        (softmax.Queries(queries.first_BTNH), softmax.KeysValues(keys.first_BSKH, keys.v_BSKH)),
+        (softmax.Queries(queries.second_BTNH), softmax.KeysValues(keys.second_BSKH, keys.v_BSKH)),
+    )

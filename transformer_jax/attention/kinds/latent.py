@@ -24,14 +24,18 @@ class Queries(NamedTuple):
 
 
 class Latents(NamedTuple):
-    """What a cache holds of a token: its compressed keys and values, and the one turned key of all heads."""
+    """What a cache holds of a token: its compressed keys and values, and the one turned key of
+    all heads.
+    """
 
     c_BSR: jax.Array
     turned_BSP: jax.Array
 
 
 class KeysValues(NamedTuple):
-    """What a query meets. Absorbed, all heads meet the latent itself: k and v have one head of width R."""
+    """What a query meets. Absorbed, all heads meet the latent itself: k and v have one head of
+    width R.
+    """
 
     k_BSKH: jax.Array
     turned_BS1P: jax.Array
@@ -40,12 +44,14 @@ class KeysValues(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Latent(Scored):
-    """Keys and values are up-projected from one latent c = RMSNorm(x W) of `rank` numbers, all that is cached of them.
+    """Keys and values are up-projected from one latent c = RMSNorm(x W) of `rank` numbers, all that
+    is cached of them.
 
-    Position enters beside it, since a rotation between W_uk and the query would keep the two from being merged: what
-    the position encoding rotates are `rope_dim` more numbers of each query, and of one key that all heads share. The
-    score is (q·k + q_turned·k_turned) / √(d_k + rope_dim). With `query_rank` the queries come from a normed latent too.
-    0 stands for the paper's proportions, rank 4 d_k and rope_dim d_k / 2 (made even), and for queries from x itself.
+    Position enters beside it, since a rotation between W_uk and the query would keep the two from
+    being merged: what the position encoding rotates are `rope_dim` more numbers of each query, and
+    of one key that all heads share. The score is (q·k + q_turned·k_turned) / √(d_k + rope_dim).
+    With `query_rank` the queries come from a normed latent too. 0 stands for the paper's
+    proportions, rank 4 d_k and rope_dim d_k / 2 (made even), and for queries from x itself.
 
     R is the rank, P the rope_dim. K key-value heads are up-projected, in the paper all N.
     """
@@ -58,7 +64,9 @@ class Latent(Scored):
         super().__post_init__()
         for name in ('rank', 'rope_dim', 'query_rank'):
             if getattr(self, name) < 0:
-                raise ValueError(f'{name}={getattr(self, name)} must be positive, or 0 for its default')
+                raise ValueError(
+                    f'{name}={getattr(self, name)} must be positive, or 0 for its default'
+                )
         if self.rope_dim % 2:
             raise ValueError(f'rope_dim={self.rope_dim} is odd: it is rotated in pairs')
 
@@ -69,55 +77,92 @@ class Latent(Scored):
         heads = scope.heads
         if self.query_rank:
             x_BTD = _compressed(scope, 'query_latent', x_BTD, self.query_rank)
-        both_BTNH = scope.heads_in('query', x_BTD, heads.num_heads, heads.head_dim + self.rotated_dim(scope.heads), 'heads')
-        turned_BTNP = scope.position.rotate(both_BTNH[..., heads.head_dim:], tokens.positions_BT)
-        return Queries(both_BTNH[..., :heads.head_dim], turned_BTNP)
+        both_BTNH = scope.heads_in(
+            'query', x_BTD, heads.num_heads, heads.head_dim + self.rotated_dim(scope.heads), 'heads'
+        )
+        turned_BTNP = scope.position.rotate(both_BTNH[..., heads.head_dim :], tokens.positions_BT)
+        return Queries(both_BTNH[..., : heads.head_dim], turned_BTNP)
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> Latents:
         turned_BS1P = scope.position.rotate(
-            scope.heads_in('turned_key', x_BSD, 1, self.rotated_dim(scope.heads), 'rank'), tokens.positions_BT)
+            scope.heads_in('turned_key', x_BSD, 1, self.rotated_dim(scope.heads), 'rank'),
+            tokens.positions_BT,
+        )
         return Latents(_compressed(scope, 'latent', x_BSD, self._rank(scope)), turned_BS1P[:, :, 0])
 
     def parameters(self, scope: Scope) -> dict[str, Any]:
         heads = scope.heads
-        init = jax.nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform', in_axis=0, out_axis=(1, 2))
+        init = jax.nn.initializers.variance_scaling(
+            1.0, 'fan_avg', 'uniform', in_axis=0, out_axis=(1, 2)
+        )
         axes = ('rank', 'kv_heads', 'head_dim')
         return super().parameters(scope) | {
-            'key_RKH': scope.parameter('up_key', (self._rank(scope), heads.kv_heads, heads.head_dim), axes, init),
-            'value_RKH': scope.parameter('up_value', (self._rank(scope), heads.kv_heads, heads.value_dim), axes, init)}
+            'key_RKH': scope.parameter(
+                'up_key', (self._rank(scope), heads.kv_heads, heads.head_dim), axes, init
+            ),
+            'value_RKH': scope.parameter(
+                'up_value', (self._rank(scope), heads.kv_heads, heads.value_dim), axes, init
+            ),
+        }
 
-    def tile(self, queries: Queries, keys: KeysValues, context: Context, allowed_BTS: jax.Array) -> Tile:
+    def tile(
+        self, queries: Queries, keys: KeysValues, context: Context, allowed_BTS: jax.Array
+    ) -> Tile:
         # Heads and width are those of the expanded form, in the absorbed one too.
         _, K, H = context.parameters['key_RKH'].shape
         _, _, N, P = queries.turned_BTNP.shape
-        return Tile(context.query, context.key, allowed_BTS, queries.q_BTNH, keys.k_BSKH, (N, K), (H + P) ** -0.5)
+        return Tile(
+            context.query,
+            context.key,
+            allowed_BTS,
+            queries.q_BTNH,
+            keys.k_BSKH,
+            (N, K),
+            (H + P) ** -0.5,
+        )
 
-    def raw_scores(self, queries: Queries, keys: KeysValues, tile: Tile, parameters: Any) -> jax.Array:
+    def raw_scores(
+        self, queries: Queries, keys: KeysValues, tile: Tile, parameters: Any
+    ) -> jax.Array:
         B, T, S = tile.allowed_BTS.shape
         N, K = tile.heads
-        parts = (dot_product_scores(q_BTNH * tile.scale, k_BSKH).reshape(B, K, N // K, T, S)
-                 for q_BTNH, k_BSKH in zip(queries, keys[:2], strict=True))
+        parts = (
+            dot_product_scores(q_BTNH * tile.scale, k_BSKH).reshape(B, K, N // K, T, S)
+            for q_BTNH, k_BSKH in zip(queries, keys[:2], strict=True)
+        )
         return sum(parts)
 
-    def prepare(self, queries: Queries, keys: Latents, context: Context) -> tuple[Queries, KeysValues]:
+    def prepare(
+        self, queries: Queries, keys: Latents, context: Context
+    ) -> tuple[Queries, KeysValues]:
         return queries, expand(keys, context.parameters)
 
     def look(self, queries: Queries, keys: Latents, context: Context) -> jax.Array:
         position = context.position
-        if position.content or type(position).value is not Position.value:  # It reads keys, or adds to the values.
+        if (
+            position.content or type(position).value is not Position.value
+        ):  # It reads keys, or adds to the values.
             return super().look(queries, keys, context)
         return self.absorbed(queries, keys, context)
 
     def absorbed(self, queries: Queries, keys: Latents, context: Context) -> jax.Array:
-        """`attend` without keys or values in full: W_uk is applied to the queries, W_uv to the mixed latents."""
-        key_RKH, value_RKH = (context.parameters[name].astype(keys.c_BSR.dtype) for name in ('key_RKH', 'value_RKH'))
+        """`attend` without keys or values in full: W_uk is applied to the queries, W_uv to the
+        mixed latents.
+        """
+        key_RKH, value_RKH = (
+            context.parameters[name].astype(keys.c_BSR.dtype) for name in ('key_RKH', 'value_RKH')
+        )
         B, T, N, H = queries.q_BTNH.shape
         R, K, _ = key_RKH.shape
         q_BTKGH = queries.q_BTNH.reshape(B, T, K, N // K, H)
         q_BTKGR = jnp.einsum('BTKGH,RKH->BTKGR', q_BTKGH, key_RKH)
         c_BS1R = keys.c_BSR[:, :, None]
-        weights_BKGTS, _ = dense.weigh(self, queries._replace(q_BTNH=q_BTKGR.reshape(B, T, N, R)),
-                                       KeysValues(c_BS1R, keys.turned_BSP[:, :, None], c_BS1R), context)
+        weights_BKGTS, _ = dense.weigh(
+            self,
+            queries._replace(q_BTNH=q_BTKGR.reshape(B, T, N, R)),
+            KeysValues(c_BS1R, keys.turned_BSP[:, :, None], c_BS1R),
+            context,
+        )
         o_BKGTR = jnp.einsum('BKGTS,BSR->BKGTR', weights_BKGTS.astype(keys.c_BSR.dtype), keys.c_BSR)
         o_BTKGR = jnp.moveaxis(o_BKGTR, 3, 1)
         return jnp.einsum('BTKGR,RKH->BTKGH', o_BTKGR, value_RKH).reshape(B, T, N, -1)
@@ -130,10 +175,15 @@ def expand(latents: Latents, parameters: Any) -> KeysValues:
     """Keys and values in full, of the latents."""
     c_BSR, turned_BSP = latents
     key_RKH, value_RKH = (parameters[name].astype(c_BSR.dtype) for name in ('key_RKH', 'value_RKH'))
-    return KeysValues(jnp.einsum('BSR,RKH->BSKH', c_BSR, key_RKH), turned_BSP[:, :, None],
-                      jnp.einsum('BSR,RKH->BSKH', c_BSR, value_RKH))
+    return KeysValues(
+        jnp.einsum('BSR,RKH->BSKH', c_BSR, key_RKH),
+        turned_BSP[:, :, None],
+        jnp.einsum('BSR,RKH->BSKH', c_BSR, value_RKH),
+    )
 
 
 def _compressed(scope: Scope, name: str, x_BTD: jax.Array, rank: int) -> jax.Array:
     c_BTR = scope.heads_in(name, x_BTD, 1, rank, 'rank')[:, :, 0]
-    return rms_norm(c_BTR, scope.parameter(f'{name}_norm', (rank,), ('rank',), jax.nn.initializers.ones))
+    return rms_norm(
+        c_BTR, scope.parameter(f'{name}_norm', (rank,), ('rank',), jax.nn.initializers.ones)
+    )

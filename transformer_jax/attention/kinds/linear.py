@@ -1,8 +1,8 @@
 """Linear attention: the sum over the past is a state of fixed size, whatever the length.
 
-With features φ, S_t = diag(a_t) S_{t-1} + φ(k_t) v_tᵀ and o_t = S_tᵀ φ(q_t); a_t, the decay, is 1, fixed or read off
-the token. Rows go through in chunks: within one, all pairs; between them, the state. Letters of this file: R features
-of a head, C queries and S keys of a chunk.
+With features φ, S_t = diag(a_t) S_{t-1} + φ(k_t) v_tᵀ and o_t = S_tᵀ φ(q_t); a_t, the decay, is 1,
+fixed or read off the token. Rows go through in chunks: within one, all pairs; between them, the
+state. Letters of this file: R features of a head, C queries and S keys of a chunk.
 """
 
 import dataclasses
@@ -33,7 +33,9 @@ class KeysValues(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Tokens that ask and are asked in the same places; those that are padding hold zeros and decay nothing."""
+    """Tokens that ask and are asked in the same places; those that are padding hold zeros and
+    decay nothing.
+    """
 
     q_BTNH: jax.Array
     keys: KeysValues
@@ -51,10 +53,10 @@ class State(NamedTuple):
 class Linear(Attention):
     """φ(q)ᵀ Σ φ(k) vᵀ in time and memory linear in the length (Katharopoulos et al. 2020).
 
-    `feature`: φ, see `features`. `decay`: none, fixed or gated. Without decay the output is divided by φ(q)·Σ φ(k);
-    with it, it gets an RMS norm in each head instead, as in RetNet and GLA (there: `feature=none`, `gate='element'`),
-    and the kind is causal only. `chunk`: tokens that meet in pairs; 0: 64, or 16 with gated decay. A position encoding
-    that rotates does so before φ.
+    `feature`: φ, see `features`. `decay`: none, fixed or gated. Without decay the output is divided
+    by φ(q)·Σ φ(k); with it, it gets an RMS norm in each head instead, as in RetNet and GLA (there:
+    `feature=none`, `gate='element'`), and the kind is causal only. `chunk`: tokens that meet in
+    pairs; 0: 64, or 16 with gated decay. A position encoding that rotates does so before φ.
     """
 
     feature: FeatureMap = spec.nested(FEATURES, Elu())
@@ -65,11 +67,15 @@ class Linear(Attention):
     def __post_init__(self):
         super().__post_init__()
         if self.chunk < 0:
-            raise ValueError(f'chunk={self.chunk}, it takes a positive number, or 0 for the default')
+            raise ValueError(
+                f'chunk={self.chunk}, it takes a positive number, or 0 for the default'
+            )
         if self._divides() and not self.feature.positive:
             able = ', '.join(name for name, cls in FEATURES.items() if cls.positive)
-            raise ValueError(f'feature=none has weights of either sign, which no sum can divide: it takes decay=fixed '
-                             f'or decay=gated; without decay use {able}')
+            raise ValueError(
+                f'feature=none has weights of either sign, which no sum can divide: it takes decay=fixed '
+                f'or decay=gated; without decay use {able}'
+            )
 
     def supports(self) -> frozenset[str]:
         both_ways = {'encoder', 'cross'} if self._divides() else set()
@@ -79,19 +85,30 @@ class Linear(Attention):
         return projections.queries(scope, x_BTD, tokens)
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
-        return KeysValues(*projections.keys_values(scope, x_BSD, tokens),
-                          self.decay.log(scope, x_BSD, self.feature.size(scope.heads.head_dim)))
+        return KeysValues(
+            *projections.keys_values(scope, x_BSD, tokens),
+            self.decay.log(scope, x_BSD, self.feature.size(scope.heads.head_dim)),
+        )
 
     def parameters(self, scope: Scope) -> dict[str, jax.Array]:
         shape = (scope.heads.value_dim,)
-        return {} if self._divides() else {
-            'norm_H': scope.parameter('head_norm', shape, ('head_dim',), jax.nn.initializers.ones)}
+        return (
+            {}
+            if self._divides()
+            else {
+                'norm_H': scope.parameter(
+                    'head_norm', shape, ('head_dim',), jax.nn.initializers.ones
+                )
+            }
+        )
 
     def attend(self, queries: jax.Array, keys: KeysValues, context: Context) -> jax.Array:
         q_BTNH, counted = _blank(queries, context.query), self._count(keys, context.key)
         _, ahead = context.mask.reach()
         if ahead == 0:
-            o_BTNH, _ = self._recur(Row(q_BTNH, counted, context.query), self.init_cache(keys, 0, context.mask))
+            o_BTNH, _ = self._recur(
+                Row(q_BTNH, counted, context.query), self.init_cache(keys, 0, context.mask)
+            )
         elif q_BTNH.shape[1] <= self._chunk():
             o_BTNH = self._all_pairs(q_BTNH, counted, context.allowed_BTS())
         else:
@@ -106,9 +123,13 @@ class Linear(Attention):
     def init_cache(self, keys: KeysValues, length: int, mask: Mask) -> State:
         B, _, K, H = keys.k_BSKH.shape
         value_dim = keys.v_BSKH.shape[-1] + self._divides()
-        return State(jnp.zeros((B, K, self.feature.size(H), value_dim), jnp.float32), jnp.zeros(B, jnp.int32))
+        return State(
+            jnp.zeros((B, K, self.feature.size(H), value_dim), jnp.float32), jnp.zeros(B, jnp.int32)
+        )
 
-    def step(self, queries: jax.Array, keys: KeysValues, context: Context, cache: State) -> tuple[jax.Array, State]:
+    def step(
+        self, queries: jax.Array, keys: KeysValues, context: Context, cache: State
+    ) -> tuple[jax.Array, State]:
         row = Row(_blank(queries, context.query), self._count(keys, context.query), context.query)
         o_BTNH, cache = self._recur(row, cache)
         return self._divide(o_BTNH).astype(keys.v_BSKH.dtype), cache
@@ -120,7 +141,9 @@ class Linear(Attention):
         return self.chunk or self.decay.chunk
 
     def _count(self, keys: KeysValues, tokens: Tokens) -> KeysValues:
-        """The keys with a 1 after each value, whose weighted sum is the sum of weights; zeros for padding."""
+        """The keys with a 1 after each value, whose weighted sum is the sum of weights; zeros
+        for padding.
+        """
         k_BSKH, v_BSKH, decay_BSKR = keys
         v_BSKH = v_BSKH.astype(jnp.float32)
         if self._divides():
@@ -135,7 +158,9 @@ class Linear(Attention):
         return o_BTNH[..., :-1] / jnp.where(total_BTN1 > 0, total_BTN1, 1)
 
     def _recur(self, row: Row, state: State) -> tuple[jax.Array, State]:
-        """o_BTNH of all that each token of a row may see, itself and its past, and the state after the row."""
+        """o_BTNH of all that each token of a row may see, itself and its past, and the state after
+        the row.
+        """
         B, T, N, _ = row.q_BTNH.shape
         C = min(self._chunk(), T)
         chunks = jax.tree.map(lambda x_BT: _split(x_BT, C), row)
@@ -144,32 +169,48 @@ class Linear(Attention):
         return jnp.moveaxis(o_MBCNH, 0, 1).reshape(B, -1, N, o_MBCNH.shape[-1])[:, :T], state
 
     def _advance(self, state: State, chunk: Row) -> tuple[State, jax.Array]:
-        """The state after a chunk, and o_BCNH of it. No exponent is positive: no decay is ever undone."""
+        """The state after a chunk, and o_BCNH of it. No exponent is positive: no decay is
+        ever undone.
+        """
         sums_BKRH, segment_B = state
         segments_BC, (_, v_BSKH, decay_BCKR) = chunk.tokens.segments_BT, chunk.keys
         q_BCKGR, k_BSKR = self._features(chunk.q_BTNH, chunk.keys.k_BSKH)
         log_BCSKR = between(decay_BCKR)
         since_BCKR = jnp.exp(jnp.cumsum(decay_BCKR, axis=1))
-        weights_BKGCS = weigh(q_BCKGR, k_BSKR, jnp.exp(log_BCSKR), PAST.allowed(chunk.tokens, chunk.tokens))
+        weights_BKGCS = weigh(
+            q_BCKGR, k_BSKR, jnp.exp(log_BCSKR), PAST.allowed(chunk.tokens, chunk.tokens)
+        )
         o_BCKGH = jnp.einsum('BKGCS,BSKH->BCKGH', weights_BKGCS, v_BSKH)
-        q_BCKGR = jnp.where(_wide(segments_BC == segment_B[:, None], 5), q_BCKGR * since_BCKR[:, :, :, None], 0)
+        q_BCKGR = jnp.where(
+            _wide(segments_BC == segment_B[:, None], 5), q_BCKGR * since_BCKR[:, :, :, None], 0
+        )
         o_BCKGH += jnp.einsum('BCKGR,BKRH->BCKGH', q_BCKGR, sums_BKRH)
 
         last_B = _last_segment(segment_B, segments_BC)
-        k_BSKR = jnp.where(_wide(segments_BC == last_B[:, None], 4), k_BSKR * jnp.exp(log_BCSKR[:, -1]), 0)
-        sums_BKRH = jnp.where(_wide(segment_B == last_B, 4), sums_BKRH * since_BCKR[:, -1, :, :, None], 0)
+        k_BSKR = jnp.where(
+            _wide(segments_BC == last_B[:, None], 4), k_BSKR * jnp.exp(log_BCSKR[:, -1]), 0
+        )
+        sums_BKRH = jnp.where(
+            _wide(segment_B == last_B, 4), sums_BKRH * since_BCKR[:, -1, :, :, None], 0
+        )
         sums_BKRH += jnp.einsum('BSKR,BSKH->BKRH', k_BSKR, v_BSKH)
         B, C, K, G, H = o_BCKGH.shape
         return State(sums_BKRH, last_B), o_BCKGH.reshape(B, C, K * G, H)
 
     def _all_pairs(self, q_BTNH: jax.Array, keys: KeysValues, allowed_BTS: jax.Array) -> jax.Array:
-        """o_BTNH without a state or decay, of at most a chunk of queries: time and memory linear in S."""
-        weights_BKGTS = weigh(*self._features(q_BTNH, keys.k_BSKH), jnp.ones((1, 1, 1, 1, 1)), allowed_BTS)
+        """o_BTNH without a state or decay, of at most a chunk of queries: time and memory linear
+        in S.
+        """
+        weights_BKGTS = weigh(
+            *self._features(q_BTNH, keys.k_BSKH), jnp.ones((1, 1, 1, 1, 1)), allowed_BTS
+        )
         o_BTKGH = jnp.einsum('BKGTS,BSKH->BTKGH', weights_BKGTS, keys.v_BSKH)
         return o_BTKGH.reshape(*q_BTNH.shape[:3], -1)
 
     def _features(self, q_BTNH: jax.Array, k_BSKH: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """φ as (q_BTKGR, k_BSKR): query head n = (k, g) reads key-value head k, and no key is repeated."""
+        """φ as (q_BTKGR, k_BSKR): query head n = (k, g) reads key-value head k, and no key
+        is repeated.
+        """
         (B, T, N, _), K = q_BTNH.shape, k_BSKH.shape[2]
         return self.feature.queries(q_BTNH).reshape(B, T, K, N // K, -1), self.feature.keys(k_BSKH)
 
@@ -177,14 +218,19 @@ class Linear(Attention):
 def between(decay_BCKR: jax.Array) -> jax.Array:
     """log_BCSKR: Σ decay over the tokens after key s up to query c, 0 where there are none.
 
-    Summed for each pair: a difference of two sums from the chunk's start would lose a weak decay after a strong one.
+    Summed for each pair: a difference of two sums from the chunk's start would lose a weak decay
+    after a strong one.
     """
     C = decay_BCKR.shape[1]
     after_CS = jnp.arange(C)[:, None] > jnp.arange(C)[None]
-    return jnp.cumsum(jnp.where(after_CS[None, :, :, None, None], decay_BCKR[:, :, None], 0), axis=1)
+    return jnp.cumsum(
+        jnp.where(after_CS[None, :, :, None, None], decay_BCKR[:, :, None], 0), axis=1
+    )
 
 
-def weigh(q_BCKGR: jax.Array, k_BSKR: jax.Array, decay_BCSKR: jax.Array, allowed_BCS: jax.Array) -> jax.Array:
+def weigh(
+    q_BCKGR: jax.Array, k_BSKR: jax.Array, decay_BCSKR: jax.Array, allowed_BCS: jax.Array
+) -> jax.Array:
     """weights_BKGCS = Σ_r q_r k_r decay_r where allowed, else 0; K and R of the decay may be 1."""
     if decay_BCSKR.shape[-1] == 1:
         weights_BKGCS = jnp.einsum('BCKGR,BSKR->BKGCS', q_BCKGR, k_BSKR)
@@ -196,10 +242,11 @@ def weigh(q_BCKGR: jax.Array, k_BSKR: jax.Array, decay_BCSKR: jax.Array, allowed
 
 
 def _in_line(q_BTNH: jax.Array, keys: KeysValues, context: Context) -> tuple[Row, jax.Array]:
-    """A row of L = S + T tokens where each segment's keys are followed by its queries, and places_BT of the queries.
+    """A row of L = S + T tokens where each segment's keys are followed by its queries, and
+    places_BT of the queries.
 
-    To the past of this row is to all keys of the segment: self-attention both ways and attention to another sequence
-    cost what causal attention does, packed or not.
+    To the past of this row is to all keys of the segment: self-attention both ways and attention to
+    another sequence cost what causal attention does, packed or not.
     """
     T, S = q_BTNH.shape[1], keys.k_BSKH.shape[1]
     segments_BL = jnp.concatenate([context.key.segments_BT, context.query.segments_BT], axis=1)
@@ -207,10 +254,16 @@ def _in_line(q_BTNH: jax.Array, keys: KeysValues, context: Context) -> tuple[Row
 
     def place(x, before=0, after=0):
         x_BL = jnp.pad(x, ((0, 0), (before, after), *(x.ndim - 2) * ((0, 0),)))
-        return jnp.take_along_axis(x_BL, order_BL.reshape(*order_BL.shape, *(x.ndim - 2) * (1,)), axis=1)
+        return jnp.take_along_axis(
+            x_BL, order_BL.reshape(*order_BL.shape, *(x.ndim - 2) * (1,)), axis=1
+        )
+
     positions_BL = jnp.broadcast_to(jnp.arange(S + T)[None], segments_BL.shape)
-    row = Row(place(q_BTNH, before=S), jax.tree.map(lambda x: place(x, after=T), keys),
-              Tokens(positions_BL, place(segments_BL)))
+    row = Row(
+        place(q_BTNH, before=S),
+        jax.tree.map(lambda x: place(x, after=T), keys),
+        Tokens(positions_BL, place(segments_BL)),
+    )
     return row, jnp.argsort(order_BL, axis=1)[:, S:]
 
 

@@ -30,15 +30,18 @@ class KeysValues(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Linformer(Attention):
-    """softmax(Q (E K)ᵀ / √d_k) (F V), equation 7; time and memory in T·rank. Letters: R the `rank` mixtures.
+    """softmax(Q (E K)ᵀ / √d_k) (F V), equation 7; time and memory in T·rank. Letters: R the
+    `rank` mixtures.
 
-    E and F mix up to `length` keys along time; row s belongs to place s, so that more padding behind the keys changes
-    nothing. `share` (section 4, "Parameter sharing"): none, an E and an F for each key-value head; heads, one E and one
-    F; kv, one matrix that is both. Their entries start from N(0, 1/rank), as in Theorem 2.
+    E and F mix up to `length` keys along time; row s belongs to place s, so that more padding
+    behind the keys changes nothing. `share` (section 4, "Parameter sharing"): none, an E and an F
+    for each key-value head; heads, one E and one F; kv, one matrix that is both. Their entries
+    start from N(0, 1/rank), as in Theorem 2.
 
-    Padded keys and values are 0 before they are mixed. The softmax runs over all R mixtures: one that holds no key has
-    score 0 and value 0 and takes its share of the weight, as in the paper, so that weights on keys need not sum to 1.
-    A position encoding rotates keys before they are mixed, and scores no longer depend on offsets alone.
+    Padded keys and values are 0 before they are mixed. The softmax runs over all R mixtures: one
+    that holds no key has score 0 and value 0 and takes its share of the weight, as in the paper, so
+    that weights on keys need not sum to 1. A position encoding rotates keys before they are mixed,
+    and scores no longer depend on offsets alone.
     """
 
     length: int = 512
@@ -71,10 +74,14 @@ class Linformer(Attention):
         shape, axes = (self.length, self.rank), ('position', 'rank')
         if self.share == 'none':
             shape, axes = (scope.heads.kv_heads, *shape), ('kv_heads', *axes)
-        init = jax.nn.initializers.normal(self.rank ** -0.5)
+        init = jax.nn.initializers.normal(self.rank**-0.5)
         keys = scope.parameter('mix_keys', shape, axes, init)
-        return {'keys': keys,
-                'values': keys if self.share == 'kv' else scope.parameter('mix_values', shape, axes, init)}
+        return {
+            'keys': keys,
+            'values': keys
+            if self.share == 'kv'
+            else scope.parameter('mix_values', shape, axes, init),
+        }
 
     def attend(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
         """o_BTNH; a row may hold one segment.
@@ -83,7 +90,9 @@ class Linformer(Attention):
             ValueError: more than `length` keys.
         """
         if keys.v_BSKH.shape[1] > self.length:
-            raise ValueError(f'linformer(length={self.length}) was given {keys.v_BSKH.shape[1]} keys')
+            raise ValueError(
+                f'linformer(length={self.length}) was given {keys.v_BSKH.shape[1]} keys'
+            )
         segment_B1 = context.key.segments_BT.max(-1, keepdims=True)
         real_BS = context.key.segments_BT != 0
         k_BRKH = mix(keys.k_BSKH, real_BS, context.parameters['keys'])
@@ -97,7 +106,9 @@ class Linformer(Attention):
 
 
 def mix(x_BSKH: jax.Array, real_BS: jax.Array, w: jax.Array) -> jax.Array:
-    """x_BRKH: Σ_s w[s, r] x_s over the real s; `w` is w_KLR, or w_LR for all heads, and of its L rows S are used."""
+    """x_BRKH: Σ_s w[s, r] x_s over the real s; `w` is w_KLR, or w_LR for all heads, and of its L
+    rows S are used.
+    """
     S = x_BSKH.shape[1]
     x_BSKH = jnp.where(real_BS[..., None, None], x_BSKH, 0)
     if w.ndim == 2:

@@ -1,4 +1,6 @@
-"""Sparse Sinkhorn attention: blocks sorted by a learned, differentiable permutation (Tay et al. 2020)."""
+"""Sparse Sinkhorn attention: blocks sorted by a learned, differentiable permutation (Tay
+et al. 2020).
+"""
 
 import dataclasses
 from typing import NamedTuple
@@ -12,7 +14,8 @@ from transformer_jax.attention.masks import neg_inf
 from transformer_jax.batch import Tokens
 from transformer_jax.layers.param_scope import Scope
 
-# A sorted place that holds less of real tokens than this counts as padded: dividing by less would overflow backwards.
+# A sorted place that holds less of real tokens than this counts as padded: dividing by less would
+# overflow backwards.
 LEAST_SHARE = 1e-6
 
 
@@ -33,19 +36,24 @@ class KeysValues(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sinkhorn(Attention):
-    """A query sees its own block of keys, and the block that sorting brings to it; memory in T·block + (T/block)².
+    """A query sees its own block of keys, and the block that sorting brings to it; memory in
+    T·block + (T/block)².
 
-    Letters: C blocks that ask and E blocks that come, of M tokens each; W = 2M places, those of the sorted block first.
+    Letters: C blocks that ask and E blocks that come, of M tokens each; W = 2M places, those of the
+    sorted block first.
 
-    Each key-value head sorts for itself. Block i asks for block j by R_ij = a_i·b_j / (M √d_k τ), where a_i and b_j sum
-    learned projections of the block's tokens and τ is the `temperature`. The paper maps block i to one logit for each
-    of a fixed number of blocks; a product needs no such number, and more padding changes nothing. `iterations` times
-    the columns and then the rows of exp(R) are divided by their sums (section 3.1.1, as logarithms; there the rows go
-    first, here last, so that a sorted block is a mean of blocks from the first iteration on). No Gumbel noise is added.
+    Each key-value head sorts for itself. Block i asks for block j by R_ij = a_i·b_j / (M √d_k τ),
+    where a_i and b_j sum learned projections of the block's tokens and τ is the `temperature`. The
+    paper maps block i to one logit for each of a fixed number of blocks; a product needs no such
+    number, and more padding changes nothing. `iterations` times the columns and then the rows of
+    exp(R) are divided by their sums (section 3.1.1, as logarithms; there the rows go first, here
+    last, so that a sorted block is a mean of blocks from the first iteration on). No Gumbel noise
+    is added.
 
-    Place m of the sorted block i is the mean of the places m of all blocks j, weighted by S_ij. Padding: blocks without
-    a token take no part in sorting. Padded places take none in the mean, and where it is made of the share s < 1 of
-    real tokens, log s is added to its score: under a permutation, padded places are masked and others as they were.
+    Place m of the sorted block i is the mean of the places m of all blocks j, weighted by S_ij.
+    Padding: blocks without a token take no part in sorting. Padded places take none in the mean,
+    and where it is made of the share s < 1 of real tokens, log s is added to its score: under a
+    permutation, padded places are masked and others as they were.
 
     A position encoding rotates keys where they stand, before they are sorted.
     """
@@ -65,21 +73,29 @@ class Sinkhorn(Attention):
 
     def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = scope.heads
-        return Queries(projections.queries(scope, x_BTD, tokens),
-                       scope.heads_in('sort_query', x_BTD, heads.kv_heads, heads.head_dim, 'kv_heads'))
+        return Queries(
+            projections.queries(scope, x_BTD, tokens),
+            scope.heads_in('sort_query', x_BTD, heads.kv_heads, heads.head_dim, 'kv_heads'),
+        )
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
         heads = scope.heads
-        return KeysValues(*projections.keys_values(scope, x_BSD, tokens),
-                          scope.heads_in('sort_key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads'))
+        return KeysValues(
+            *projections.keys_values(scope, x_BSD, tokens),
+            scope.heads_in('sort_key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads'),
+        )
 
     def attend(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
         B, T, N, H = queries.q_BTNH.shape
         K = keys.v_BSKH.shape[2]
         real_BT = context.key.segments_BT != 0
         real_BCM = jnp.pad(real_BT, ((0, 0), (0, -T % self.block))).reshape(B, -1, self.block)
-        q_BCMNH, k_BCMKH, v_BCMKH = (cut(x, real_BCM) for x in (queries.q_BTNH, keys.k_BSKH, keys.v_BSKH))
-        shares_BKCE = self.sort(cut(queries.sort_BTKH, real_BCM), cut(keys.sort_BSKH, real_BCM), real_BCM)
+        q_BCMNH, k_BCMKH, v_BCMKH = (
+            cut(x, real_BCM) for x in (queries.q_BTNH, keys.k_BSKH, keys.v_BSKH)
+        )
+        shares_BKCE = self.sort(
+            cut(queries.sort_BTKH, real_BCM), cut(keys.sort_BSKH, real_BCM), real_BCM
+        )
 
         real_BEM = real_BCM.astype(jnp.float32)
         share_BKCM = jnp.einsum('BKCE,BEM->BKCM', shares_BKCE, real_BEM)
@@ -91,9 +107,13 @@ class Sinkhorn(Attention):
         bias_BKCW = jnp.concatenate([jnp.log(share_BKCM), jnp.zeros_like(share_BKCM)], axis=-1)
 
         q_BCMKGH = q_BCMNH.reshape(*q_BCMNH.shape[:3], K, N // K, H)
-        scores_BKGCMW = jnp.einsum('BCMKGH,BCWKH->BKGCMW', q_BCMKGH, k_BCWKH, preferred_element_type=jnp.float32)
-        scores_BKGCMW = scores_BKGCMW * H ** -0.5 + bias_BKCW[:, :, None, :, None]
-        scores_BKGCMW = jnp.where(seen_BKCW[:, :, None, :, None], scores_BKGCMW, neg_inf(scores_BKGCMW.dtype))
+        scores_BKGCMW = jnp.einsum(
+            'BCMKGH,BCWKH->BKGCMW', q_BCMKGH, k_BCWKH, preferred_element_type=jnp.float32
+        )
+        scores_BKGCMW = scores_BKGCMW * H**-0.5 + bias_BKCW[:, :, None, :, None]
+        scores_BKGCMW = jnp.where(
+            seen_BKCW[:, :, None, :, None], scores_BKGCMW, neg_inf(scores_BKGCMW.dtype)
+        )
         weights_BKGCMW = context.dropped(jax.nn.softmax(scores_BKGCMW)).astype(v_BCWKH.dtype)
         o_BCMKGH = jnp.einsum('BKGCMW,BCWKH->BCMKGH', weights_BKGCMW, v_BCWKH)
         o_BTNH = o_BCMKGH.reshape(B, -1, N, o_BCMKGH.shape[-1])[:, :T]
@@ -103,13 +123,18 @@ class Sinkhorn(Attention):
         """float32 shares_BKCE: how much of block E comes to block C."""
         *_, M, _, H = a_BCMKH.shape
         a_BCKH, b_BEKH = (x.astype(jnp.float32).sum(2) for x in (a_BCMKH, b_BEMKH))
-        logits_BKCE = jnp.einsum('BCKH,BEKH->BKCE', a_BCKH, b_BEKH) / (M * H ** 0.5 * self.temperature)
+        logits_BKCE = jnp.einsum('BCKH,BEKH->BKCE', a_BCKH, b_BEKH) / (
+            M * H**0.5 * self.temperature
+        )
         real_BC = real_BCM.any(-1)
-        return doubly_stochastic(logits_BKCE, real_BC[:, :, None] & real_BC[:, None], self.iterations)
+        return doubly_stochastic(
+            logits_BKCE, real_BC[:, :, None] & real_BC[:, None], self.iterations
+        )
 
 
 def doubly_stochastic(logits_BKCE: jax.Array, allowed_BCE: jax.Array, iterations: int) -> jax.Array:
-    """exp(logits) with columns, then rows, divided by their sums, again and again; 0 where not allowed.
+    """exp(logits) with columns, then rows, divided by their sums, again and again; 0 where
+    not allowed.
 
     Sinkhorn (1964), on logarithms; rows sum to 1 after every iteration, columns in the limit.
     """
@@ -118,7 +143,9 @@ def doubly_stochastic(logits_BKCE: jax.Array, allowed_BCE: jax.Array, iterations
 
     def iterate(x_BKCE: jax.Array, _: None) -> tuple[jax.Array, None]:
         for axis in (-2, -1):
-            x_BKCE = jnp.where(allowed_BKCE, x_BKCE - jax.nn.logsumexp(x_BKCE, axis, keepdims=True), low)
+            x_BKCE = jnp.where(
+                allowed_BKCE, x_BKCE - jax.nn.logsumexp(x_BKCE, axis, keepdims=True), low
+            )
         return x_BKCE, None
 
     x_BKCE, _ = jax.lax.scan(iterate, jnp.where(allowed_BKCE, logits_BKCE, low), length=iterations)
@@ -133,8 +160,12 @@ def cut(x_BTNH: jax.Array, real_BCM: jax.Array) -> jax.Array:
 
 
 def beside_sorted(x_BEMKH: jax.Array, shares_BKCE: jax.Array, share_BKCM: jax.Array) -> jax.Array:
-    """x_BCWKH: what comes to each block, a mean over `share_BKCM` of real tokens, then what it holds itself."""
+    """x_BCWKH: what comes to each block, a mean over `share_BKCM` of real tokens, then what it
+    holds itself.
+    """
     shares_BKCE = shares_BKCE.astype(x_BEMKH.dtype)
-    sorted_BCMKH = jnp.einsum('BKCE,BEMKH->BCMKH', shares_BKCE, x_BEMKH, preferred_element_type=jnp.float32)
+    sorted_BCMKH = jnp.einsum(
+        'BKCE,BEMKH->BCMKH', shares_BKCE, x_BEMKH, preferred_element_type=jnp.float32
+    )
     sorted_BCMKH /= jnp.moveaxis(share_BKCM, 1, 3)[..., None]
     return jnp.concatenate([sorted_BCMKH.astype(x_BEMKH.dtype), x_BEMKH], axis=2)

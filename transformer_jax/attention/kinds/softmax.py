@@ -31,11 +31,15 @@ class KeysValues(NamedTuple):
 
     k_BSKH: jax.Array
     v_BSKH: jax.Array
-    decay_BSN: jax.Array | None = None  # log of the forget gate; summed from the start of the row where they meet
+    decay_BSN: jax.Array | None = (
+        None  # log of the forget gate; summed from the start of the row where they meet
+    )
 
 
 class Forgetting(NamedTuple):
-    """What a cache holds where there is a forget gate: keys with their decay summed, and the sum so far."""
+    """What a cache holds where there is a forget gate: keys with their decay summed, and the sum
+    so far.
+    """
 
     seen: GrowingCache | RingCache
     total_RN: jax.Array
@@ -45,10 +49,11 @@ class Forgetting(NamedTuple):
 class Softmax(Scored):
     """softmax(Q Kᵀ / √d_k) V, in N query heads over K ≤ N key-value heads.
 
-    `scale`: rsqrt (1/√d_k), none (1) or a number. `qk_norm`: RMS norm of queries and keys with a learned scale (after
-    Dehghani et al. 2023, whose norm is a layer norm). `talking`: heads mixed by learned N×N matrices before the
-    normaliser, after it, or both (Shazeer et al. 2020). `forget`: the score of key s is lowered by Σ log f_l, l =
-    s+1…t, f = sigmoid(x W + b) (Lin et al. 2025); causal only.
+    `scale`: rsqrt (1/√d_k), none (1) or a number. `qk_norm`: RMS norm of queries and keys with a
+    learned scale (after Dehghani et al. 2023, whose norm is a layer norm). `talking`: heads mixed
+    by learned N×N matrices before the normaliser, after it, or both (Shazeer et al. 2020).
+    `forget`: the score of key s is lowered by Σ log f_l, l = s+1…t, f = sigmoid(x W + b) (Lin
+    et al. 2025); causal only.
     """
 
     scale: float | str = 'rsqrt'
@@ -58,7 +63,9 @@ class Softmax(Scored):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.scale not in ('rsqrt', 'none') and not (isinstance(self.scale, float) and self.scale > 0):
+        if self.scale not in ('rsqrt', 'none') and not (
+            isinstance(self.scale, float) and self.scale > 0
+        ):
             raise ValueError(f'scale={self.scale!r}, it takes rsqrt, none or a positive number')
         if self.talking not in TALKING:
             raise ValueError(f'talking={self.talking!r}, it takes {", ".join(TALKING)}')
@@ -68,25 +75,39 @@ class Softmax(Scored):
 
     def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = scope.heads
-        return Queries(self._positioned(scope, 'query', x_BTD, heads.num_heads, heads.head_dim, 'heads', tokens))
+        return Queries(
+            self._positioned(
+                scope, 'query', x_BTD, heads.num_heads, heads.head_dim, 'heads', tokens
+            )
+        )
 
     def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
         heads = scope.heads
         decay_BSN = forget_gate(scope, x_BSD, heads.num_heads, tokens) if self.forget else None
-        return KeysValues(self._positioned(scope, 'key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads', tokens),
-                          scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'), decay_BSN)
+        return KeysValues(
+            self._positioned(
+                scope, 'key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads', tokens
+            ),
+            scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'),
+            decay_BSN,
+        )
 
     def parameters(self, scope: Scope) -> dict[str, Any]:
         shape, axes = 2 * (scope.heads.num_heads,), ('read_heads', 'norm')
         return super().parameters(scope) | {
             f'talking_{place}': scope.parameter(f'talking_{place}', shape, axes, _nearly_identity)
-            for place in self._talks()}
+            for place in self._talks()
+        }
 
-    def tile(self, queries: Queries, keys: KeysValues, context: Context, allowed_BTS: jax.Array) -> Tile:
+    def tile(
+        self, queries: Queries, keys: KeysValues, context: Context, allowed_BTS: jax.Array
+    ) -> Tile:
         tile = super().tile(queries, keys, context, allowed_BTS)
         return tile.replace(scale=scale_of(self.scale, queries.q_BTNH.shape[-1]))
 
-    def raw_scores(self, queries: Queries, keys: KeysValues, tile: Tile, parameters: Any) -> jax.Array:
+    def raw_scores(
+        self, queries: Queries, keys: KeysValues, tile: Tile, parameters: Any
+    ) -> jax.Array:
         return dot_product_scores(queries.q_BTNH * tile.scale, keys.k_BSKH)
 
     def scores(self, queries: Queries, keys: KeysValues, tile: Tile, context: Context) -> jax.Array:
@@ -96,20 +117,32 @@ class Softmax(Scored):
             q_BKGT1 = jnp.moveaxis(queries.decay_BTN, 1, 2).reshape(B, K, G, T, 1)
             k_BKG1S = jnp.moveaxis(keys.decay_BSN, 1, 2).reshape(B, K, G, 1, S)
             scores_BKGTS += q_BKGT1 - k_BKG1S
-        return talk(scores_BKGTS, context.parameters['talking_before']) if 'before' in self._talks() else scores_BKGTS
+        return (
+            talk(scores_BKGTS, context.parameters['talking_before'])
+            if 'before' in self._talks()
+            else scores_BKGTS
+        )
 
     def reweigh(self, weights_BKGTS: jax.Array, parameters: Any) -> jax.Array:
-        return talk(weights_BKGTS, parameters['talking_after']) if 'after' in self._talks() else weights_BKGTS
+        return (
+            talk(weights_BKGTS, parameters['talking_after'])
+            if 'after' in self._talks()
+            else weights_BKGTS
+        )
 
     def whole_row(self) -> str:
-        return super().whole_row() or (f'talking={self.talking}' if 'after' in self._talks() else '')
+        return super().whole_row() or (
+            f'talking={self.talking}' if 'after' in self._talks() else ''
+        )
 
     def beyond_products(self) -> str:
         if self.forget:
             return 'the kernel has no forget gate'
         return '' if self.talking == 'none' else 'in the kernel heads do not talk'
 
-    def prepare(self, queries: Queries, keys: KeysValues, context: Context) -> tuple[Queries, KeysValues]:
+    def prepare(
+        self, queries: Queries, keys: KeysValues, context: Context
+    ) -> tuple[Queries, KeysValues]:
         if not self.forget:
             return queries, keys
         decay_BTN = jnp.cumsum(keys.decay_BSN, axis=1)
@@ -122,27 +155,46 @@ class Softmax(Scored):
         cache = super().init_cache(keys, length, mask)
         return Forgetting(cache, jnp.zeros_like(keys.decay_BSN[:, 0])) if self.forget else cache
 
-    def step(self, queries: Queries, keys: KeysValues, context: Context, cache: Any) -> tuple[jax.Array, Any]:
+    def step(
+        self, queries: Queries, keys: KeysValues, context: Context, cache: Any
+    ) -> tuple[jax.Array, Any]:
         if not self.forget:
             return super().step(queries, keys, context, cache)
         decay_RTN = cache.total_RN[:, None] + jnp.cumsum(keys.decay_BSN, axis=1)
-        o_RTNH, seen = super().step(queries._replace(decay_BTN=decay_RTN), keys._replace(decay_BSN=decay_RTN), context,
-                                    cache.seen)
+        o_RTNH, seen = super().step(
+            queries._replace(decay_BTN=decay_RTN),
+            keys._replace(decay_BSN=decay_RTN),
+            context,
+            cache.seen,
+        )
         return o_RTNH, Forgetting(seen, decay_RTN[:, -1])
 
     def _talks(self) -> tuple[str, ...]:
         return {'none': (), 'both': ('before', 'after')}.get(self.talking, (self.talking,))
 
-    def _positioned(self, scope: Scope, name: str, x_BTD: jax.Array, heads: int, size: int, axis: str,
-                    tokens: Tokens) -> jax.Array:
+    def _positioned(
+        self,
+        scope: Scope,
+        name: str,
+        x_BTD: jax.Array,
+        heads: int,
+        size: int,
+        axis: str,
+        tokens: Tokens,
+    ) -> jax.Array:
         y_BTNH = scope.heads_in(name, x_BTD, heads, size, axis)
         if self.qk_norm:
-            y_BTNH = rms_norm(y_BTNH, scope.parameter(f'{name}_norm', (size,), ('head_dim',), jax.nn.initializers.ones))
+            y_BTNH = rms_norm(
+                y_BTNH,
+                scope.parameter(f'{name}_norm', (size,), ('head_dim',), jax.nn.initializers.ones),
+            )
         return scope.position.rotate(y_BTNH, tokens.positions_BT)
 
 
 def dot_product_scores(q_BTNH: jax.Array, k_BSKH: jax.Array) -> jax.Array:
-    """float32 q·k as scores_BKGTS; query head n reads key-value head n // G, and no key is repeated."""
+    """float32 q·k as scores_BKGTS; query head n reads key-value head n // G, and no key
+    is repeated.
+    """
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
     q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
@@ -151,7 +203,7 @@ def dot_product_scores(q_BTNH: jax.Array, k_BSKH: jax.Array) -> jax.Array:
 
 def scale_of(scale: float | str, head_dim: int) -> float:
     """The number that a `scale` option stands for."""
-    return {'rsqrt': head_dim ** -0.5, 'none': 1.0}[scale] if isinstance(scale, str) else scale
+    return {'rsqrt': head_dim**-0.5, 'none': 1.0}[scale] if isinstance(scale, str) else scale
 
 
 def talk(x_BKGTS: jax.Array, w_MN: jax.Array) -> jax.Array:
@@ -165,7 +217,9 @@ def forget_gate(scope: Scope, x_BSD: jax.Array, heads: int, tokens: Tokens) -> j
     """float32 log f_BSN, f = sigmoid(x W + b); padding forgets nothing."""
     logits_BSN = scope.heads_in('forget', x_BSD, heads, 1, 'heads')[..., 0].astype(jnp.float32)
     bias_N = scope.parameter('forget_bias', (heads,), ('heads',), jax.nn.initializers.zeros)
-    return jax.nn.log_sigmoid(logits_BSN + bias_N[None, None]) * (tokens.segments_BT != 0)[..., None]
+    return (
+        jax.nn.log_sigmoid(logits_BSN + bias_N[None, None]) * (tokens.segments_BT != 0)[..., None]
+    )
 
 
 def _nearly_identity(rng: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:

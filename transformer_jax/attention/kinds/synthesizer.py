@@ -33,11 +33,13 @@ class KeysValues(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Synthesizer(Scored):
-    """Scores of a query for each of `max_len` positions within its segment, whatever tokens stand there.
+    """Scores of a query for each of `max_len` positions within its segment, whatever tokens
+    stand there.
 
-    `form`: dense, W₂ relu(W₁ x + b₁) + b₂ of the query's own x, W₁ to d_k numbers in each head ("Dense Synthesizer");
-    random, a learned matrix for each head that no input changes ("Random Synthesizer"). `mix`: with softmax's scores,
-    as α₁ S₁ + α₂ S₂, α the softmax of two learned logits in each head ("Mixture of Synthesizers").
+    `form`: dense, W₂ relu(W₁ x + b₁) + b₂ of the query's own x, W₁ to d_k numbers in each head
+    ("Dense Synthesizer"); random, a learned matrix for each head that no input changes ("Random
+    Synthesizer"). `mix`: with softmax's scores, as α₁ S₁ + α₂ S₂, α the softmax of two learned
+    logits in each head ("Mixture of Synthesizers").
     """
 
     form: str = 'dense'
@@ -68,8 +70,12 @@ class Synthesizer(Scored):
         heads = scope.heads
         hidden_BTNH = q_BTNH = None
         if self.form == 'dense':
-            bias_NH = scope.parameter('hidden_bias', (heads.num_heads, heads.head_dim), ('heads', 'head_dim'),
-                                      jax.nn.initializers.zeros)
+            bias_NH = scope.parameter(
+                'hidden_bias',
+                (heads.num_heads, heads.head_dim),
+                ('heads', 'head_dim'),
+                jax.nn.initializers.zeros,
+            )
             hidden_BTNH = scope.heads_in('hidden', x_BTD, heads.num_heads, heads.head_dim, 'heads')
             hidden_BTNH = jax.nn.relu(hidden_BTNH + bias_NH.astype(x_BTD.dtype)[None, None])
         if self.mix:
@@ -82,33 +88,55 @@ class Synthesizer(Scored):
         if self.mix:
             k_BSKH = scope.heads_in('key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads')
             k_BSKH = scope.position.rotate(k_BSKH, tokens.positions_BT)
-        return KeysValues(k_BSKH, scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'))
+        return KeysValues(
+            k_BSKH, scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads')
+        )
 
     def parameters(self, scope: Scope) -> dict[str, Any]:
         N, H = scope.heads.num_heads, scope.heads.head_dim
         L, zeros, normal = self.max_len, jax.nn.initializers.zeros, jax.nn.initializers.normal
-        own = {'matrix_LMN': scope.parameter('matrix', (L, L, N), ('position', 'read_position', 'heads'), normal(1.0))
-               } if self.form == 'random' else {
-               'kernel_LNH': scope.parameter('kernel', (L, N, H), ('position', 'heads', 'head_dim'), normal(H ** -0.5)),
-               'bias_LN': scope.parameter('bias', (L, N), ('position', 'heads'), zeros)}
+        own = (
+            {
+                'matrix_LMN': scope.parameter(
+                    'matrix', (L, L, N), ('position', 'read_position', 'heads'), normal(1.0)
+                )
+            }
+            if self.form == 'random'
+            else {
+                'kernel_LNH': scope.parameter(
+                    'kernel', (L, N, H), ('position', 'heads', 'head_dim'), normal(H**-0.5)
+                ),
+                'bias_LN': scope.parameter('bias', (L, N), ('position', 'heads'), zeros),
+            }
+        )
         if self.mix:
-            own['share_2N'] = jax.nn.softmax(scope.parameter('share', (2, N), ('norm', 'heads'), zeros), axis=0)
+            own['share_2N'] = jax.nn.softmax(
+                scope.parameter('share', (2, N), ('norm', 'heads'), zeros), axis=0
+            )
         return super().parameters(scope) | own
 
-    def tile(self, queries: Queries, keys: KeysValues, context: Context, allowed_BTS: jax.Array) -> Tile:
+    def tile(
+        self, queries: Queries, keys: KeysValues, context: Context, allowed_BTS: jax.Array
+    ) -> Tile:
         table = context.parameters['matrix_LMN' if self.form == 'random' else 'bias_LN']
         heads = table.shape[-1], keys.v_BSKH.shape[2]
         scale = queries.q_BTNH.shape[-1] ** -0.5 if self.mix else 1.0
-        return Tile(context.query, context.key, allowed_BTS, queries.q_BTNH, keys.k_BSKH, heads, scale)
+        return Tile(
+            context.query, context.key, allowed_BTS, queries.q_BTNH, keys.k_BSKH, heads, scale
+        )
 
-    def raw_scores(self, queries: Queries, keys: KeysValues, tile: Tile, parameters: Any) -> jax.Array:
+    def raw_scores(
+        self, queries: Queries, keys: KeysValues, tile: Tile, parameters: Any
+    ) -> jax.Array:
         B, T, S = tile.allowed_BTS.shape
         N, K = tile.heads
         shape = B, K, N // K, T, S
         if self.form == 'random':
             scores_BNTS = random_scores(parameters['matrix_LMN'], tile)
         else:
-            scores_BNTS = dense_scores(queries.hidden_BTNH, parameters['kernel_LNH'], parameters['bias_LN'], tile)
+            scores_BNTS = dense_scores(
+                queries.hidden_BTNH, parameters['kernel_LNH'], parameters['bias_LN'], tile
+            )
         scores_BKGTS = scores_BNTS.reshape(shape)
         if not self.mix:
             return scores_BKGTS
@@ -117,8 +145,12 @@ class Synthesizer(Scored):
         return own_KG11[None] * scores_BKGTS + dot_KG11[None] * dot_BKGTS
 
 
-def dense_scores(hidden_BTNH: jax.Array, kernel_LNH: jax.Array, bias_LN: jax.Array, tile: Tile) -> jax.Array:
-    """float32 (W₂ hidden + b₂)_l as scores_BNTS, l the position of key s: row l of W₂ stands in the place of a key."""
+def dense_scores(
+    hidden_BTNH: jax.Array, kernel_LNH: jax.Array, bias_LN: jax.Array, tile: Tile
+) -> jax.Array:
+    """float32 (W₂ hidden + b₂)_l as scores_BNTS, l the position of key s: row l of W₂ stands in the
+    place of a key.
+    """
     k_BSNH = kernel_LNH.astype(hidden_BTNH.dtype)[tile.key.positions_BT]
     b_BN1S = jnp.moveaxis(bias_LN[tile.key.positions_BT], -1, 1)[:, :, None]
     return dot_product_scores(hidden_BTNH, k_BSNH)[:, :, 0] + b_BN1S

@@ -1,4 +1,6 @@
-"""The tasks of text: where the texts of a split come from. A new one is a class and a row in TASKS."""
+"""The tasks of text: where the texts of a split come from. A new one is a class and a row
+in TASKS.
+"""
 
 import dataclasses
 import importlib.metadata
@@ -10,7 +12,14 @@ import numpy as np
 from etils import epath
 
 from transformer_jax import spec
-from transformer_jax.data.files import Texts, cache_dir, content_hash, find, read_pairs, write_atomically
+from transformer_jax.data.files import (
+    Texts,
+    cache_dir,
+    content_hash,
+    find,
+    read_pairs,
+    write_atomically,
+)
 from transformer_jax.data.tasks.base import SPLITS, Task
 from transformer_jax.data.tasks.cifar10 import Cifar10
 from transformer_jax.data.tasks.synthetic import GENERATED
@@ -24,10 +33,11 @@ MULTI30K_URL = 'https://raw.githubusercontent.com/multi30k/dataset/master/data/t
 
 @dataclasses.dataclass(frozen=True)
 class NumberWords(Task):
-    """The numbers 0 … limit−1 written in words, from one language to another ('twenty-four' → 'vierundzwanzig').
+    """The numbers 0 … limit−1 written in words, from one language to another
+    ('twenty-four' → 'vierundzwanzig').
 
-    Validation and test hold `held_out` numbers each that training never sees. The numbers below 20 always train: they
-    are the words that all others are made of.
+    Validation and test hold `held_out` numbers each that training never sees. The numbers below 20
+    always train: they are the words that all others are made of.
     """
 
     limit: int = 10_000
@@ -35,36 +45,51 @@ class NumberWords(Task):
 
     def __post_init__(self):
         if not 0 < 2 * self.held_out <= self.limit - 21:
-            raise ValueError(f'held_out={self.held_out} of limit={self.limit}: twice held_out must be positive and '
-                             'leave more than the numbers below 20 for training')
+            raise ValueError(
+                f'held_out={self.held_out} of limit={self.limit}: twice held_out must be positive and '
+                'leave more than the numbers below 20 for training'
+            )
 
     def numbers(self, split: str) -> list[int]:
         """The numbers of a split: the same whatever the seed of training."""
-        order = np.random.RandomState(0).permutation(np.arange(20, self.limit))  # RandomState's stream is frozen
-        parts = {'validation': order[:self.held_out], 'test': order[self.held_out:2 * self.held_out],
-                 'train': np.concatenate([np.arange(20), order[2 * self.held_out:]])}
+        order = np.random.RandomState(0).permutation(
+            np.arange(20, self.limit)
+        )  # RandomState's stream is frozen
+        parts = {
+            'validation': order[: self.held_out],
+            'test': order[self.held_out : 2 * self.held_out],
+            'train': np.concatenate([np.arange(20), order[2 * self.held_out :]]),
+        }
         return parts[split].tolist()
 
     def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
         words = [self._words(key, getattr(data, key), split) for key in ('source', 'target')]
-        return Texts(*words, *(f'number_words/{split}.{language}' for language in (data.source, data.target)))
+        return Texts(
+            *words, *(f'number_words/{split}.{language}' for language in (data.source, data.target))
+        )
 
     def fingerprint(self, data: DataConfig, split: str) -> str:
         """See Task."""
-        return f'{self} {data.source} {data.target} {split} {importlib.metadata.version("num2words")}'
+        return (
+            f'{self} {data.source} {data.target} {split} {importlib.metadata.version("num2words")}'
+        )
 
     def _words(self, key: str, language: str, split: str) -> list[str]:
         if language not in num2words.CONVERTER_CLASSES:
             known = num2words.CONVERTER_CLASSES
-            raise ConfigError(f'data.{key}={language!r} is no language of num2words; {spec.nearest(language, known)}')
+            raise ConfigError(
+                f'data.{key}={language!r} is no language of num2words; {spec.nearest(language, known)}'
+            )
         words = []
         for number in self.numbers(split):
             try:
                 words.append(num2words.num2words(number, lang=language).strip())
             except Exception as error:  # each language has its own gaps, and fails in its own way
-                raise ConfigError(f'data.{key}={language!r}: num2words cannot write {number} ({error}); '
-                                  'choose another language or a smaller limit in data.task') from error
+                raise ConfigError(
+                    f'data.{key}={language!r}: num2words cannot write {number} ({error}); '
+                    'choose another language or a smaller limit in data.task'
+                ) from error
         return words
 
 
@@ -72,9 +97,9 @@ class NumberWords(Task):
 class Multi30k(Task):
     """Multi30k, task 1 (Elliott et al. 2016): 29,000 captions in en, de, fr and cs.
 
-    `version` is 'raw', or 'lc.norm.tok': lower-cased, normalised and tokenised with Moses. Files as in the public
-    repository (train.en.gz, val.en.gz, test_2016_flickr.en.gz; train.lc.norm.tok.en, …) are read from
-    `data.source_dir`, or downloaded once when that is empty.
+    `version` is 'raw', or 'lc.norm.tok': lower-cased, normalised and tokenised with Moses. Files as
+    in the public repository (train.en.gz, val.en.gz, test_2016_flickr.en.gz; train.lc.norm.tok.en,
+    …) are read from `data.source_dir`, or downloaded once when that is empty.
     """
 
     version: str = 'raw'
@@ -86,8 +111,13 @@ class Multi30k(Task):
 
     def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
-        from transformer_jax.data import builders  # importing TFDS takes seconds, which the other tasks need not spend
-        return builders.multi30k(self._files(data), (data.source, data.target), cache_dir(data), split)
+        from transformer_jax.data import (
+            builders,
+        )  # importing TFDS takes seconds, which the other tasks need not spend
+
+        return builders.multi30k(
+            self._files(data), (data.source, data.target), cache_dir(data), split
+        )
 
     def fingerprint(self, data: DataConfig, split: str) -> str:
         """See Task."""
@@ -96,13 +126,18 @@ class Multi30k(Task):
     def _files(self, data: DataConfig) -> dict[str, tuple[epath.Path, epath.Path]]:
         names = {'train': 'train', 'validation': 'val', 'test': self.test}
         suffix = '' if self.version == 'raw' else f'.{self.version}'
-        return {split: tuple(self._file(data, f'{name}{suffix}', key) for key in ('source', 'target'))
-                for split, name in names.items()}
+        return {
+            split: tuple(self._file(data, f'{name}{suffix}', key) for key in ('source', 'target'))
+            for split, name in names.items()
+        }
 
     def _file(self, data: DataConfig, stem: str, key: str) -> epath.Path:
         name = f'{stem}.{getattr(data, key)}'
         if data.source_dir:
-            return find(epath.Path(data.source_dir).expanduser() / name, f'data.source_dir, data.task and data.{key}')
+            return find(
+                epath.Path(data.source_dir).expanduser() / name,
+                f'data.source_dir, data.task and data.{key}',
+            )
         name = f'{name}.gz' if self.version == 'raw' else name
         path = cache_dir(data) / 'downloads' / 'multi30k' / name
         if not path.exists():
@@ -111,8 +146,10 @@ class Multi30k(Task):
                 with urllib.request.urlopen(url, timeout=60) as response:
                     write_atomically(path, response.read())
             except (urllib.error.URLError, TimeoutError) as error:
-                raise DataError(f'cannot download {url} ({error}); check data.{key}, or put the files of '
-                                'github.com/multi30k/dataset into a folder and set data.source_dir') from None
+                raise DataError(
+                    f'cannot download {url} ({error}); check data.{key}, or put the files of '
+                    'github.com/multi30k/dataset into a folder and set data.source_dir'
+                ) from None
         return path
 
 
@@ -120,8 +157,9 @@ class Multi30k(Task):
 class ParallelText(Task):
     """Any two text files aligned line by line, plain or gzipped.
 
-    The patterns are paths relative to `data.source_dir`, or absolute; `{lang}` stands for `data.source` on one side and
-    `data.target` on the other, which may be any part of a file name. `test=''`: there is no test split.
+    The patterns are paths relative to `data.source_dir`, or absolute; `{lang}` stands for
+    `data.source` on one side and `data.target` on the other, which may be any part of a file name.
+    `test=''`: there is no test split.
     """
 
     train: str = 'train.{lang}'
@@ -132,7 +170,9 @@ class ParallelText(Task):
         for split in SPLITS:
             pattern = getattr(self, split)
             if '{lang}' not in pattern and (pattern or split != 'test'):
-                raise ValueError(f'{split}={pattern!r} must hold {{lang}}, for data.source and data.target')
+                raise ValueError(
+                    f'{split}={pattern!r} must hold {{lang}}, for data.source and data.target'
+                )
 
     def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
@@ -147,8 +187,12 @@ class ParallelText(Task):
         if not pattern:
             raise DataError(f"data.task: parallel_text({split}='') has no {split} split")
         key = f'data.source_dir={data.source_dir!r} and data.task'
-        return [find(epath.Path(data.source_dir).expanduser() / pattern.replace('{lang}', language), key)
-                for language in (data.source, data.target)]
+        return [
+            find(
+                epath.Path(data.source_dir).expanduser() / pattern.replace('{lang}', language), key
+            )
+            for language in (data.source, data.target)
+        ]
 
 
 TASKS = {

@@ -10,9 +10,13 @@ SPLITS = ('train', 'validation', 'test')
 
 
 class Task(abc.ABC):
-    """A task of text: what the pipeline asks of it. Generated tasks (see `generated`) answer other questions."""
+    """A task of text: what the pipeline asks of it. Generated tasks (see `generated`) answer
+    other questions.
+    """
 
-    form: ClassVar[str] = 'translation'  # 'language': targets that stand alone; 'classification': targets are classes
+    form: ClassVar[str] = (
+        'translation'  # 'language': targets that stand alone; 'classification': targets are classes
+    )
     drawn: ClassVar[bool] = False  # examples are drawn one by one, as token ids
     contiguous: ClassVar[bool] = False  # the one text of a split is cut into windows
 

@@ -19,10 +19,12 @@ CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'hors
 
 @dataclasses.dataclass(frozen=True)
 class Cifar10:
-    """Images (Krizhevsky 2009) as Long Range Arena reads them (Tay et al. 2021): 1,024 grey pixels, row by row.
+    """Images (Krizhevsky 2009) as Long Range Arena reads them (Tay et al. 2021): 1,024 grey pixels,
+    row by row.
 
-    The fields count the images of each split; validation has those of the training set that follow `train`. Images are
-    read one by one from the set that TensorFlow Datasets has prepared in `folder`, by default `data.source_dir`.
+    The fields count the images of each split; validation has those of the training set that follow
+    `train`. Images are read one by one from the set that TensorFlow Datasets has prepared in
+    `folder`, by default `data.source_dir`.
     """
 
     train: int = 45_000
@@ -60,7 +62,8 @@ class Cifar10:
         """See GeneratedTask.
 
         Raises:
-            DataError: the set is not prepared in `folder`, or is no CIFAR-10, or has too few images.
+            DataError: the set is not prepared in `folder`, or is no CIFAR-10, or has too
+                few images.
         """
         self._records(split)  # before training starts
         return np.tile(self.longest(split), (count, 1))
@@ -76,6 +79,7 @@ class Cifar10:
             DataError: the image has a class outside 0 … 9.
         """
         from transformer_jax.data import tfds_builders as builders
+
         record = self._records(split)[index]
         label = builders.checked_class(record['label'], CLASSES, f'cifar10/{split}:{index + 1}')
         pixels = grey(np.asarray(Image.open(io.BytesIO(record['image']))))
@@ -83,20 +87,26 @@ class Cifar10:
 
     def _records(self, split: str) -> Sequence[Any]:
         start = self.train if split == 'validation' else 0
-        return _open(self.folder, 'test' if split == 'test' else 'train', start, start + self.count(split))
+        return _open(
+            self.folder, 'test' if split == 'test' else 'train', start, start + self.count(split)
+        )
 
 
 @functools.lru_cache(maxsize=8)
 def _open(folder: str, split: str, start: int, stop: int) -> Sequence[Any]:
-    from transformer_jax.data import builders  # importing TFDS takes seconds, which other tasks need not spend
+    from transformer_jax.data import (
+        builders,
+    )  # importing TFDS takes seconds, which other tasks need not spend
+
     return builders.images('cifar10', folder, f'{split}[{start}:{stop}]', SHAPE, CLASSES)
 
 
 def grey(image: np.ndarray) -> np.ndarray:
     """[..., 3] red, green and blue from 0 to 255 as [...] int32 shades of grey.
 
-    What TensorFlow's rgb_to_grayscale computes, and Long Range Arena with it: 0.2989 R + 0.587 G + 0.114 B of numbers
-    from 0 to 1, times 255.5, rounded down. Integers make it exact; no intermediate result reaches 2³¹.
+    What TensorFlow's rgb_to_grayscale computes, and Long Range Arena with it: 0.2989 R + 0.587
+    G + 0.114 B of numbers from 0 to 1, times 255.5, rounded down. Integers make it exact; no
+    intermediate result reaches 2³¹.
     """
     red, green, blue = np.moveaxis(image.astype(np.int32), -1, 0)
     return (2989 * red + 5870 * green + 1140 * blue) * 511 // (10_000 * 510)

@@ -17,9 +17,10 @@ DOCUMENTS = ('whole', 'lines', 'paragraphs')
 class TextFile(Task):
     """Any text files, plain or gzipped, paths relative to `data.source_dir` or absolute.
 
-    Without a `validation` file the last `share` of the training file's characters is the validation split. `documents`
-    says what stands alone: the 'whole' text, which is cut into windows as long as the rows; its 'lines'; or its
-    'paragraphs', between which lies an empty line. Packed rows keep documents apart.
+    Without a `validation` file the last `share` of the training file's characters is the validation
+    split. `documents` says what stands alone: the 'whole' text, which is cut into windows as long
+    as the rows; its 'lines'; or its 'paragraphs', between which lies an empty line. Packed rows
+    keep documents apart.
     """
 
     train: str = 'input.txt'
@@ -65,4 +66,7 @@ class TextFile(Task):
         name = self.train if split == 'validation' and not self.validation else getattr(self, split)
         if not name:
             raise DataError(f"data.task: text_file({split}='') has no {split} split")
-        return find(epath.Path(data.source_dir).expanduser() / name, f'data.source_dir and data.task ({split})')
+        return find(
+            epath.Path(data.source_dir).expanduser() / name,
+            f'data.source_dir and data.task ({split})',
+        )

@@ -10,8 +10,9 @@ from transformer_jax.schema import DataConfig
 
 @dataclasses.dataclass(frozen=True)
 class TfdsTranslation(Task):
-    """Any translation set of TensorFlow Datasets that is prepared as ArrayRecord under `data.source_dir` (TFDS's own
-    data folder when empty); the other fields are its names for the splits, slices like 'train[:10%]' included.
+    """Any translation set of TensorFlow Datasets that is prepared as ArrayRecord under
+    `data.source_dir` (TFDS's own data folder when empty); the other fields are its names for the
+    splits, slices like 'train[:10%]' included.
     """
 
     name: str = 'wmt14_translate/de-en'
@@ -21,21 +22,28 @@ class TfdsTranslation(Task):
 
     def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
-        from transformer_jax.data import builders  # importing TFDS takes seconds, which other tasks need not spend
-        return builders.translation(self.name, data.source_dir, getattr(self, split), (data.source, data.target))
+        from transformer_jax.data import (
+            builders,
+        )  # importing TFDS takes seconds, which other tasks need not spend
+
+        return builders.translation(
+            self.name, data.source_dir, getattr(self, split), (data.source, data.target)
+        )
 
     def fingerprint(self, data: DataConfig, split: str) -> str:
         """See Task."""
         from transformer_jax.data import tfds_builders as builders
+
         return f'{builders.fingerprint(self.name, data.source_dir, getattr(self, split))} {data.source} {data.target}'
 
 
 @dataclasses.dataclass(frozen=True)
 class TfdsText(Task):
-    """Documents that stand alone: a text feature of any set of TensorFlow Datasets, prepared as for TfdsTranslation.
+    """Documents that stand alone: a text feature of any set of TensorFlow Datasets, prepared as for
+    TfdsTranslation.
 
-    The default is the One Billion Word Benchmark (Chelba et al. 2014), which has no validation split: it is cut from
-    the held-out text, the rest of which is the test split.
+    The default is the One Billion Word Benchmark (Chelba et al. 2014), which has no validation
+    split: it is cut from the held-out text, the rest of which is the test split.
     """
 
     name: str = 'lm1b'
@@ -49,20 +57,23 @@ class TfdsText(Task):
     def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
         from transformer_jax.data import tfds_builders as builders
+
         return builders.documents(self.name, data.source_dir, getattr(self, split), self.feature)
 
     def fingerprint(self, data: DataConfig, split: str) -> str:
         """See Task."""
         from transformer_jax.data import tfds_builders as builders
+
         return f'{builders.fingerprint(self.name, data.source_dir, getattr(self, split))} {self.feature}'
 
 
 @dataclasses.dataclass(frozen=True)
 class TfdsClassification(Task):
-    """Texts and their classes: any such set of TensorFlow Datasets, prepared as for TfdsTranslation.
+    """Texts and their classes: any such set of TensorFlow Datasets, prepared as for
+    TfdsTranslation.
 
-    `classes` are the names that the set gives its labels, in their order. The default is IMDB (Maas et al. 2011), which
-    has no validation split: it is the last tenth of the training set.
+    `classes` are the names that the set gives its labels, in their order. The default is IMDB (Maas
+    et al. 2011), which has no validation split: it is the last tenth of the training set.
     """
 
     name: str = 'imdb_reviews'
@@ -77,7 +88,9 @@ class TfdsClassification(Task):
 
     def __post_init__(self):
         if len(set(self.names)) != len(self.names) or len(self.names) < 2:
-            raise ValueError(f'names={self.names}, it takes the different names of two classes or more')
+            raise ValueError(
+                f'names={self.names}, it takes the different names of two classes or more'
+            )
 
     def classes(self) -> tuple[str, ...]:
         """See Task."""
@@ -86,11 +99,15 @@ class TfdsClassification(Task):
     def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
         from transformer_jax.data import tfds_builders as builders
+
         features = self.feature, self.label
-        return builders.classification(self.name, data.source_dir, getattr(self, split), features, self.names)
+        return builders.classification(
+            self.name, data.source_dir, getattr(self, split), features, self.names
+        )
 
     def fingerprint(self, data: DataConfig, split: str) -> str:
         """See Task."""
         from transformer_jax.data import tfds_builders as builders
+
         found = builders.fingerprint(self.name, data.source_dir, getattr(self, split))
         return f'{found} {self.feature} {self.label} {self.names}'

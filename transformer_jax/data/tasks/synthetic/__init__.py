@@ -1,9 +1,21 @@
 """The table of generated tasks. A new one is a class and a row."""
 
-from transformer_jax.data.tasks.synthetic.algorithmic import Addition, Copy, Dyck, Parity, Reverse, Sort
+from transformer_jax.data.tasks.synthetic.algorithmic import (
+    Addition,
+    Copy,
+    Dyck,
+    Parity,
+    Reverse,
+    Sort,
+)
 from transformer_jax.data.tasks.synthetic.base import GeneratedTask
 from transformer_jax.data.tasks.synthetic.listops import ListOps
-from transformer_jax.data.tasks.synthetic.recall import MQAR, Dependency, Induction, SelectiveCopying
+from transformer_jax.data.tasks.synthetic.recall import (
+    MQAR,
+    Dependency,
+    Induction,
+    SelectiveCopying,
+)
 
 GENERATED: dict[str, type[GeneratedTask]] = {
     'copy': Copy,

@@ -7,16 +7,24 @@ from typing import ClassVar
 
 import numpy as np
 
-from transformer_jax.data.tasks.synthetic.base import FIRST, Example, GeneratedTask, Stream, sentence
+from transformer_jax.data.tasks.synthetic.base import (
+    FIRST,
+    Example,
+    GeneratedTask,
+    Stream,
+    sentence,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Growing(GeneratedTask):
-    """A task with training lengths up to `length` and test lengths above it up to `test_length` (`length`: no others).
+    """A task with training lengths up to `length` and test lengths above it up to `test_length`
+    (`length`: no others).
 
-    Where not said otherwise, the defaults are those of Kazemnejad et al. (2023), "The Impact of Positional Encoding on
-    Length Generalization in Transformers", section 3 and appendix D.1: lengths to L = 20, each equally often, tests up
-    to 2 L (of which the test split here has those above L), 100,000 and 10,000 examples.
+    Where not said otherwise, the defaults are those of Kazemnejad et al. (2023), "The Impact of
+    Positional Encoding on Length Generalization in Transformers", section 3 and appendix D.1:
+    lengths to L = 20, each equally often, tests up to 2 L (of which the test split here has those
+    above L), 100,000 and 10,000 examples.
     """
 
     length: int = dataclasses.field(default=20, kw_only=True)
@@ -25,7 +33,9 @@ class Growing(GeneratedTask):
 
     def __post_init__(self):
         if self.test_length < self.length:
-            raise ValueError(f'test_length={self.test_length}, it takes at least length={self.length}')
+            raise ValueError(
+                f'test_length={self.test_length}, it takes at least length={self.length}'
+            )
         super().__post_init__()
 
     def _lengths(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -34,7 +44,9 @@ class Growing(GeneratedTask):
 
 @dataclasses.dataclass(frozen=True)
 class Copy(Growing):
-    """`4 1 3` → `4 1 3` (Kazemnejad et al. 2023): symbols all equally likely, as many as they sort."""
+    """`4 1 3` → `4 1 3` (Kazemnejad et al. 2023): symbols all equally likely, as many as
+    they sort.
+    """
 
     form = 'translation'
     least: ClassVar = {'alphabet': 2, 'length': 1}
@@ -49,7 +61,7 @@ class Copy(Growing):
         return length + 1, length + 1
 
     def _outcomes(self, length: int) -> int:
-        return self.alphabet ** length
+        return self.alphabet**length
 
     def _example(self, stream: Stream, length: int) -> Example:
         symbols = stream.integers(self.alphabet, length)
@@ -69,7 +81,9 @@ class Reverse(Copy):
 
 @dataclasses.dataclass(frozen=True)
 class Sort(Copy):
-    """`4 1 3` → `1 3 4`: the single-token variant of Kazemnejad et al. (2023), an alphabet of 50 in a fixed order."""
+    """`4 1 3` → `1 3 4`: the single-token variant of Kazemnejad et al. (2023), an alphabet of 50 in
+    a fixed order.
+    """
 
     def _answer(self, symbols: np.ndarray) -> np.ndarray:
         return np.sort(symbols)
@@ -77,9 +91,9 @@ class Sort(Copy):
 
 @dataclasses.dataclass(frozen=True)
 class Addition(Growing):
-    """`9 5 + 7` → `1 0 2` (Kazemnejad et al. 2023): the longer number has `length` digits, the other any number of
-    them up to that; either comes first. With `reversed` the answer starts at its last digit, as carries run
-    (Lee et al. 2023, "Teaching Arithmetic to Small Transformers").
+    """`9 5 + 7` → `1 0 2` (Kazemnejad et al. 2023): the longer number has `length` digits, the
+    other any number of them up to that; either comes first. With `reversed` the answer starts at
+    its last digit, as carries run (Lee et al. 2023, "Teaching Arithmetic to Small Transformers").
     """
 
     form = 'translation'
@@ -95,10 +109,12 @@ class Addition(Growing):
         return 2 * length + 2, length + 2
 
     def _outcomes(self, length: int) -> int:
-        return 8 * length ** 2 * 10 ** length  # two equal numbers, and two short ones of as few digits
+        return 8 * length**2 * 10**length  # two equal numbers, and two short ones of as few digits
 
     def _example(self, stream: Stream, length: int) -> Example:
-        numbers = [_number(stream, digits) for digits in (length, 1 + int(stream.integers(length, 1)[0]))]
+        numbers = [
+            _number(stream, digits) for digits in (length, 1 + int(stream.integers(length, 1)[0]))
+        ]
         first, second = numbers if stream.integers(2, 1)[0] else numbers[::-1]
         total = sum(int(''.join(map(str, number))) for number in numbers)
         answer = np.array(list(map(int, str(total))))
@@ -118,8 +134,9 @@ def _number(stream: Stream, digits: int) -> np.ndarray:
 class Parity(Growing):
     """`1 0 0 1 1` → class 1: whether the number of ones is odd, without intermediate steps.
 
-    The lengths and numbers of strings are those of Bhattamishra et al. (2020), "On the Ability and Limitations of
-    Transformers to Recognize Formal Languages": up to 50, tests up to 100, 10,000 and 2,000 strings.
+    The lengths and numbers of strings are those of Bhattamishra et al. (2020), "On the Ability and
+    Limitations of Transformers to Recognize Formal Languages": up to 50, tests up to 100, 10,000
+    and 2,000 strings.
     """
 
     form = 'classification'
@@ -142,7 +159,7 @@ class Parity(Growing):
         return length + 1, 1
 
     def _outcomes(self, length: int) -> int:
-        return 2 ** length
+        return 2**length
 
     def _example(self, stream: Stream, length: int) -> Example:
         bits = stream.integers(2, length)
@@ -151,13 +168,15 @@ class Parity(Growing):
 
 @dataclasses.dataclass(frozen=True)
 class Dyck(Growing):
-    """Well-nested brackets of `kinds` kinds, at most `depth` open at a time: Dyck-(k, m) of Hewitt et al. (2020).
+    """Well-nested brackets of `kinds` kinds, at most `depth` open at a time: Dyck-(k, m) of Hewitt
+    et al. (2020).
 
-    A string comes from the paper's automaton (open, close and end equally likely where they are possible; the kind
-    uniform), given its length, in brackets. What counts is the kind of each closing bracket, as the paper evaluates:
-    only that is determined by what stands before. `every_token=True` counts all tokens, EOS included, as the paper
-    trains. Its setting: lengths up to 84 for depth 3 (180 for depth 5), tests up to twice that; 100,000 strings are
-    about 4 million tokens, between its 2 and 20 million.
+    A string comes from the paper's automaton (open, close and end equally likely where they are
+    possible; the kind uniform), given its length, in brackets. What counts is the kind of each
+    closing bracket, as the paper evaluates: only that is determined by what stands before.
+    `every_token=True` counts all tokens, EOS included, as the paper trains. Its setting: lengths up
+    to 84 for depth 3 (180 for depth 5), tests up to twice that; 100,000 strings are about 4 million
+    tokens, between its 2 and 20 million.
     """
 
     form = 'language'
@@ -182,7 +201,9 @@ class Dyck(Growing):
         return 0, length + 1
 
     def _outcomes(self, length: int) -> int:
-        shapes = 2 ** (length // 4) if self.depth > 1 else 1  # each four brackets may be ()() or (())
+        shapes = (
+            2 ** (length // 4) if self.depth > 1 else 1
+        )  # each four brackets may be ()() or (())
         return self.kinds ** (length // 2) * shapes
 
     def _example(self, stream: Stream, length: int) -> Example:
@@ -202,12 +223,14 @@ class Dyck(Growing):
 
 @functools.lru_cache(maxsize=64)
 def _openings(depth: int, length: int) -> list[list[float]]:
-    """[left][open]: the chance that a bracket opens, with `left` brackets to write and `open` open, if all are to be
-    closed at the end.
+    """[left][open]: the chance that a bracket opens, with `left` brackets to write and `open` open,
+    if all are to be closed at the end.
     """
     up = np.array([0.5] * depth + [0])
     down = np.array([0] + [0.5] * (depth - 1) + [1])
-    ends = np.eye(depth + 1)[0]  # of the ways on from each depth, the share that ends with none open; up to a factor
+    ends = np.eye(depth + 1)[
+        0
+    ]  # of the ways on from each depth, the share that ends with none open; up to a factor
     chances = [np.zeros(depth + 1)]
     for _ in range(length):
         opening, closing = up * np.append(ends[1:], 0), down * np.append(0, ends[:-1])

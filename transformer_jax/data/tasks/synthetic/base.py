@@ -1,4 +1,6 @@
-"""What a generated task is: examples as a pure function of (seed, split, index), with splits that share none."""
+"""What a generated task is: examples as a pure function of (seed, split, index), with splits that
+share none.
+"""
 
 import abc
 import dataclasses
@@ -14,13 +16,16 @@ from transformer_jax.data.tasks.base import SPLITS
 from transformer_jax.schema import DataConfig
 
 FIRST = UNK + 1  # the id of a task's first symbol
-# A length with fewer different examples than FEW is for training alone. From MANY on a coincidence of two draws is not
-# to be expected: 10⁶ training and 10⁴ held-out examples have one with probability 10⁻¹⁴. In between a hash decides.
-FEW, MANY = 1000, 2 ** 80
+# A length with fewer different examples than FEW is for training alone. From MANY on a coincidence
+# of two draws is not to be expected: 10⁶ training and 10⁴ held-out examples have one with
+# probability 10⁻¹⁴. In between a hash decides.
+FEW, MANY = 1000, 2**80
 
 
 class Example(NamedTuple):
-    """Token ids, complete; `weights` says which target tokens count (None: all), `source` is None for language."""
+    """Token ids, complete; `weights` says which target tokens count (None: all), `source` is None
+    for language.
+    """
 
     source: np.ndarray | None
     target: np.ndarray
@@ -30,8 +35,8 @@ class Example(NamedTuple):
 class Stream:
     """The random numbers of one example.
 
-    They are made of the raw output of PCG64, which NumPy promises to keep, as it does not that of Generator's methods
-    (NEP 19): a test set is the same in every version.
+    They are made of the raw output of PCG64, which NumPy promises to keep, as it does not that of
+    Generator's methods (NEP 19): a test set is the same in every version.
     """
 
     def __init__(self, *key: int):
@@ -39,7 +44,7 @@ class Stream:
 
     def uniform(self, count: int) -> np.ndarray:
         """[count] numbers in [0, 1)."""
-        return (self._bits.random_raw(count) >> np.uint64(11)) * 2.0 ** -53
+        return (self._bits.random_raw(count) >> np.uint64(11)) * 2.0**-53
 
     def integers(self, below: int, count: int) -> np.ndarray:
         """[count] integers in [0, below)."""
@@ -52,7 +57,8 @@ class Stream:
         return smallest[np.argsort(keys[smallest])]
 
     def weighted(self, weights: np.ndarray, count: int) -> np.ndarray:
-        """[count] different indices, drawn one after the other in proportion to the weights of those that are left.
+        """[count] different indices, drawn one after the other in proportion to the weights of
+        those that are left.
 
         The smallest of exponential variables with these rates (Efraimidis & Spirakis 2006).
         """
@@ -63,9 +69,10 @@ class Stream:
 class GeneratedTask(abc.ABC):
     """A task whose examples are drawn when they are asked for.
 
-    Any process can draw any example, in any order. Validation has the lengths of training and no example that training
-    could ever see, whatever its seed; the test split has longer examples if the task has a `test_length`, else it is as
-    validation. The lengths of a split take turns, so that each is there equally often.
+    Any process can draw any example, in any order. Validation has the lengths of training and no
+    example that training could ever see, whatever its seed; the test split has longer examples if
+    the task has a `test_length`, else it is as validation. The lengths of a split take turns, so
+    that each is there equally often.
     """
 
     form: ClassVar[str]
@@ -82,8 +89,10 @@ class GeneratedTask(abc.ABC):
             if getattr(self, name) < least:
                 raise ValueError(f'{name}={getattr(self, name)}, it takes at least {least}')
         if not self.lengths('validation'):
-            raise ValueError(f'there are fewer than {FEW} different examples, too few to hold some out; '
-                             'make them longer or more varied')
+            raise ValueError(
+                f'there are fewer than {FEW} different examples, too few to hold some out; '
+                'make them longer or more varied'
+            )
 
     def opened(self, data: DataConfig) -> Self:
         """The task with what it reads from `data`: nothing."""
@@ -99,7 +108,9 @@ class GeneratedTask(abc.ABC):
 
     @abc.abstractmethod
     def _lengths(self) -> tuple[Sequence[int], Sequence[int]]:
-        """The lengths of training, ascending, and those of the test split if they are others, else none."""
+        """The lengths of training, ascending, and those of the test split if they are others,
+        else none.
+        """
 
     @abc.abstractmethod
     def _sizes(self, length: int) -> tuple[int, int]:
@@ -107,7 +118,9 @@ class GeneratedTask(abc.ABC):
 
     @abc.abstractmethod
     def _outcomes(self, length: int) -> int:
-        """One over this bounds the chance that two draws of a length are equal; it grows with the length."""
+        """One over this bounds the chance that two draws of a length are equal; it grows with
+        the length.
+        """
 
     @abc.abstractmethod
     def _example(self, stream: Stream, length: int) -> Example:
@@ -124,7 +137,9 @@ class GeneratedTask(abc.ABC):
             return train
         if split == 'test' and longer:
             return longer
-        return train[next((place for place, n in enumerate(train) if self._outcomes(n) >= FEW), len(train)):]
+        return train[
+            next((place for place, n in enumerate(train) if self._outcomes(n) >= FEW), len(train)) :
+        ]
 
     def length_at(self, split: str, index: int) -> int:
         """The length of an example, without drawing it."""
@@ -132,7 +147,9 @@ class GeneratedTask(abc.ABC):
         return lengths[index % len(lengths)]
 
     def sizes(self, split: str, count: int) -> np.ndarray:
-        """[count, 2]: upper bounds of the source's and the target's tokens, for the first examples of a split."""
+        """[count, 2]: upper bounds of the source's and the target's tokens, for the first examples
+        of a split.
+        """
         bound = functools.cache(self._sizes)
         return np.array([bound(self.length_at(split, index)) for index in range(count)])
 
@@ -151,7 +168,9 @@ class GeneratedTask(abc.ABC):
 
 
 def _split_of(example: Example) -> str:
-    """Eight tenths of all examples can only be drawn for training, one tenth each for validation and test."""
+    """Eight tenths of all examples can only be drawn for training, one tenth each for validation
+    and test.
+    """
     content = example.target if example.source is None else example.source
     digest = hashlib.blake2b(content.astype('<i4').tobytes(), digest_size=8).digest()
     return {0: 'validation', 1: 'test'}.get(int.from_bytes(digest, 'little') % 10, 'train')

@@ -25,17 +25,20 @@ RAREST = 1e-250  # smaller chances of a whole expression begin to vanish in floa
 
 @dataclasses.dataclass(frozen=True)
 class ListOps(GeneratedTask):
-    """`[MAX 4 [MIN 7 2 ] 0 ]` → class 4 (Nangia & Bowman 2018), as set in Long Range Arena (Tay et al. 2021).
+    """`[MAX 4 [MIN 7 2 ] 0 ]` → class 4 (Nangia & Bowman 2018), as set in Long Range Arena (Tay
+    et al. 2021).
 
-    Operators are the minimum, the maximum, the median (of an even number of digits the mean of the two in the middle,
-    rounded down) and the sum modulo 10. An argument is a digit with probability 3/4, else an operation with 2 to
-    `max_args` arguments, all numbers equally likely; the outermost operation stands at depth 1, and at `max_depth`
-    there are digits only. An expression has `min_length` to `max_length` tokens: an operator with its bracket, a digit
-    and a closing bracket are one each (EOS comes on top).
+    Operators are the minimum, the maximum, the median (of an even number of digits the mean of the
+    two in the middle, rounded down) and the sum modulo 10. An argument is a digit with probability
+    3/4, else an operation with 2 to `max_args` arguments, all numbers equally likely; the outermost
+    operation stands at depth 1, and at `max_depth` there are digits only. An expression has
+    `min_length` to `max_length` tokens: an operator with its bracket, a digit and a closing bracket
+    are one each (EOS comes on top).
 
-    The published set was made by drawing at random and dropping what was too short or too long. Here each length is
-    drawn first, as often as it is among those, and then an expression of that length: the same distribution, without
-    retries. 96,000 training examples, 2,000 each for validation and test.
+    The published set was made by drawing at random and dropping what was too short or too long.
+    Here each length is drawn first, as often as it is among those, and then an expression of that
+    length: the same distribution, without retries. 96,000 training examples, 2,000 each for
+    validation and test.
     """
 
     form = 'classification'
@@ -49,17 +52,23 @@ class ListOps(GeneratedTask):
 
     def __post_init__(self):
         if self.max_length < self.min_length:
-            raise ValueError(f'max_length={self.max_length}, it takes at least min_length={self.min_length}')
+            raise ValueError(
+                f'max_length={self.max_length}, it takes at least min_length={self.min_length}'
+            )
         super().__post_init__()
         longest = _longest(self.max_depth, self.max_args)
         if self.max_length > longest:
-            raise ValueError(f'max_length={self.max_length}, but with max_depth={self.max_depth} and max_args='
-                             f'{self.max_args} an expression has at most {longest} tokens; lower max_length, or raise '
-                             'max_depth or max_args')
+            raise ValueError(
+                f'max_length={self.max_length}, but with max_depth={self.max_depth} and max_args='
+                f'{self.max_args} an expression has at most {longest} tokens; lower max_length, or raise '
+                'max_depth or max_args'
+            )
         if self._chances(self.lengths('validation')).sum() < RAREST:
-            raise ValueError(f'min_length={self.min_length}, max_length={self.max_length}: with max_depth='
-                             f'{self.max_depth} and max_args={self.max_args} next to no expression is as long as that; '
-                             'lower min_length, or raise max_depth or max_args')
+            raise ValueError(
+                f'min_length={self.min_length}, max_length={self.max_length}: with max_depth='
+                f'{self.max_depth} and max_args={self.max_args} next to no expression is as long as that; '
+                'lower min_length, or raise max_depth or max_args'
+            )
 
     def symbols(self) -> tuple[str, ...]:
         """See GeneratedTask."""
@@ -70,7 +79,9 @@ class ListOps(GeneratedTask):
         return tuple(map(str, range(DIGITS)))
 
     def length_at(self, split: str, index: int) -> int:
-        """See GeneratedTask. Lengths have their natural frequencies, which any run of indices keeps to closely."""
+        """See GeneratedTask. Lengths have their natural frequencies, which any run of indices keeps
+        to closely.
+        """
         lengths = self.lengths(split)
         until = np.cumsum(self._chances(lengths))
         return lengths[int(np.searchsorted(until, (1 - (index * GOLDEN) % 1) * until[-1]))]
@@ -82,11 +93,13 @@ class ListOps(GeneratedTask):
         return length + 1, 1
 
     def _outcomes(self, length: int) -> int:
-        return DIGITS ** -(-(length + 2) // 3)  # each operation adds two tokens, and a digit at least
+        return DIGITS ** -(
+            -(length + 2) // 3
+        )  # each operation adds two tokens, and a digit at least
 
     def _chances(self, lengths: Sequence[int]) -> np.ndarray:
         forests = _forests(self.max_depth, self.max_args, self.max_length)
-        return forests[1][1, lengths[0]:lengths[-1] + 1]
+        return forests[1][1, lengths[0] : lengths[-1] + 1]
 
     def _example(self, stream: Stream, length: int) -> Example:
         forests = _forests(self.max_depth, self.max_args, self.max_length)
@@ -115,7 +128,7 @@ def _forests(max_depth: int, max_args: int, max_length: int) -> list[np.ndarray]
     for _ in range(max_depth):
         forest = [nothing]
         for _ in range(max_args):
-            forest.append(np.convolve(forest[-1], tree)[:max_length + 1])
+            forest.append(np.convolve(forest[-1], tree)[: max_length + 1])
         forests.append(np.stack(forest))
         arguments = forests[-1][2:].mean(axis=0)
         tree = OPERATION_P * np.concatenate([[0, 0], arguments[:-2]])
@@ -124,15 +137,22 @@ def _forests(max_depth: int, max_args: int, max_length: int) -> list[np.ndarray]
 
 
 def _expression(forests: list[np.ndarray], length: int, draws: np.ndarray) -> tuple[list[int], int]:
-    """The symbols of an expression of `length` tokens, as likely as it is among all of that length, and its value.
+    """The symbols of an expression of `length` tokens, as likely as it is among all of that length,
+    and its value.
 
-    Each argument's number of tokens is drawn given what it shares with those to its right. `draws` in (0, 1], three for
-    each token, and a search for the first sum that reaches a draw: what has no chance is never drawn.
+    Each argument's number of tokens is drawn given what it shares with those to its right. `draws`
+    in (0, 1], three for each token, and a search for the first sum that reaches a draw: what has no
+    chance is never drawn.
     """
     draws = iter(draws.tolist())
     operators = list(OPERATORS.values())
-    symbols, open_lists = [], [(None, [])]  # the operator and the values so far of each list that is not closed
-    waiting = [(1, 1, length)]  # (depth, arguments, tokens of them together) still to be written, innermost last
+    symbols, open_lists = (
+        [],
+        [(None, [])],
+    )  # the operator and the values so far of each list that is not closed
+    waiting = [
+        (1, 1, length)
+    ]  # (depth, arguments, tokens of them together) still to be written, innermost last
     while waiting:
         depth, arguments, tokens = waiting.pop()
         if not arguments:
@@ -165,5 +185,5 @@ def _first_size(forest: np.ndarray, arguments: int, tokens: int, draw: float) ->
     if reached <= forest.item(1, 1) * forest.item(arguments - 1, tokens - 1):  # a digit: most are
         return 1
     most = tokens - arguments + 1
-    until = (forest[1, 1:most + 1] * forest[arguments - 1, tokens - most:tokens][::-1]).cumsum()
+    until = (forest[1, 1 : most + 1] * forest[arguments - 1, tokens - most : tokens][::-1]).cumsum()
     return 1 + int(until.searchsorted(min(reached, until[-1])))

@@ -7,7 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from transformer_jax.data.tasks.synthetic.base import FIRST, Example, GeneratedTask, Stream, sentence
+from transformer_jax.data.tasks.synthetic.base import (
+    FIRST,
+    Example,
+    GeneratedTask,
+    Stream,
+    sentence,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +26,9 @@ class Recall(GeneratedTask):
     def __post_init__(self):
         shortest = self.least['length']
         if self.test_length and self.test_length < shortest:
-            raise ValueError(f'test_length={self.test_length}, it takes at least {shortest}, or 0: as length')
+            raise ValueError(
+                f'test_length={self.test_length}, it takes at least {shortest}, or 0: as length'
+            )
         super().__post_init__()
 
     def _lengths(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -30,14 +38,16 @@ class Recall(GeneratedTask):
 
 @dataclasses.dataclass(frozen=True)
 class MQAR(Recall):
-    """Multi-query associative recall, `k3 v8 k5 v2 _ _ k5 v2 _ _ k3 v8` (Arora et al. 2023, "Zoology", section 4).
+    """Multi-query associative recall, `k3 v8 k5 v2 _ _ k5 v2 _ _ k3 v8` (Arora et al. 2023,
+    "Zoology", section 4).
 
-    Key-value pairs, then every key once more, and the model is to say its value: only these values count. Keys come
-    from the lower half of the vocabulary, values from the upper; no key and no value occurs in two pairs. After the
-    pairs the sequence is a row of two-token slots: each query takes one, slot i = 1, 2, … with probability
-    proportional to a·i^(a−1), blanks the others, so that most gaps are short, as in text. In the paper's data the
-    answer is a label alone; here it also stands in the sequence, after its query, as in its definition of the problem.
-    The settings are those of its Figure 2 at T = 64; the others are (128, 8), (256, 16) and (512, 64).
+    Key-value pairs, then every key once more, and the model is to say its value: only these values
+    count. Keys come from the lower half of the vocabulary, values from the upper; no key and no
+    value occurs in two pairs. After the pairs the sequence is a row of two-token slots: each query
+    takes one, slot i = 1, 2, … with probability proportional to a·i^(a−1), blanks the others, so
+    that most gaps are short, as in text. In the paper's data the answer is a label alone; here it
+    also stands in the sequence, after its query, as in its definition of the problem. The settings
+    are those of its Figure 2 at T = 64; the others are (128, 8), (256, 16) and (512, 64).
     """
 
     form = 'language'
@@ -51,12 +61,16 @@ class MQAR(Recall):
 
     def __post_init__(self):
         if self.pairs >= self.vocab_size // 2:
-            raise ValueError(f'pairs={self.pairs} of vocab_size={self.vocab_size}: the lower half of the vocabulary '
-                             f'has {self.vocab_size // 2 - 1} keys')
+            raise ValueError(
+                f'pairs={self.pairs} of vocab_size={self.vocab_size}: the lower half of the vocabulary '
+                f'has {self.vocab_size // 2 - 1} keys'
+            )
         for name in ('length', 'test_length') if self.test_length else ('length',):
             if getattr(self, name) % 2 or getattr(self, name) < 4 * self.pairs:
-                raise ValueError(f'{name}={getattr(self, name)} must be even, and at least 4·pairs={4 * self.pairs}: '
-                                 'a pair and its query take two tokens each')
+                raise ValueError(
+                    f'{name}={getattr(self, name)} must be even, and at least 4·pairs={4 * self.pairs}: '
+                    'a pair and its query take two tokens each'
+                )
         if self.power_a <= 0:
             raise ValueError(f'power_a={self.power_a} must be positive')
         super().__post_init__()
@@ -64,7 +78,11 @@ class MQAR(Recall):
     def symbols(self) -> tuple[str, ...]:
         """See GeneratedTask."""
         half = self.vocab_size // 2
-        return ('_', *(f'k{key}' for key in range(1, half)), *(f'v{value}' for value in range(half, self.vocab_size)))
+        return (
+            '_',
+            *(f'k{key}' for key in range(1, half)),
+            *(f'v{value}' for value in range(half, self.vocab_size)),
+        )
 
     def _sizes(self, length: int) -> tuple[int, int]:
         return 0, length
@@ -77,20 +95,24 @@ class MQAR(Recall):
         half, slots = self.vocab_size // 2, length // 2 - self.pairs
         keys = 1 + stream.distinct(half - 1, self.pairs)
         values = half + stream.distinct(self.vocab_size - half, self.pairs)
-        queried = self.pairs + stream.weighted(np.arange(1, slots + 1) ** (self.power_a - 1), self.pairs)
+        queried = self.pairs + stream.weighted(
+            np.arange(1, slots + 1) ** (self.power_a - 1), self.pairs
+        )
         rows, weights = np.zeros((length // 2, 2), np.int32), np.zeros((length // 2, 2), np.float32)
-        rows[:self.pairs] = rows[queried] = np.stack([keys, values], axis=1)
+        rows[: self.pairs] = rows[queried] = np.stack([keys, values], axis=1)
         weights[queried, 1] = 1
         return Example(None, rows.reshape(-1) + FIRST, weights.reshape(-1))
 
 
 @dataclasses.dataclass(frozen=True)
 class Induction(Recall):
-    """Induction heads, `4 * 7 2 … 5 * 7`: what followed the `*` before follows it again (Olsson et al. 2022).
+    """Induction heads, `4 * 7 2 … 5 * 7`: what followed the `*` before follows it again (Olsson
+    et al. 2022).
 
-    The form and the defaults are those of Gu & Dao (2023), "Mamba", section 4.1 and appendix E.1: one `*` among random
-    symbols and one at the end, 16 symbols, trained at length 256 and tested from 64 to 2²⁰. The length is that of the
-    sequence, the answer included. As many examples as the 204,800 steps of 8 that the paper takes.
+    The form and the defaults are those of Gu & Dao (2023), "Mamba", section 4.1 and appendix E.1:
+    one `*` among random symbols and one at the end, 16 symbols, trained at length 256 and tested
+    from 64 to 2²⁰. The length is that of the sequence, the answer included. As many examples as the
+    204,800 steps of 8 that the paper takes.
     """
 
     form = 'language'
@@ -122,9 +144,10 @@ class Induction(Recall):
 class SelectiveCopying(Recall):
     """`_ 3 _ _ 1 _ 7 _ > 3 1 7`: the symbols among the blanks, in order (Gu & Dao 2023, "Mamba").
 
-    The settings are those of its appendix E.1: 16 symbols to memorise among `length` = 4,096 tokens, of 16 kinds with
-    the blank. Only the answer counts; in it each symbol sees the ones before. The paper draws anew for each of its
-    400,000 steps of 64; here an epoch has a million examples.
+    The settings are those of its appendix E.1: 16 symbols to memorise among `length` = 4,096
+    tokens, of 16 kinds with the blank. Only the answer counts; in it each symbol sees the ones
+    before. The paper draws anew for each of its 400,000 steps of 64; here an epoch has a
+    million examples.
     """
 
     form = 'language'
@@ -161,10 +184,12 @@ class SelectiveCopying(Recall):
 
 @dataclasses.dataclass(frozen=True)
 class Dependency(GeneratedTask):
-    """`3 1 4 * 7 5 0 2` → `7`: the symbol after `*`, with `distance` noise symbols before it and behind it.
+    """`3 1 4 * 7 5 0 2` → `7`: the symbol after `*`, with `distance` noise symbols before it and
+    behind it.
 
-    What a recurrent state has to carry over noise, as in the long time lags of Hochreiter & Schmidhuber (1997),
-    section 5. The noise on both sides keeps a bidirectional encoder as far from the symbol as any other.
+    What a recurrent state has to carry over noise, as in the long time lags of
+    Hochreiter & Schmidhuber (1997), section 5. The noise on both sides keeps a bidirectional
+    encoder as far from the symbol as any other.
     """
 
     form = 'translation'
@@ -191,7 +216,7 @@ class Dependency(GeneratedTask):
     def _example(self, stream: Stream, length: int) -> Example:
         symbols = stream.integers(self.alphabet, 2 * length + 2)
         symbols[length] = self.alphabet
-        return Example(sentence(symbols), sentence(symbols[length + 1:length + 2]))
+        return Example(sentence(symbols), sentence(symbols[length + 1 : length + 2]))
 
 
 def _last(length: int, count: int) -> np.ndarray:
