@@ -20,7 +20,7 @@ from transformer_jax.data.files import (
     read_pairs,
     write_atomically,
 )
-from transformer_jax.data.tasks.base import SPLITS, Task
+from transformer_jax.data.tasks.base import SPLITS, TextTask
 from transformer_jax.data.tasks.cifar10 import Cifar10
 from transformer_jax.data.tasks.synthetic import GENERATED
 from transformer_jax.data.tasks.text_file import TextFile
@@ -32,7 +32,7 @@ MULTI30K_URL = 'https://raw.githubusercontent.com/multi30k/dataset/master/data/t
 
 
 @dataclasses.dataclass(frozen=True)
-class NumberWords(Task):
+class NumberWords(TextTask):
     """The numbers 0 … limit−1 written in words, from one language to another
     ('twenty-four' → 'vierundzwanzig').
 
@@ -94,7 +94,7 @@ class NumberWords(Task):
 
 
 @dataclasses.dataclass(frozen=True)
-class Multi30k(Task):
+class Multi30k(TextTask):
     """Multi30k, task 1 (Elliott et al. 2016): 29,000 captions in en, de, fr and cs.
 
     `version` is 'raw', or 'lc.norm.tok': lower-cased, normalised and tokenised with Moses. Files as
@@ -111,9 +111,8 @@ class Multi30k(Task):
 
     def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
-        from transformer_jax.data import (
-            builders,
-        )  # importing TFDS takes seconds, which the other tasks need not spend
+        # importing TFDS takes seconds, which the other tasks need not spend
+        from transformer_jax.data import tfds_builders as builders
 
         return builders.multi30k(
             self._files(data), (data.source, data.target), cache_dir(data), split
@@ -154,7 +153,7 @@ class Multi30k(Task):
 
 
 @dataclasses.dataclass(frozen=True)
-class ParallelText(Task):
+class ParallelText(TextTask):
     """Any two text files aligned line by line, plain or gzipped.
 
     The patterns are paths relative to `data.source_dir`, or absolute; `{lang}` stands for

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from transformer_jax.data.tasks.base import SPLITS
+from transformer_jax.data.tasks.base import SPLITS, Task
 from transformer_jax.data.tasks.synthetic.base import FIRST, Example
 from transformer_jax.schema import DataConfig
 
@@ -18,7 +18,7 @@ CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'hors
 
 
 @dataclasses.dataclass(frozen=True)
-class Cifar10:
+class Cifar10(Task):
     """Images (Krizhevsky 2009) as Long Range Arena reads them (Tay et al. 2021): 1,024 grey pixels,
     row by row.
 
@@ -32,9 +32,7 @@ class Cifar10:
     test: int = 10_000
     folder: str = ''
 
-    form: ClassVar[str] = 'classification'
     drawn: ClassVar[bool] = True
-    contiguous: ClassVar[bool] = False
     seed: ClassVar[int] = 0  # nothing is random
 
     def __post_init__(self):
@@ -94,9 +92,8 @@ class Cifar10:
 
 @functools.lru_cache(maxsize=8)
 def _open(folder: str, split: str, start: int, stop: int) -> Sequence[Any]:
-    from transformer_jax.data import (
-        builders,
-    )  # importing TFDS takes seconds, which other tasks need not spend
+    # Importing TFDS takes seconds, which other tasks need not spend.
+    from transformer_jax.data import tfds_builders as builders
 
     return builders.images('cifar10', folder, f'{split}[{start}:{stop}]', SHAPE, CLASSES)
 

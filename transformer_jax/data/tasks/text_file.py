@@ -6,7 +6,7 @@ from typing import ClassVar
 from etils import epath
 
 from transformer_jax.data.files import Texts, content_hash, find, read_lines
-from transformer_jax.data.tasks.base import Task
+from transformer_jax.data.tasks.base import TextTask
 from transformer_jax.errors import DataError
 from transformer_jax.schema import DataConfig
 
@@ -14,7 +14,7 @@ DOCUMENTS = ('whole', 'lines', 'paragraphs')
 
 
 @dataclasses.dataclass(frozen=True)
-class TextFile(Task):
+class TextFile(TextTask):
     """Any text files, plain or gzipped, paths relative to `data.source_dir` or absolute.
 
     Without a `validation` file the last `share` of the training file's characters is the validation
@@ -29,13 +29,18 @@ class TextFile(Task):
     share: float = 0.1
     documents: str = 'whole'
 
-    form: ClassVar[str] = 'language'
+    has_source: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.documents not in DOCUMENTS:
             raise ValueError(f'documents={self.documents!r}, it takes {", ".join(DOCUMENTS)}')
         if not 0 < self.share < 1:
             raise ValueError(f'share={self.share} is outside 0 < value < 1')
+
+    @property
+    def windowed(self) -> bool:
+        """See Task."""
+        return self.documents == 'whole'
 
     @property
     def contiguous(self) -> bool:

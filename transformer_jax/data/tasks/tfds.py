@@ -4,12 +4,12 @@ import dataclasses
 from typing import ClassVar
 
 from transformer_jax.data.files import Texts
-from transformer_jax.data.tasks.base import Task
+from transformer_jax.data.tasks.base import TextTask
 from transformer_jax.schema import DataConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class TfdsTranslation(Task):
+class TfdsTranslation(TextTask):
     """Any translation set of TensorFlow Datasets that is prepared as ArrayRecord under
     `data.source_dir` (TFDS's own data folder when empty); the other fields are its names for the
     splits, slices like 'train[:10%]' included.
@@ -22,9 +22,8 @@ class TfdsTranslation(Task):
 
     def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
-        from transformer_jax.data import (
-            builders,
-        )  # importing TFDS takes seconds, which other tasks need not spend
+        # importing TFDS takes seconds, which other tasks need not spend
+        from transformer_jax.data import tfds_builders as builders
 
         return builders.translation(
             self.name, data.source_dir, getattr(self, split), (data.source, data.target)
@@ -38,7 +37,7 @@ class TfdsTranslation(Task):
 
 
 @dataclasses.dataclass(frozen=True)
-class TfdsText(Task):
+class TfdsText(TextTask):
     """Documents that stand alone: a text feature of any set of TensorFlow Datasets, prepared as for
     TfdsTranslation.
 
@@ -52,7 +51,7 @@ class TfdsText(Task):
     validation: str = 'test[:2%]'
     test: str = 'test[2%:]'
 
-    form: ClassVar[str] = 'language'
+    has_source: ClassVar[bool] = False
 
     def load(self, data: DataConfig, split: str) -> Texts:
         """See Task."""
@@ -68,7 +67,7 @@ class TfdsText(Task):
 
 
 @dataclasses.dataclass(frozen=True)
-class TfdsClassification(Task):
+class TfdsClassification(TextTask):
     """Texts and their classes: any such set of TensorFlow Datasets, prepared as for
     TfdsTranslation.
 
@@ -83,8 +82,6 @@ class TfdsClassification(Task):
     train: str = 'train[:90%]'
     validation: str = 'train[90%:]'
     test: str = 'test'
-
-    form: ClassVar[str] = 'classification'
 
     def __post_init__(self):
         if len(set(self.names)) != len(self.names) or len(self.names) < 2:

@@ -48,7 +48,6 @@ class Copy(Growing):
     they sort.
     """
 
-    form = 'translation'
     least: ClassVar = {'alphabet': 2, 'length': 1}
 
     alphabet: int = 50
@@ -96,7 +95,6 @@ class Addition(Growing):
     its last digit, as carries run (Lee et al. 2023, "Teaching Arithmetic to Small Transformers").
     """
 
-    form = 'translation'
     least: ClassVar = {'length': 1}
 
     reversed: bool = False
@@ -139,7 +137,6 @@ class Parity(Growing):
     and 2,000 strings.
     """
 
-    form = 'classification'
     least: ClassVar = {'length': 1}
 
     length: int = dataclasses.field(default=50, kw_only=True)
@@ -179,7 +176,7 @@ class Dyck(Growing):
     tokens, between its 2 and 20 million.
     """
 
-    form = 'language'
+    has_source = False
     least: ClassVar = {'kinds': 1, 'depth': 1, 'length': 2}
 
     kinds: int = 2

@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple, Self
 import numpy as np
 
 from transformer_jax.batch import EOS, UNK
-from transformer_jax.data.tasks.base import SPLITS
+from transformer_jax.data.tasks.base import SPLITS, Task
 from transformer_jax.schema import DataConfig
 
 FIRST = UNK + 1  # the id of a task's first symbol
@@ -66,7 +66,7 @@ class Stream:
 
 
 @dataclasses.dataclass(frozen=True)
-class GeneratedTask(abc.ABC):
+class GeneratedTask(Task):
     """A task whose examples are drawn when they are asked for.
 
     Any process can draw any example, in any order. Validation has the lengths of training and no
@@ -75,9 +75,7 @@ class GeneratedTask(abc.ABC):
     that each is there equally often.
     """
 
-    form: ClassVar[str]
     drawn: ClassVar[bool] = True
-    contiguous: ClassVar[bool] = False
     least: ClassVar[Mapping[str, int]] = {}
 
     examples: int = dataclasses.field(default=100_000, kw_only=True)
@@ -101,10 +99,6 @@ class GeneratedTask(abc.ABC):
     @abc.abstractmethod
     def symbols(self) -> tuple[str, ...]:
         """The vocabulary beyond the four special tokens: the names of the ids 4, 5, …"""
-
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes, by their numbers; empty where targets are symbols."""
-        return ()
 
     @abc.abstractmethod
     def _lengths(self) -> tuple[Sequence[int], Sequence[int]]:

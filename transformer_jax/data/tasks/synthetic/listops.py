@@ -41,7 +41,6 @@ class ListOps(GeneratedTask):
     validation and test.
     """
 
-    form = 'classification'
     least: ClassVar = {'min_length': 4, 'max_depth': 2, 'max_args': 2}
 
     min_length: int = 500

@@ -50,7 +50,7 @@ class MQAR(Recall):
     are those of its Figure 2 at T = 64; the others are (128, 8), (256, 16) and (512, 64).
     """
 
-    form = 'language'
+    has_source = False
     least: ClassVar = {'vocab_size': 8, 'length': 4, 'pairs': 1}
 
     vocab_size: int = 8192
@@ -115,7 +115,7 @@ class Induction(Recall):
     204,800 steps of 8 that the paper takes.
     """
 
-    form = 'language'
+    has_source = False
     least: ClassVar = {'alphabet': 3, 'length': 4}
 
     alphabet: int = 16  # `*` included
@@ -150,7 +150,7 @@ class SelectiveCopying(Recall):
     million examples.
     """
 
-    form = 'language'
+    has_source = False
     least: ClassVar = {'alphabet': 3, 'items': 1, 'length': 1}
 
     alphabet: int = 16  # the blank included
@@ -192,7 +192,6 @@ class Dependency(GeneratedTask):
     encoder as far from the symbol as any other.
     """
 
-    form = 'translation'
     least: ClassVar = {'alphabet': 2, 'distance': 1, 'test_distance': 0}
 
     distance: int = 50
