@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformer_jax import spec
 from transformer_jax.attention import KINDS
 from transformer_jax.attention import masks as mask_lib
-from transformer_jax.attention.normalizers import NORMALISERS
+from transformer_jax.attention.normalizers import NORMALIZERS
 from transformer_jax.config.resolve import SPECS
 from transformer_jax.errors import ConfigError
 
@@ -95,12 +95,12 @@ def test_the_tables_of_the_package_print_and_read(key):
     assert spec.text(spec.parse('softmax()', KINDS, 'model.attention'), KINDS) == 'softmax'
 
 
-@pytest.mark.parametrize('name', NORMALISERS)
-def test_normalisers_are_named_within_a_kind(name):
-    kind = spec.parse(f'softmax(normaliser={name})', KINDS, 'model.attention')
-    assert type(kind.normaliser) is NORMALISERS[name]
+@pytest.mark.parametrize('name', NORMALIZERS)
+def test_normalizers_are_named_within_a_kind(name):
+    kind = spec.parse(f'softmax(normalizer={name})', KINDS, 'model.attention')
+    assert type(kind.normalizer) is NORMALIZERS[name]
     assert spec.text(kind, KINDS) == (
-        'softmax' if name == 'softmax' else f'softmax(normaliser={name})'
+        'softmax' if name == 'softmax' else f'softmax(normalizer={name})'
     )
 
 

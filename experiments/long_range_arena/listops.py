@@ -65,7 +65,7 @@ def kinds(length, window, block):
         'softmax': 'softmax',
         'local': f'softmax(mask=window({window}))',
         'strided': f'softmax(mask=strided({window}))',
-        'Longformer': f'softmax(mask=window({window}) | first(4))',
+        'Longformer': f'softmax(mask=window({window}) | global_tokens(4))',
         'BigBird': f'softmax(mask=bigbird(block={block}, length={length}))',
         'Linformer': f'linformer(length={length}, rank={4 * block})',
         'Reformer': f'reformer(buckets=8, chunk={block})',

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax.attention import Context
+from transformer_jax.attention import AttentionInputs
 from transformer_jax.attention.kinds.softmax import KeysValues, Queries, Softmax
 from transformer_jax.attention.masks import Mask
 from transformer_jax.batch import Tokens
@@ -27,11 +27,11 @@ class Given(Mask):
 def dot_product_attention(q_BTNH, k_BSKH, v_BSKH, allowed_BTS):
     """(outputs, weights) of the kind `softmax` over any allowed_BTS."""
     bits_BS = (allowed_BTS << np.arange(T)[None, :, None]).sum(1)
-    context = Context(
+    context = AttentionInputs(
         Given(),
         Tokens(jnp.broadcast_to(jnp.arange(T)[None], (B, T)), jnp.ones((B, T), int)),
         Tokens(jnp.zeros((B, S), int), jnp.asarray(bits_BS)),
-        parameters={'normaliser': ()},
+        parameters={'normalizer': ()},
     )
     arguments = Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context
     return Softmax().attend(*arguments), Softmax().weights(*arguments)

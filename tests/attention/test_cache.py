@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from transformer_jax.attention import Context
+from transformer_jax.attention import AttentionInputs
 from transformer_jax.attention.cache import GrowingCache, RingCache, reorder
 from transformer_jax.attention.kinds.softmax import KeysValues, Queries, Softmax
 from transformer_jax.attention.masks import Causal, Segments, Window
@@ -16,7 +16,7 @@ B, T, N, K, H = 2, 12, 4, 2, 4
 SIZE = 4
 PAST = Segments() & Causal()
 KIND = Softmax()
-PARAMETERS = {'normaliser': ()}
+PARAMETERS = {'normalizer': ()}
 MASKS = {GrowingCache: PAST, RingCache: PAST & Window(SIZE)}
 both = pytest.mark.parametrize('cache', MASKS)
 
@@ -35,12 +35,14 @@ def tokens_of(real_BT):
 
 @functools.partial(jax.jit, static_argnums=0)
 def attend(mask, queries, keys, tokens):
-    return KIND.attend(queries, keys, Context(mask, tokens, tokens, parameters=PARAMETERS))
+    return KIND.attend(queries, keys, AttentionInputs(mask, tokens, tokens, parameters=PARAMETERS))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def step(mask, queries, keys, tokens, cache):
-    return KIND.step(queries, keys, Context(mask, tokens, tokens, parameters=PARAMETERS), cache)
+    return KIND.step(
+        queries, keys, AttentionInputs(mask, tokens, tokens, parameters=PARAMETERS), cache
+    )
 
 
 def part(tree, start, stop):

@@ -31,7 +31,7 @@ from laws.contract import (
 
 from transformer_jax import config as config_lib
 from transformer_jax import spec
-from transformer_jax.attention import KINDS, Context
+from transformer_jax.attention import KINDS, AttentionInputs
 from transformer_jax.attention.kinds.differential import (
     Differential,
     KeysValues,
@@ -110,11 +110,11 @@ def halves(seed=0, equal=False):
 
 def context(kind, lambda_, **changes):
     tokens = whole(2, 5)
-    return Context(
+    return AttentionInputs(
         Causal(),
         tokens,
         tokens,
-        parameters={'normaliser': (), 'lambda': jnp.float32(lambda_)},
+        parameters={'normalizer': (), 'lambda': jnp.float32(lambda_)},
         **changes,
     )
 

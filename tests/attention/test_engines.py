@@ -18,7 +18,7 @@ from laws.contract import distance, packed, whole
 
 from transformer_jax import config as config_lib
 from transformer_jax import spec
-from transformer_jax.attention import KINDS, Context, engines
+from transformer_jax.attention import KINDS, AttentionInputs, engines
 from transformer_jax.attention.engines import SiteSpec, blocked, chunked, dense, fused
 from transformer_jax.attention.kinds.softmax import KeysValues, Queries, Softmax
 from transformer_jax.attention.masks import Segments
@@ -80,7 +80,9 @@ def learned(kind, position=NO_POSITION):
 def forward(attend, kind, mask, position, inputs, parameters, tokens, memory, dropout=None):
     """o_BTNH of queries, keys and values."""
     q_BTNH, k_BSKH, v_BSKH = inputs
-    context = Context(mask & kind.mask, tokens, memory, position, *parameters, dropout=dropout)
+    context = AttentionInputs(
+        mask & kind.mask, tokens, memory, position, *parameters, dropout=dropout
+    )
     return attend(kind, Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context)
 
 
@@ -121,24 +123,24 @@ def run(attend, kind, mask, tokens, memory, inputs, position=NO_POSITION, dropou
 @pytest.mark.parametrize(
     ('attention', 'position', 'mask', 'memory', 'engine'),
     [
-        ('softmax(normaliser=sink, softcap=2.0, scale=0.7)', 't5', PAST, PACKED, CHUNKED),
-        ('softmax(normaliser=sigmoid, talking="before")', 'none', Segments(), MEMORY, CHUNKED),
+        ('softmax(normalizer=sink, softcap=2.0, scale=0.7)', 't5', PAST, PACKED, CHUNKED),
+        ('softmax(normalizer=sigmoid, talking="before")', 'none', Segments(), MEMORY, CHUNKED),
         (
-            'softmax(normaliser=relu2, mask=window(3) | first(2))',
+            'softmax(normalizer=relu2, mask=window(3) | global_tokens(2))',
             'shaw(clip=3)',
             PAST,
             PACKED,
             CHUNKED,
         ),
         (
-            'softmax(mask=window(6), normaliser=sparsemax, talking="both")',
+            'softmax(mask=window(6), normalizer=sparsemax, talking="both")',
             'cope(max_positions=4)',
             PAST,
             PACKED,
             BLOCKED,
         ),
         (
-            'softmax(mask=dilated(3, 2), normaliser=sigmoid, softcap=2.0)',
+            'softmax(mask=dilated(3, 2), normalizer=sigmoid, softcap=2.0)',
             'shaw(clip=3)',
             Segments(),
             PACKED,
@@ -245,7 +247,7 @@ def compiled(attend, kind, length):
     x_BTNH = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
 
     def total(q_BTNH, k_BSKH, v_BSKH):
-        context = Context(mask, tokens, tokens, parameters=learned(kind)[0])
+        context = AttentionInputs(mask, tokens, tokens, parameters=learned(kind)[0])
         return attend(kind, Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context).sum()
 
     program = jax.jit(jax.grad(total, (0, 1, 2))).lower(x_BTNH, x_BTNH, x_BTNH).compile()
@@ -283,7 +285,7 @@ def test_chunks_that_nobody_may_see_are_left_out():
             return scores_BKGTS
 
     tokens = whole(B, T)
-    context = Context(PAST, tokens, tokens, Counted(), {'normaliser': ()})
+    context = AttentionInputs(PAST, tokens, tokens, Counted(), {'normalizer': ()})
     q_BTNH, k_BSKH, v_BSKH, _ = arrays()
     jax.block_until_ready(CHUNKED(Softmax(), Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context))
     jax.effects_barrier()
@@ -326,7 +328,7 @@ def asked(monkeypatch, attention, mask, tokens):
 
     monkeypatch.setattr(jax.nn, 'dot_product_attention', kernel)
     kind, (q_BTNH, k_BSKH, v_BSKH, _) = parse(attention), arrays()
-    context = Context(mask & kind.mask, tokens, tokens)
+    context = AttentionInputs(mask & kind.mask, tokens, tokens)
     fused.cudnn(kind, Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context)
     assert all(call.pop('implementation') == 'cudnn' for call in calls)
     return {'mask' if 'mask' in call else 'lengths': call for call in calls}
@@ -355,7 +357,7 @@ def test_cudnn_is_told_the_mask_in_the_form_that_lets_it_skip(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize('sizes', [(1, 1, 1), (3, 1, 2)])
 def test_splash_is_the_dense_result_on_one_device_and_on_a_mesh(sizes):
-    kind = parse('softmax(mask=window(6), normaliser=sink, softcap=2.0)')
+    kind = parse('softmax(mask=window(6), normalizer=sink, softcap=2.0)')
     mesh = jax.make_mesh(
         sizes,
         ('data', 'fsdp', 'tensor'),
@@ -393,9 +395,9 @@ HALF = SiteSpec('decoder', HeadDims(N, K, 64, 64), 'bfloat16', drops=False)
     [
         (
             'chunked',
-            'softmax(normaliser=sparsemax)',
+            'softmax(normalizer=sparsemax)',
             'none',
-            'normaliser=sparsemax needs all keys .* dense, blocked',
+            'normalizer=sparsemax needs all keys .* dense, blocked',
         ),
         (
             'chunked',
@@ -406,11 +408,11 @@ HALF = SiteSpec('decoder', HeadDims(N, K, 64, 64), 'bfloat16', drops=False)
         ('chunked', 'softmax(talking="before")', 'shaw', ''),
         ('chunked', 'softmax', 'cope', 'the position encoding needs all keys of a row at once'),
         ('blocked', 'softmax', 'none', r'any distance; .* mask=window\(64\)'),
-        ('blocked', 'softmax(mask=window(4) | first(1))', 'none', 'any distance'),
-        ('blocked', 'softmax(mask=window(4), normaliser=sparsemax)', 'cope', ''),
+        ('blocked', 'softmax(mask=window(4) | global_tokens(1))', 'none', 'any distance'),
+        ('blocked', 'softmax(mask=window(4), normalizer=sparsemax)', 'cope', ''),
         ('cudnn', 'softmax(mask=bigbird)', 'rope', ''),
         ('cudnn', 'softmax(softcap=2.0)', 'none', 'no softcap'),
-        ('cudnn', 'softmax(normaliser=sink)', 'none', 'no normaliser but softmax'),
+        ('cudnn', 'softmax(normalizer=sink)', 'none', 'no normalizer but softmax'),
         ('cudnn', 'softmax(forget=True)', 'none', 'no forget gate'),
         (
             'cudnn',
@@ -418,8 +420,8 @@ HALF = SiteSpec('decoder', HeadDims(N, K, 64, 64), 'bfloat16', drops=False)
             'alibi',
             'no scores from a position encoding: none, sinusoidal, learned and rope work',
         ),
-        ('splash', 'softmax(normaliser=sink, softcap=2.0, mask=window(4))', 'rope', ''),
-        ('splash', 'softmax(normaliser=sigmoid)', 'none', 'softmax, off_by_one and sink'),
+        ('splash', 'softmax(normalizer=sink, softcap=2.0, mask=window(4))', 'rope', ''),
+        ('splash', 'softmax(normalizer=sigmoid)', 'none', 'softmax, off_by_one and sink'),
         ('splash', 'softmax(mask=strided(4))', 'none', 'band: full and window work'),
         ('splash', 'softmax(talking="before")', 'none', 'heads do not talk'),
         ('splash', 'additive', 'none', 'not the products of queries and keys'),
@@ -471,9 +473,9 @@ def experiment(**model):
     ('model', 'message'),
     [
         (
-            {'engine': 'chunked', 'encoder_attention': 'softmax(normaliser=entmax15)'},
-            r"model.encoder_attention='softmax\(normaliser=entmax15\)' cannot work with model.engine='chunked' \(encoder "
-            r'layers\): normaliser=entmax15 needs all keys',
+            {'engine': 'chunked', 'encoder_attention': 'softmax(normalizer=entmax15)'},
+            r"model.encoder_attention='softmax\(normalizer=entmax15\)' cannot work with model.engine='chunked' \(encoder "
+            r'layers\): normalizer=entmax15 needs all keys',
         ),
         (
             {'engine': 'chunked', 'position': 'cope'},

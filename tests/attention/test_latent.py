@@ -20,7 +20,7 @@ from helpers.reference import (
 from laws.contract import PAST, B, Case, N, T, distance, inputs, site, whole
 
 from transformer_jax import spec
-from transformer_jax.attention import KINDS, Context
+from transformer_jax.attention import KINDS, AttentionInputs
 from transformer_jax.attention.cache import RingCache
 from transformer_jax.attention.kinds.latent import Latent, Latents, Queries
 from transformer_jax.attention.kinds.softmax import KeysValues, Softmax
@@ -87,19 +87,23 @@ def arrays(length=9):
     def normal(*shape):
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
-    parameters = {'normaliser': (), 'key_RKH': normal(R, K, H), 'value_RKH': normal(R, K, H)}
+    parameters = {'normalizer': (), 'key_RKH': normal(R, K, H), 'value_RKH': normal(R, K, H)}
     queries = Queries(normal(2, length, N, H), normal(2, length, N, P))
     keys = Latents(normal(2, length, R), normal(2, length, P))
-    return queries, keys, Context(PAST, whole(2, length), whole(2, length), parameters=parameters)
+    return (
+        queries,
+        keys,
+        AttentionInputs(PAST, whole(2, length), whole(2, length), parameters=parameters),
+    )
 
 
-@pytest.mark.parametrize('kind', [Latent(), Latent(softcap=2.0), Latent(normaliser=Sink())])
+@pytest.mark.parametrize('kind', [Latent(), Latent(softcap=2.0), Latent(normalizer=Sink())])
 @pytest.mark.parametrize('position', [Position(), Alibi()])
 def test_absorbed_is_expanded(kind, position):
     queries, keys, context = arrays()
     sinks_KG11 = jnp.asarray(np.random.default_rng(1).normal(size=(K, N // K, 1, 1)), jnp.float32)
     parameters = context.parameters | {
-        'normaliser': sinks_KG11 if kind.normaliser == Sink() else ()
+        'normalizer': sinks_KG11 if kind.normalizer == Sink() else ()
     }
     context = context.replace(position=position, parameters=parameters)
     expected_BTNH = kind.attend(queries, keys, context)

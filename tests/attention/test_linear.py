@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from transformer_jax import spec
-from transformer_jax.attention import KINDS, Context
+from transformer_jax.attention import KINDS, AttentionInputs
 from transformer_jax.attention.decays import Fixed, Gated, NoDecay
 from transformer_jax.attention.features import (
     Elu,
@@ -123,7 +123,7 @@ def stepwise(kind, context, splits, q_BTNH, *keys):
         inputs = jax.tree.map(
             lambda a_BT, i=start, j=stop: a_BT[:, i:j], (q_BTNH, KeysValues(*keys), context.query)
         )
-        o_BTNH, cache = kind.step(*inputs[:2], Context(PAST, inputs[2], inputs[2]), cache)
+        o_BTNH, cache = kind.step(*inputs[:2], AttentionInputs(PAST, inputs[2], inputs[2]), cache)
         outputs.append(o_BTNH)
     return jnp.concatenate(outputs, axis=1)
 
@@ -133,7 +133,7 @@ def recurrent(kind, context, q_BTNH, *keys):
 
     def step(cache, inputs):
         q_B1NH, keys, tokens = jax.tree.map(lambda a_B: a_B[:, None], inputs)
-        o_B1NH, cache = kind.step(q_B1NH, keys, Context(PAST, tokens, tokens), cache)
+        o_B1NH, cache = kind.step(q_B1NH, keys, AttentionInputs(PAST, tokens, tokens), cache)
         return cache, o_B1NH[:, 0]
 
     inputs = jax.tree.map(
@@ -157,7 +157,7 @@ def by_definition(kind, context, inputs):
 
 @pytest.mark.parametrize(('feature', 'decay'), PAIRS)
 def test_chunks_and_recurrence_are_the_definition(feature, decay):
-    kind, context = Linear(feature, decay, chunk=5), Context(PAST, ROWS, ROWS)
+    kind, context = Linear(feature, decay, chunk=5), AttentionInputs(PAST, ROWS, ROWS)
     inputs = arrays(kind)
     forms = jax.jit(lambda *x: (attend(kind, context, *x), recurrent(kind, context, *x)))(*inputs)
     expected = by_definition(kind, context, inputs)
@@ -169,7 +169,7 @@ def test_chunks_and_recurrence_are_the_definition(feature, decay):
 @pytest.mark.parametrize('chunk', [0, 2, 12, 50])
 @pytest.mark.parametrize('text', ['linear', 'linear(feature=none, decay=gated)'])
 def test_the_size_of_a_chunk_does_not_matter(text, chunk):
-    kind, context = spec.parse(text, KINDS, 'attention'), Context(PAST, ROWS, ROWS)
+    kind, context = spec.parse(text, KINDS, 'attention'), AttentionInputs(PAST, ROWS, ROWS)
     kind = dataclasses.replace(kind, chunk=chunk)
     inputs = arrays(kind, seed=1)
     np.testing.assert_allclose(
@@ -182,7 +182,7 @@ def test_the_size_of_a_chunk_does_not_matter(text, chunk):
     [('linear(chunk=4)', (0, 9, 10, T)), ('linear(feature=none, decay=gated, chunk=3)', (0, 6, T))],
 )
 def test_steps_of_any_size_are_the_definition(text, splits):
-    kind, context = spec.parse(text, KINDS, 'attention'), Context(PAST, ROWS, ROWS)
+    kind, context = spec.parse(text, KINDS, 'attention'), AttentionInputs(PAST, ROWS, ROWS)
     inputs = arrays(kind, seed=2)
     o_BTNH = jax.jit(lambda *x: stepwise(kind, context, splits, *x))(*inputs)
     np.testing.assert_allclose(o_BTNH, by_definition(kind, context, inputs), atol=3e-6)
@@ -198,7 +198,7 @@ def test_across_is_the_definition(feature):
         np.array([[0, 1, 1, 2, 2, 2, 2, 3, 0], [2, 2, 1, 1, 1, 1, 1, 0, 0]]),
     )
     context, kinds = (
-        Context(Segments(), ROWS, keys),
+        AttentionInputs(Segments(), ROWS, keys),
         [Linear(feature, chunk=chunk) for chunk in (4, T)],
     )
     inputs = arrays(kinds[0], keys=9)
@@ -209,7 +209,10 @@ def test_across_is_the_definition(feature):
 
 
 def test_both_ways_is_the_definition():
-    context, kinds = Context(Segments(), ROWS, ROWS), [Linear(chunk=chunk) for chunk in (1, 5, T)]
+    context, kinds = (
+        AttentionInputs(Segments(), ROWS, ROWS),
+        [Linear(chunk=chunk) for chunk in (1, 5, T)],
+    )
     inputs = arrays(kinds[0])
     for o_BTNH in jax.jit(lambda *x: [attend(kind, context, *x) for kind in kinds])(*inputs):
         np.testing.assert_allclose(o_BTNH, by_definition(kinds[0], context, inputs), atol=2e-6)
@@ -229,7 +232,7 @@ def test_both_ways_is_the_definition():
     ids=['elu', 'both ways', 'fixed', 'gated', 'favor', 'all pairs'],
 )
 def test_gradients_are_the_definitions(kind, mask, slope):
-    context, inputs = Context(mask, ROWS, ROWS), arrays(kind, seed=3)
+    context, inputs = AttentionInputs(mask, ROWS, ROWS), arrays(kind, seed=3)
     r_BTNH = np.random.default_rng(4).normal(size=(B, T, N, VALUE_H))
     grads = jax.jit(
         jax.grad(lambda *x: (attend(kind, context, *x) * r_BTNH).sum(), argnums=(0, 1, 2, 3))
@@ -247,7 +250,7 @@ def test_gradients_are_the_definitions(kind, mask, slope):
 
 
 def test_weights_are_rows_of_a_stochastic_matrix():
-    context, (q_BTNH, *keys) = Context(PAST, ROWS, ROWS), arrays(Linear())
+    context, (q_BTNH, *keys) = AttentionInputs(PAST, ROWS, ROWS), arrays(Linear())
     weights_BNTS = jax.jit(Linear(chunk=4).weights)(q_BTNH, KeysValues(*keys), context)
     seen_BTS = np.asarray(context.allowed_BTS())
     np.testing.assert_array_equal(
@@ -272,7 +275,7 @@ def test_memory_is_linear_in_the_length(text, mask):
 
         def loss(positions_BT, segments_BT, *inputs):
             tokens = Tokens(positions_BT, segments_BT)
-            return attend(kind, Context(mask, tokens, tokens), *inputs).sum()
+            return attend(kind, AttentionInputs(mask, tokens, tokens), *inputs).sum()
 
         gradient = jax.jit(jax.value_and_grad(loss, argnums=(2, 3, 4, 5))).lower(ids, ids, *inputs)
         return gradient.compile().memory_analysis().temp_size_in_bytes
@@ -356,14 +359,16 @@ def test_favor_approaches_softmax_as_one_over_the_root_of_its_features():
     sizes, errors = [16, 64, 256, 1024], []
     for size in sizes:
         kinds = [Linear(Favor(size, seed)) for seed in range(8)]
-        outputs = [attend(kind, Context(Segments(), tokens, tokens), *inputs)[0] for kind in kinds]
+        outputs = [
+            attend(kind, AttentionInputs(Segments(), tokens, tokens), *inputs)[0] for kind in kinds
+        ]
         errors.append(math.sqrt(np.mean([np.square(o_TNH - expected) for o_TNH in outputs])))
     assert np.polyfit(np.log(sizes), np.log(errors), 1)[0] == pytest.approx(-0.5, abs=0.05)
     assert errors[-1] < 0.01
 
 
 def test_favor_has_no_maximum_over_the_future():
-    kind, context = Linear(Favor(features=16), chunk=4), Context(PAST, ROWS, ROWS)
+    kind, context = Linear(Favor(features=16), chunk=4), AttentionInputs(PAST, ROWS, ROWS)
     q_BTNH, k_BSKH, v_BSKH, decay_BSKR = arrays(kind)
     louder_BSKH = k_BSKH.copy()
     louder_BSKH[:, 6:] *= 12
@@ -375,7 +380,7 @@ def test_favor_has_no_maximum_over_the_future():
 
 
 def test_favor_takes_large_queries_and_keys():
-    kind, context = Linear(Favor(features=64), chunk=4), Context(PAST, ROWS, ROWS)
+    kind, context = Linear(Favor(features=64), chunk=4), AttentionInputs(PAST, ROWS, ROWS)
     q_BTNH, k_BSKH, v_BSKH, decay_BSKR = arrays(kind)
     unit_BSKH = k_BSKH / np.linalg.norm(k_BSKH, axis=-1, keepdims=True)
     for size in (100, 10_000):  # |k|² / √d, within what the class promises and far beyond
@@ -435,7 +440,7 @@ def test_gated_decays_are_glas():
 
 
 def test_strong_decays_overflow_nowhere_and_hide_no_weak_ones():
-    kind, context = Linear(Identity(), Gated(), chunk=5), Context(PAST, ROWS, ROWS)
+    kind, context = Linear(Identity(), Gated(), chunk=5), AttentionInputs(PAST, ROWS, ROWS)
     q_BTNH, k_BSKH, v_BSKH, decay_BSKR = arrays(kind)
     decay_BSKR[
         :, 1::5

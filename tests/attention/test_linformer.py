@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from transformer_jax import spec
-from transformer_jax.attention import KINDS, Context
+from transformer_jax.attention import KINDS, AttentionInputs
 from transformer_jax.attention.kinds.linformer import KeysValues, Linformer, Queries
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
@@ -29,7 +29,7 @@ def attend(q_BTNH, k_BSKH, v_BSKH, mix, real=(REAL_BT, REAL_BS)):
     """(outputs, weights) with E and F of any shape."""
     *shape, length, rank = mix[0].shape
     kind = Linformer(length, rank, 'none' if shape else 'heads')
-    context = Context(
+    context = AttentionInputs(
         Segments(), *map(tokens, real), parameters=dict(zip(('keys', 'values'), mix, strict=True))
     )
     arguments = Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context
@@ -129,7 +129,7 @@ def test_a_mixture_without_keys_takes_its_share_of_the_weight():
     assert (weights_BNTS.sum(-1) < 0.999).all()
 
 
-class Scope:
+class ParamScope:
     """Parameters that are named by what was asked."""
 
     heads, layer = (4, 2, H, VALUE_H), 0
@@ -160,7 +160,7 @@ class Scope:
     ],
 )
 def test_what_is_shared(share, asked):
-    scope = Scope()
+    scope = ParamScope()
     parameters = Linformer(share=share).parameters(scope)
     assert scope.asked == asked
     assert (parameters['keys'] is parameters['values']) == (share == 'kv')
@@ -171,7 +171,7 @@ def test_queries_and_keys_are_rotated_where_they_stand():
     x_BSD, where = np.ones((B, S, 2)), tokens(REAL_BS)
     rotated_BS11 = np.broadcast_to(np.arange(S), (B, S))[..., None, None]
     queries, keys = (
-        project(Scope(), x_BSD, where) for project in (Linformer().queries, Linformer().keys)
+        project(ParamScope(), x_BSD, where) for project in (Linformer().queries, Linformer().keys)
     )
     np.testing.assert_array_equal(queries.q_BTNH, np.broadcast_to(rotated_BS11, (B, S, 4, H)))
     np.testing.assert_array_equal(keys.k_BSKH, np.broadcast_to(rotated_BS11, (B, S, 2, H)))
@@ -203,7 +203,7 @@ def test_dropout_leaves_the_mean():
     kind = Linformer(LENGTH, RANK, 'heads')
 
     def dropped(rng):
-        context = Context(
+        context = AttentionInputs(
             Segments(),
             tokens(REAL_BT),
             tokens(REAL_BS),
@@ -224,7 +224,7 @@ def test_dropout_leaves_the_mean():
 def test_memory_is_linear_in_time():
     def temporary_bytes(length):
         def loss(q_BTNH, keys, mix):
-            context = Context(
+            context = AttentionInputs(
                 Segments(),
                 *2 * [tokens(np.ones((1, length), np.int32))],
                 parameters={'keys': mix, 'values': mix},

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transformer_jax import spec
-from transformer_jax.attention import Context
+from transformer_jax.attention import AttentionInputs
 from transformer_jax.attention.kinds.softmax import Softmax
 from transformer_jax.attention.masks import MASKS, BigBird, Causal, Prefix, Segments, Window
 from transformer_jax.batch import Tokens
@@ -59,12 +59,12 @@ DRAWN = {
     'strided(3)': '####..#. #####..# ######.. #######. .####### ..###### #..##### .#..####',
     'fixed(3)': '###..#.. ###..#.. ###..#.. ..####.. ..####.. ..####.. ..#..### ..#..###',
     'fixed(4, 2)': '####..## ####..## ####..## ####..## ..###### ..###### ..###### ..######',
-    'first(2)': '######## ######## ##...... ##...... ##...... ##...... ##...... ##......',
+    'global_tokens(2)': '######## ######## ##...... ##...... ##...... ##...... ##...... ##......',
     'bigbird(2, first=0, random=0, length=8)': '####.... ####.... ######.. ######.. ..###### ..###### ....#### ....####',
     'bigbird(2, window=1, random=0, length=8, first=1)': '######## ######## ####.... ####.... ##..##.. ##..##.. ##....## ##....##',
     # Four blocks, one of them the own: three drawn are all the others.
     'bigbird(2, window=1, first=0, random=3, length=8)': '######## ' * LENGTH,
-    'window(2) | first(1)': '######## ###..... ####.... #.###... #..###.. #...###. #....### #.....##',
+    'window(2) | global_tokens(1)': '######## ###..... ####.... #.###... #..###.. #...###. #....### #.....##',
     'window(3) & dilated(4, 2)': '#.#..... .#.#.... #.#.#... .#.#.#.. ..#.#.#. ...#.#.# ....#.#. .....#.#',
 }
 DRAWN_IN_A_DECODER = {
@@ -72,10 +72,10 @@ DRAWN_IN_A_DECODER = {
     'dilated(2, 3)': '#....... .#...... ..#..... #..#.... .#..#... ..#..#.. ...#..#. ....#..#',
     'strided(3)': '#....... ##...... ###..... ####.... .####... ..####.. #..####. .#..####',
     'fixed(3)': '#....... ##...... ###..... ..##.... ..###... ..####.. ..#..##. ..#..###',
-    'window(2) | first(1)': '#....... ##...... ###..... #.##.... #..##... #...##.. #....##. #.....##',
+    'window(2) | global_tokens(1)': '#....... ##...... ###..... #.##.... #..##... #...##.. #....##. #.....##',
     'prefix(3)': '###..... ###..... ###..... ####.... #####... ######.. #######. ########',
     'window(2) & prefix(3)': '##...... ###..... .##..... ..##.... ...##... ....##.. .....##. ......##',
-    '(window(2) | first(3)) & prefix(3)': '###..... ###..... ###..... ####.... #####... ###.##.. ###..##. ###...##',
+    '(window(2) | global_tokens(3)) & prefix(3)': '###..... ###..... ###..... ####.... #####... ###.##.. ###..##. ###...##',
 }
 
 
@@ -100,14 +100,14 @@ DRAWN_PACKED = {
     Segments() | Causal(): '####.# ###### ###### #..### ##.### #..#.#',
     Window(1).within(Segments()): '#..... .#.... ..#... ...#.. ....#. ......',
     Prefix(2).within(PAST): '##.... ##.... ###... ...##. ...##. ......',
-    parsed('first(1)').within(Segments()): '###... #..... #..... ...##. ...#.. ......',
+    parsed('global_tokens(1)').within(Segments()): '###... #..... #..... ...##. ...#.. ......',
 }
 
 
 @pytest.mark.parametrize('mask', DRAWN_PACKED, ids=str)
 def test_on_packed_rows_a_mask_is_its_drawing(mask):
     np.testing.assert_array_equal(
-        Context(mask, PACKED, PACKED).allowed_BTS()[0], drawn(DRAWN_PACKED[mask])
+        AttentionInputs(mask, PACKED, PACKED).allowed_BTS()[0], drawn(DRAWN_PACKED[mask])
     )
 
 
@@ -143,7 +143,7 @@ atoms = st.one_of(
     st.builds(lambda summary, more: MASKS['fixed'](summary + more, summary), small(), small(0)),
     st.builds(MASKS['dilated'], small(), small()),
     *(st.builds(MASKS[name]) for name in ('full', 'causal')),
-    *(st.builds(MASKS[name], small()) for name in ('prefix', 'window', 'strided', 'first')),
+    *(st.builds(MASKS[name], small()) for name in ('prefix', 'window', 'strided', 'global_tokens')),
 )
 formulas = st.recursive(
     atoms,
@@ -171,7 +171,7 @@ def test_the_strategies_know_all_of_the_table():
         'prefix',
         'window',
         'strided',
-        'first',
+        'global_tokens',
     } == set(MASKS)
 
 
@@ -194,7 +194,7 @@ def test_nobody_sees_beyond_the_reach(mask, site, tokens):
         ('prefix(4)', (math.inf, 3)),
         ('window(3) | dilated(2, 3)', (3, 3)),
         ('window(3) & causal', (2, 0)),
-        ('window(3) | first(1)', 2 * (math.inf,)),
+        ('window(3) | global_tokens(1)', 2 * (math.inf,)),
     ],
 )
 def test_the_reach_is_no_wider_than_it_must_be(text, reach):
@@ -225,7 +225,7 @@ def test_a_packed_segment_is_seen_as_if_alone(mask, site, tokens):
     np.testing.assert_array_equal(matrix(mask, tokens), expected)
 
 
-@given(atoms.filter(lambda mask: type(mask) is not MASKS['first']), sites, rows)
+@given(atoms.filter(lambda mask: type(mask) is not MASKS['global_tokens']), sites, rows)
 def test_a_token_sees_at_least_itself(mask, site, tokens):
     real = tokens.segments_BT[0] != 0
     np.testing.assert_array_equal(np.diagonal(matrix(mask.within(site), tokens)), real)
@@ -260,7 +260,7 @@ def test_traced_tokens_give_the_same():
         ('dilated(2, 0)', 'rate=0 must be positive'),
         ('strided(0)', 'stride=0 must be positive'),
         ('fixed(2, 3)', 'summary=3 must be at most stride=2'),
-        ('first(0)', 'tokens=0 must be positive'),
+        ('global_tokens(0)', 'tokens=0 must be positive'),
         ('prefix(-1)', 'length=-1 must be positive'),
         ('bigbird(window=2)', 'window=2 must be odd'),
         ('bigbird(random=-1)', 'random=-1 must be 0 or more'),
@@ -332,7 +332,9 @@ def test_a_prefix_that_comes_at_once_decodes_as_all_at_once():
     x_BTD = np.random.default_rng(0).normal(size=(1, LENGTH, 8)).astype(np.float32)
 
     def attend(module, x_BTD):
-        return module(x_BTD, module.keys(x_BTD, tokens), Context(PAST, tokens, tokens), None)
+        return module(
+            x_BTD, module.keys(x_BTD, tokens), AttentionInputs(PAST, tokens, tokens), None
+        )
 
     expected, variables = jax.jit(lambda *x: module.init_with_output(*x, method=attend))(
         jax.random.PRNGKey(0), x_BTD

@@ -1,4 +1,4 @@
-"""Normalisers against float64 NumPy: the papers' formulas, and bisection where the
+"""Normalizers against float64 NumPy: the papers' formulas, and bisection where the
 package sorts.
 """
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax.attention.normalizers import NORMALISERS, Elementwise
+from transformer_jax.attention.normalizers import NORMALIZERS, Elementwise
 from transformer_jax.layers.param_scope import HeadDims
 from transformer_jax.models.blocks import Projection
 from transformer_jax.positions import Position
@@ -18,7 +18,7 @@ from transformer_jax.positions import Position
 B, K, G, T, S = 2, 2, 2, 4, 7
 SINK = np.linspace(-1, 2, K * G).astype(np.float32)  # head by head
 SUM_TO_ONE = ('softmax', 'sparsemax', 'entmax15')
-every = pytest.mark.parametrize('name', NORMALISERS)
+every = pytest.mark.parametrize('name', NORMALIZERS)
 
 
 def learned(name):
@@ -28,7 +28,7 @@ def learned(name):
 @functools.partial(jax.jit, static_argnums=0)
 def weigh(name, scores_BKGTS, allowed_BTS, parameters=None):
     parameters = learned(name) if parameters is None else parameters
-    return NORMALISERS[name]().weights(parameters, scores_BKGTS, allowed_BTS)
+    return NORMALIZERS[name]().weights(parameters, scores_BKGTS, allowed_BTS)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -36,7 +36,7 @@ def gradients(name, scores_BKGTS, allowed_BTS, r_BKGTS, parameters):
     """Of the weights' product with r, with respect to scores and parameters."""
     return jax.grad(
         lambda scores, parameters: (
-            NORMALISERS[name]().weights(parameters, scores, allowed_BTS) * r_BKGTS
+            NORMALIZERS[name]().weights(parameters, scores, allowed_BTS) * r_BKGTS
         ).sum(),
         (0, 1),
     )(scores_BKGTS, parameters)
@@ -179,24 +179,24 @@ def test_dense_ones_leave_no_allowed_key_out(name):
     weights = np.asarray(weigh(name, scores, allowed))[
         np.broadcast_to(allowed[:, None, None], scores.shape)
     ]
-    assert (weights > 0).all() == NORMALISERS[name].dense
+    assert (weights > 0).all() == NORMALIZERS[name].dense
 
 
 def test_only_the_sparse_ones_need_the_whole_row():
-    assert [name for name in NORMALISERS if NORMALISERS[name].whole_row] == [
+    assert [name for name in NORMALIZERS if NORMALIZERS[name].whole_row] == [
         'sparsemax',
         'entmax15',
     ]
 
 
 @pytest.mark.parametrize(
-    'name', [name for name in NORMALISERS if issubclass(NORMALISERS[name], Elementwise)]
+    'name', [name for name in NORMALIZERS if issubclass(NORMALIZERS[name], Elementwise)]
 )
 def test_elementwise_ones_go_tile_by_tile(name):
     scores, allowed = some()
     n_BT, part = np.maximum(allowed.sum(-1), 1), slice(2, 5)
     tile = (
-        NORMALISERS[name]().transform((), scores[..., part], n_BT) * allowed[:, None, None, :, part]
+        NORMALIZERS[name]().transform((), scores[..., part], n_BT) * allowed[:, None, None, :, part]
     )
     np.testing.assert_allclose(tile, weigh(name, scores, allowed)[..., part], rtol=1e-6)
 
@@ -240,12 +240,12 @@ def test_sparse_ones_differentiate_forward_too(name):
 
 
 def test_a_sink_is_learned_for_each_head_and_starts_as_off_by_one():
-    module = Projection(NORMALISERS['sink']().parameters, HeadDims(K * G, K, 8, 8), 0, Position())
+    module = Projection(NORMALIZERS['sink']().parameters, HeadDims(K * G, K, 8, 8), 0, Position())
     sink_KG11, variables = module.init_with_output(jax.random.PRNGKey(0))
     assert variables['params']['sink'].names == ('heads',)
     scores, allowed = some()
     np.testing.assert_array_equal(
-        NORMALISERS['sink']().weights(sink_KG11, scores, allowed),
+        NORMALIZERS['sink']().weights(sink_KG11, scores, allowed),
         weigh('off_by_one', scores, allowed),
     )
     trained = module.apply({'params': {'sink': SINK}})

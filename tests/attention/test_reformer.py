@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from transformer_jax import spec
-from transformer_jax.attention import KINDS, Context
+from transformer_jax.attention import KINDS, AttentionInputs
 from transformer_jax.attention.kinds.reformer import Queries, Reformer, Values, hashed
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
@@ -27,7 +27,7 @@ KINDS_TRIED = [
 ]
 
 
-class Scope:
+class ParamScope:
     """Has heads and a position encoding, and no parameters."""
 
     heads, layer = (N, 2, H, VALUE_H), 0
@@ -46,7 +46,9 @@ def context(kind, real_BT, **changes):
     tokens = Tokens(
         jnp.broadcast_to(jnp.arange(real_BT.shape[1])[None], real_BT.shape), jnp.asarray(real_BT)
     )
-    return Context(Segments(), tokens, tokens, parameters=kind.parameters(Scope()), **changes)
+    return AttentionInputs(
+        Segments(), tokens, tokens, parameters=kind.parameters(ParamScope()), **changes
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -94,7 +96,7 @@ def paper(kind, qk_BTNH, v_BTKH, real_BT):
     the rounds.
     """
     qk_BTNH, v_BTKH = np.asarray(qk_BTNH, np.float64), np.asarray(v_BTKH, np.float64)
-    a_RNHE = np.asarray(kind.parameters(Scope())['directions'], np.float64)
+    a_RNHE = np.asarray(kind.parameters(ParamScope())['directions'], np.float64)
     o_BTNH = np.zeros((*qk_BTNH.shape[:3], v_BTKH.shape[-1]))
     for b, n in np.ndindex(len(qk_BTNH), N):
         q_TH, v_TH = qk_BTNH[b, :, n], v_BTKH[b, :, n * v_BTKH.shape[2] // N]
@@ -123,7 +125,7 @@ def union(kind, qk_BTNH, real_BT):
     """What appendix A comes to: weights_BNTS = softmax over all that is seen in any round, oneself
     only if alone.
     """
-    a_RNHE = np.asarray(kind.parameters(Scope())['directions'], np.float64)
+    a_RNHE = np.asarray(kind.parameters(ParamScope())['directions'], np.float64)
     weights_BNTS = np.zeros((B, N, T, T))
     for b, n in np.ndindex(B, N):
         q_TH = np.asarray(qk_BTNH[b, :, n], np.float64)
@@ -264,7 +266,7 @@ def test_near_vectors_collide_more_often_than_far_ones():
 
 def test_directions_come_from_the_seed_and_the_layer():
     first, again, other_seed, other_layer = (
-        Reformer(seed=seed).parameters(Scope(layer))['directions']
+        Reformer(seed=seed).parameters(ParamScope(layer))['directions']
         for seed, layer in ((0, 0), (0, 0), (1, 0), (0, 1))
     )
     assert first.shape == (4, N, H, 8)
@@ -277,8 +279,8 @@ def test_the_hash_reads_float32_and_rotated_queries():
     x_BTD = jnp.ones((B, T, 2), jnp.bfloat16)
     tokens = context(Reformer(), REAL_BT).query
     queries, values = (
-        Reformer().queries(Scope(), x_BTD, tokens),
-        Reformer().keys(Scope(), x_BTD, tokens),
+        Reformer().queries(ParamScope(), x_BTD, tokens),
+        Reformer().keys(ParamScope(), x_BTD, tokens),
     )
     assert queries.qk_BTNH.dtype == jnp.float32
     np.testing.assert_array_equal(

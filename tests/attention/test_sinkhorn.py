@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from transformer_jax import spec
-from transformer_jax.attention import KINDS, Context
+from transformer_jax.attention import KINDS, AttentionInputs
 from transformer_jax.attention.kinds.sinkhorn import (
     KeysValues,
     Queries,
@@ -34,7 +34,7 @@ def context(real_BT, **changes):
     tokens = Tokens(
         jnp.broadcast_to(jnp.arange(real_BT.shape[1])[None], real_BT.shape), jnp.asarray(real_BT)
     )
-    return Context(Segments(), tokens, tokens, **changes)
+    return AttentionInputs(Segments(), tokens, tokens, **changes)
 
 
 def attend(kind, q, k, v, a, b, real_BT, **changes):
@@ -254,7 +254,7 @@ def test_rows_without_tokens_are_zero_with_finite_gradients():
         assert not grad[0].any()
 
 
-class Scope:
+class ParamScope:
     """Has heads and a position encoding; projections are ones."""
 
     heads, layer = (4, 2, H, VALUE_H), 0
@@ -271,7 +271,7 @@ class Scope:
 
 
 def test_queries_and_keys_are_rotated_and_what_sorts_is_not():
-    scope, x_BTD, tokens = Scope(), np.ones((B, T, 2)), context(REAL_BT).query
+    scope, x_BTD, tokens = ParamScope(), np.ones((B, T, 2)), context(REAL_BT).query
     queries, keys = Sinkhorn().queries(scope, x_BTD, tokens), Sinkhorn().keys(scope, x_BTD, tokens)
     assert scope.asked == {
         'query': (4, H, 'heads'),

@@ -20,7 +20,7 @@ from laws.contract import B, Case, N, T, distance, inputs, site, whole
 
 from transformer_jax import config as config_lib
 from transformer_jax import spec
-from transformer_jax.attention import KINDS, Context
+from transformer_jax.attention import KINDS, AttentionInputs
 from transformer_jax.config import resolve_architecture
 from transformer_jax.errors import ConfigError
 from transformer_jax.schema import ExperimentConfig, ModelConfig
@@ -86,7 +86,7 @@ def test_random_weights_ignore_the_input():
 def test_dense_weights_of_a_query_depend_on_no_other_token():
     at, t = site(Case(DENSE), 'encoder'), 6
     bound, tokens = at.module.bind({'params': at.params}), whole(B, T)
-    context = Context(at.mask, tokens, tokens, parameters=bound.mix())
+    context = AttentionInputs(at.mask, tokens, tokens, parameters=bound.mix())
 
     def weights(x_BTD):
         return at.kind.weights(bound.queries(x_BTD, tokens), bound.keys(x_BTD, tokens), context)

@@ -93,7 +93,7 @@ def literal(look, head):
 def test_sums_are_those_of_loops_over_packed_and_padded_rows(make_batch, random_rows, tiny):
     batch = make_batch(random_rows(LENGTHS, V), LENGTH)
     model = build_model(
-        tiny(attention='softmax(normaliser=sigmoid, softcap=5)', position='alibi'), V
+        tiny(attention='softmax(normalizer=sigmoid, softcap=5)', position='alibi'), V
     )
     found = jax.jit(lambda params: looks(model, params, batch))(random_params(model))
     assert list(found) == sorted(model.architecture.sites)
@@ -251,7 +251,7 @@ def test_what_has_no_meaning_is_none():
     'changes',
     [
         pytest.param(
-            {'position': 'rope', 'attention': 'softmax(normaliser=sink)'}, marks=pytest.mark.slow
+            {'position': 'rope', 'attention': 'softmax(normalizer=sink)'}, marks=pytest.mark.slow
         ),
         {'attention': 'softmax(forget=True)', 'num_kv_heads': 2},
         pytest.param({'attention': 'latent', 'position': 't5'}, marks=pytest.mark.slow),

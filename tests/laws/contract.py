@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax.attention import Context
+from transformer_jax.attention import AttentionInputs
 from transformer_jax.attention.cache import reorder
 from transformer_jax.attention.masks import Full, Segments
 from transformer_jax.batch import Tokens
@@ -102,7 +102,7 @@ class Site:
 
     def _attend(self, module, x_BTD, tokens, memory_BSD, memory_tokens):
         keys = module.keys(memory_BSD, memory_tokens)
-        return module(x_BTD, keys, Context(self.mask, tokens, memory_tokens), None)
+        return module(x_BTD, keys, AttentionInputs(self.mask, tokens, memory_tokens), None)
 
     def _forward(self, params, x_BTD, tokens, memory_BSD=None, memory_tokens=None):
         if self.name != 'cross':
@@ -179,7 +179,7 @@ def cotangent(seed: int = 9, rows: int = B, length: int = T) -> np.ndarray:
 
 
 def causality_by_gradient(at: Site) -> None:
-    """No output depends on a later input; where mask and normaliser let it, it does on every
+    """No output depends on a later input; where mask and normalizer let it, it does on every
     earlier one.
     """
     r_BTD, rows = np.zeros((B, T, D), np.float32), [(0, 3), (1, 11), (2, T - 1)]
@@ -361,11 +361,11 @@ def transformations_leave_it_equal(at: Site) -> None:
 
 
 def sees_all(at: Site) -> bool:
-    """Whether every earlier key takes part in every output: no mask of its own, no normaliser of
+    """Whether every earlier key takes part in every output: no mask of its own, no normalizer of
     exact zeros.
     """
-    normaliser = getattr(at.kind, 'normaliser', None)
-    return at.kind.mask == Full() and (normaliser is None or normaliser.dense)
+    normalizer = getattr(at.kind, 'normalizer', None)
+    return at.kind.mask == Full() and (normalizer is None or normalizer.dense)
 
 
 # Check → the promises it needs beside the site's own.

@@ -28,7 +28,7 @@ from transformer_jax.training import train_step as step
 V, LENGTH = 12, 12
 # The options of the scored kinds are axes of their own: they become the arguments of the
 # kind's spec.
-ARGUMENTS = ('mask', 'normaliser', 'softcap', 'scale', 'qk_norm', 'talking', 'forget', 'gate')
+ARGUMENTS = ('mask', 'normalizer', 'softcap', 'scale', 'qk_norm', 'talking', 'forget', 'gate')
 AXES = {
     'attention': [
         'softmax',
@@ -51,10 +51,10 @@ AXES = {
         'window(5)',
         'dilated(3, 2)',
         'strided(3)',
-        'window(3) | first(2)',
+        'window(3) | global_tokens(2)',
         'bigbird(2)',
     ],
-    'normaliser': ['softmax', 'off_by_one', 'sink', 'sigmoid', 'relu2', 'sparsemax', 'entmax15'],
+    'normalizer': ['softmax', 'off_by_one', 'sink', 'sigmoid', 'relu2', 'sparsemax', 'entmax15'],
     'engine': ['dense', 'chunked', 'blocked'],
     'softcap': [0.0, 3.0],
     'scale': ["'rsqrt'", "'none'", 0.7],

@@ -10,7 +10,7 @@ import pytest
 from helpers.build import build_model, dummy_batch
 
 from transformer_jax import config as config_lib
-from transformer_jax.attention import Context
+from transformer_jax.attention import AttentionInputs
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.errors import ConfigError
@@ -155,7 +155,7 @@ def test_a_parallel_encoder_block_adds_both_branches(architecture):
     block = module.bind({'params': params})
     y_BSD = layer_norm(x_BSD, params['attention_connection']['norm']).astype(np.float32)
     attended_BSD = block.attention(
-        y_BSD, block.attention.keys(y_BSD, side), Context(Segments(), side, side), None
+        y_BSD, block.attention.keys(y_BSD, side), AttentionInputs(Segments(), side, side), None
     )
     np.testing.assert_allclose(
         block(x_BSD, side, None), x_BSD + attended_BSD + block.ffn(y_BSD), rtol=1e-5, atol=1e-4
@@ -177,10 +177,13 @@ def test_a_parallel_decoder_block_adds_all_three_branches(architecture):
     block = module.bind({'params': params})
     y_BTD = layer_norm(x_BTD, params['attention_connection']['norm']).astype(np.float32)
     own_BTD = block.attention(
-        y_BTD, block.attention.keys(y_BTD, target), Context(PAST, target, target), None
+        y_BTD, block.attention.keys(y_BTD, target), AttentionInputs(PAST, target, target), None
     )
     cross_BTD = block.cross(
-        y_BTD, block.cross.keys(memory_BSD, source), Context(Segments(), target, source), None
+        y_BTD,
+        block.cross.keys(memory_BSD, source),
+        AttentionInputs(Segments(), target, source),
+        None,
     )
     np.testing.assert_allclose(
         block(x_BTD, target, None, (memory_BSD, source)),

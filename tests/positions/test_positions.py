@@ -12,7 +12,7 @@ import pytest
 from helpers.build import build_model
 
 from transformer_jax import spec
-from transformer_jax.attention import Context
+from transformer_jax.attention import AttentionInputs
 from transformer_jax.attention.kinds.softmax import KeysValues, Queries, Softmax
 from transformer_jax.attention.masks import Causal, Segments, Window
 from transformer_jax.batch import Tokens
@@ -125,12 +125,12 @@ def arrays(seed=0):
 
 def attend(position, site, parameters, q, k, v, query, key):
     """o_BTNH of softmax attention with a position encoding."""
-    context = Context(
+    context = AttentionInputs(
         MASKS[site],
         query,
         key,
         position=position,
-        parameters={'normaliser': ()},
+        parameters={'normalizer': ()},
         position_parameters=parameters,
     )
     return Softmax().attend(Queries(q), KeysValues(k, v), context)
@@ -353,12 +353,12 @@ def test_contextual_positions_count_in_a_ring_cache_what_they_count_at_once():
     inputs, row = arrays(), Tokens(np.arange(T)[None].repeat(B, 0), np.ones((B, T), int))
 
     def context(tokens):
-        return Context(
+        return AttentionInputs(
             mask,
             tokens,
             tokens,
             position=position,
-            parameters={'normaliser': ()},
+            parameters={'normalizer': ()},
             position_parameters=parameters,
         )
 

@@ -2,7 +2,7 @@
 and caches.
 """
 
-from transformer_jax.attention.base import Attention, Context
+from transformer_jax.attention.base import Attention, AttentionInputs
 from transformer_jax.attention.kinds import KINDS
 
-__all__ = ['KINDS', 'Attention', 'Context']
+__all__ = ['KINDS', 'Attention', 'AttentionInputs']

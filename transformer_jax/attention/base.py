@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from transformer_jax.attention.cache import GrowingCache
 from transformer_jax.attention.masks import Full, Mask
 from transformer_jax.batch import Tokens
-from transformer_jax.layers.functional import drop
-from transformer_jax.layers.param_scope import HeadDims, Scope
+from transformer_jax.layers.dropout import apply_dropout
+from transformer_jax.layers.param_scope import HeadDims, ParamScope
 from transformer_jax.positions import Position
 
 GATES = ('none', 'head', 'element')
@@ -24,7 +24,7 @@ PROMISES = ('encoder', 'causal', 'cross', 'padding', 'segments', 'decode', 'bias
 
 
 @flax.struct.dataclass
-class Context:
+class AttentionInputs:
     """All that attention reads beside its queries and keys: who may see whom, where they stand,
     what was learned.
     """
@@ -50,7 +50,11 @@ class Context:
         """Weights of any shape, some of them set to 0 and the rest scaled up where attention
         has dropout.
         """
-        return weights if self.dropout is None else drop(self.dropout[0], weights, self.dropout[1])
+        return (
+            weights
+            if self.dropout is None
+            else apply_dropout(self.dropout[0], weights, self.dropout[1])
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,43 +103,43 @@ class Attention(abc.ABC):
         return ''
 
     @abc.abstractmethod
-    def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Any:
+    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Any:
         """What asks."""
 
     @abc.abstractmethod
-    def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> Any:
+    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> Any:
         """What is asked, the values included."""
 
-    def parameters(self, scope: Scope) -> Any:
+    def parameters(self, scope: ParamScope) -> Any:
         """The learned arrays that `attend` reads."""
         return ()
 
     @abc.abstractmethod
-    def attend(self, queries: Any, keys: Any, context: Context) -> jax.Array:
+    def attend(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
         """o_BTNH: the mixed values; exactly 0 where a query may see nothing."""
 
-    def weights(self, queries: Any, keys: Any, context: Context) -> jax.Array:
+    def weights(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
         """weights_BNTS: how `attend` mixes. It is linear in the values, so unit vectors for values
         show the weights.
         """
         B, S, K, _ = keys.v_BSKH.shape
         v_BSKH = jnp.broadcast_to(jnp.eye(S, dtype=keys.v_BSKH.dtype)[None, :, None], (B, S, K, S))
-        o_BTNH = self.attend(queries, keys._replace(v_BSKH=v_BSKH), context.replace(dropout=None))
+        o_BTNH = self.attend(queries, keys._replace(v_BSKH=v_BSKH), inputs.replace(dropout=None))
         return jnp.moveaxis(o_BTNH, 2, 1)
 
-    def logits(self, queries: Any, keys: Any, context: Context) -> jax.Array | None:
+    def logits(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array | None:
         """float32 scores_BNTS that become weights, forbidden pairs included; None: the kind has
         none for each pair.
         """
         return None
 
     def finish(self, o_BTNH: jax.Array, parameters: Any) -> jax.Array:
-        """What follows the mixing, such as a norm of each head; `parameters` as in the context."""
+        """What follows the mixing, such as a norm of each head; `parameters` as in the inputs."""
         return o_BTNH
 
-    def look(self, queries: Any, keys: Any, context: Context) -> jax.Array:
+    def look(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
         """`attend` for the few queries of a decoding step."""
-        return self.attend(queries, keys, context)
+        return self.attend(queries, keys, inputs)
 
     def init_cache(self, keys: Any, length: int, mask: Mask) -> Any:
         """An empty cache with room for `length` keys a row, shaped like `keys` and seen
@@ -143,25 +147,27 @@ class Attention(abc.ABC):
         """
         return GrowingCache.empty(keys, length)
 
-    def step(self, queries: Any, keys: Any, context: Context, cache: Any) -> tuple[jax.Array, Any]:
-        """Attends from new tokens, context.query, to all so far: (o_RTNH, the cache with the new
+    def step(
+        self, queries: Any, keys: Any, inputs: AttentionInputs, cache: Any
+    ) -> tuple[jax.Array, Any]:
+        """Attends from new tokens, inputs.query, to all so far: (o_RTNH, the cache with the new
         tokens in it).
         """
-        (keys, tokens, past_RTS, end), cache = cache.append(keys, context.query)
-        (R, T), S = context.query.positions_BT.shape, tokens.positions_BT.shape[1]
+        (keys, tokens, past_RTS, end), cache = cache.append(keys, inputs.query)
+        (R, T), S = inputs.query.positions_BT.shape, tokens.positions_BT.shape[1]
 
         # The hypotheses that share a row of keys are to them what the times of a query are: one
         # matrix product.
         def fold(a_RT):
             return a_RT.reshape(len(tokens.positions_BT), -1, *a_RT.shape[2:])
 
-        queries, query, past_BTS = jax.tree.map(fold, (queries, context.query, past_RTS))
+        queries, query, past_BTS = jax.tree.map(fold, (queries, inputs.query, past_RTS))
 
         def look(places):
             first_keys, key = jax.tree.map(lambda a_BS: a_BS[:, :places], (keys, tokens))
             past = past_BTS if past_BTS is None else past_BTS[..., :places]
             return self.look(
-                queries, first_keys, context.replace(query=query, key=key, past_BTS=past)
+                queries, first_keys, inputs.replace(query=query, key=key, past_BTS=past)
             )
 
         # A step costs what there is to see, to a factor of two, and not what there is room for.

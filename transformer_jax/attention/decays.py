@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 
 
 class Decay(abc.ABC):
@@ -20,7 +20,7 @@ class Decay(abc.ABC):
     chunk: ClassVar[int] = 64  # tokens, where the kind does not say
 
     @abc.abstractmethod
-    def log(self, scope: Scope, x_BSD: jax.Array, features: int) -> jax.Array:
+    def log(self, scope: ParamScope, x_BSD: jax.Array, features: int) -> jax.Array:
         """float32 log a_BSKR ≤ 0; K and R may be 1 where all heads or features share it."""
 
 
@@ -28,7 +28,7 @@ class Decay(abc.ABC):
 class NoDecay(Decay):
     """a = 1: nothing is forgotten."""
 
-    def log(self, scope: Scope, x_BSD: jax.Array, features: int) -> jax.Array:
+    def log(self, scope: ParamScope, x_BSD: jax.Array, features: int) -> jax.Array:
         return jnp.zeros((*x_BSD.shape[:2], 1, 1), jnp.float32)
 
 
@@ -36,7 +36,7 @@ class NoDecay(Decay):
 class Fixed(Decay):
     """a = 1 − 2^(−5−n) in key-value head n (RetNet, Sun et al. 2023, equation 8)."""
 
-    def log(self, scope: Scope, x_BSD: jax.Array, features: int) -> jax.Array:
+    def log(self, scope: ParamScope, x_BSD: jax.Array, features: int) -> jax.Array:
         log_K = jnp.asarray(np.log1p(-(2.0 ** (-5 - np.arange(scope.heads.kv_heads)))), jnp.float32)
         return jnp.broadcast_to(log_K[None, None, :, None], (*x_BSD.shape[:2], log_K.size, 1))
 
@@ -58,7 +58,7 @@ class Gated(Decay):
             if getattr(self, name) <= 0:
                 raise ValueError(f'{name}={getattr(self, name)}, it takes a positive number')
 
-    def log(self, scope: Scope, x_BSD: jax.Array, features: int) -> jax.Array:
+    def log(self, scope: ParamScope, x_BSD: jax.Array, features: int) -> jax.Array:
         D, K = x_BSD.shape[-1], scope.heads.kv_heads
         normal = jax.nn.initializers.lecun_normal
         w_DL = scope.parameter('decay_in', (D, self.rank), ('embed', 'rank'), normal())

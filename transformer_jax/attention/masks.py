@@ -221,10 +221,10 @@ class Fixed(Mask):
 
 
 @dataclasses.dataclass(frozen=True)
-class First(Mask):
+class GlobalTokens(Mask):
     """The first `tokens` positions, which see all and are seen by all.
 
-    `window(64) | first(1)` is Longformer's pattern (Beltagy et al. 2020, section 3.1); in a decoder
+    `window(64) | global_tokens(1)` is Longformer's pattern (Beltagy et al. 2020, section 3.1); in a decoder
     the attention sinks of StreamingLLM (Xiao et al. 2024).
     """
 
@@ -267,7 +267,7 @@ class BigBird(Mask):
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
         near_BTS = abs(_offsets(query, key, self.block)) <= self.window // 2
         allowed_BTS = (
-            near_BTS | First(self.first * self.block).allowed(query, key)
+            near_BTS | GlobalTokens(self.first * self.block).allowed(query, key)
             if self.first
             else near_BTS
         )
@@ -323,6 +323,6 @@ MASKS: dict[str, type[Mask]] = {
     'dilated': Dilated,
     'strided': Strided,
     'fixed': Fixed,
-    'first': First,
+    'global_tokens': GlobalTokens,
     'bigbird': BigBird,
 }

@@ -13,16 +13,16 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.attention.masks import neg_inf
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 
 
-class Normaliser(abc.ABC):
-    """The base of all normalisers."""
+class Normalizer(abc.ABC):
+    """The base of all normalizers."""
 
     whole_row: ClassVar[bool] = True  # the weights cannot be had tile by tile along S
     dense: ClassVar[bool] = True  # every allowed key gets some weight
 
-    def parameters(self, scope: Scope) -> Any:
+    def parameters(self, scope: ParamScope) -> Any:
         """The learned arrays that `weights` reads."""
         return ()
 
@@ -33,7 +33,7 @@ class Normaliser(abc.ABC):
         """weights_BKGTS of the scores."""
 
 
-class Exponential(Normaliser):
+class Exponential(Normalizer):
     """exp(s) / (Σ exp(s) + exp(extra)): the family that an engine may sum up tile by tile."""
 
     whole_row = False
@@ -86,7 +86,7 @@ class Sink(Exponential):
     one for each head as in gpt-oss (OpenAI 2025).
     """
 
-    def parameters(self, scope: Scope) -> jax.Array:
+    def parameters(self, scope: ParamScope) -> jax.Array:
         heads = scope.heads
         sink_N = scope.parameter('sink', (heads.num_heads,), ('heads',), jax.nn.initializers.zeros)
         return sink_N.reshape(heads.kv_heads, heads.num_heads // heads.kv_heads, 1, 1)
@@ -95,7 +95,7 @@ class Sink(Exponential):
         return parameters
 
 
-class Elementwise(Normaliser):
+class Elementwise(Normalizer):
     """Each weight depends on its own score, and on how many keys the row may see."""
 
     whole_row = False
@@ -135,7 +135,7 @@ class Relu2(Elementwise):
         return jnp.square(jax.nn.relu(scores_BKGTS)) / n_BT[:, None, None, :, None]
 
 
-class Entmax(Normaliser):
+class Entmax(Normalizer):
     """argmax_p p·s + H_α(p) over the simplex, which gives exact zeros (Peters et al. 2019,
     section 3).
 
@@ -223,7 +223,7 @@ def _entmax_jvp(kind: Entmax, primals: Any, tangents: Any) -> tuple[jax.Array, j
     return weights_BKGTS, slope_BKGTS * (tangent_BKGTS - mean_BKGT1)
 
 
-NORMALISERS: dict[str, type[Normaliser]] = {
+NORMALIZERS: dict[str, type[Normalizer]] = {
     'softmax': Softmax,
     'off_by_one': OffByOne,
     'sink': Sink,

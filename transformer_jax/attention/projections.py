@@ -5,10 +5,10 @@ their positions.
 import jax
 
 from transformer_jax.batch import Tokens
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 
 
-def queries(scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+def queries(scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
     """q_BTNH of N query heads."""
     heads = scope.heads
     return scope.position.rotate(
@@ -17,7 +17,7 @@ def queries(scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
     )
 
 
-def keys_values(scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> tuple[jax.Array, jax.Array]:
+def keys_values(scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> tuple[jax.Array, jax.Array]:
     """(k_BSKH, v_BSKH) of K key-value heads."""
     heads = scope.heads
     k_BSKH = scope.position.rotate(

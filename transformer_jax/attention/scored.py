@@ -2,7 +2,7 @@
 have in common.
 
 The way of a tile: the kind's own scores, the softcap, the position encoding, the mask and
-normaliser, dropout, the values. Engines go it for all keys at once or tile by tile.
+normalizer, dropout, the values. Engines go it for all keys at once or tile by tile.
 """
 
 import abc
@@ -12,15 +12,14 @@ from typing import Any, ClassVar
 import jax
 
 from transformer_jax import spec
-from transformer_jax.attention import masks
-from transformer_jax.attention import normalizers as normalisers
-from transformer_jax.attention.base import PROMISES, Attention, Context
+from transformer_jax.attention import masks, normalizers
+from transformer_jax.attention.base import PROMISES, Attention, AttentionInputs
 from transformer_jax.attention.cache import GrowingCache, RingCache
 from transformer_jax.attention.engines import ENGINES, dense
 from transformer_jax.attention.masks import MASKS, Mask
-from transformer_jax.attention.normalizers import NORMALISERS, Normaliser
+from transformer_jax.attention.normalizers import NORMALIZERS, Normalizer
 from transformer_jax.layers.functional import softcap
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions import Position, Tile
 
 
@@ -29,7 +28,7 @@ class Scored(Attention):
     """The base of the kinds whose weights come from a score for each query and key."""
 
     mask: Mask = spec.nested(MASKS, masks.Full())
-    normaliser: Normaliser = spec.nested(NORMALISERS, normalisers.Softmax())
+    normalizer: Normalizer = spec.nested(NORMALIZERS, normalizers.Softmax())
     softcap: float = 0.0  # c·tanh(score / c) before the position's bias (Gemma 2); 0: none
     engines: ClassVar[tuple[str, ...]] = tuple(ENGINES)
     content: ClassVar[bool] = True  # its tiles hold queries and keys
@@ -52,17 +51,19 @@ class Scored(Attention):
             '' if engine == 'auto' else ENGINES[engine].refuses(self, position)
         )
 
-    def parameters(self, scope: Scope) -> dict[str, Any]:
-        return {'normaliser': self.normaliser.parameters(scope)}
+    def parameters(self, scope: ParamScope) -> dict[str, Any]:
+        return {'normalizer': self.normalizer.parameters(scope)}
 
-    def tile(self, queries: Any, keys: Any, context: Context, allowed_BTS: jax.Array) -> Tile:
+    def tile(
+        self, queries: Any, keys: Any, inputs: AttentionInputs, allowed_BTS: jax.Array
+    ) -> Tile:
         """The tile as a position encoding sees it: here of kinds that have q_BTNH and k_BSKH, with
         scale 1/√H.
         """
         *_, N, H = queries.q_BTNH.shape
         return Tile(
-            context.query,
-            context.key,
+            inputs.query,
+            inputs.key,
             allowed_BTS,
             queries.q_BTNH,
             keys.k_BSKH,
@@ -78,16 +79,16 @@ class Scored(Attention):
         """v_BSKH of the keys."""
         return keys.v_BSKH
 
-    def scores(self, queries: Any, keys: Any, tile: Tile, context: Context) -> jax.Array:
-        """float32 scores_BKGTS as the normaliser takes them."""
-        scores_BKGTS = self.raw_scores(queries, keys, tile, context.parameters)
+    def scores(self, queries: Any, keys: Any, tile: Tile, inputs: AttentionInputs) -> jax.Array:
+        """float32 scores_BKGTS as the normalizer takes them."""
+        scores_BKGTS = self.raw_scores(queries, keys, tile, inputs.parameters)
         scores_BKGTS = softcap(scores_BKGTS, self.softcap)
-        _, ahead = context.mask.reach()
+        _, ahead = inputs.mask.reach()
         tile = tile.replace(causal=ahead == 0)  # here, so that no kind can forget it
-        return context.position.score(context.position_parameters, scores_BKGTS, tile)
+        return inputs.position.score(inputs.position_parameters, scores_BKGTS, tile)
 
     def reweigh(self, weights_BKGTS: jax.Array, parameters: Any) -> jax.Array:
-        """What happens to the weights between normaliser and values."""
+        """What happens to the weights between normalizer and values."""
         return weights_BKGTS
 
     def whole_row(self) -> str:
@@ -95,8 +96,8 @@ class Scored(Attention):
         of them will do.
         """
         return (
-            f'normaliser={spec.text(self.normaliser, NORMALISERS)}'
-            if self.normaliser.whole_row
+            f'normalizer={spec.text(self.normalizer, NORMALIZERS)}'
+            if self.normalizer.whole_row
             else ''
         )
 
@@ -106,19 +107,19 @@ class Scored(Attention):
         """
         return 'its scores are not the products of queries and keys that the kernel makes'
 
-    def prepare(self, queries: Any, keys: Any, context: Context) -> tuple[Any, Any]:
+    def prepare(self, queries: Any, keys: Any, inputs: AttentionInputs) -> tuple[Any, Any]:
         """Queries and keys of whole rows as tiles read them."""
         return queries, keys
 
-    def attend(self, queries: Any, keys: Any, context: Context) -> jax.Array:
-        return ENGINES[context.engine].attend(self, *self.prepare(queries, keys, context), context)
+    def attend(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
+        return ENGINES[inputs.engine].attend(self, *self.prepare(queries, keys, inputs), inputs)
 
-    def weights(self, queries: Any, keys: Any, context: Context) -> jax.Array:
-        weights_BKGTS, _ = dense.weigh(self, *self.prepare(queries, keys, context), context)
+    def weights(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
+        weights_BKGTS, _ = dense.weigh(self, *self.prepare(queries, keys, inputs), inputs)
         return _by_head(weights_BKGTS)
 
-    def logits(self, queries: Any, keys: Any, context: Context) -> jax.Array:
-        scores_BKGTS, _ = dense.score(self, *self.prepare(queries, keys, context), context)
+    def logits(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
+        scores_BKGTS, _ = dense.score(self, *self.prepare(queries, keys, inputs), inputs)
         return _by_head(scores_BKGTS)
 
     def init_cache(self, keys: Any, length: int, mask: Mask) -> GrowingCache | RingCache:
@@ -129,9 +130,9 @@ class Scored(Attention):
             else GrowingCache.empty(keys, length)
         )
 
-    def look(self, queries: Any, keys: Any, context: Context) -> jax.Array:
+    def look(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
         # Of a kernel's tile so few queries would leave most empty.
-        return self.attend(queries, keys, context.replace(engine='dense'))
+        return self.attend(queries, keys, inputs.replace(engine='dense'))
 
 
 def _by_head(x_BKGTS: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ For every site, layer and head, over the queries of some batches, teacher-forced
 - distance: Σ w |position of the query − position of the key|, by the same shares; in
   cross-attention, too, positions count from 0 on both sides
 - sink: the weight on the first token of the segment, as it is
-- max_logit: the largest score, before the normaliser, of any query for a key that it may see
+- max_logit: the largest score, before the normalizer, of any query for a key that it may see
 
 None stands for what has no meaning: entropies and distance where weights are negative, max_logit
 where attention has no score for each pair, or keeps none (a recurrent model's).
@@ -121,14 +121,14 @@ def looks(model: nn.Module, params: Any, batch: Batch) -> dict[tuple[str, int], 
     found = {}
     for site, layer in architecture.sites:
         block = sown[collection][f'{"encoder" if site == "encoder" else "decoder"}_{layer}']
-        [(queries, keys, context)] = block['cross' if site == 'cross' else 'attention']['inputs']
+        [(queries, keys, inputs)] = block['cross' if site == 'cross' else 'attention']['inputs']
         kind = architecture.attention_at(site, layer).kind
         found[site, layer] = Look(
-            kind.weights(queries, keys, context),
-            kind.logits(queries, keys, context),
-            context.allowed_BTS(),
-            context.query,
-            context.key,
+            kind.weights(queries, keys, inputs),
+            kind.logits(queries, keys, inputs),
+            inputs.allowed_BTS(),
+            inputs.query,
+            inputs.key,
         )
     return found
 
@@ -194,11 +194,11 @@ def probe(
     if not architecture.sites and not architecture.cell.attends:
         raise ConfigError(f'model.rnn={trained.config.model.rnn!r} has no attention to probe')
     places = architecture.sites or [('cross', 0)]
-    parallel, data = trained.parallel, trained.data
+    partitioner, data = trained.partitioner, trained.data
     plan, _ = data.evaluation(split)
     chosen = set(np.linspace(0, plan.steps_per_epoch - 1, batches).round().astype(int).tolist())
-    everything = data.eval_batches(split, parallel.rows_multiple, parallel.local_rows)
-    taken = [parallel.put(batch) for number, batch in enumerate(everything) if number in chosen]
+    everything = data.eval_batches(split, partitioner.rows_multiple, partitioner.local_rows)
+    taken = [partitioner.put(batch) for number, batch in enumerate(everything) if number in chosen]
 
     @jax.jit
     def summed(params: Any, batch: Batch) -> list[Sums]:
@@ -207,7 +207,7 @@ def probe(
 
     def sites(steps: tuple[int, ...]) -> list[Row]:
         params = trained.params if steps == trained.steps else trained.params_of(steps)
-        with parallel.context():
+        with partitioner.context():
             found = [
                 jax.tree.map(functools.partial(np.asarray, dtype=np.float64), summed(params, batch))
                 for batch in taken

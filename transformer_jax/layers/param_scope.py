@@ -17,7 +17,7 @@ class HeadDims:
     value_dim: int  # d_v, of a value
 
 
-class Scope(Protocol):
+class ParamScope(Protocol):
     """Where a kind of attention, or a position encoding, asks for its learned arrays."""
 
     heads: HeadDims

@@ -6,20 +6,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from transformer_jax.attention import Context
+from transformer_jax.attention import AttentionInputs
 from transformer_jax.attention.masks import Causal, Mask, Segments
 from transformer_jax.batch import Tokens
+from transformer_jax.layers.dropout import dropout
 from transformer_jax.layers.feed_forward import FeedForward, MixtureOfExperts, Moe
-from transformer_jax.layers.linear import (
-    HeadsIn,
-    HeadsOut,
-    Initializer,
-    constrain,
-    dropout,
-    parameter,
-)
+from transformer_jax.layers.linear import ProjectFromHeads, ProjectToHeads
 from transformer_jax.layers.norms import Norm
 from transformer_jax.layers.param_scope import HeadDims
+from transformer_jax.layers.parameters import Initializer, constrain, parameter
 from transformer_jax.models.architecture import Architecture
 from transformer_jax.positions import Position
 
@@ -31,7 +26,7 @@ VALUES = (
 
 
 class Projection(nn.Module):
-    """Owns the parameters that a pure function asks of its Scope."""
+    """Owns the parameters that a pure function asks of its ParamScope."""
 
     project: Callable[..., Any]  # (scope, *arguments)
     heads: HeadDims
@@ -50,7 +45,7 @@ class Projection(nn.Module):
         has one.
         """
         gain = self.gain if name in VALUES else 1.0
-        return HeadsIn(heads, size, axis, self.bias, gain, name=name)(x_BTD)
+        return ProjectToHeads(heads, size, axis, self.bias, gain, name=name)(x_BTD)
 
     @nn.nowrap
     def parameter(
@@ -87,57 +82,59 @@ class MultiHead(nn.Module):
         )
         if self.kind.gate != 'none':
             heads = architecture.heads
-            self.gate = HeadsIn(
+            self.gate = ProjectToHeads(
                 heads.num_heads,
                 heads.value_dim if self.kind.gate == 'element' else 1,
                 'heads',
                 bias=True,
             )
-        self.out = HeadsOut(architecture.d_model, architecture.attention_bias == 'all', beta)
+        self.out = ProjectFromHeads(
+            architecture.d_model, architecture.attention_bias == 'all', beta
+        )
 
     def __call__(
-        self, x_BTD: jax.Array, keys: Any, context: Context, rate: jax.Array | None
+        self, x_BTD: jax.Array, keys: Any, inputs: AttentionInputs, rate: jax.Array | None
     ) -> jax.Array:
-        """Attends from x_BTD to projected `keys`; `context` holds mask and tokens."""
-        queries = self.queries(x_BTD, context.query)
-        context = self._complete(context.replace(engine=self.engine), rate)
+        """Attends from x_BTD to projected `keys`; `inputs` holds mask and tokens."""
+        queries = self.queries(x_BTD, inputs.query)
+        inputs = self._complete(inputs.replace(engine=self.engine), rate)
         if self.is_mutable_collection('intermediates'):
-            self.sow('intermediates', 'weights_BNTS', self.kind.weights(queries, keys, context))
+            self.sow('intermediates', 'weights_BNTS', self.kind.weights(queries, keys, inputs))
         if self.is_mutable_collection('heads') and not self.is_initializing():
-            self.sow('heads', 'inputs', (queries, keys, context))
-        return self._out(x_BTD, self.kind.attend(queries, keys, context), context)
+            self.sow('heads', 'inputs', (queries, keys, inputs))
+        return self._out(x_BTD, self.kind.attend(queries, keys, inputs), inputs)
 
-    def look(self, x_BTD: jax.Array, keys: Any, context: Context) -> jax.Array:
+    def look(self, x_BTD: jax.Array, keys: Any, inputs: AttentionInputs) -> jax.Array:
         """The same for the few queries of a decoding step."""
-        queries, context = self.queries(x_BTD, context.query), self._complete(context, None)
-        return self._out(x_BTD, self.kind.look(queries, keys, context), context)
+        queries, inputs = self.queries(x_BTD, inputs.query), self._complete(inputs, None)
+        return self._out(x_BTD, self.kind.look(queries, keys, inputs), inputs)
 
     def step(
         self, x_BTD: jax.Array, tokens: Tokens, mask: Mask, cache: Any
     ) -> tuple[jax.Array, Any]:
         """Attends from x_BTD to itself and to all that the cache holds."""
-        context = self._complete(Context(mask, tokens, tokens), None)
+        inputs = self._complete(AttentionInputs(mask, tokens, tokens), None)
         o_BTNH, cache = self.kind.step(
-            self.queries(x_BTD, tokens), self.keys(x_BTD, tokens), context, cache
+            self.queries(x_BTD, tokens), self.keys(x_BTD, tokens), inputs, cache
         )
-        return self._out(x_BTD, o_BTNH, context), cache
+        return self._out(x_BTD, o_BTNH, inputs), cache
 
     def init_cache(self, x_B1D: jax.Array, tokens: Tokens, length: int, mask: Mask) -> Any:
         """An empty cache with room for `length` keys a row."""
         return self.kind.init_cache(self.keys(x_B1D, tokens), length, self.kind.mask.within(mask))
 
-    def _complete(self, context: Context, rate: jax.Array | None) -> Context:
+    def _complete(self, inputs: AttentionInputs, rate: jax.Array | None) -> AttentionInputs:
         drops = self.architecture.attention_dropout and rate is not None
-        return context.replace(
-            mask=self.kind.mask.within(context.mask),
+        return inputs.replace(
+            mask=self.kind.mask.within(inputs.mask),
             position=self.position,
             parameters=self.mix(),
             position_parameters=self.relative(),
             dropout=(self.make_rng('dropout'), rate) if drops else None,
         )
 
-    def _out(self, x_BTD: jax.Array, o_BTNH: jax.Array, context: Context) -> jax.Array:
-        o_BTNH = self.kind.finish(o_BTNH, context.parameters)
+    def _out(self, x_BTD: jax.Array, o_BTNH: jax.Array, inputs: AttentionInputs) -> jax.Array:
+        o_BTNH = self.kind.finish(o_BTNH, inputs.parameters)
         if self.kind.gate != 'none':
             o_BTNH *= nn.sigmoid(self.gate(x_BTD))
         return self.out(o_BTNH)
@@ -228,13 +225,16 @@ class Block(nn.Module):
         """All tokens at once; `memory` is (memory_BSD, its tokens) where the layer crosses."""
         y_BTD = self.attention_connection.branch(x_BTD)
         keys = self.attention.keys(y_BTD, tokens)
-        o_BTD = self.attention(y_BTD, keys, Context(self.mask, tokens, tokens), rate)
+        o_BTD = self.attention(y_BTD, keys, AttentionInputs(self.mask, tokens, tokens), rate)
         cross = None
         if self.crosses:
-            memory_keys, context = self.cross.keys(*memory), Context(Segments(), tokens, memory[1])
+            memory_keys, inputs = (
+                self.cross.keys(*memory),
+                AttentionInputs(Segments(), tokens, memory[1]),
+            )
 
             def cross(y_BTD):
-                return self.cross(y_BTD, memory_keys, context, rate)
+                return self.cross(y_BTD, memory_keys, inputs, rate)
 
         return self._rest((x_BTD, y_BTD, o_BTD), tokens, cross, rate)
 
@@ -263,9 +263,9 @@ class Block(nn.Module):
             lambda a: a.reshape(len(memory_tokens.segments_BT), -1, *a.shape[2:]),
             ((x_RTD, y_RTD, o_RTD), tokens),
         )
-        context = Context(Segments(), tokens, memory_tokens)
+        inputs = AttentionInputs(Segments(), tokens, memory_tokens)
         x_BTD = self._rest(
-            begun, tokens, lambda y_BTD: self.cross.look(y_BTD, memory_keys, context), None
+            begun, tokens, lambda y_BTD: self.cross.look(y_BTD, memory_keys, inputs), None
         )
         return x_BTD.reshape(x_RTD.shape), cache
 

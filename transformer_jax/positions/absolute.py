@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions.base import Position
 
 
@@ -16,7 +16,7 @@ class Sinusoidal(Position):
     def refuses(self, d_model: int, head_dim: int) -> str:
         return f'model.d_model={d_model} is odd' if d_model % 2 else ''
 
-    def embed(self, scope: Scope, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    def embed(self, scope: ParamScope, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
         return x_BTD + sinusoids(positions_BT, x_BTD.shape[-1]).astype(x_BTD.dtype)
 
 
@@ -30,7 +30,7 @@ class Learned(Position):
         if self.max_len < 1:
             raise ValueError(f'max_len={self.max_len} must be positive')
 
-    def embed(self, scope: Scope, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    def embed(self, scope: ParamScope, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
         D = x_BTD.shape[-1]
         table_TD = scope.parameter(
             'positions',

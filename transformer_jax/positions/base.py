@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.batch import Tokens
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 
 
 @flax.struct.dataclass
@@ -67,7 +67,7 @@ class Position:
         """The width that cannot be cut into the pairs it works on; '' where it can."""
         return ''
 
-    def embed(self, scope: Scope, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    def embed(self, scope: ParamScope, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """Adds what depends on the absolute position to the embedded tokens."""
         return x_BTD
 
@@ -75,7 +75,7 @@ class Position:
         """Queries or keys, turned by their positions."""
         return x_BTNH
 
-    def parameters(self, scope: Scope) -> Any:
+    def parameters(self, scope: ParamScope) -> Any:
         """The pytree of learned arrays that `score` and `value` read."""
         return ()
 

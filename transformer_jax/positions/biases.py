@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions.base import Position, Tile, by_group, per_head
 
 
@@ -62,7 +62,7 @@ class T5(Position):
                 f'max_distance={self.max_distance} must be more than half of buckets={self.buckets}'
             )
 
-    def parameters(self, scope: Scope) -> jax.Array:
+    def parameters(self, scope: ParamScope) -> jax.Array:
         return scope.parameter(
             'buckets',
             (self.buckets, scope.heads.num_heads),
@@ -116,7 +116,7 @@ class Kerple(Position):
         if self.form not in ('log', 'power'):
             raise ValueError(f'form={self.form!r}, it takes log, power')
 
-    def parameters(self, scope: Scope) -> dict[str, jax.Array]:
+    def parameters(self, scope: ParamScope) -> dict[str, jax.Array]:
         shape, init = (scope.heads.num_heads,), jax.nn.initializers.normal(1.0)
         return {name: scope.parameter(name, shape, ('heads',), init) for name in ('r1', 'r2')}
 
@@ -152,7 +152,7 @@ class Fire(Position):
         if self.length <= 0:
             raise ValueError(f'length={self.length} must be positive')
 
-    def parameters(self, scope: Scope) -> dict[str, jax.Array]:
+    def parameters(self, scope: ParamScope) -> dict[str, jax.Array]:
         normal, F, N = jax.nn.initializers.normal(1.0), self.width, scope.heads.num_heads
         return {
             'c': scope.parameter('c', (), (), jax.nn.initializers.constant(0.1)),

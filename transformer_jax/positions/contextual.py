@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions.base import Position, Tile
 
 
@@ -29,7 +29,7 @@ class Cope(Position):
         if self.max_positions < 2:
             raise ValueError(f'max_positions={self.max_positions}, it takes 2 or more')
 
-    def parameters(self, scope: Scope) -> jax.Array:
+    def parameters(self, scope: ParamScope) -> jax.Array:
         return scope.parameter(
             'embeddings',
             (self.max_positions, scope.heads.head_dim),

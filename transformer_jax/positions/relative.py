@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions.absolute import sinusoids
 from transformer_jax.positions.base import Position, Tile
 
@@ -28,7 +28,7 @@ class Shaw(Position):
         if self.clip < 0:
             raise ValueError(f'clip={self.clip} must be 0 or more')
 
-    def parameters(self, scope: Scope) -> dict[str, jax.Array]:
+    def parameters(self, scope: ParamScope) -> dict[str, jax.Array]:
         heads = scope.heads
         widths = {'keys': heads.head_dim} | ({'values': heads.value_dim} if self.values else {})
         return {
@@ -82,7 +82,7 @@ class TransformerXL(Position):
 
     content: ClassVar[bool] = True
 
-    def parameters(self, scope: Scope) -> dict[str, jax.Array]:
+    def parameters(self, scope: ParamScope) -> dict[str, jax.Array]:
         N, H = scope.heads.num_heads, scope.heads.head_dim
         E = N * H + N * H % 2  # sines and cosines
         w_init = jax.nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))

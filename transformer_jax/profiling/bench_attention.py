@@ -21,7 +21,7 @@ from etils import epath
 from matplotlib.figure import Figure
 
 from transformer_jax import spec
-from transformer_jax.attention import KINDS, Attention, Context
+from transformer_jax.attention import KINDS, Attention, AttentionInputs
 from transformer_jax.attention.engines import ENGINES, require_platform
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
@@ -169,7 +169,9 @@ def program(
 
     def attend(queries, keys, parameters):
         return kind.attend(
-            queries, keys, Context(mask, tokens, tokens, parameters=parameters, engine=engine)
+            queries,
+            keys,
+            AttentionInputs(mask, tokens, tokens, parameters=parameters, engine=engine),
         )
 
     return attend, inputs

@@ -27,7 +27,7 @@ __all__ = [
 class Engine(NamedTuple):
     """A way through the tiles, and what it cannot do."""
 
-    attend: Callable[[Any, Any, Any, Any], jax.Array]  # (kind, queries, keys, context) -> o_BTNH
+    attend: Callable[[Any, Any, Any, Any], jax.Array]  # (kind, queries, keys, inputs) -> o_BTNH
     refuses: Callable[
         [Any, Any], str
     ]  # (kind, position) -> why it cannot, with what would work; '' where it can

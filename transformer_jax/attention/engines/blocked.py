@@ -43,7 +43,7 @@ def block_size(reach: int) -> int:
     return max(MIN_BLOCK, 8 * math.ceil(reach / 16))
 
 
-def attend(kind: Any, queries: Any, keys: Any, context: Any, size: int = 0) -> jax.Array:
+def attend(kind: Any, queries: Any, keys: Any, inputs: Any, size: int = 0) -> jax.Array:
     """o_BTNH of a scored kind in self-attention, where places in a segment's array are as far apart
     as positions.
 
@@ -51,10 +51,10 @@ def attend(kind: Any, queries: Any, keys: Any, context: Any, size: int = 0) -> j
     sides of the block. So all keys of a row are there, and whatever needs them at once works.
     `size` of a block; 0: by the mask's reach.
     """
-    (B, T), S = context.query.positions_BT.shape, context.key.positions_BT.shape[1]
+    (B, T), S = inputs.query.positions_BT.shape, inputs.key.positions_BT.shape[1]
     if T != S:
         raise ValueError(f'{T} queries and {S} keys: the blocked engine is for self-attention')
-    back, ahead = (int(min(distance, T)) for distance in context.mask.reach())
+    back, ahead = (int(min(distance, T)) for distance in inputs.mask.reach())
     size = size or block_size(max(back, ahead))
     before, after = math.ceil(back / size), math.ceil(ahead / size)
     if (before + 1 + after) * size >= T:
@@ -68,10 +68,10 @@ def attend(kind: Any, queries: Any, keys: Any, context: Any, size: int = 0) -> j
     def rows(cut_BCT: jax.Array) -> jax.Array:
         return cut_BCT.reshape(-1, *cut_BCT.shape[2:])
 
-    queries, query = jax.tree.map(rows, cut_time(pad_time((queries, context.query), 0, fill), size))
-    padded = pad_time((keys, context.key), before * size, after * size + fill)
+    queries, query = jax.tree.map(rows, cut_time(pad_time((queries, inputs.query), 0, fill), size))
+    padded = pad_time((keys, inputs.key), before * size, after * size + fill)
     keys, key = jax.tree.map(lambda leaf: rows(slabs(leaf)), cut_time(padded, size))
     # Of another segment, a key may be near in position and far away in the array.
-    context = context.replace(query=query, key=key, mask=context.mask & Segments())
-    o_BTNH = dense.attend(kind, queries, keys, context)
+    inputs = inputs.replace(query=query, key=key, mask=inputs.mask & Segments())
+    o_BTNH = dense.attend(kind, queries, keys, inputs)
     return o_BTNH.reshape(B, -1, *o_BTNH.shape[2:])[:, :T]

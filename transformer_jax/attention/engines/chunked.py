@@ -44,16 +44,14 @@ def refuses(kind: Any, position: Any) -> str:
     )
 
 
-def attend(kind: Any, queries: Any, keys: Any, context: Any, chunk: int = CHUNK) -> jax.Array:
+def attend(kind: Any, queries: Any, keys: Any, inputs: Any, chunk: int = CHUNK) -> jax.Array:
     """o_BTNH of a scored kind."""
-    T = context.query.positions_BT.shape[1]
-    context = context.replace(
-        mask=context.mask & Segments()
+    T = inputs.query.positions_BT.shape[1]
+    inputs = inputs.replace(
+        mask=inputs.mask & Segments()
     )  # What fills up the last chunk has segment 0.
-    asking, asked = (
-        _chunks(tree, chunk) for tree in ((queries, context.query), (keys, context.key))
-    )
-    o_CBTNH = jax.lax.map(remade(functools.partial(_chunk, kind, context, asked)), asking)
+    asking, asked = (_chunks(tree, chunk) for tree in ((queries, inputs.query), (keys, inputs.key)))
+    o_CBTNH = jax.lax.map(remade(functools.partial(_chunk, kind, inputs, asked)), asking)
     _, B, _, N, H = o_CBTNH.shape
     return jnp.moveaxis(o_CBTNH, 0, 1).reshape(B, -1, N, H)[:, :T]
 
@@ -67,20 +65,20 @@ def _chunks(tree: Any, chunk: int) -> Any:
     return jnp.arange(count), *jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), cut)
 
 
-def _chunk(kind: Any, context: Any, asked: Any, asking: Any) -> jax.Array:
+def _chunk(kind: Any, inputs: Any, asked: Any, asking: Any) -> jax.Array:
     """o_BTNH of a chunk of queries over all chunks of keys; both are (number, queries or
     keys, tokens).
     """
     number, queries, query = asking
-    context = context.replace(query=query)
-    seen_BT = None if isinstance(kind.normaliser, Exponential) else _seen_BT(context, asked[2])
+    inputs = inputs.replace(query=query)
+    seen_BT = None if isinstance(kind.normalizer, Exponential) else _seen_BT(inputs, asked[2])
 
     @remade
     def add(sums: Sums, one: Any) -> Sums:
         place, keys, key = one
-        here = context.replace(key=key)
-        if context.dropout is not None:
-            rng, rate = context.dropout
+        here = inputs.replace(key=key)
+        if inputs.dropout is not None:
+            rng, rate = inputs.dropout
             here = here.replace(
                 dropout=(jax.random.fold_in(rng, number * len(asked[0]) + place), rate)
             )
@@ -98,28 +96,28 @@ def _chunk(kind: Any, context: Any, asked: Any, asking: Any) -> jax.Array:
 
     def step(sums: Sums, one: Any) -> tuple[Sums, None]:
         # A tile outside the triangle of a causal mask, or the band of a window, costs nothing.
-        sees = context.mask.allowed(query, one[2]).any()
+        sees = inputs.mask.allowed(query, one[2]).any()
         return jax.lax.cond(sees, add, lambda sums, _: sums, sums, one), None
 
     _, first, key = jax.tree.map(lambda leaf: leaf[0], asked)
-    sums, _ = jax.lax.scan(step, _nothing(kind, queries, first, context.replace(key=key)), asked)
+    sums, _ = jax.lax.scan(step, _nothing(kind, queries, first, inputs.replace(key=key)), asked)
     o_BTNH = sums.o_BTNH
-    if isinstance(kind.normaliser, Exponential):
+    if isinstance(kind.normalizer, Exponential):
         o_BTNH /= _by_head(
             jnp.maximum(sums.total_BKGT1, 0.5)
         )  # 1 or more, and 0 where a row may see nothing.
     return o_BTNH.astype(kind.values(first).dtype)
 
 
-def _nothing(kind: Any, queries: Any, keys: Any, context: Any) -> Sums:
-    """The sums before the first key: of a logit without key, where the normaliser has one."""
-    N, K = kind.tile(queries, keys, context, context.allowed_BTS()).heads
-    B, T = context.query.positions_BT.shape
+def _nothing(kind: Any, queries: Any, keys: Any, inputs: Any) -> Sums:
+    """The sums before the first key: of a logit without key, where the normalizer has one."""
+    N, K = kind.tile(queries, keys, inputs, inputs.allowed_BTS()).heads
+    B, T = inputs.query.positions_BT.shape
     top_BKGT1 = jnp.full((B, K, N // K, T, 1), neg_inf(jnp.float32))
     total_BKGT1 = jnp.zeros_like(top_BKGT1)
     extra_KG11 = None
-    if isinstance(kind.normaliser, Exponential):
-        extra_KG11 = kind.normaliser.extra_KG11(context.parameters['normaliser'])
+    if isinstance(kind.normalizer, Exponential):
+        extra_KG11 = kind.normalizer.extra_KG11(inputs.parameters['normalizer'])
     if extra_KG11 is not None:
         top_KG11 = jax.lax.stop_gradient(extra_KG11)
         top_BKGT1 = jnp.broadcast_to(top_KG11[None], top_BKGT1.shape)
@@ -131,15 +129,15 @@ def _weigh(
     kind: Any,
     scores_BKGTS: jax.Array,
     tile: Any,
-    context: Any,
+    inputs: Any,
     sums: Sums,
     seen_BT: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     """(weights_BKGTS, the new top_BKGT1); exponentials are relative to it."""
     allowed_BKGTS = tile.allowed_BTS[:, None, None]
     if seen_BT is not None:
-        weights_BKGTS = kind.normaliser.transform(
-            context.parameters['normaliser'], jnp.where(allowed_BKGTS, scores_BKGTS, 0), seen_BT
+        weights_BKGTS = kind.normalizer.transform(
+            inputs.parameters['normalizer'], jnp.where(allowed_BKGTS, scores_BKGTS, 0), seen_BT
         )
         return jnp.where(allowed_BKGTS, weights_BKGTS, 0), sums.top_BKGT1
     scores_BKGTS = jnp.where(allowed_BKGTS, scores_BKGTS, neg_inf(jnp.float32))
@@ -149,13 +147,13 @@ def _weigh(
     return jnp.where(allowed_BKGTS, jnp.exp(scores_BKGTS - top_BKGT1), 0), top_BKGT1
 
 
-def _seen_BT(context: Any, keys: Any) -> jax.Array:
+def _seen_BT(inputs: Any, keys: Any) -> jax.Array:
     """How many keys each query may see, at least 1."""
 
     def count(seen_BT, key):
-        return seen_BT + context.mask.allowed(context.query, key).sum(-1), None
+        return seen_BT + inputs.mask.allowed(inputs.query, key).sum(-1), None
 
-    seen_BT, _ = jax.lax.scan(count, jnp.zeros_like(context.query.positions_BT), keys)
+    seen_BT, _ = jax.lax.scan(count, jnp.zeros_like(inputs.query.positions_BT), keys)
     return jnp.maximum(seen_BT, 1)
 
 

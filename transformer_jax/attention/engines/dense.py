@@ -13,31 +13,31 @@ def refuses(kind: Any, position: Any) -> str:
     return ''
 
 
-def attend(kind: Any, queries: Any, keys: Any, context: Any) -> jax.Array:
+def attend(kind: Any, queries: Any, keys: Any, inputs: Any) -> jax.Array:
     """o_BTNH of a scored kind."""
-    weights_BKGTS, tile = weigh(kind, queries, keys, context)
-    return mix(kind, context.dropped(weights_BKGTS), keys, tile, context)
+    weights_BKGTS, tile = weigh(kind, queries, keys, inputs)
+    return mix(kind, inputs.dropped(weights_BKGTS), keys, tile, inputs)
 
 
-def weigh(kind: Any, queries: Any, keys: Any, context: Any) -> tuple[jax.Array, Tile]:
+def weigh(kind: Any, queries: Any, keys: Any, inputs: Any) -> tuple[jax.Array, Tile]:
     """float32 weights_BKGTS before dropout, and the tile that they belong to."""
-    scores_BKGTS, tile = score(kind, queries, keys, context)
-    weights_BKGTS = kind.normaliser.weights(
-        context.parameters['normaliser'], scores_BKGTS, tile.allowed_BTS
+    scores_BKGTS, tile = score(kind, queries, keys, inputs)
+    weights_BKGTS = kind.normalizer.weights(
+        inputs.parameters['normalizer'], scores_BKGTS, tile.allowed_BTS
     )
-    return kind.reweigh(weights_BKGTS, context.parameters), tile
+    return kind.reweigh(weights_BKGTS, inputs.parameters), tile
 
 
-def score(kind: Any, queries: Any, keys: Any, context: Any) -> tuple[jax.Array, Tile]:
-    """float32 scores_BKGTS as the normaliser takes them, before the mask, and the tile that they
+def score(kind: Any, queries: Any, keys: Any, inputs: Any) -> tuple[jax.Array, Tile]:
+    """float32 scores_BKGTS as the normalizer takes them, before the mask, and the tile that they
     belong to.
     """
-    tile = kind.tile(queries, keys, context, context.allowed_BTS())
-    return kind.scores(queries, keys, tile, context), tile
+    tile = kind.tile(queries, keys, inputs, inputs.allowed_BTS())
+    return kind.scores(queries, keys, tile, inputs), tile
 
 
 def mix(
-    kind: Any, weights_BKGTS: jax.Array, keys: Any, tile: Tile, context: Any, dtype: Any = None
+    kind: Any, weights_BKGTS: jax.Array, keys: Any, tile: Tile, inputs: Any, dtype: Any = None
 ) -> jax.Array:
     """o_BTNH: the values of a tile, weighted, and what the position encoding adds to them.
 
@@ -53,7 +53,7 @@ def mix(
         preferred_element_type=dtype,
     )
     o_BTKGH = jnp.moveaxis(o_BKGTH, 3, 1)
-    extra_BTKGH = context.position.value(context.position_parameters, weights_BKGTS, tile)
+    extra_BTKGH = inputs.position.value(inputs.position_parameters, weights_BKGTS, tile)
     if extra_BTKGH is not None:
         o_BTKGH += extra_BTKGH.astype(o_BTKGH.dtype)
     B, T, K, G, H = o_BTKGH.shape

@@ -45,15 +45,15 @@ def _refuses(kind: Any, position: Any) -> str:
 
 def refuses_cudnn(kind: Any, position: Any) -> str:
     """What cuDNN's kernel has no argument for."""
-    if type(kind.normaliser) is not Softmax:
-        return 'the kernel has no normaliser but softmax'
+    if type(kind.normalizer) is not Softmax:
+        return 'the kernel has no normalizer but softmax'
     return _refuses(kind, position) or ('the kernel has no softcap' if kind.softcap else '')
 
 
 def refuses_splash(kind: Any, position: Any) -> str:
     """What the splash kernel has no argument for."""
-    if not isinstance(kind.normaliser, Exponential):
-        return 'the kernel has no normalisers but softmax, off_by_one and sink'
+    if not isinstance(kind.normalizer, Exponential):
+        return 'the kernel has no normalizers but softmax, off_by_one and sink'
     if band(kind.mask) is None:
         return 'the kernel takes its mask as a band: full and window work'
     return _refuses(kind, position)
@@ -92,7 +92,7 @@ def skips_tiles(kind: Any, site: SiteSpec) -> bool:
 
 
 def cudnn(
-    kind: Any, queries: Any, keys: Any, context: Any, implementation: str = 'cudnn'
+    kind: Any, queries: Any, keys: Any, inputs: Any, implementation: str = 'cudnn'
 ) -> jax.Array:
     """o_BTNH by jax.nn.dot_product_attention; `implementation` 'xla' runs what it is asked on
     any machine.
@@ -102,8 +102,8 @@ def cudnn(
     which takes it about 2.5 times as long. What a batch holds is known when it is there, so both
     ways are compiled.
     """
-    allowed_BTS = context.allowed_BTS()
-    tile = kind.tile(queries, keys, context, allowed_BTS)
+    allowed_BTS = inputs.allowed_BTS()
+    tile = kind.tile(queries, keys, inputs, allowed_BTS)
     q_BTNH, k_BSKH, v_BSKH = tile.q_BTNH, tile.k_BSKH, kind.values(keys)
     kernel = functools.partial(
         jax.nn.dot_product_attention, scale=tile.scale, implementation=implementation
@@ -123,7 +123,7 @@ def cudnn(
         # A sum over no keys would divide by nothing: such rows take a key, and become 0 below.
         lengths = [
             jnp.maximum((tokens.segments_BT != 0).sum(-1), 1)
-            for tokens in (context.query, context.key)
+            for tokens in (inputs.query, inputs.key)
         ]
         return kernel(
             q_BTNH,
@@ -135,11 +135,11 @@ def cudnn(
             local_window_size=None if back == math.inf else (int(back), 0),
         )
 
-    reach = band(context.mask)
+    reach = band(inputs.mask)
     if reach is None or not (reach[1] == 0 or reach == NO_BOUND):
         o_BTNH = by_matrix()
     else:
-        plain = _one_segment(context.query) & _one_segment(context.key)
+        plain = _one_segment(inputs.query) & _one_segment(inputs.key)
         o_BTNH = jax.lax.cond(plain, by_lengths, by_matrix)
     return _zero_where_empty(o_BTNH, allowed_BTS)
 
@@ -154,7 +154,7 @@ def _one_segment(tokens: Tokens) -> jax.Array:
     return ((segments_BT == real_BT) & ((positions_BT == places_1T) | ~real_BT)).all()
 
 
-def splash(kind: Any, queries: Any, keys: Any, context: Any, interpret: bool = False) -> jax.Array:
+def splash(kind: Any, queries: Any, keys: Any, inputs: Any, interpret: bool = False) -> jax.Array:
     """o_BTNH by the splash attention kernel of JAX's Pallas; `interpret` runs it, slowly, on
     any machine.
 
@@ -162,16 +162,16 @@ def splash(kind: Any, queries: Any, keys: Any, context: Any, interpret: bool = F
     Packed rows cost nothing extra.
     """
     library = _splash()
-    tile = kind.tile(queries, keys, context, context.allowed_BTS())
+    tile = kind.tile(queries, keys, inputs, inputs.allowed_BTS())
     T, S = tile.allowed_BTS.shape[1:]
-    q_BTNH, query = pad_time((tile.q_BTNH * tile.scale, context.query), 0, -T % LANES)
-    k_BSKH, v_BSKH, key = pad_time((tile.k_BSKH, kind.values(keys), context.key), 0, -S % LANES)
+    q_BTNH, query = pad_time((tile.q_BTNH * tile.scale, inputs.query), 0, -T % LANES)
+    k_BSKH, v_BSKH, key = pad_time((tile.k_BSKH, kind.values(keys), inputs.key), 0, -S % LANES)
     N, K = tile.heads
-    extra_KG11 = kind.normaliser.extra_KG11(context.parameters['normaliser'])
+    extra_KG11 = kind.normalizer.extra_KG11(inputs.parameters['normalizer'])
     sinks_N = (
         None if extra_KG11 is None else jnp.broadcast_to(extra_KG11, (K, N // K, 1, 1)).reshape(N)
     )
-    mask = _splash_mask(band(context.mask), (q_BTNH.shape[1], k_BSKH.shape[1]))
+    mask = _splash_mask(band(inputs.mask), (q_BTNH.shape[1], k_BSKH.shape[1]))
     q, kv = (math.gcd(length, SPLASH_BLOCK) for length in mask.shape)
     blocks = library.BlockSizes(
         block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv

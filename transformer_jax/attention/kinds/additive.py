@@ -10,7 +10,7 @@ from transformer_jax.attention import projections
 from transformer_jax.attention.kinds.softmax import KeysValues, Queries
 from transformer_jax.attention.scored import Scored
 from transformer_jax.batch import Tokens
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions import Tile
 
 
@@ -25,13 +25,13 @@ class Additive(Scored):
     products with scale 1/√d_k.
     """
 
-    def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         return Queries(projections.queries(scope, x_BTD, tokens))
 
-    def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
         return KeysValues(*projections.keys_values(scope, x_BSD, tokens))
 
-    def parameters(self, scope: Scope) -> dict[str, Any]:
+    def parameters(self, scope: ParamScope) -> dict[str, Any]:
         heads = scope.heads
         shape, axes = (heads.num_heads, heads.head_dim), ('heads', 'head_dim')
         return super().parameters(scope) | {

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.attention.base import Context
+from transformer_jax.attention.base import AttentionInputs
 from transformer_jax.attention.kinds import softmax
 from transformer_jax.attention.scored import Scored
 from transformer_jax.batch import Tokens
 from transformer_jax.errors import ConfigError
 from transformer_jax.layers.functional import rms_norm
-from transformer_jax.layers.param_scope import HeadDims, Scope
+from transformer_jax.layers.param_scope import HeadDims, ParamScope
 from transformer_jax.positions import Tile
 
 
@@ -64,7 +64,7 @@ class Differential(Scored):
             )
         return dataclasses.replace(heads, head_dim=heads.head_dim // 2)
 
-    def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = self.tile_heads(scope.heads)
         return Queries(
             *self._halves(
@@ -74,7 +74,7 @@ class Differential(Scored):
             )
         )
 
-    def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
         heads = self.tile_heads(scope.heads)
         halves = self._halves(
             scope,
@@ -85,7 +85,7 @@ class Differential(Scored):
             *halves, scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads')
         )
 
-    def parameters(self, scope: Scope) -> dict[str, Any]:
+    def parameters(self, scope: ParamScope) -> dict[str, Any]:
         heads = self.tile_heads(scope.heads)
         init = lambda_init(scope.layer) if self.lambda_init == 'depth' else self.lambda_init
         q1_H, k1_H, q2_H, k2_H = (
@@ -108,26 +108,26 @@ class Differential(Scored):
     ) -> jax.Array:
         return softmax.dot_product_scores(queries.q_BTNH * tile.scale, keys.k_BSKH)
 
-    def attend(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
+    def attend(self, queries: Queries, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
         attend = super().attend
-        first_BTNH, second_BTNH = (attend(*one, context) for one in _maps(queries, keys))
-        return first_BTNH - context.parameters['lambda'].astype(first_BTNH.dtype) * second_BTNH
+        first_BTNH, second_BTNH = (attend(*one, inputs) for one in _maps(queries, keys))
+        return first_BTNH - inputs.parameters['lambda'].astype(first_BTNH.dtype) * second_BTNH
 
-    def weights(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
+    def weights(self, queries: Queries, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
         weights = super().weights
-        first_BNTS, second_BNTS = (weights(*one, context) for one in _maps(queries, keys))
-        return first_BNTS - context.parameters['lambda'] * second_BNTS
+        first_BNTS, second_BNTS = (weights(*one, inputs) for one in _maps(queries, keys))
+        return first_BNTS - inputs.parameters['lambda'] * second_BNTS
 
-    def logits(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
+    def logits(self, queries: Queries, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
         """The larger of both maps' scores."""
         logits = super().logits
-        first_BNTS, second_BNTS = (logits(*one, context) for one in _maps(queries, keys))
+        first_BNTS, second_BNTS = (logits(*one, inputs) for one in _maps(queries, keys))
         return jnp.maximum(first_BNTS, second_BNTS)
 
     def finish(self, o_BTNH: jax.Array, parameters: Any) -> jax.Array:
         return rms_norm(o_BTNH, parameters['scale_H'])
 
-    def _halves(self, scope: Scope, y_BTNH: jax.Array, tokens: Tokens) -> list[jax.Array]:
+    def _halves(self, scope: ParamScope, y_BTNH: jax.Array, tokens: Tokens) -> list[jax.Array]:
         return [
             scope.position.rotate(half_BTNH, tokens.positions_BT)
             for half_BTNH in jnp.split(y_BTNH, 2, axis=-1)

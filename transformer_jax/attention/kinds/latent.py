@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.attention.base import Context
+from transformer_jax.attention.base import AttentionInputs
 from transformer_jax.attention.engines import dense
 from transformer_jax.attention.kinds.softmax import dot_product_scores
 from transformer_jax.attention.scored import Scored
 from transformer_jax.batch import Tokens
 from transformer_jax.layers.functional import rms_norm
-from transformer_jax.layers.param_scope import HeadDims, Scope
+from transformer_jax.layers.param_scope import HeadDims, ParamScope
 from transformer_jax.positions import Position, Tile
 
 
@@ -73,7 +73,7 @@ class Latent(Scored):
     def rotated_dim(self, heads: HeadDims) -> int:
         return self.rope_dim or 2 * -(-heads.head_dim // 4)
 
-    def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = scope.heads
         if self.query_rank:
             x_BTD = _compressed(scope, 'query_latent', x_BTD, self.query_rank)
@@ -83,14 +83,14 @@ class Latent(Scored):
         turned_BTNP = scope.position.rotate(both_BTNH[..., heads.head_dim :], tokens.positions_BT)
         return Queries(both_BTNH[..., : heads.head_dim], turned_BTNP)
 
-    def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> Latents:
+    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> Latents:
         turned_BS1P = scope.position.rotate(
             scope.heads_in('turned_key', x_BSD, 1, self.rotated_dim(scope.heads), 'rank'),
             tokens.positions_BT,
         )
         return Latents(_compressed(scope, 'latent', x_BSD, self._rank(scope)), turned_BS1P[:, :, 0])
 
-    def parameters(self, scope: Scope) -> dict[str, Any]:
+    def parameters(self, scope: ParamScope) -> dict[str, Any]:
         heads = scope.heads
         init = jax.nn.initializers.variance_scaling(
             1.0, 'fan_avg', 'uniform', in_axis=0, out_axis=(1, 2)
@@ -106,14 +106,14 @@ class Latent(Scored):
         }
 
     def tile(
-        self, queries: Queries, keys: KeysValues, context: Context, allowed_BTS: jax.Array
+        self, queries: Queries, keys: KeysValues, inputs: AttentionInputs, allowed_BTS: jax.Array
     ) -> Tile:
         # Heads and width are those of the expanded form, in the absorbed one too.
-        _, K, H = context.parameters['key_RKH'].shape
+        _, K, H = inputs.parameters['key_RKH'].shape
         _, _, N, P = queries.turned_BTNP.shape
         return Tile(
-            context.query,
-            context.key,
+            inputs.query,
+            inputs.key,
             allowed_BTS,
             queries.q_BTNH,
             keys.k_BSKH,
@@ -133,24 +133,24 @@ class Latent(Scored):
         return sum(parts)
 
     def prepare(
-        self, queries: Queries, keys: Latents, context: Context
+        self, queries: Queries, keys: Latents, inputs: AttentionInputs
     ) -> tuple[Queries, KeysValues]:
-        return queries, expand(keys, context.parameters)
+        return queries, expand(keys, inputs.parameters)
 
-    def look(self, queries: Queries, keys: Latents, context: Context) -> jax.Array:
-        position = context.position
+    def look(self, queries: Queries, keys: Latents, inputs: AttentionInputs) -> jax.Array:
+        position = inputs.position
         if (
             position.content or type(position).value is not Position.value
         ):  # It reads keys, or adds to the values.
-            return super().look(queries, keys, context)
-        return self.absorbed(queries, keys, context)
+            return super().look(queries, keys, inputs)
+        return self.absorbed(queries, keys, inputs)
 
-    def absorbed(self, queries: Queries, keys: Latents, context: Context) -> jax.Array:
+    def absorbed(self, queries: Queries, keys: Latents, inputs: AttentionInputs) -> jax.Array:
         """`attend` without keys or values in full: W_uk is applied to the queries, W_uv to the
         mixed latents.
         """
         key_RKH, value_RKH = (
-            context.parameters[name].astype(keys.c_BSR.dtype) for name in ('key_RKH', 'value_RKH')
+            inputs.parameters[name].astype(keys.c_BSR.dtype) for name in ('key_RKH', 'value_RKH')
         )
         B, T, N, H = queries.q_BTNH.shape
         R, K, _ = key_RKH.shape
@@ -161,13 +161,13 @@ class Latent(Scored):
             self,
             queries._replace(q_BTNH=q_BTKGR.reshape(B, T, N, R)),
             KeysValues(c_BS1R, keys.turned_BSP[:, :, None], c_BS1R),
-            context,
+            inputs,
         )
         o_BKGTR = jnp.einsum('BKGTS,BSR->BKGTR', weights_BKGTS.astype(keys.c_BSR.dtype), keys.c_BSR)
         o_BTKGR = jnp.moveaxis(o_BKGTR, 3, 1)
         return jnp.einsum('BTKGR,RKH->BTKGH', o_BTKGR, value_RKH).reshape(B, T, N, -1)
 
-    def _rank(self, scope: Scope) -> int:
+    def _rank(self, scope: ParamScope) -> int:
         return self.rank or 4 * scope.heads.head_dim
 
 
@@ -182,7 +182,7 @@ def expand(latents: Latents, parameters: Any) -> KeysValues:
     )
 
 
-def _compressed(scope: Scope, name: str, x_BTD: jax.Array, rank: int) -> jax.Array:
+def _compressed(scope: ParamScope, name: str, x_BTD: jax.Array, rank: int) -> jax.Array:
     c_BTR = scope.heads_in(name, x_BTD, 1, rank, 'rank')[:, :, 0]
     return rms_norm(
         c_BTR, scope.parameter(f'{name}_norm', (rank,), ('rank',), jax.nn.initializers.ones)

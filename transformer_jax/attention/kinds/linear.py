@@ -13,13 +13,13 @@ import jax.numpy as jnp
 
 from transformer_jax import spec
 from transformer_jax.attention import projections
-from transformer_jax.attention.base import Attention, Context
+from transformer_jax.attention.base import Attention, AttentionInputs
 from transformer_jax.attention.decays import DECAYS, Decay, NoDecay
 from transformer_jax.attention.features import FEATURES, Elu, FeatureMap
 from transformer_jax.attention.masks import Causal, Mask, Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.layers.functional import rms_norm
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 
 PAST = Segments() & Causal()
 
@@ -81,16 +81,16 @@ class Linear(Attention):
         both_ways = {'encoder', 'cross'} if self._divides() else set()
         return frozenset({'causal', 'padding', 'segments', 'decode'} | both_ways)
 
-    def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
         return projections.queries(scope, x_BTD, tokens)
 
-    def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
         return KeysValues(
             *projections.keys_values(scope, x_BSD, tokens),
             self.decay.log(scope, x_BSD, self.feature.size(scope.heads.head_dim)),
         )
 
-    def parameters(self, scope: Scope) -> dict[str, jax.Array]:
+    def parameters(self, scope: ParamScope) -> dict[str, jax.Array]:
         shape = (scope.heads.value_dim,)
         return (
             {}
@@ -102,18 +102,18 @@ class Linear(Attention):
             }
         )
 
-    def attend(self, queries: jax.Array, keys: KeysValues, context: Context) -> jax.Array:
-        q_BTNH, counted = _blank(queries, context.query), self._count(keys, context.key)
-        _, ahead = context.mask.reach()
+    def attend(self, queries: jax.Array, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
+        q_BTNH, counted = _blank(queries, inputs.query), self._count(keys, inputs.key)
+        _, ahead = inputs.mask.reach()
         if ahead == 0:
             o_BTNH, _ = self._recur(
-                Row(q_BTNH, counted, context.query), self.init_cache(keys, 0, context.mask)
+                Row(q_BTNH, counted, inputs.query), self.init_cache(keys, 0, inputs.mask)
             )
         elif q_BTNH.shape[1] <= self._chunk():
-            o_BTNH = self._all_pairs(q_BTNH, counted, context.allowed_BTS())
+            o_BTNH = self._all_pairs(q_BTNH, counted, inputs.allowed_BTS())
         else:
-            row, places_BT = _in_line(q_BTNH, counted, context)
-            o_BLNH, _ = self._recur(row, self.init_cache(keys, 0, context.mask))
+            row, places_BT = _in_line(q_BTNH, counted, inputs)
+            o_BLNH, _ = self._recur(row, self.init_cache(keys, 0, inputs.mask))
             o_BTNH = jnp.take_along_axis(o_BLNH, places_BT[..., None, None], axis=1)
         return self._divide(o_BTNH).astype(keys.v_BSKH.dtype)
 
@@ -128,9 +128,9 @@ class Linear(Attention):
         )
 
     def step(
-        self, queries: jax.Array, keys: KeysValues, context: Context, cache: State
+        self, queries: jax.Array, keys: KeysValues, inputs: AttentionInputs, cache: State
     ) -> tuple[jax.Array, State]:
-        row = Row(_blank(queries, context.query), self._count(keys, context.query), context.query)
+        row = Row(_blank(queries, inputs.query), self._count(keys, inputs.query), inputs.query)
         o_BTNH, cache = self._recur(row, cache)
         return self._divide(o_BTNH).astype(keys.v_BSKH.dtype), cache
 
@@ -241,7 +241,7 @@ def weigh(
     return jnp.where(allowed_BCS[:, None, None], weights_BKGCS, 0)
 
 
-def _in_line(q_BTNH: jax.Array, keys: KeysValues, context: Context) -> tuple[Row, jax.Array]:
+def _in_line(q_BTNH: jax.Array, keys: KeysValues, inputs: AttentionInputs) -> tuple[Row, jax.Array]:
     """A row of L = S + T tokens where each segment's keys are followed by its queries, and
     places_BT of the queries.
 
@@ -249,7 +249,7 @@ def _in_line(q_BTNH: jax.Array, keys: KeysValues, context: Context) -> tuple[Row
     another sequence cost what causal attention does, packed or not.
     """
     T, S = q_BTNH.shape[1], keys.k_BSKH.shape[1]
-    segments_BL = jnp.concatenate([context.key.segments_BT, context.query.segments_BT], axis=1)
+    segments_BL = jnp.concatenate([inputs.key.segments_BT, inputs.query.segments_BT], axis=1)
     order_BL = jnp.argsort(segments_BL, axis=1, stable=True)
 
     def place(x, before=0, after=0):

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.attention import projections
-from transformer_jax.attention.base import Attention, Context
+from transformer_jax.attention.base import Attention, AttentionInputs
 from transformer_jax.attention.kinds.softmax import dot_product_scores
 from transformer_jax.batch import Tokens
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 
 SHARE = ('none', 'heads', 'kv')
 
@@ -64,13 +64,13 @@ class Linformer(Attention):
     def supports(self) -> frozenset[str]:
         return frozenset({'encoder', 'cross', 'padding'})
 
-    def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         return Queries(projections.queries(scope, x_BTD, tokens))
 
-    def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
         return KeysValues(*projections.keys_values(scope, x_BSD, tokens))
 
-    def parameters(self, scope: Scope) -> dict[str, Any]:
+    def parameters(self, scope: ParamScope) -> dict[str, Any]:
         shape, axes = (self.length, self.rank), ('position', 'rank')
         if self.share == 'none':
             shape, axes = (scope.heads.kv_heads, *shape), ('kv_heads', *axes)
@@ -83,7 +83,7 @@ class Linformer(Attention):
             else scope.parameter('mix_values', shape, axes, init),
         }
 
-    def attend(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
+    def attend(self, queries: Queries, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
         """o_BTNH; a row may hold one segment.
 
         Raises:
@@ -93,15 +93,15 @@ class Linformer(Attention):
             raise ValueError(
                 f'linformer(length={self.length}) was given {keys.v_BSKH.shape[1]} keys'
             )
-        segment_B1 = context.key.segments_BT.max(-1, keepdims=True)
-        real_BS = context.key.segments_BT != 0
-        k_BRKH = mix(keys.k_BSKH, real_BS, context.parameters['keys'])
-        v_BRKH = mix(keys.v_BSKH, real_BS, context.parameters['values'])
+        segment_B1 = inputs.key.segments_BT.max(-1, keepdims=True)
+        real_BS = inputs.key.segments_BT != 0
+        k_BRKH = mix(keys.k_BSKH, real_BS, inputs.parameters['keys'])
+        v_BRKH = mix(keys.v_BSKH, real_BS, inputs.parameters['values'])
         scores_BKGTR = dot_product_scores(queries.q_BTNH, k_BRKH) * queries.q_BTNH.shape[-1] ** -0.5
-        weights_BKGTR = context.dropped(jax.nn.softmax(scores_BKGTR)).astype(v_BRKH.dtype)
+        weights_BKGTR = inputs.dropped(jax.nn.softmax(scores_BKGTR)).astype(v_BRKH.dtype)
         o_BTKGH = jnp.einsum('BKGTR,BRKH->BTKGH', weights_BKGTR, v_BRKH)
         B, T, K, G, H = o_BTKGH.shape
-        seen_BT = (context.query.segments_BT == segment_B1) & (segment_B1 != 0)
+        seen_BT = (inputs.query.segments_BT == segment_B1) & (segment_B1 != 0)
         return jnp.where(seen_BT[..., None, None], o_BTKGH.reshape(B, T, K * G, H), 0)
 
 

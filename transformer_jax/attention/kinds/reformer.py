@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax.attention.base import Attention, Context
+from transformer_jax.attention.base import Attention, AttentionInputs
 from transformer_jax.attention.masks import neg_inf
 from transformer_jax.batch import Tokens
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 
 SELF_PENALTY = 1e5  # appendix A: a token attends to itself only where it sees nothing else
 
@@ -68,33 +68,33 @@ class Reformer(Attention):
     def supports(self) -> frozenset[str]:
         return frozenset({'encoder', 'padding'})
 
-    def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = scope.heads
         qk_BTNH = scope.heads_in(
             'query', x_BTD.astype(jnp.float32), heads.num_heads, heads.head_dim, 'heads'
         )
         return Queries(scope.position.rotate(qk_BTNH, tokens.positions_BT))
 
-    def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> Values:
+    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> Values:
         heads = scope.heads
         return Values(scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'))
 
-    def parameters(self, scope: Scope) -> dict[str, Any]:
+    def parameters(self, scope: ParamScope) -> dict[str, Any]:
         """The directions, which are not learned: a_RNHE, E = buckets / 2."""
         heads = scope.heads
         rng = np.random.default_rng((self.seed, scope.layer))
         shape = self.rounds, heads.num_heads, heads.head_dim, self.buckets // 2
         return {'directions': jnp.asarray(rng.normal(size=shape), jnp.float32)}
 
-    def attend(self, queries: Queries, keys: Values, context: Context) -> jax.Array:
-        real_BT, dtype = context.key.segments_BT != 0, keys.v_BSKH.dtype
+    def attend(self, queries: Queries, keys: Values, inputs: AttentionInputs) -> jax.Array:
+        real_BT, dtype = inputs.key.segments_BT != 0, keys.v_BSKH.dtype
         T = real_BT.shape[1]
         real_BL = jnp.pad(real_BT, ((0, 0), (0, -T % self.chunk)))
         qk_BLNH, v_BLKH = (clear(x, real_BL) for x in (queries.qk_BTNH, keys.v_BSKH))
         k_BLNH = qk_BLNH * jax.lax.rsqrt(jnp.square(qk_BLNH).sum(-1, keepdims=True) + 1e-12)
 
         order_BNRL, back_BNRL, places_BNRL = self.sort(
-            qk_BLNH, real_BL, context.parameters['directions']
+            qk_BLNH, real_BL, inputs.parameters['directions']
         )
         q_BNRCMH, k_BNRCMH, v_BNRCMH = (
             cut(take(x.astype(dtype), order_BNRL), self.chunk) for x in (qk_BLNH, k_BLNH, v_BLKH)
@@ -107,7 +107,7 @@ class Reformer(Attention):
             scores_BNRCMW * q_BNRCMH.shape[-1] ** -0.5, order_BNRL, places_BNRL
         )
         z_BNRCM = jax.nn.logsumexp(scores_BNRCMW, axis=-1)
-        weights_BNRCMW = context.dropped(jnp.exp(scores_BNRCMW - z_BNRCM[..., None])).astype(dtype)
+        weights_BNRCMW = inputs.dropped(jnp.exp(scores_BNRCMW - z_BNRCM[..., None])).astype(dtype)
         o_BNRCMH = jnp.einsum('BNRCMW,BNRCWH->BNRCMH', weights_BNRCMW, v_BNRCWH)
 
         o_BNRLH = jnp.take_along_axis(
@@ -116,7 +116,7 @@ class Reformer(Attention):
         z_BNRL = jnp.take_along_axis(z_BNRCM.reshape(order_BNRL.shape), back_BNRL, axis=3)
         shares_BNRL = jax.nn.softmax(z_BNRL, axis=2).astype(dtype)
         o_BLNH = jnp.einsum('BNRL,BNRLH->BLNH', shares_BNRL, o_BNRLH)
-        return jnp.where((context.query.segments_BT != 0)[..., None, None], o_BLNH[:, :T], 0)
+        return jnp.where((inputs.query.segments_BT != 0)[..., None, None], o_BLNH[:, :T], 0)
 
     def sort(
         self, qk_BLNH: jax.Array, real_BL: jax.Array, a_RNHE: jax.Array

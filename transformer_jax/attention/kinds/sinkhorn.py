@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.attention import projections
-from transformer_jax.attention.base import Attention, Context
+from transformer_jax.attention.base import Attention, AttentionInputs
 from transformer_jax.attention.masks import neg_inf
 from transformer_jax.batch import Tokens
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 
 # A sorted place that holds less of real tokens than this counts as padded: dividing by less would
 # overflow backwards.
@@ -71,24 +71,24 @@ class Sinkhorn(Attention):
     def supports(self) -> frozenset[str]:
         return frozenset({'encoder', 'padding'})
 
-    def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = scope.heads
         return Queries(
             projections.queries(scope, x_BTD, tokens),
             scope.heads_in('sort_query', x_BTD, heads.kv_heads, heads.head_dim, 'kv_heads'),
         )
 
-    def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
         heads = scope.heads
         return KeysValues(
             *projections.keys_values(scope, x_BSD, tokens),
             scope.heads_in('sort_key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads'),
         )
 
-    def attend(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
+    def attend(self, queries: Queries, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
         B, T, N, H = queries.q_BTNH.shape
         K = keys.v_BSKH.shape[2]
-        real_BT = context.key.segments_BT != 0
+        real_BT = inputs.key.segments_BT != 0
         real_BCM = jnp.pad(real_BT, ((0, 0), (0, -T % self.block))).reshape(B, -1, self.block)
         q_BCMNH, k_BCMKH, v_BCMKH = (
             cut(x, real_BCM) for x in (queries.q_BTNH, keys.k_BSKH, keys.v_BSKH)
@@ -114,10 +114,10 @@ class Sinkhorn(Attention):
         scores_BKGCMW = jnp.where(
             seen_BKCW[:, :, None, :, None], scores_BKGCMW, neg_inf(scores_BKGCMW.dtype)
         )
-        weights_BKGCMW = context.dropped(jax.nn.softmax(scores_BKGCMW)).astype(v_BCWKH.dtype)
+        weights_BKGCMW = inputs.dropped(jax.nn.softmax(scores_BKGCMW)).astype(v_BCWKH.dtype)
         o_BCMKGH = jnp.einsum('BKGCMW,BCWKH->BCMKGH', weights_BKGCMW, v_BCWKH)
         o_BTNH = o_BCMKGH.reshape(B, -1, N, o_BCMKGH.shape[-1])[:, :T]
-        return jnp.where((context.query.segments_BT != 0)[..., None, None], o_BTNH, 0)
+        return jnp.where((inputs.query.segments_BT != 0)[..., None, None], o_BTNH, 0)
 
     def sort(self, a_BCMKH: jax.Array, b_BEMKH: jax.Array, real_BCM: jax.Array) -> jax.Array:
         """float32 shares_BKCE: how much of block E comes to block C."""

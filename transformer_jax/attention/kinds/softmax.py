@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.attention.base import Context
+from transformer_jax.attention.base import AttentionInputs
 from transformer_jax.attention.cache import GrowingCache, RingCache
 from transformer_jax.attention.engines import dense
 from transformer_jax.attention.masks import Mask
 from transformer_jax.attention.scored import Scored
 from transformer_jax.batch import Tokens
 from transformer_jax.layers.functional import rms_norm
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions import Tile
 
 TALKING = ('none', 'before', 'after', 'both')
@@ -51,7 +51,7 @@ class Softmax(Scored):
 
     `scale`: rsqrt (1/√d_k), none (1) or a number. `qk_norm`: RMS norm of queries and keys with a
     learned scale (after Dehghani et al. 2023, whose norm is a layer norm). `talking`: heads mixed
-    by learned N×N matrices before the normaliser, after it, or both (Shazeer et al. 2020).
+    by learned N×N matrices before the normalizer, after it, or both (Shazeer et al. 2020).
     `forget`: the score of key s is lowered by Σ log f_l, l = s+1…t, f = sigmoid(x W + b) (Lin
     et al. 2025); causal only.
     """
@@ -73,7 +73,7 @@ class Softmax(Scored):
     def supports(self) -> frozenset[str]:
         return super().supports() - ({'encoder', 'cross'} if self.forget else set())
 
-    def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = scope.heads
         return Queries(
             self._positioned(
@@ -81,7 +81,7 @@ class Softmax(Scored):
             )
         )
 
-    def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
         heads = scope.heads
         decay_BSN = forget_gate(scope, x_BSD, heads.num_heads, tokens) if self.forget else None
         return KeysValues(
@@ -92,7 +92,7 @@ class Softmax(Scored):
             decay_BSN,
         )
 
-    def parameters(self, scope: Scope) -> dict[str, Any]:
+    def parameters(self, scope: ParamScope) -> dict[str, Any]:
         shape, axes = 2 * (scope.heads.num_heads,), ('read_heads', 'norm')
         return super().parameters(scope) | {
             f'talking_{place}': scope.parameter(f'talking_{place}', shape, axes, _nearly_identity)
@@ -100,9 +100,9 @@ class Softmax(Scored):
         }
 
     def tile(
-        self, queries: Queries, keys: KeysValues, context: Context, allowed_BTS: jax.Array
+        self, queries: Queries, keys: KeysValues, inputs: AttentionInputs, allowed_BTS: jax.Array
     ) -> Tile:
-        tile = super().tile(queries, keys, context, allowed_BTS)
+        tile = super().tile(queries, keys, inputs, allowed_BTS)
         return tile.replace(scale=scale_of(self.scale, queries.q_BTNH.shape[-1]))
 
     def raw_scores(
@@ -110,15 +110,17 @@ class Softmax(Scored):
     ) -> jax.Array:
         return dot_product_scores(queries.q_BTNH * tile.scale, keys.k_BSKH)
 
-    def scores(self, queries: Queries, keys: KeysValues, tile: Tile, context: Context) -> jax.Array:
-        scores_BKGTS = super().scores(queries, keys, tile, context)
+    def scores(
+        self, queries: Queries, keys: KeysValues, tile: Tile, inputs: AttentionInputs
+    ) -> jax.Array:
+        scores_BKGTS = super().scores(queries, keys, tile, inputs)
         if self.forget:
             B, K, G, T, S = scores_BKGTS.shape
             q_BKGT1 = jnp.moveaxis(queries.decay_BTN, 1, 2).reshape(B, K, G, T, 1)
             k_BKG1S = jnp.moveaxis(keys.decay_BSN, 1, 2).reshape(B, K, G, 1, S)
             scores_BKGTS += q_BKGT1 - k_BKG1S
         return (
-            talk(scores_BKGTS, context.parameters['talking_before'])
+            talk(scores_BKGTS, inputs.parameters['talking_before'])
             if 'before' in self._talks()
             else scores_BKGTS
         )
@@ -141,30 +143,30 @@ class Softmax(Scored):
         return '' if self.talking == 'none' else 'in the kernel heads do not talk'
 
     def prepare(
-        self, queries: Queries, keys: KeysValues, context: Context
+        self, queries: Queries, keys: KeysValues, inputs: AttentionInputs
     ) -> tuple[Queries, KeysValues]:
         if not self.forget:
             return queries, keys
         decay_BTN = jnp.cumsum(keys.decay_BSN, axis=1)
         return queries._replace(decay_BTN=decay_BTN), keys._replace(decay_BSN=decay_BTN)
 
-    def look(self, queries: Queries, keys: KeysValues, context: Context) -> jax.Array:
-        return dense.attend(self, queries, keys, context)
+    def look(self, queries: Queries, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
+        return dense.attend(self, queries, keys, inputs)
 
     def init_cache(self, keys: KeysValues, length: int, mask: Mask) -> Any:
         cache = super().init_cache(keys, length, mask)
         return Forgetting(cache, jnp.zeros_like(keys.decay_BSN[:, 0])) if self.forget else cache
 
     def step(
-        self, queries: Queries, keys: KeysValues, context: Context, cache: Any
+        self, queries: Queries, keys: KeysValues, inputs: AttentionInputs, cache: Any
     ) -> tuple[jax.Array, Any]:
         if not self.forget:
-            return super().step(queries, keys, context, cache)
+            return super().step(queries, keys, inputs, cache)
         decay_RTN = cache.total_RN[:, None] + jnp.cumsum(keys.decay_BSN, axis=1)
         o_RTNH, seen = super().step(
             queries._replace(decay_BTN=decay_RTN),
             keys._replace(decay_BSN=decay_RTN),
-            context,
+            inputs,
             cache.seen,
         )
         return o_RTNH, Forgetting(seen, decay_RTN[:, -1])
@@ -174,7 +176,7 @@ class Softmax(Scored):
 
     def _positioned(
         self,
-        scope: Scope,
+        scope: ParamScope,
         name: str,
         x_BTD: jax.Array,
         heads: int,
@@ -213,7 +215,7 @@ def talk(x_BKGTS: jax.Array, w_MN: jax.Array) -> jax.Array:
     return jnp.einsum('BMTS,MN->BNTS', x_BMTS, w_MN).reshape(B, K, G, T, S)
 
 
-def forget_gate(scope: Scope, x_BSD: jax.Array, heads: int, tokens: Tokens) -> jax.Array:
+def forget_gate(scope: ParamScope, x_BSD: jax.Array, heads: int, tokens: Tokens) -> jax.Array:
     """float32 log f_BSN, f = sigmoid(x W + b); padding forgets nothing."""
     logits_BSN = scope.heads_in('forget', x_BSD, heads, 1, 'heads')[..., 0].astype(jnp.float32)
     bias_N = scope.parameter('forget_bias', (heads,), ('heads',), jax.nn.initializers.zeros)

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.attention import projections
-from transformer_jax.attention.base import Context
+from transformer_jax.attention.base import AttentionInputs
 from transformer_jax.attention.kinds.softmax import dot_product_scores
 from transformer_jax.attention.scored import Scored
 from transformer_jax.batch import Tokens
-from transformer_jax.layers.param_scope import Scope
+from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions import Position, Tile
 
 FORMS = ('dense', 'random')
@@ -66,7 +66,7 @@ class Synthesizer(Scored):
             return 'it has no queries and keys to rotate; set its mix=True, or use none, sinusoidal, learned or a bias'
         return super().refuses(position, engine)
 
-    def queries(self, scope: Scope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = scope.heads
         hidden_BTNH = q_BTNH = None
         if self.form == 'dense':
@@ -82,7 +82,7 @@ class Synthesizer(Scored):
             q_BTNH = projections.queries(scope, x_BTD, tokens)
         return Queries(hidden_BTNH, q_BTNH)
 
-    def keys(self, scope: Scope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
         heads = scope.heads
         k_BSKH = None
         if self.mix:
@@ -92,7 +92,7 @@ class Synthesizer(Scored):
             k_BSKH, scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads')
         )
 
-    def parameters(self, scope: Scope) -> dict[str, Any]:
+    def parameters(self, scope: ParamScope) -> dict[str, Any]:
         N, H = scope.heads.num_heads, scope.heads.head_dim
         L, zeros, normal = self.max_len, jax.nn.initializers.zeros, jax.nn.initializers.normal
         own = (
@@ -116,13 +116,13 @@ class Synthesizer(Scored):
         return super().parameters(scope) | own
 
     def tile(
-        self, queries: Queries, keys: KeysValues, context: Context, allowed_BTS: jax.Array
+        self, queries: Queries, keys: KeysValues, inputs: AttentionInputs, allowed_BTS: jax.Array
     ) -> Tile:
-        table = context.parameters['matrix_LMN' if self.form == 'random' else 'bias_LN']
+        table = inputs.parameters['matrix_LMN' if self.form == 'random' else 'bias_LN']
         heads = table.shape[-1], keys.v_BSKH.shape[2]
         scale = queries.q_BTNH.shape[-1] ** -0.5 if self.mix else 1.0
         return Tile(
-            context.query, context.key, allowed_BTS, queries.q_BTNH, keys.k_BSKH, heads, scale
+            inputs.query, inputs.key, allowed_BTS, queries.q_BTNH, keys.k_BSKH, heads, scale
         )
 
     def raw_scores(
