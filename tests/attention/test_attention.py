@@ -31,7 +31,7 @@ def dot_product_attention(q_BTNH, k_BSKH, v_BSKH, allowed_BTS):
         Given(),
         Tokens(jnp.broadcast_to(jnp.arange(T)[None], (B, T)), jnp.ones((B, T), int)),
         Tokens(jnp.zeros((B, S), int), jnp.asarray(bits_BS)),
-        parameters={'normalizer': ()},
+        params={'normalizer': ()},
     )
     arguments = Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context
     return Softmax().attend(*arguments), Softmax().weights(*arguments)

@@ -35,14 +35,12 @@ def tokens_of(real_BT):
 
 @functools.partial(jax.jit, static_argnums=0)
 def attend(mask, queries, keys, tokens):
-    return KIND.attend(queries, keys, AttentionInputs(mask, tokens, tokens, parameters=PARAMETERS))
+    return KIND.attend(queries, keys, AttentionInputs(mask, tokens, tokens, params=PARAMETERS))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def step(mask, queries, keys, tokens, cache):
-    return KIND.step(
-        queries, keys, AttentionInputs(mask, tokens, tokens, parameters=PARAMETERS), cache
-    )
+    return KIND.step(queries, keys, AttentionInputs(mask, tokens, tokens, params=PARAMETERS), cache)
 
 
 def part(tree, start, stop):

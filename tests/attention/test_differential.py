@@ -114,7 +114,7 @@ def context(kind, lambda_, **changes):
         Causal(),
         tokens,
         tokens,
-        parameters={'normalizer': (), 'lambda': jnp.float32(lambda_)},
+        params={'normalizer': (), 'lambda': jnp.float32(lambda_)},
         **changes,
     )
 
@@ -140,7 +140,7 @@ def test_dropout_falls_on_the_same_places_of_both_maps():
     here = context(Differential(), 1.0, dropout=(jax.random.PRNGKey(0), 0.5))
     assert not np.any(Differential().attend(queries, keys, here))
     assert np.any(
-        Differential().attend(queries, keys, here.replace(parameters=context(None, 0.5).parameters))
+        Differential().attend(queries, keys, here.replace(params=context(None, 0.5).params))
     )
 
 
@@ -179,7 +179,7 @@ def test_gradients_are_finite_where_heads_cancel():
 
     def total(v_BSKH, scale_H):
         o_BTNH = Differential().attend(queries, keys._replace(v_BSKH=v_BSKH), here)
-        return Differential().finish(o_BTNH, {'scale_H': scale_H}).sum()
+        return Differential().postprocess_heads(o_BTNH, {'scale_H': scale_H}).sum()
 
     grads = jax.grad(total, argnums=(0, 1))(keys.v_BSKH, jnp.ones(6))
     assert all(np.isfinite(grad).all() for grad in grads)

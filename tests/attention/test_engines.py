@@ -73,7 +73,7 @@ def arrays(S=T, seed=0, dtype=jnp.float32):
 
 def learned(kind, position=NO_POSITION):
     """Parameters of the kind, and of the position encoding."""
-    return kind.parameters(RandomScope()), position.parameters(RandomScope())
+    return kind.attention_params(RandomScope()), position.params(RandomScope())
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -247,7 +247,7 @@ def compiled(attend, kind, length):
     x_BTNH = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
 
     def total(q_BTNH, k_BSKH, v_BSKH):
-        context = AttentionInputs(mask, tokens, tokens, parameters=learned(kind)[0])
+        context = AttentionInputs(mask, tokens, tokens, params=learned(kind)[0])
         return attend(kind, Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context).sum()
 
     program = jax.jit(jax.grad(total, (0, 1, 2))).lower(x_BTNH, x_BTNH, x_BTNH).compile()
@@ -428,7 +428,9 @@ HALF = SiteSpec('decoder', HeadDims(N, K, 64, 64), 'bfloat16', drops=False)
     ],
 )
 def test_an_engine_refuses_what_it_cannot_do(engine, attention, position, message):
-    found = parse(attention).refuses(spec.parse(position, POSITIONS, 'model.position'), engine)
+    found = parse(attention).incompatibility(
+        spec.parse(position, POSITIONS, 'model.position'), engine
+    )
     assert bool(found) == bool(message)
     assert re.search(message, found)
 
@@ -455,7 +457,7 @@ def test_an_engine_refuses_what_it_cannot_do(engine, attention, position, messag
     ],
 )
 def test_an_engine_refuses_where_it_cannot_run(engine, attention, changes, message):
-    found = engines.unfit(engine, parse(attention), HALF._replace(**changes))
+    found = engines.site_incompatibility(engine, parse(attention), HALF._replace(**changes))
     assert (message in found) if message else not found
 
 
@@ -544,7 +546,7 @@ def test_a_kernel_that_is_not_here_is_refused_before_anything_compiles_but_can_b
 )
 def test_auto_takes_the_best_that_can(monkeypatch, here, attention, changes, expected):
     monkeypatch.setattr(
-        engines, 'is_here', lambda engine: engine in here or engine not in engines.KERNELS
+        engines, 'is_available', lambda engine: engine in here or engine not in engines.KERNELS
     )
     assert (
         engines.resolve_engine('auto', parse(attention), NO_POSITION, HALF._replace(**changes))

@@ -93,7 +93,7 @@ def arrays(length=9):
     return (
         queries,
         keys,
-        AttentionInputs(PAST, whole(2, length), whole(2, length), parameters=parameters),
+        AttentionInputs(PAST, whole(2, length), whole(2, length), params=parameters),
     )
 
 
@@ -102,10 +102,8 @@ def arrays(length=9):
 def test_absorbed_is_expanded(kind, position):
     queries, keys, context = arrays()
     sinks_KG11 = jnp.asarray(np.random.default_rng(1).normal(size=(K, N // K, 1, 1)), jnp.float32)
-    parameters = context.parameters | {
-        'normalizer': sinks_KG11 if kind.normalizer == Sink() else ()
-    }
-    context = context.replace(position=position, parameters=parameters)
+    parameters = context.params | {'normalizer': sinks_KG11 if kind.normalizer == Sink() else ()}
+    context = context.replace(position=position, params=parameters)
     expected_BTNH = kind.attend(queries, keys, context)
     assert expected_BTNH.shape == (2, 9, N, H)
     assert distance(kind.absorbed(queries, keys, context), expected_BTNH) < 1e-6
@@ -156,7 +154,7 @@ def test_with_a_position_that_reads_keys_a_step_expands():
     tables = {
         name: jnp.asarray(rng.normal(size=(5, H)), jnp.float32) for name in ('keys', 'values')
     }
-    context = context.replace(position=Shaw(clip=2), position_parameters=tables)
+    context = context.replace(position=Shaw(clip=2), position_params=tables)
     o_BTNH = stepped(Latent(), queries, keys, context, Latent().init_cache(keys, 9, PAST))
     assert distance(o_BTNH, Latent().attend(queries, keys, context)) < 1e-6
 

@@ -298,7 +298,7 @@ def test_the_state_of_a_step_knows_no_length():
 @pytest.mark.parametrize('feature', FEATURES, ids=lambda feature: type(feature).__name__)
 def test_features_are_the_papers(feature):
     x_BTNH = 2 * np.random.default_rng(0).normal(size=(2, 3, 2, H)).astype(np.float32)
-    for query, found in ((False, feature.keys(x_BTNH)), (True, feature.queries(x_BTNH))):
+    for query, found in ((False, feature.map_keys(x_BTNH)), (True, feature.map_queries(x_BTNH))):
         assert found.shape == (2, 3, 2, feature.size(H))
         expected = [
             [[phi(feature, x_H, query) for x_H in x_NH] for x_NH in x_TNH] for x_TNH in x_BTNH
@@ -309,7 +309,7 @@ def test_features_are_the_papers(feature):
 def test_elu_keeps_what_is_small():
     x_BTNH = np.array([-30.0, -10.0, 0.0, 1e-4], np.float32).reshape(1, 1, 1, 4)
     np.testing.assert_allclose(
-        Elu().keys(x_BTNH).ravel(), [math.exp(-30), math.exp(-10), 1, 1.0001], rtol=1e-6
+        Elu().map_keys(x_BTNH).ravel(), [math.exp(-30), math.exp(-10), 1, 1.0001], rtol=1e-6
     )
 
 
@@ -317,7 +317,7 @@ def test_taylor_products_are_the_second_order_of_the_exponential():
     q_TH, k_TH = np.random.default_rng(0).normal(size=(2, 50, 16))
     s_T = (q_TH * k_TH).sum(-1) / 4
     q_TR, k_TR = (
-        np.asarray(Taylor().keys(x_TH[None, :, None].astype(np.float32))[0, :, 0])
+        np.asarray(Taylor().map_keys(x_TH[None, :, None].astype(np.float32))[0, :, 0])
         for x_TH in (q_TH, k_TH)
     )
     np.testing.assert_allclose((q_TR * k_TR).sum(-1), 1 + s_T + s_T**2 / 2, rtol=1e-5)
@@ -458,13 +458,13 @@ def test_strong_decays_overflow_nowhere_and_hide_no_weak_ones():
 def test_with_a_decay_each_head_has_its_norm():
     o_BTNH = np.random.default_rng(0).normal(size=(B, T, N, VALUE_H)).astype(np.float32)
     for kind in (Linear(Identity(), Fixed()), Linear(Elu(), Gated())):
-        parameters, params = projected(kind.parameters, HeadDims(N, K, H, VALUE_H))
+        parameters, params = projected(kind.attention_params, HeadDims(N, K, H, VALUE_H))
         assert params['head_norm'].shape == (VALUE_H,)
-        y_BTNH = kind.finish(o_BTNH, {'norm_H': 2 * parameters['norm_H']})
+        y_BTNH = kind.postprocess_heads(o_BTNH, {'norm_H': 2 * parameters['norm_H']})
         expected = 2 * o_BTNH / np.sqrt((o_BTNH.astype(np.float64) ** 2).mean(-1, keepdims=True))
         np.testing.assert_allclose(y_BTNH, expected, rtol=1e-4)
-    assert not projected(Linear().parameters, HeadDims(N, K, H, VALUE_H))[1]
-    assert Linear().finish(o_BTNH, {}) is o_BTNH
+    assert not projected(Linear().attention_params, HeadDims(N, K, H, VALUE_H))[1]
+    assert Linear().postprocess_heads(o_BTNH, {}) is o_BTNH
 
 
 # --- Options --------------------------------------------------------------------------------------
@@ -483,12 +483,13 @@ def test_queries_and_keys_are_turned_before_their_features():
     heads = HeadDims(N, K, H, VALUE_H)
     factor_BT11 = 1 + ROWS.positions_BT[..., None, None]
     plain, turned = (
-        projected(Linear().queries, heads, x_BTD, ROWS, position=p)[0]
+        projected(Linear().project_queries, heads, x_BTD, ROWS, position=p)[0]
         for p in (Position(), Turned())
     )
     np.testing.assert_array_equal(turned, plain * factor_BT11)
     plain, turned = (
-        projected(Linear().keys, heads, x_BTD, ROWS, position=p)[0] for p in (Position(), Turned())
+        projected(Linear().project_keys_values, heads, x_BTD, ROWS, position=p)[0]
+        for p in (Position(), Turned())
     )
     np.testing.assert_array_equal(turned.k_BSKH, plain.k_BSKH * factor_BT11)
     np.testing.assert_array_equal(turned.v_BSKH, plain.v_BSKH)

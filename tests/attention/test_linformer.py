@@ -30,7 +30,7 @@ def attend(q_BTNH, k_BSKH, v_BSKH, mix, real=(REAL_BT, REAL_BS)):
     *shape, length, rank = mix[0].shape
     kind = Linformer(length, rank, 'none' if shape else 'heads')
     context = AttentionInputs(
-        Segments(), *map(tokens, real), parameters=dict(zip(('keys', 'values'), mix, strict=True))
+        Segments(), *map(tokens, real), params=dict(zip(('keys', 'values'), mix, strict=True))
     )
     arguments = Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context
     return kind.attend(*arguments), kind.weights(*arguments)
@@ -161,7 +161,7 @@ class ParamScope:
 )
 def test_what_is_shared(share, asked):
     scope = ParamScope()
-    parameters = Linformer(share=share).parameters(scope)
+    parameters = Linformer(share=share).attention_params(scope)
     assert scope.asked == asked
     assert (parameters['keys'] is parameters['values']) == (share == 'kv')
     assert parameters['keys'].std() == pytest.approx(64**-0.5, rel=0.02)
@@ -171,7 +171,8 @@ def test_queries_and_keys_are_rotated_where_they_stand():
     x_BSD, where = np.ones((B, S, 2)), tokens(REAL_BS)
     rotated_BS11 = np.broadcast_to(np.arange(S), (B, S))[..., None, None]
     queries, keys = (
-        project(ParamScope(), x_BSD, where) for project in (Linformer().queries, Linformer().keys)
+        project(ParamScope(), x_BSD, where)
+        for project in (Linformer().project_queries, Linformer().project_keys_values)
     )
     np.testing.assert_array_equal(queries.q_BTNH, np.broadcast_to(rotated_BS11, (B, S, 4, H)))
     np.testing.assert_array_equal(keys.k_BSKH, np.broadcast_to(rotated_BS11, (B, S, 2, H)))
@@ -208,7 +209,7 @@ def test_dropout_leaves_the_mean():
             tokens(REAL_BT),
             tokens(REAL_BS),
             dropout=(rng, 0.3),
-            parameters=dict(zip(('keys', 'values'), mix, strict=True)),
+            params=dict(zip(('keys', 'values'), mix, strict=True)),
         )
         return kind.attend(Queries(q), KeysValues(k, v), context)
 
@@ -227,7 +228,7 @@ def test_memory_is_linear_in_time():
             context = AttentionInputs(
                 Segments(),
                 *2 * [tokens(np.ones((1, length), np.int32))],
-                parameters={'keys': mix, 'values': mix},
+                params={'keys': mix, 'values': mix},
             )
             return Linformer(2048, 16, 'kv').attend(Queries(q_BTNH), keys, context).sum()
 

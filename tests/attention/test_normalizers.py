@@ -183,7 +183,7 @@ def test_dense_ones_leave_no_allowed_key_out(name):
 
 
 def test_only_the_sparse_ones_need_the_whole_row():
-    assert [name for name in NORMALIZERS if NORMALIZERS[name].whole_row] == [
+    assert [name for name in NORMALIZERS if NORMALIZERS[name].needs_all_keys] == [
         'sparsemax',
         'entmax15',
     ]
@@ -240,7 +240,7 @@ def test_sparse_ones_differentiate_forward_too(name):
 
 
 def test_a_sink_is_learned_for_each_head_and_starts_as_off_by_one():
-    module = Projection(NORMALIZERS['sink']().parameters, HeadDims(K * G, K, 8, 8), 0, Position())
+    module = Projection(NORMALIZERS['sink']().params, HeadDims(K * G, K, 8, 8), 0, Position())
     sink_KG11, variables = module.init_with_output(jax.random.PRNGKey(0))
     assert variables['params']['sink'].names == ('heads',)
     scores, allowed = some()

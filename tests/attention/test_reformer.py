@@ -47,7 +47,7 @@ def context(kind, real_BT, **changes):
         jnp.broadcast_to(jnp.arange(real_BT.shape[1])[None], real_BT.shape), jnp.asarray(real_BT)
     )
     return AttentionInputs(
-        Segments(), tokens, tokens, parameters=kind.parameters(ParamScope()), **changes
+        Segments(), tokens, tokens, params=kind.attention_params(ParamScope()), **changes
     )
 
 
@@ -96,7 +96,7 @@ def paper(kind, qk_BTNH, v_BTKH, real_BT):
     the rounds.
     """
     qk_BTNH, v_BTKH = np.asarray(qk_BTNH, np.float64), np.asarray(v_BTKH, np.float64)
-    a_RNHE = np.asarray(kind.parameters(ParamScope())['directions'], np.float64)
+    a_RNHE = np.asarray(kind.attention_params(ParamScope())['directions'], np.float64)
     o_BTNH = np.zeros((*qk_BTNH.shape[:3], v_BTKH.shape[-1]))
     for b, n in np.ndindex(len(qk_BTNH), N):
         q_TH, v_TH = qk_BTNH[b, :, n], v_BTKH[b, :, n * v_BTKH.shape[2] // N]
@@ -125,7 +125,7 @@ def union(kind, qk_BTNH, real_BT):
     """What appendix A comes to: weights_BNTS = softmax over all that is seen in any round, oneself
     only if alone.
     """
-    a_RNHE = np.asarray(kind.parameters(ParamScope())['directions'], np.float64)
+    a_RNHE = np.asarray(kind.attention_params(ParamScope())['directions'], np.float64)
     weights_BNTS = np.zeros((B, N, T, T))
     for b, n in np.ndindex(B, N):
         q_TH = np.asarray(qk_BTNH[b, :, n], np.float64)
@@ -266,7 +266,7 @@ def test_near_vectors_collide_more_often_than_far_ones():
 
 def test_directions_come_from_the_seed_and_the_layer():
     first, again, other_seed, other_layer = (
-        Reformer(seed=seed).parameters(ParamScope(layer))['directions']
+        Reformer(seed=seed).attention_params(ParamScope(layer))['directions']
         for seed, layer in ((0, 0), (0, 0), (1, 0), (0, 1))
     )
     assert first.shape == (4, N, H, 8)
@@ -279,8 +279,8 @@ def test_the_hash_reads_float32_and_rotated_queries():
     x_BTD = jnp.ones((B, T, 2), jnp.bfloat16)
     tokens = context(Reformer(), REAL_BT).query
     queries, values = (
-        Reformer().queries(ParamScope(), x_BTD, tokens),
-        Reformer().keys(ParamScope(), x_BTD, tokens),
+        Reformer().project_queries(ParamScope(), x_BTD, tokens),
+        Reformer().project_keys_values(ParamScope(), x_BTD, tokens),
     )
     assert queries.qk_BTNH.dtype == jnp.float32
     np.testing.assert_array_equal(

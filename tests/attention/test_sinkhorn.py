@@ -272,7 +272,10 @@ class ParamScope:
 
 def test_queries_and_keys_are_rotated_and_what_sorts_is_not():
     scope, x_BTD, tokens = ParamScope(), np.ones((B, T, 2)), context(REAL_BT).query
-    queries, keys = Sinkhorn().queries(scope, x_BTD, tokens), Sinkhorn().keys(scope, x_BTD, tokens)
+    queries, keys = (
+        Sinkhorn().project_queries(scope, x_BTD, tokens),
+        Sinkhorn().project_keys_values(scope, x_BTD, tokens),
+    )
     assert scope.asked == {
         'query': (4, H, 'heads'),
         'sort_query': (2, H, 'kv_heads'),

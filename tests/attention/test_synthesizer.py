@@ -86,7 +86,7 @@ def test_random_weights_ignore_the_input():
 def test_dense_weights_of_a_query_depend_on_no_other_token():
     at, t = site(Case(DENSE), 'encoder'), 6
     bound, tokens = at.module.bind({'params': at.params}), whole(B, T)
-    context = AttentionInputs(at.mask, tokens, tokens, parameters=bound.mix())
+    context = AttentionInputs(at.mask, tokens, tokens, params=bound.mix())
 
     def weights(x_BTD):
         return at.kind.weights(bound.queries(x_BTD, tokens), bound.keys(x_BTD, tokens), context)
@@ -132,5 +132,5 @@ def test_mixed_with_softmax_it_takes_every_position(position):
     assert config_lib.replace(ExperimentConfig(), model=model).model == model
     attention = resolve_architecture(model, 10).attention_at('decoder', 0)
     kind, place = attention.kind, attention.position
-    assert kind.refuses(place, 'auto') == ''
-    assert dataclasses.replace(kind, mix=False).refuses(place, 'auto')
+    assert kind.incompatibility(place, 'auto') == ''
+    assert dataclasses.replace(kind, mix=False).incompatibility(place, 'auto')

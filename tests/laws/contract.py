@@ -308,7 +308,7 @@ def engines_agree(at: Site) -> None:
     dense = Site(at.case, at.name, at.params, engine='dense') if at.kind.engines else at
     expected_BTD, expected_grads = dense.run(at.params, *arguments)
     for engine in at.kind.engines:
-        if engine in ('dense', 'cudnn', 'splash') or at.kind.refuses(
+        if engine in ('dense', 'cudnn', 'splash') or at.kind.incompatibility(
             at.module.architecture.attention_at(at.name, 1).position, engine
         ):
             continue

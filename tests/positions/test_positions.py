@@ -130,8 +130,8 @@ def attend(position, site, parameters, q, k, v, query, key):
         query,
         key,
         position=position,
-        parameters={'normalizer': ()},
-        position_parameters=parameters,
+        params={'normalizer': ()},
+        position_params=parameters,
     )
     return Softmax().attend(Queries(q), KeysValues(k, v), context)
 
@@ -141,7 +141,7 @@ run = jax.jit(attend, static_argnums=(0, 1))
 
 def variables(position):
     """(parameters to attend with, the arrays by name in float64)."""
-    module = Projection(position.parameters, HeadDims(N, K, H, VALUE_H), 0, position)
+    module = Projection(position.params, HeadDims(N, K, H, VALUE_H), 0, position)
     rng = np.random.default_rng(1)
     boxed = module.init(jax.random.PRNGKey(0))
     flat = jax.tree.map(
@@ -358,8 +358,8 @@ def test_contextual_positions_count_in_a_ring_cache_what_they_count_at_once():
             tokens,
             tokens,
             position=position,
-            parameters={'normalizer': ()},
-            position_parameters=parameters,
+            params={'normalizer': ()},
+            position_params=parameters,
         )
 
     q, k, v = inputs

@@ -33,8 +33,8 @@ class AttentionInputs:
     query: Tokens
     key: Tokens
     position: Position = flax.struct.field(pytree_node=False, default=Position())
-    parameters: Any = ()  # of the kind
-    position_parameters: Any = ()
+    params: Any = ()  # of the kind
+    position_params: Any = ()
     dropout: tuple[jax.Array, jax.Array] | None = None  # (rng, rate) for the weights
     past_BTS: jax.Array | None = (
         None  # of a cache: the keys that each query has in its past, whatever the mask says
@@ -92,7 +92,7 @@ class Attention(abc.ABC):
         """The width of what position encodings rotate."""
         return self.tile_heads(heads).head_dim
 
-    def refuses(self, position: Position, engine: str) -> str:
+    def incompatibility(self, position: Position, engine: str) -> str:
         """Why it cannot work with a position encoding or an engine, and what would; '' where
         it can.
         """
@@ -103,14 +103,14 @@ class Attention(abc.ABC):
         return ''
 
     @abc.abstractmethod
-    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Any:
+    def project_queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Any:
         """What asks."""
 
     @abc.abstractmethod
-    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> Any:
+    def project_keys_values(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> Any:
         """What is asked, the values included."""
 
-    def parameters(self, scope: ParamScope) -> Any:
+    def attention_params(self, scope: ParamScope) -> Any:
         """The learned arrays that `attend` reads."""
         return ()
 
@@ -133,11 +133,11 @@ class Attention(abc.ABC):
         """
         return None
 
-    def finish(self, o_BTNH: jax.Array, parameters: Any) -> jax.Array:
+    def postprocess_heads(self, o_BTNH: jax.Array, params: Any) -> jax.Array:
         """What follows the mixing, such as a norm of each head; `parameters` as in the inputs."""
         return o_BTNH
 
-    def look(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
+    def attend_decode(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
         """`attend` for the few queries of a decoding step."""
         return self.attend(queries, keys, inputs)
 

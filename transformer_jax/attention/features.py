@@ -23,14 +23,14 @@ class FeatureMap(abc.ABC):
         return head_dim
 
     @abc.abstractmethod
-    def keys(self, x_BTNH: jax.Array) -> jax.Array:
+    def map_keys(self, x_BTNH: jax.Array) -> jax.Array:
         """φ_BTNR of keys."""
 
-    def queries(self, x_BTNH: jax.Array) -> jax.Array:
+    def map_queries(self, x_BTNH: jax.Array) -> jax.Array:
         """φ_BTNR of queries, up to a positive factor for each: it cancels in the division by the
         sum of weights.
         """
-        return self.keys(x_BTNH)
+        return self.map_keys(x_BTNH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Identity(FeatureMap):
 
     positive = False
 
-    def keys(self, x_BTNH: jax.Array) -> jax.Array:
+    def map_keys(self, x_BTNH: jax.Array) -> jax.Array:
         return x_BTNH.astype(jnp.float32) * x_BTNH.shape[-1] ** -0.25
 
 
@@ -47,7 +47,7 @@ class Identity(FeatureMap):
 class Elu(FeatureMap):
     """elu(x) + 1 (Katharopoulos et al. 2020, equation 7)."""
 
-    def keys(self, x_BTNH: jax.Array) -> jax.Array:
+    def map_keys(self, x_BTNH: jax.Array) -> jax.Array:
         # Below 0 it is exp(x), which jax.nn.elu(x) + 1 would round away from −17 on.
         x_BTNH = x_BTNH.astype(jnp.float32)
         return jnp.where(x_BTNH > 0, x_BTNH + 1, jnp.exp(jnp.where(x_BTNH > 0, 0, x_BTNH)))
@@ -59,7 +59,7 @@ class Relu(FeatureMap):
     sums positive.
     """
 
-    def keys(self, x_BTNH: jax.Array) -> jax.Array:
+    def map_keys(self, x_BTNH: jax.Array) -> jax.Array:
         return jax.nn.relu(x_BTNH.astype(jnp.float32)) + 1e-3
 
 
@@ -75,7 +75,7 @@ class Taylor(FeatureMap):
     def size(self, head_dim: int) -> int:
         return 1 + head_dim + head_dim**2
 
-    def keys(self, x_BTNH: jax.Array) -> jax.Array:
+    def map_keys(self, x_BTNH: jax.Array) -> jax.Array:
         x_BTNH = x_BTNH.astype(jnp.float32) * x_BTNH.shape[-1] ** -0.25
         squares_BTNHH = x_BTNH[..., :, None] * x_BTNH[..., None, :] * 2**-0.5
         one_BTN1 = jnp.ones_like(x_BTNH[..., :1])
@@ -108,10 +108,10 @@ class Favor(FeatureMap):
     def size(self, head_dim: int) -> int:
         return self.features
 
-    def keys(self, x_BTNH: jax.Array) -> jax.Array:
+    def map_keys(self, x_BTNH: jax.Array) -> jax.Array:
         return jnp.exp(self._exponents(x_BTNH)) * self.features**-0.5
 
-    def queries(self, x_BTNH: jax.Array) -> jax.Array:
+    def map_queries(self, x_BTNH: jax.Array) -> jax.Array:
         exponents_BTNR = self._exponents(x_BTNH)
         return jnp.exp(exponents_BTNR - exponents_BTNR.max(-1, keepdims=True)) * self.features**-0.5
 

@@ -19,37 +19,33 @@ from transformer_jax.layers.param_scope import ParamScope
 class Normalizer(abc.ABC):
     """The base of all normalizers."""
 
-    whole_row: ClassVar[bool] = True  # the weights cannot be had tile by tile along S
+    needs_all_keys: ClassVar[bool] = True  # the weights cannot be had tile by tile along S
     dense: ClassVar[bool] = True  # every allowed key gets some weight
 
-    def parameters(self, scope: ParamScope) -> Any:
+    def params(self, scope: ParamScope) -> Any:
         """The learned arrays that `weights` reads."""
         return ()
 
     @abc.abstractmethod
-    def weights(
-        self, parameters: Any, scores_BKGTS: jax.Array, allowed_BTS: jax.Array
-    ) -> jax.Array:
+    def weights(self, params: Any, scores_BKGTS: jax.Array, allowed_BTS: jax.Array) -> jax.Array:
         """weights_BKGTS of the scores."""
 
 
 class Exponential(Normalizer):
     """exp(s) / (Σ exp(s) + exp(extra)): the family that an engine may sum up tile by tile."""
 
-    whole_row = False
+    needs_all_keys = False
 
-    def extra_KG11(self, parameters: Any) -> jax.Array | None:
+    def extra_KG11(self, params: Any) -> jax.Array | None:
         """The logit of a key that has no value and takes a share of the weight; None: there
         is none.
         """
         return None
 
-    def weights(
-        self, parameters: Any, scores_BKGTS: jax.Array, allowed_BTS: jax.Array
-    ) -> jax.Array:
+    def weights(self, params: Any, scores_BKGTS: jax.Array, allowed_BTS: jax.Array) -> jax.Array:
         allowed_BKGTS = allowed_BTS[:, None, None]
         scores_BKGTS = jnp.where(allowed_BKGTS, scores_BKGTS, neg_inf(scores_BKGTS.dtype))
-        extra_KG11 = self.extra_KG11(parameters)
+        extra_KG11 = self.extra_KG11(params)
         top_BKGT1 = jax.lax.stop_gradient(scores_BKGTS.max(-1, keepdims=True))
         if extra_KG11 is not None:
             top_BKGT1 = jnp.maximum(top_BKGT1, jax.lax.stop_gradient(extra_KG11)[None])
@@ -74,7 +70,7 @@ class OffByOne(Exponential):
     By One).
     """
 
-    def extra_KG11(self, parameters: Any) -> jax.Array:
+    def extra_KG11(self, params: Any) -> jax.Array:
         return jnp.zeros((1, 1, 1, 1))
 
 
@@ -86,32 +82,30 @@ class Sink(Exponential):
     one for each head as in gpt-oss (OpenAI 2025).
     """
 
-    def parameters(self, scope: ParamScope) -> jax.Array:
+    def params(self, scope: ParamScope) -> jax.Array:
         heads = scope.heads
         sink_N = scope.parameter('sink', (heads.num_heads,), ('heads',), jax.nn.initializers.zeros)
         return sink_N.reshape(heads.kv_heads, heads.num_heads // heads.kv_heads, 1, 1)
 
-    def extra_KG11(self, parameters: jax.Array) -> jax.Array:
-        return parameters
+    def extra_KG11(self, params: jax.Array) -> jax.Array:
+        return params
 
 
 class Elementwise(Normalizer):
     """Each weight depends on its own score, and on how many keys the row may see."""
 
-    whole_row = False
+    needs_all_keys = False
 
     @abc.abstractmethod
-    def transform(self, parameters: Any, scores_BKGTS: jax.Array, n_BT: jax.Array) -> jax.Array:
+    def transform(self, params: Any, scores_BKGTS: jax.Array, n_BT: jax.Array) -> jax.Array:
         """weights_BKGTS of any tile of keys; n_BT ≥ 1 counts the keys of the whole row that it
         may see.
         """
 
-    def weights(
-        self, parameters: Any, scores_BKGTS: jax.Array, allowed_BTS: jax.Array
-    ) -> jax.Array:
+    def weights(self, params: Any, scores_BKGTS: jax.Array, allowed_BTS: jax.Array) -> jax.Array:
         allowed_BKGTS = allowed_BTS[:, None, None]
         n_BT = jnp.maximum(allowed_BTS.sum(-1), 1)
-        weights_BKGTS = self.transform(parameters, jnp.where(allowed_BKGTS, scores_BKGTS, 0), n_BT)
+        weights_BKGTS = self.transform(params, jnp.where(allowed_BKGTS, scores_BKGTS, 0), n_BT)
         return jnp.where(allowed_BKGTS, weights_BKGTS, 0)
 
 
@@ -119,7 +113,7 @@ class Elementwise(Normalizer):
 class Sigmoid(Elementwise):
     """σ(s − log n), n the keys that the row may see (Ramapuram et al. 2024, with b = −log n)."""
 
-    def transform(self, parameters: Any, scores_BKGTS: jax.Array, n_BT: jax.Array) -> jax.Array:
+    def transform(self, params: Any, scores_BKGTS: jax.Array, n_BT: jax.Array) -> jax.Array:
         return jax.nn.sigmoid(scores_BKGTS - jnp.log(n_BT)[:, None, None, :, None])
 
 
@@ -131,7 +125,7 @@ class Relu2(Elementwise):
 
     dense = False
 
-    def transform(self, parameters: Any, scores_BKGTS: jax.Array, n_BT: jax.Array) -> jax.Array:
+    def transform(self, params: Any, scores_BKGTS: jax.Array, n_BT: jax.Array) -> jax.Array:
         return jnp.square(jax.nn.relu(scores_BKGTS)) / n_BT[:, None, None, :, None]
 
 
@@ -149,9 +143,7 @@ class Entmax(Normalizer):
     def threshold(self, z_BKGTS: jax.Array) -> jax.Array:
         """τ_BKGT1 of z = (α − 1) s, sorted from the largest, 0, downward."""
 
-    def weights(
-        self, parameters: Any, scores_BKGTS: jax.Array, allowed_BTS: jax.Array
-    ) -> jax.Array:
+    def weights(self, params: Any, scores_BKGTS: jax.Array, allowed_BTS: jax.Array) -> jax.Array:
         allowed_BKGTS = allowed_BTS[:, None, None]
         scores_BKGTS = jnp.where(allowed_BKGTS, scores_BKGTS, neg_inf(scores_BKGTS.dtype))
         return jnp.where(allowed_BKGTS, _entmax(scores_BKGTS, self), 0)

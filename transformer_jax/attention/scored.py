@@ -44,15 +44,15 @@ class Scored(Attention):
             {'causal', 'decode'} if self.mask.prefix_length() > 1 else set()
         )
 
-    def refuses(self, position: Position, engine: str) -> str:
+    def incompatibility(self, position: Position, engine: str) -> str:
         if position.content and not self.content:
             return 'it has no queries and keys that the position encoding could read; t5, alibi, kerple and fire work'
-        return super().refuses(position, engine) or (
-            '' if engine == 'auto' else ENGINES[engine].refuses(self, position)
+        return super().incompatibility(position, engine) or (
+            '' if engine == 'auto' else ENGINES[engine].incompatibility(self, position)
         )
 
-    def parameters(self, scope: ParamScope) -> dict[str, Any]:
-        return {'normalizer': self.normalizer.parameters(scope)}
+    def attention_params(self, scope: ParamScope) -> dict[str, Any]:
+        return {'normalizer': self.normalizer.params(scope)}
 
     def tile(
         self, queries: Any, keys: Any, inputs: AttentionInputs, allowed_BTS: jax.Array
@@ -72,7 +72,7 @@ class Scored(Attention):
         )
 
     @abc.abstractmethod
-    def raw_scores(self, queries: Any, keys: Any, tile: Tile, parameters: Any) -> jax.Array:
+    def raw_scores(self, queries: Any, keys: Any, tile: Tile, params: Any) -> jax.Array:
         """float32 scores_BKGTS of queries and keys, scaled."""
 
     def values(self, keys: Any) -> jax.Array:
@@ -81,45 +81,51 @@ class Scored(Attention):
 
     def scores(self, queries: Any, keys: Any, tile: Tile, inputs: AttentionInputs) -> jax.Array:
         """float32 scores_BKGTS as the normalizer takes them."""
-        scores_BKGTS = self.raw_scores(queries, keys, tile, inputs.parameters)
+        scores_BKGTS = self.raw_scores(queries, keys, tile, inputs.params)
         scores_BKGTS = softcap(scores_BKGTS, self.softcap)
         _, ahead = inputs.mask.reach()
         tile = tile.replace(causal=ahead == 0)  # here, so that no kind can forget it
-        return inputs.position.score(inputs.position_parameters, scores_BKGTS, tile)
+        return inputs.position.score(inputs.position_params, scores_BKGTS, tile)
 
-    def reweigh(self, weights_BKGTS: jax.Array, parameters: Any) -> jax.Array:
+    def postprocess_weights(self, weights_BKGTS: jax.Array, params: Any) -> jax.Array:
         """What happens to the weights between normalizer and values."""
         return weights_BKGTS
 
-    def whole_row(self) -> str:
+    def needs_all_keys(self) -> str:
         """The option that needs all keys of a row at once, as a message names it; '' where any tile
         of them will do.
         """
         return (
             f'normalizer={spec.text(self.normalizer, NORMALIZERS)}'
-            if self.normalizer.whole_row
+            if self.normalizer.needs_all_keys
             else ''
         )
 
-    def beyond_products(self) -> str:
+    def kernel_incompatibility(self) -> str:
         """Why its scores are not q·k times the tile's scale, all that a fused kernel makes; ''
         where they are.
         """
         return 'its scores are not the products of queries and keys that the kernel makes'
 
-    def prepare(self, queries: Any, keys: Any, inputs: AttentionInputs) -> tuple[Any, Any]:
+    def expand_keys_values(
+        self, queries: Any, keys: Any, inputs: AttentionInputs
+    ) -> tuple[Any, Any]:
         """Queries and keys of whole rows as tiles read them."""
         return queries, keys
 
     def attend(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
-        return ENGINES[inputs.engine].attend(self, *self.prepare(queries, keys, inputs), inputs)
+        return ENGINES[inputs.engine].attend(
+            self, *self.expand_keys_values(queries, keys, inputs), inputs
+        )
 
     def weights(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
-        weights_BKGTS, _ = dense.weigh(self, *self.prepare(queries, keys, inputs), inputs)
+        weights_BKGTS, _ = dense.weigh(
+            self, *self.expand_keys_values(queries, keys, inputs), inputs
+        )
         return _by_head(weights_BKGTS)
 
     def logits(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
-        scores_BKGTS, _ = dense.score(self, *self.prepare(queries, keys, inputs), inputs)
+        scores_BKGTS, _ = dense.score(self, *self.expand_keys_values(queries, keys, inputs), inputs)
         return _by_head(scores_BKGTS)
 
     def init_cache(self, keys: Any, length: int, mask: Mask) -> GrowingCache | RingCache:
@@ -130,7 +136,7 @@ class Scored(Attention):
             else GrowingCache.empty(keys, length)
         )
 
-    def look(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
+    def attend_decode(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
         # Of a kernel's tile so few queries would leave most empty.
         return self.attend(queries, keys, inputs.replace(engine='dense'))
 

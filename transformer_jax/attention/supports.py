@@ -54,7 +54,7 @@ def table() -> str:
 def _can(kind: Attention, engine: str) -> bool:
     """Whether an engine runs a kind as it is, or with a window for its mask."""
     windowed = dataclasses.replace(kind, mask=Window(64))
-    return any(not variant.refuses(Position(), engine) for variant in (kind, windowed))
+    return any(not variant.incompatibility(Position(), engine) for variant in (kind, windowed))
 
 
 def updated(page: str) -> str:

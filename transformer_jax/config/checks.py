@@ -6,11 +6,11 @@ import dataclasses
 
 from transformer_jax import spec
 from transformer_jax.attention import KINDS
-from transformer_jax.attention.engines import ENGINES, unfit
+from transformer_jax.attention.engines import ENGINES, site_incompatibility
 from transformer_jax.config.components import Components
 from transformer_jax.data.batching import Buckets, Packed
 from transformer_jax.errors import ConfigError
-from transformer_jax.layers.linear import TIES
+from transformer_jax.layers.embedding import TIES
 from transformer_jax.layers.norms import PLACEMENTS
 from transformer_jax.models import MODELS
 from transformer_jax.schema import ExperimentConfig, ModelConfig, flatten
@@ -276,14 +276,14 @@ def _check_attention(components: Components, site: str, layer: int) -> None:
         raise ConfigError(
             f'{key}={text!r} has no weights to drop ({site} layers): set model.attention_dropout=False'
         )
-    why = position.refuses(model.d_model, kind.rotated_dim(components.architecture.heads))
+    why = position.incompatibility(model.d_model, kind.rotated_dim(components.architecture.heads))
     if why:
         raise ConfigError(f'{why}: model.position={model.position!r} works on pairs of dimensions')
-    why = kind.refuses(position, model.engine) or unfit(
+    why = kind.incompatibility(position, model.engine) or site_incompatibility(
         model.engine, kind, components.architecture.site_spec(site)
     )
     if why:
-        alone = kind.refuses(position, 'auto')  # whatever the engine
+        alone = kind.incompatibility(position, 'auto')  # whatever the engine
         other = f'model.position={model.position!r}' if alone else f'model.engine={model.engine!r}'
         raise ConfigError(f'{key}={text!r} cannot work with {other} ({site} layers): {why}')
 

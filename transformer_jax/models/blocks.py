@@ -74,11 +74,15 @@ class MultiHead(nn.Module):
         self.kind, self.position, self.engine = attention.kind, attention.position, attention.engine
         scope = (architecture.heads, self.layer, self.position)
         _, beta = architecture.residual_scales('encoder' if self.site == 'encoder' else 'decoder')
-        self.queries = Projection(self.kind.queries, *scope, architecture.attention_bias != 'none')
-        self.keys = Projection(self.kind.keys, *scope, architecture.attention_bias != 'none', beta)
-        self.mix = Projection(self.kind.parameters, *scope, gain=beta)
+        self.queries = Projection(
+            self.kind.project_queries, *scope, architecture.attention_bias != 'none'
+        )
+        self.keys = Projection(
+            self.kind.project_keys_values, *scope, architecture.attention_bias != 'none', beta
+        )
+        self.mix = Projection(self.kind.attention_params, *scope, gain=beta)
         self.relative = self.shared or Projection(
-            self.position.parameters, self.kind.tile_heads(architecture.heads), *scope[1:]
+            self.position.params, self.kind.tile_heads(architecture.heads), *scope[1:]
         )
         if self.kind.gate != 'none':
             heads = architecture.heads
@@ -104,10 +108,10 @@ class MultiHead(nn.Module):
             self.sow('heads', 'inputs', (queries, keys, inputs))
         return self._out(x_BTD, self.kind.attend(queries, keys, inputs), inputs)
 
-    def look(self, x_BTD: jax.Array, keys: Any, inputs: AttentionInputs) -> jax.Array:
+    def attend_decode(self, x_BTD: jax.Array, keys: Any, inputs: AttentionInputs) -> jax.Array:
         """The same for the few queries of a decoding step."""
         queries, inputs = self.queries(x_BTD, inputs.query), self._complete(inputs, None)
-        return self._out(x_BTD, self.kind.look(queries, keys, inputs), inputs)
+        return self._out(x_BTD, self.kind.attend_decode(queries, keys, inputs), inputs)
 
     def step(
         self, x_BTD: jax.Array, tokens: Tokens, mask: Mask, cache: Any
@@ -128,13 +132,13 @@ class MultiHead(nn.Module):
         return inputs.replace(
             mask=self.kind.mask.within(inputs.mask),
             position=self.position,
-            parameters=self.mix(),
-            position_parameters=self.relative(),
+            params=self.mix(),
+            position_params=self.relative(),
             dropout=(self.make_rng('dropout'), rate) if drops else None,
         )
 
     def _out(self, x_BTD: jax.Array, o_BTNH: jax.Array, inputs: AttentionInputs) -> jax.Array:
-        o_BTNH = self.kind.finish(o_BTNH, inputs.parameters)
+        o_BTNH = self.kind.postprocess_heads(o_BTNH, inputs.params)
         if self.kind.gate != 'none':
             o_BTNH *= nn.sigmoid(self.gate(x_BTD))
         return self.out(o_BTNH)
@@ -265,7 +269,7 @@ class Block(nn.Module):
         )
         inputs = AttentionInputs(Segments(), tokens, memory_tokens)
         x_BTD = self._rest(
-            begun, tokens, lambda y_BTD: self.cross.look(y_BTD, memory_keys, inputs), None
+            begun, tokens, lambda y_BTD: self.cross.attend_decode(y_BTD, memory_keys, inputs), None
         )
         return x_BTD.reshape(x_RTD.shape), cache
 

@@ -13,7 +13,7 @@ from transformer_jax.positions.base import Position
 class Sinusoidal(Position):
     """Sines and cosines of geometric wavelengths (Vaswani et al. 2017, section 3.5)."""
 
-    def refuses(self, d_model: int, head_dim: int) -> str:
+    def incompatibility(self, d_model: int, head_dim: int) -> str:
         return f'model.d_model={d_model} is odd' if d_model % 2 else ''
 
     def embed(self, scope: ParamScope, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:

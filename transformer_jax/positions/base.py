@@ -51,7 +51,7 @@ class Position:
 
     max_len: int = dataclasses.field(default=0, init=False)  # 0: any length
     content: ClassVar[bool] = False  # `score` or `value` reads q_BTNH or k_BSKH of the tile
-    whole_row: ClassVar[bool] = (
+    needs_all_keys: ClassVar[bool] = (
         False  # the score of one key depends on the row's other keys: no tiles along S
     )
     shared: bool = dataclasses.field(
@@ -63,7 +63,7 @@ class Position:
         """Whether `score` or `value` does anything: the kind must have scores."""
         return cls.score is not Position.score or cls.value is not Position.value
 
-    def refuses(self, d_model: int, head_dim: int) -> str:
+    def incompatibility(self, d_model: int, head_dim: int) -> str:
         """The width that cannot be cut into the pairs it works on; '' where it can."""
         return ''
 
@@ -75,15 +75,15 @@ class Position:
         """Queries or keys, turned by their positions."""
         return x_BTNH
 
-    def parameters(self, scope: ParamScope) -> Any:
+    def params(self, scope: ParamScope) -> Any:
         """The pytree of learned arrays that `score` and `value` read."""
         return ()
 
-    def score(self, parameters: Any, scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
+    def score(self, params: Any, scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
         """float32 scores, already scaled, with what depends on both positions added."""
         return scores_BKGTS
 
-    def value(self, parameters: Any, weights_BKGTS: jax.Array, tile: Tile) -> jax.Array | None:
+    def value(self, params: Any, weights_BKGTS: jax.Array, tile: Tile) -> jax.Array | None:
         """What the relative positions add to the mixed values, o_BTKGH, linear in the weights;
         None: nothing.
         """

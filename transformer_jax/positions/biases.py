@@ -22,7 +22,7 @@ class Alibi(Position):
     The paper is causal; in encoders keys on both sides of the query are lowered alike.
     """
 
-    def score(self, parameters: Any, scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
+    def score(self, params: Any, scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
         slopes_1KG11 = per_head(jnp.asarray(alibi_slopes(tile.heads[0]), jnp.float32), tile.heads)
         return scores_BKGTS - slopes_1KG11 * _distance_B11TS(tile)
 
@@ -62,7 +62,7 @@ class T5(Position):
                 f'max_distance={self.max_distance} must be more than half of buckets={self.buckets}'
             )
 
-    def parameters(self, scope: ParamScope) -> jax.Array:
+    def params(self, scope: ParamScope) -> jax.Array:
         return scope.parameter(
             'buckets',
             (self.buckets, scope.heads.num_heads),
@@ -70,11 +70,11 @@ class T5(Position):
             jax.nn.initializers.normal(0.02),
         )
 
-    def score(self, parameters: jax.Array, scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
+    def score(self, params: jax.Array, scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
         # Buckets are known at trace time, so that a score costs one lookup, of its offset.
         far = self.max_distance
         buckets_O = t5_buckets(np.arange(-far, far + 1), self.buckets, far, tile.causal)
-        bias_ON = parameters[buckets_O]
+        bias_ON = params[buckets_O]
         return scores_BKGTS + by_group(
             bias_ON[jnp.clip(tile.offsets_BTS(), -far, far) + far], tile.heads
         )
@@ -116,14 +116,12 @@ class Kerple(Position):
         if self.form not in ('log', 'power'):
             raise ValueError(f'form={self.form!r}, it takes log, power')
 
-    def parameters(self, scope: ParamScope) -> dict[str, jax.Array]:
+    def params(self, scope: ParamScope) -> dict[str, jax.Array]:
         shape, init = (scope.heads.num_heads,), jax.nn.initializers.normal(1.0)
         return {name: scope.parameter(name, shape, ('heads',), init) for name in ('r1', 'r2')}
 
-    def score(
-        self, parameters: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile
-    ) -> jax.Array:
-        r1_1KG11, r2_1KG11 = (per_head(parameters[name], tile.heads) for name in ('r1', 'r2'))
+    def score(self, params: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
+        r1_1KG11, r2_1KG11 = (per_head(params[name], tile.heads) for name in ('r1', 'r2'))
         distance_B11TS = _distance_B11TS(tile)
         if self.form == 'log':
             kernel_BKGTS = jnp.log1p(jax.nn.softplus(r2_1KG11) * distance_B11TS)
@@ -152,7 +150,7 @@ class Fire(Position):
         if self.length <= 0:
             raise ValueError(f'length={self.length} must be positive')
 
-    def parameters(self, scope: ParamScope) -> dict[str, jax.Array]:
+    def params(self, scope: ParamScope) -> dict[str, jax.Array]:
         normal, F, N = jax.nn.initializers.normal(1.0), self.width, scope.heads.num_heads
         return {
             'c': scope.parameter('c', (), (), jax.nn.initializers.constant(0.1)),
@@ -166,13 +164,11 @@ class Fire(Position):
             ),
         }
 
-    def score(
-        self, parameters: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile
-    ) -> jax.Array:
-        c, length = jnp.abs(parameters['c']), jnp.abs(parameters['length']) * self.length
+    def score(self, params: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
+        c, length = jnp.abs(params['c']), jnp.abs(params['length']) * self.length
         furthest_BT1 = jnp.maximum(length, tile.query.positions_BT.astype(jnp.float32))[..., None]
         x_BTS = jnp.log1p(c * jnp.abs(tile.offsets_BTS())) / (jnp.log1p(c * furthest_BT1) + 1e-6)
-        w_F, b_F, w_FN = parameters['w_F'], parameters['b_F'], parameters['w_FN']
+        w_F, b_F, w_FN = params['w_F'], params['b_F'], params['w_FN']
         h_BTSF = jax.nn.relu(x_BTS[..., None] * w_F[None, None, None] + b_F[None, None, None])
         bias_BTSN = jnp.einsum('BTSF,FN->BTSN', h_BTSF, w_FN)
         return scores_BKGTS + by_group(bias_BTSN, tile.heads)

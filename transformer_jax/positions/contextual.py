@@ -23,13 +23,13 @@ class Cope(Position):
 
     max_positions: int = 64
     content: ClassVar[bool] = True
-    whole_row: ClassVar[bool] = True
+    needs_all_keys: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.max_positions < 2:
             raise ValueError(f'max_positions={self.max_positions}, it takes 2 or more')
 
-    def parameters(self, scope: ParamScope) -> jax.Array:
+    def params(self, scope: ParamScope) -> jax.Array:
         return scope.parameter(
             'embeddings',
             (self.max_positions, scope.heads.head_dim),
@@ -37,12 +37,12 @@ class Cope(Position):
             jax.nn.initializers.zeros,
         )
 
-    def score(self, parameters: jax.Array, scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
+    def score(self, params: jax.Array, scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
         seen_BKGTS = jnp.where(tile.allowed_BTS[:, None, None], scores_BKGTS, -jnp.inf)
         counts_BKGTS = _sum_from(jax.nn.sigmoid(seen_BKGTS), tile.key.positions_BT)
         P = self.max_positions
         q_BTKGH = tile.grouped(tile.q_BTNH)
-        e_PH = parameters.astype(q_BTKGH.dtype)
+        e_PH = params.astype(q_BTKGH.dtype)
         products_BKGTP = jnp.einsum(
             'BTKGH,PH->BKGTP', q_BTKGH, e_PH, preferred_element_type=jnp.float32
         )

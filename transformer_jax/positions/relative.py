@@ -28,7 +28,7 @@ class Shaw(Position):
         if self.clip < 0:
             raise ValueError(f'clip={self.clip} must be 0 or more')
 
-    def parameters(self, scope: ParamScope) -> dict[str, jax.Array]:
+    def params(self, scope: ParamScope) -> dict[str, jax.Array]:
         heads = scope.heads
         widths = {'keys': heads.head_dim} | ({'values': heads.value_dim} if self.values else {})
         return {
@@ -41,11 +41,9 @@ class Shaw(Position):
             for name, width in widths.items()
         }
 
-    def score(
-        self, parameters: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile
-    ) -> jax.Array:
+    def score(self, params: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
         q_BTKGH = tile.grouped(tile.q_BTNH * tile.scale)
-        table_CH = parameters['keys'].astype(q_BTKGH.dtype)
+        table_CH = params['keys'].astype(q_BTKGH.dtype)
         products_BKGTC = jnp.einsum(
             'BTKGH,CH->BKGTC', q_BTKGH, table_CH, preferred_element_type=jnp.float32
         )
@@ -54,11 +52,11 @@ class Shaw(Position):
         )
 
     def value(
-        self, parameters: dict[str, jax.Array], weights_BKGTS: jax.Array, tile: Tile
+        self, params: dict[str, jax.Array], weights_BKGTS: jax.Array, tile: Tile
     ) -> jax.Array | None:
         if not self.values:
             return None
-        table_CH = parameters['values']
+        table_CH = params['values']
 
         def by_offset(weights_SKG: jax.Array, rows_S: jax.Array) -> jax.Array:
             return jax.ops.segment_sum(weights_SKG, rows_S, len(table_CH))
@@ -82,7 +80,7 @@ class TransformerXL(Position):
 
     content: ClassVar[bool] = True
 
-    def parameters(self, scope: ParamScope) -> dict[str, jax.Array]:
+    def params(self, scope: ParamScope) -> dict[str, jax.Array]:
         N, H = scope.heads.num_heads, scope.heads.head_dim
         E = N * H + N * H % 2  # sines and cosines
         w_init = jax.nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
@@ -93,12 +91,10 @@ class TransformerXL(Position):
             'v_NH': scope.parameter('position_bias', (N, H), ('heads', 'head_dim'), normal),
         }
 
-    def score(
-        self, parameters: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile
-    ) -> jax.Array:
+    def score(self, params: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
         q_BTNH, k_BSKH = tile.q_BTNH, tile.k_BSKH
         w_ENH, u_NH, v_NH = (
-            parameters[name].astype(q_BTNH.dtype) for name in ('w_ENH', 'u_NH', 'v_NH')
+            params[name].astype(q_BTNH.dtype) for name in ('w_ENH', 'u_NH', 'v_NH')
         )
         N, K = tile.heads
         u_KGH = u_NH.reshape(K, N // K, -1)

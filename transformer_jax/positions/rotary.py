@@ -126,7 +126,7 @@ class Rope(Position):
         if self.pairs not in PAIRS:
             raise ValueError(f'pairs={self.pairs!r}, it takes {", ".join(PAIRS)}')
 
-    def refuses(self, d_model: int, head_dim: int) -> str:
+    def incompatibility(self, d_model: int, head_dim: int) -> str:
         width = round(self.fraction * head_dim)
         if width and width % 2 == 0:
             return ''

@@ -160,9 +160,9 @@ def program(
     inputs = jax.tree.map(
         lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype),
         (
-            shapes(kind.queries, x_BTD, tokens),
-            shapes(kind.keys, x_BTD, tokens),
-            shapes(kind.parameters),
+            shapes(kind.project_queries, x_BTD, tokens),
+            shapes(kind.project_keys_values, x_BTD, tokens),
+            shapes(kind.attention_params),
         ),
     )
     mask = kind.mask.within(PAST if 'causal' in kind.supports() else Segments())
@@ -171,7 +171,7 @@ def program(
         return kind.attend(
             queries,
             keys,
-            AttentionInputs(mask, tokens, tokens, parameters=parameters, engine=engine),
+            AttentionInputs(mask, tokens, tokens, params=parameters, engine=engine),
         )
 
     return attend, inputs
@@ -181,7 +181,7 @@ def _engines(attention: str, engines: Sequence[str], length: int) -> list[str]:
     kind = _kind(attention, length)
     if not kind.engines:
         return ['own']
-    return [engine for engine in engines if not kind.refuses(Position(), engine)]
+    return [engine for engine in engines if not kind.incompatibility(Position(), engine)]
 
 
 def _kind(attention: str, length: int) -> Attention:

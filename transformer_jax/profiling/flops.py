@@ -15,11 +15,12 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from transformer_jax.attention.engines import KERNELS, unfit
+from transformer_jax.attention.engines import KERNELS, site_incompatibility
 from transformer_jax.config import Components
+from transformer_jax.losses.model_loss import loss_sums
 from transformer_jax.models import build_model, dummy_batch
 from transformer_jax.models.architecture import Architecture, LayerAttention
-from transformer_jax.training import train_step as step
+from transformer_jax.training.train_state import TrainState, dropout_rate
 
 
 def traceable(architecture: Architecture) -> Architecture:
@@ -43,7 +44,7 @@ def portable(architecture: Architecture) -> Architecture:
     def choose(site: str, layer: LayerAttention) -> str:
         if layer.engine not in KERNELS:
             return layer.engine
-        refused = layer.kind.refuses(layer.position, 'blocked') or unfit(
+        refused = layer.kind.incompatibility(layer.position, 'blocked') or site_incompatibility(
             'blocked', layer.kind, architecture.site_spec(site)
         )
         return 'dense' if refused else 'blocked'
@@ -137,7 +138,7 @@ def matmul_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
     return total
 
 
-def activation_bytes(model: nn.Module, state: step.TrainState, rows: int, length: int) -> int:
+def activation_bytes(model: nn.Module, state: TrainState, rows: int, length: int) -> int:
     """Bytes that autodiff keeps between the forward and the backward pass of one microbatch of
     `rows`, weights apart.
 
@@ -150,8 +151,10 @@ def activation_bytes(model: nn.Module, state: step.TrainState, rows: int, length
 
     def residuals(params, hyper, rng, batch):
         def loss(params):
-            dropout = step.dropout_rate(model.architecture, hyper)
-            return step.loss_sums(model, params, batch, hyper.label_smoothing, dropout, rng).loss
+            dropout = dropout_rate(model.architecture, hyper)
+            return loss_sums(
+                model, params, batch, hyper.label_smoothing, dropout, rng
+            )[0].loss
 
         _, backward = jax.vjp(loss, params)
         given = {id(leaf) for leaf in jax.tree.leaves((params, batch))}

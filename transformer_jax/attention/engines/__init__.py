@@ -17,10 +17,10 @@ __all__ = [
     'KERNELS',
     'Engine',
     'SiteSpec',
-    'is_here',
+    'is_available',
     'require_platform',
     'resolve_engine',
-    'unfit',
+    'site_incompatibility',
 ]
 
 
@@ -28,21 +28,25 @@ class Engine(NamedTuple):
     """A way through the tiles, and what it cannot do."""
 
     attend: Callable[[Any, Any, Any, Any], jax.Array]  # (kind, queries, keys, inputs) -> o_BTNH
-    refuses: Callable[
+    incompatibility: Callable[
         [Any, Any], str
     ]  # (kind, position) -> why it cannot, with what would work; '' where it can
-    unfit: Callable[[Any, SiteSpec], str] = lambda kind, site: (
+    site_incompatibility: Callable[[Any, SiteSpec], str] = lambda kind, site: (
         ''
     )  # the same, of the place where it is to run
     platform: str = ''  # the one that has it; '': all
 
 
 ENGINES: dict[str, Engine] = {
-    'dense': Engine(dense.attend, dense.refuses),
-    'chunked': Engine(chunked.attend, chunked.refuses),
-    'blocked': Engine(blocked.attend, blocked.refuses, blocked.unfit),
-    'cudnn': Engine(fused.cudnn, fused.refuses_cudnn, fused.unfit_cudnn, 'cuda'),
-    'splash': Engine(fused.splash, fused.refuses_splash, fused.unfit_splash, 'tpu'),
+    'dense': Engine(dense.attend, dense.incompatibility),
+    'chunked': Engine(chunked.attend, chunked.incompatibility),
+    'blocked': Engine(blocked.attend, blocked.incompatibility, blocked.site_incompatibility),
+    'cudnn': Engine(
+        fused.cudnn, fused.cudnn_incompatibility, fused.cudnn_site_incompatibility, 'cuda'
+    ),
+    'splash': Engine(
+        fused.splash, fused.splash_incompatibility, fused.splash_site_incompatibility, 'tpu'
+    ),
 }
 KERNELS = tuple(name for name, engine in ENGINES.items() if engine.platform)
 
@@ -60,22 +64,26 @@ def resolve_engine(engine: str, kind: Any, position: Any, site: SiteSpec) -> str
         return engine
 
     def can(name: str) -> bool:
-        return is_here(name) and not kind.refuses(position, name) and not unfit(name, kind, site)
+        return (
+            is_available(name)
+            and not kind.incompatibility(position, name)
+            and not site_incompatibility(name, kind, site)
+        )
 
     best = 'cudnn' if fused.skips_tiles(kind, site) else 'blocked'
     return next((name for name in ('splash', best, 'blocked', 'cudnn') if can(name)), 'dense')
 
 
-def unfit(engine: str, kind: Any, site: SiteSpec) -> str:
+def site_incompatibility(engine: str, kind: Any, site: SiteSpec) -> str:
     """Why `model.engine` cannot run a kind at a place, whatever the position encoding; '' where
     it can.
     """
-    return ENGINES[engine].unfit(kind, site) if engine in kind.engines else ''
+    return ENGINES[engine].site_incompatibility(kind, site) if engine in kind.engines else ''
 
 
 def require_platform(engine: str) -> None:
     """Raises ConfigError where `model.engine` names a kernel that this machine does not have."""
-    if not is_here(engine):
+    if not is_available(engine):
         needs = {'cuda': 'an NVIDIA GPU', 'tpu': 'a TPU'}[ENGINES[engine].platform]
         raise ConfigError(
             f'model.engine={engine!r} needs {needs}, this machine computes on {jax.default_backend()}: '
@@ -83,7 +91,7 @@ def require_platform(engine: str) -> None:
         )
 
 
-def is_here(engine: str) -> bool:
+def is_available(engine: str) -> bool:
     """Whether this machine has what `model.engine` names."""
     needs = ENGINES[engine].platform if engine in ENGINES else ''
     # A GPU's platform is 'gpu', whoever made it.

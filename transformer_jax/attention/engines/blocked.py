@@ -15,14 +15,14 @@ from transformer_jax.attention.masks import Segments
 MIN_BLOCK = 8
 
 
-def refuses(kind: Any, position: Any) -> str:
+def incompatibility(kind: Any, position: Any) -> str:
     """A mask that does not bound how far a query sees."""
     if math.inf in kind.mask.reach():
         return 'its mask reaches any distance; bounded ones, as mask=window(64), work, or the engines dense and chunked'
     return ''
 
 
-def unfit(kind: Any, site: SiteSpec) -> str:
+def site_incompatibility(kind: Any, site: SiteSpec) -> str:
     """Cross-attention: how far two sequences lie apart in their arrays says nothing of
     their positions.
     """

@@ -19,7 +19,7 @@ from transformer_jax.attention.normalizers import Exponential
 
 CHUNK = 256  # so many queries meet so many keys, at most
 
-remade = functools.partial(
+rematerialized = functools.partial(
     jax.checkpoint, prevent_cse=False
 )  # Inside a loop there is nothing to share it with.
 
@@ -34,9 +34,9 @@ class Sums(NamedTuple):
     o_BTNH: jax.Array
 
 
-def refuses(kind: Any, position: Any) -> str:
+def incompatibility(kind: Any, position: Any) -> str:
     """What needs all keys of a row at once."""
-    needs = kind.whole_row() or (position.whole_row and 'the position encoding')
+    needs = kind.needs_all_keys() or (position.needs_all_keys and 'the position encoding')
     return (
         f'{needs} needs all keys of a row at once: engines that can: dense, blocked (of windows)'
         if needs
@@ -51,7 +51,7 @@ def attend(kind: Any, queries: Any, keys: Any, inputs: Any, chunk: int = CHUNK) 
         mask=inputs.mask & Segments()
     )  # What fills up the last chunk has segment 0.
     asking, asked = (_chunks(tree, chunk) for tree in ((queries, inputs.query), (keys, inputs.key)))
-    o_CBTNH = jax.lax.map(remade(functools.partial(_chunk, kind, inputs, asked)), asking)
+    o_CBTNH = jax.lax.map(rematerialized(functools.partial(_chunk, kind, inputs, asked)), asking)
     _, B, _, N, H = o_CBTNH.shape
     return jnp.moveaxis(o_CBTNH, 0, 1).reshape(B, -1, N, H)[:, :T]
 
@@ -73,7 +73,7 @@ def _chunk(kind: Any, inputs: Any, asked: Any, asking: Any) -> jax.Array:
     inputs = inputs.replace(query=query)
     seen_BT = None if isinstance(kind.normalizer, Exponential) else _seen_BT(inputs, asked[2])
 
-    @remade
+    @rematerialized
     def add(sums: Sums, one: Any) -> Sums:
         place, keys, key = one
         here = inputs.replace(key=key)
@@ -117,7 +117,7 @@ def _nothing(kind: Any, queries: Any, keys: Any, inputs: Any) -> Sums:
     total_BKGT1 = jnp.zeros_like(top_BKGT1)
     extra_KG11 = None
     if isinstance(kind.normalizer, Exponential):
-        extra_KG11 = kind.normalizer.extra_KG11(inputs.parameters['normalizer'])
+        extra_KG11 = kind.normalizer.extra_KG11(inputs.params['normalizer'])
     if extra_KG11 is not None:
         top_KG11 = jax.lax.stop_gradient(extra_KG11)
         top_BKGT1 = jnp.broadcast_to(top_KG11[None], top_BKGT1.shape)
@@ -137,7 +137,7 @@ def _weigh(
     allowed_BKGTS = tile.allowed_BTS[:, None, None]
     if seen_BT is not None:
         weights_BKGTS = kind.normalizer.transform(
-            inputs.parameters['normalizer'], jnp.where(allowed_BKGTS, scores_BKGTS, 0), seen_BT
+            inputs.params['normalizer'], jnp.where(allowed_BKGTS, scores_BKGTS, 0), seen_BT
         )
         return jnp.where(allowed_BKGTS, weights_BKGTS, 0), sums.top_BKGT1
     scores_BKGTS = jnp.where(allowed_BKGTS, scores_BKGTS, neg_inf(jnp.float32))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from transformer_jax.positions import Tile
 
 
-def refuses(kind: Any, position: Any) -> str:
+def incompatibility(kind: Any, position: Any) -> str:
     """Nothing: it is what the others are held to."""
     return ''
 
@@ -23,9 +23,9 @@ def weigh(kind: Any, queries: Any, keys: Any, inputs: Any) -> tuple[jax.Array, T
     """float32 weights_BKGTS before dropout, and the tile that they belong to."""
     scores_BKGTS, tile = score(kind, queries, keys, inputs)
     weights_BKGTS = kind.normalizer.weights(
-        inputs.parameters['normalizer'], scores_BKGTS, tile.allowed_BTS
+        inputs.params['normalizer'], scores_BKGTS, tile.allowed_BTS
     )
-    return kind.reweigh(weights_BKGTS, inputs.parameters), tile
+    return kind.postprocess_weights(weights_BKGTS, inputs.params), tile
 
 
 def score(kind: Any, queries: Any, keys: Any, inputs: Any) -> tuple[jax.Array, Tile]:
@@ -53,7 +53,7 @@ def mix(
         preferred_element_type=dtype,
     )
     o_BTKGH = jnp.moveaxis(o_BKGTH, 3, 1)
-    extra_BTKGH = inputs.position.value(inputs.position_parameters, weights_BKGTS, tile)
+    extra_BTKGH = inputs.position.value(inputs.position_params, weights_BKGTS, tile)
     if extra_BTKGH is not None:
         o_BTKGH += extra_BTKGH.astype(o_BTKGH.dtype)
     B, T, K, G, H = o_BTKGH.shape

@@ -37,29 +37,31 @@ def band(mask: Mask) -> tuple[float, float] | None:
     return mask.reach() if isinstance(mask, Segments | Full | Causal | Window) else None
 
 
-def _refuses(kind: Any, position: Any) -> str:
+def _bias_or_score_incompatibility(kind: Any, position: Any) -> str:
     if position.biases():
         return 'the kernel takes no scores from a position encoding: none, sinusoidal, learned and rope work'
-    return kind.beyond_products()
+    return kind.kernel_incompatibility()
 
 
-def refuses_cudnn(kind: Any, position: Any) -> str:
+def cudnn_incompatibility(kind: Any, position: Any) -> str:
     """What cuDNN's kernel has no argument for."""
     if type(kind.normalizer) is not Softmax:
         return 'the kernel has no normalizer but softmax'
-    return _refuses(kind, position) or ('the kernel has no softcap' if kind.softcap else '')
+    return _bias_or_score_incompatibility(kind, position) or (
+        'the kernel has no softcap' if kind.softcap else ''
+    )
 
 
-def refuses_splash(kind: Any, position: Any) -> str:
+def splash_incompatibility(kind: Any, position: Any) -> str:
     """What the splash kernel has no argument for."""
     if not isinstance(kind.normalizer, Exponential):
         return 'the kernel has no normalizers but softmax, off_by_one and sink'
     if band(kind.mask) is None:
         return 'the kernel takes its mask as a band: full and window work'
-    return _refuses(kind, position)
+    return _bias_or_score_incompatibility(kind, position)
 
 
-def unfit_cudnn(kind: Any, site: SiteSpec) -> str:
+def cudnn_site_incompatibility(kind: Any, site: SiteSpec) -> str:
     """Sizes, types and dropout that cuDNN's kernel does not take."""
     heads = site.heads
     if site.dtype not in HALF:
@@ -69,17 +71,17 @@ def unfit_cudnn(kind: Any, site: SiteSpec) -> str:
             f'heads of {heads.head_dim} and values of {heads.value_dim}: the kernel takes equal sizes, multiples of 8, of at '
             f'most {CUDNN_HEAD_DIM}'
         )
-    return _unfit(site)
+    return _dropout_incompatibility(site)
 
 
-def unfit_splash(kind: Any, site: SiteSpec) -> str:
+def splash_site_incompatibility(kind: Any, site: SiteSpec) -> str:
     """Places where the splash kernel's mask, which counts places of arrays, is not the kind's."""
     if site.name == 'cross' and not isinstance(kind.mask, Full):
         return "the kernel's windows count places in arrays, which between two sequences are no positions"
-    return _unfit(site)
+    return _dropout_incompatibility(site)
 
 
-def _unfit(site: SiteSpec) -> str:
+def _dropout_incompatibility(site: SiteSpec) -> str:
     return 'the kernel drops no weights: set model.attention_dropout=False' if site.drops else ''
 
 
@@ -167,7 +169,7 @@ def splash(kind: Any, queries: Any, keys: Any, inputs: Any, interpret: bool = Fa
     q_BTNH, query = pad_time((tile.q_BTNH * tile.scale, inputs.query), 0, -T % LANES)
     k_BSKH, v_BSKH, key = pad_time((tile.k_BSKH, kind.values(keys), inputs.key), 0, -S % LANES)
     N, K = tile.heads
-    extra_KG11 = kind.normalizer.extra_KG11(inputs.parameters['normalizer'])
+    extra_KG11 = kind.normalizer.extra_KG11(inputs.params['normalizer'])
     sinks_N = (
         None if extra_KG11 is None else jnp.broadcast_to(extra_KG11, (K, N // K, 1, 1)).reshape(N)
     )

@@ -25,26 +25,26 @@ class Additive(Scored):
     products with scale 1/√d_k.
     """
 
-    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def project_queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         return Queries(projections.queries(scope, x_BTD, tokens))
 
-    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+    def project_keys_values(
+        self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens
+    ) -> KeysValues:
         return KeysValues(*projections.keys_values(scope, x_BSD, tokens))
 
-    def parameters(self, scope: ParamScope) -> dict[str, Any]:
+    def attention_params(self, scope: ParamScope) -> dict[str, Any]:
         heads = scope.heads
         shape, axes = (heads.num_heads, heads.head_dim), ('heads', 'head_dim')
-        return super().parameters(scope) | {
+        return super().attention_params(scope) | {
             'v_NH': scope.parameter(
                 'score', shape, axes, jax.nn.initializers.normal(heads.head_dim**-0.5)
             ),
             'b_NH': scope.parameter('score_bias', shape, axes, jax.nn.initializers.zeros),
         }
 
-    def raw_scores(
-        self, queries: Queries, keys: KeysValues, tile: Tile, parameters: Any
-    ) -> jax.Array:
-        return additive_scores(queries.q_BTNH, keys.k_BSKH, parameters['v_NH'], parameters['b_NH'])
+    def raw_scores(self, queries: Queries, keys: KeysValues, tile: Tile, params: Any) -> jax.Array:
+        return additive_scores(queries.q_BTNH, keys.k_BSKH, params['v_NH'], params['b_NH'])
 
 
 # The sum over H is of T·S·H numbers. Written as a reduction of elementwise work it becomes one loop

@@ -64,7 +64,7 @@ class Differential(Scored):
             )
         return dataclasses.replace(heads, head_dim=heads.head_dim // 2)
 
-    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def project_queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = self.tile_heads(scope.heads)
         return Queries(
             *self._halves(
@@ -74,7 +74,9 @@ class Differential(Scored):
             )
         )
 
-    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+    def project_keys_values(
+        self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens
+    ) -> KeysValues:
         heads = self.tile_heads(scope.heads)
         halves = self._halves(
             scope,
@@ -85,7 +87,7 @@ class Differential(Scored):
             *halves, scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads')
         )
 
-    def parameters(self, scope: ParamScope) -> dict[str, Any]:
+    def attention_params(self, scope: ParamScope) -> dict[str, Any]:
         heads = self.tile_heads(scope.heads)
         init = lambda_init(scope.layer) if self.lambda_init == 'depth' else self.lambda_init
         q1_H, k1_H, q2_H, k2_H = (
@@ -97,26 +99,26 @@ class Differential(Scored):
         norm_H = scope.parameter(
             'norm', (heads.value_dim,), ('head_dim',), jax.nn.initializers.ones
         )
-        return super().parameters(scope) | {
+        return super().attention_params(scope) | {
             'lambda': jnp.exp(jnp.vdot(q1_H, k1_H)) - jnp.exp(jnp.vdot(q2_H, k2_H)) + init,
             # So that gradients flow as in softmax attention, whatever λ is at first.
             'scale_H': (1 - init) * norm_H,
         }
 
     def raw_scores(
-        self, queries: softmax.Queries, keys: softmax.KeysValues, tile: Tile, parameters: Any
+        self, queries: softmax.Queries, keys: softmax.KeysValues, tile: Tile, params: Any
     ) -> jax.Array:
         return softmax.dot_product_scores(queries.q_BTNH * tile.scale, keys.k_BSKH)
 
     def attend(self, queries: Queries, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
         attend = super().attend
         first_BTNH, second_BTNH = (attend(*one, inputs) for one in _maps(queries, keys))
-        return first_BTNH - inputs.parameters['lambda'].astype(first_BTNH.dtype) * second_BTNH
+        return first_BTNH - inputs.params['lambda'].astype(first_BTNH.dtype) * second_BTNH
 
     def weights(self, queries: Queries, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
         weights = super().weights
         first_BNTS, second_BNTS = (weights(*one, inputs) for one in _maps(queries, keys))
-        return first_BNTS - inputs.parameters['lambda'] * second_BNTS
+        return first_BNTS - inputs.params['lambda'] * second_BNTS
 
     def logits(self, queries: Queries, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
         """The larger of both maps' scores."""
@@ -124,8 +126,8 @@ class Differential(Scored):
         first_BNTS, second_BNTS = (logits(*one, inputs) for one in _maps(queries, keys))
         return jnp.maximum(first_BNTS, second_BNTS)
 
-    def finish(self, o_BTNH: jax.Array, parameters: Any) -> jax.Array:
-        return rms_norm(o_BTNH, parameters['scale_H'])
+    def postprocess_heads(self, o_BTNH: jax.Array, params: Any) -> jax.Array:
+        return rms_norm(o_BTNH, params['scale_H'])
 
     def _halves(self, scope: ParamScope, y_BTNH: jax.Array, tokens: Tokens) -> list[jax.Array]:
         return [

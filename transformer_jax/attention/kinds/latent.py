@@ -73,7 +73,7 @@ class Latent(Scored):
     def rotated_dim(self, heads: HeadDims) -> int:
         return self.rope_dim or 2 * -(-heads.head_dim // 4)
 
-    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def project_queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = scope.heads
         if self.query_rank:
             x_BTD = _compressed(scope, 'query_latent', x_BTD, self.query_rank)
@@ -83,20 +83,20 @@ class Latent(Scored):
         turned_BTNP = scope.position.rotate(both_BTNH[..., heads.head_dim :], tokens.positions_BT)
         return Queries(both_BTNH[..., : heads.head_dim], turned_BTNP)
 
-    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> Latents:
+    def project_keys_values(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> Latents:
         turned_BS1P = scope.position.rotate(
             scope.heads_in('turned_key', x_BSD, 1, self.rotated_dim(scope.heads), 'rank'),
             tokens.positions_BT,
         )
         return Latents(_compressed(scope, 'latent', x_BSD, self._rank(scope)), turned_BS1P[:, :, 0])
 
-    def parameters(self, scope: ParamScope) -> dict[str, Any]:
+    def attention_params(self, scope: ParamScope) -> dict[str, Any]:
         heads = scope.heads
         init = jax.nn.initializers.variance_scaling(
             1.0, 'fan_avg', 'uniform', in_axis=0, out_axis=(1, 2)
         )
         axes = ('rank', 'kv_heads', 'head_dim')
-        return super().parameters(scope) | {
+        return super().attention_params(scope) | {
             'key_RKH': scope.parameter(
                 'up_key', (self._rank(scope), heads.kv_heads, heads.head_dim), axes, init
             ),
@@ -109,7 +109,7 @@ class Latent(Scored):
         self, queries: Queries, keys: KeysValues, inputs: AttentionInputs, allowed_BTS: jax.Array
     ) -> Tile:
         # Heads and width are those of the expanded form, in the absorbed one too.
-        _, K, H = inputs.parameters['key_RKH'].shape
+        _, K, H = inputs.params['key_RKH'].shape
         _, _, N, P = queries.turned_BTNP.shape
         return Tile(
             inputs.query,
@@ -121,9 +121,7 @@ class Latent(Scored):
             (H + P) ** -0.5,
         )
 
-    def raw_scores(
-        self, queries: Queries, keys: KeysValues, tile: Tile, parameters: Any
-    ) -> jax.Array:
+    def raw_scores(self, queries: Queries, keys: KeysValues, tile: Tile, params: Any) -> jax.Array:
         B, T, S = tile.allowed_BTS.shape
         N, K = tile.heads
         parts = (
@@ -132,17 +130,17 @@ class Latent(Scored):
         )
         return sum(parts)
 
-    def prepare(
+    def expand_keys_values(
         self, queries: Queries, keys: Latents, inputs: AttentionInputs
     ) -> tuple[Queries, KeysValues]:
-        return queries, expand(keys, inputs.parameters)
+        return queries, expand(keys, inputs.params)
 
-    def look(self, queries: Queries, keys: Latents, inputs: AttentionInputs) -> jax.Array:
+    def attend_decode(self, queries: Queries, keys: Latents, inputs: AttentionInputs) -> jax.Array:
         position = inputs.position
         if (
             position.content or type(position).value is not Position.value
         ):  # It reads keys, or adds to the values.
-            return super().look(queries, keys, inputs)
+            return super().attend_decode(queries, keys, inputs)
         return self.absorbed(queries, keys, inputs)
 
     def absorbed(self, queries: Queries, keys: Latents, inputs: AttentionInputs) -> jax.Array:
@@ -150,7 +148,7 @@ class Latent(Scored):
         mixed latents.
         """
         key_RKH, value_RKH = (
-            inputs.parameters[name].astype(keys.c_BSR.dtype) for name in ('key_RKH', 'value_RKH')
+            inputs.params[name].astype(keys.c_BSR.dtype) for name in ('key_RKH', 'value_RKH')
         )
         B, T, N, H = queries.q_BTNH.shape
         R, K, _ = key_RKH.shape
@@ -171,10 +169,10 @@ class Latent(Scored):
         return self.rank or 4 * scope.heads.head_dim
 
 
-def expand(latents: Latents, parameters: Any) -> KeysValues:
+def expand(latents: Latents, params: Any) -> KeysValues:
     """Keys and values in full, of the latents."""
     c_BSR, turned_BSP = latents
-    key_RKH, value_RKH = (parameters[name].astype(c_BSR.dtype) for name in ('key_RKH', 'value_RKH'))
+    key_RKH, value_RKH = (params[name].astype(c_BSR.dtype) for name in ('key_RKH', 'value_RKH'))
     return KeysValues(
         jnp.einsum('BSR,RKH->BSKH', c_BSR, key_RKH),
         turned_BSP[:, :, None],

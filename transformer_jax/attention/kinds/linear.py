@@ -81,16 +81,18 @@ class Linear(Attention):
         both_ways = {'encoder', 'cross'} if self._divides() else set()
         return frozenset({'causal', 'padding', 'segments', 'decode'} | both_ways)
 
-    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+    def project_queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
         return projections.queries(scope, x_BTD, tokens)
 
-    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+    def project_keys_values(
+        self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens
+    ) -> KeysValues:
         return KeysValues(
             *projections.keys_values(scope, x_BSD, tokens),
             self.decay.log(scope, x_BSD, self.feature.size(scope.heads.head_dim)),
         )
 
-    def parameters(self, scope: ParamScope) -> dict[str, jax.Array]:
+    def attention_params(self, scope: ParamScope) -> dict[str, jax.Array]:
         shape = (scope.heads.value_dim,)
         return (
             {}
@@ -117,8 +119,8 @@ class Linear(Attention):
             o_BTNH = jnp.take_along_axis(o_BLNH, places_BT[..., None, None], axis=1)
         return self._divide(o_BTNH).astype(keys.v_BSKH.dtype)
 
-    def finish(self, o_BTNH: jax.Array, parameters: Any) -> jax.Array:
-        return o_BTNH if self._divides() else rms_norm(o_BTNH, parameters['norm_H'])
+    def postprocess_heads(self, o_BTNH: jax.Array, params: Any) -> jax.Array:
+        return o_BTNH if self._divides() else rms_norm(o_BTNH, params['norm_H'])
 
     def init_cache(self, keys: KeysValues, length: int, mask: Mask) -> State:
         B, _, K, H = keys.k_BSKH.shape
@@ -212,7 +214,9 @@ class Linear(Attention):
         is repeated.
         """
         (B, T, N, _), K = q_BTNH.shape, k_BSKH.shape[2]
-        return self.feature.queries(q_BTNH).reshape(B, T, K, N // K, -1), self.feature.keys(k_BSKH)
+        return self.feature.map_queries(q_BTNH).reshape(B, T, K, N // K, -1), self.feature.map_keys(
+            k_BSKH
+        )
 
 
 def between(decay_BCKR: jax.Array) -> jax.Array:

@@ -64,13 +64,15 @@ class Linformer(Attention):
     def supports(self) -> frozenset[str]:
         return frozenset({'encoder', 'cross', 'padding'})
 
-    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def project_queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         return Queries(projections.queries(scope, x_BTD, tokens))
 
-    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+    def project_keys_values(
+        self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens
+    ) -> KeysValues:
         return KeysValues(*projections.keys_values(scope, x_BSD, tokens))
 
-    def parameters(self, scope: ParamScope) -> dict[str, Any]:
+    def attention_params(self, scope: ParamScope) -> dict[str, Any]:
         shape, axes = (self.length, self.rank), ('position', 'rank')
         if self.share == 'none':
             shape, axes = (scope.heads.kv_heads, *shape), ('kv_heads', *axes)
@@ -95,8 +97,8 @@ class Linformer(Attention):
             )
         segment_B1 = inputs.key.segments_BT.max(-1, keepdims=True)
         real_BS = inputs.key.segments_BT != 0
-        k_BRKH = mix(keys.k_BSKH, real_BS, inputs.parameters['keys'])
-        v_BRKH = mix(keys.v_BSKH, real_BS, inputs.parameters['values'])
+        k_BRKH = mix(keys.k_BSKH, real_BS, inputs.params['keys'])
+        v_BRKH = mix(keys.v_BSKH, real_BS, inputs.params['values'])
         scores_BKGTR = dot_product_scores(queries.q_BTNH, k_BRKH) * queries.q_BTNH.shape[-1] ** -0.5
         weights_BKGTR = inputs.dropped(jax.nn.softmax(scores_BKGTR)).astype(v_BRKH.dtype)
         o_BTKGH = jnp.einsum('BKGTR,BRKH->BTKGH', weights_BKGTR, v_BRKH)

@@ -68,18 +68,18 @@ class Reformer(Attention):
     def supports(self) -> frozenset[str]:
         return frozenset({'encoder', 'padding'})
 
-    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def project_queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = scope.heads
         qk_BTNH = scope.heads_in(
             'query', x_BTD.astype(jnp.float32), heads.num_heads, heads.head_dim, 'heads'
         )
         return Queries(scope.position.rotate(qk_BTNH, tokens.positions_BT))
 
-    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> Values:
+    def project_keys_values(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> Values:
         heads = scope.heads
         return Values(scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'))
 
-    def parameters(self, scope: ParamScope) -> dict[str, Any]:
+    def attention_params(self, scope: ParamScope) -> dict[str, Any]:
         """The directions, which are not learned: a_RNHE, E = buckets / 2."""
         heads = scope.heads
         rng = np.random.default_rng((self.seed, scope.layer))
@@ -94,7 +94,7 @@ class Reformer(Attention):
         k_BLNH = qk_BLNH * jax.lax.rsqrt(jnp.square(qk_BLNH).sum(-1, keepdims=True) + 1e-12)
 
         order_BNRL, back_BNRL, places_BNRL = self.sort(
-            qk_BLNH, real_BL, inputs.parameters['directions']
+            qk_BLNH, real_BL, inputs.params['directions']
         )
         q_BNRCMH, k_BNRCMH, v_BNRCMH = (
             cut(take(x.astype(dtype), order_BNRL), self.chunk) for x in (qk_BLNH, k_BLNH, v_BLKH)

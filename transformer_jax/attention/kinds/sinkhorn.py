@@ -71,14 +71,16 @@ class Sinkhorn(Attention):
     def supports(self) -> frozenset[str]:
         return frozenset({'encoder', 'padding'})
 
-    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def project_queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = scope.heads
         return Queries(
             projections.queries(scope, x_BTD, tokens),
             scope.heads_in('sort_query', x_BTD, heads.kv_heads, heads.head_dim, 'kv_heads'),
         )
 
-    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+    def project_keys_values(
+        self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens
+    ) -> KeysValues:
         heads = scope.heads
         return KeysValues(
             *projections.keys_values(scope, x_BSD, tokens),

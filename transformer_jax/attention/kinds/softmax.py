@@ -73,7 +73,7 @@ class Softmax(Scored):
     def supports(self) -> frozenset[str]:
         return super().supports() - ({'encoder', 'cross'} if self.forget else set())
 
-    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def project_queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = scope.heads
         return Queries(
             self._positioned(
@@ -81,7 +81,9 @@ class Softmax(Scored):
             )
         )
 
-    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+    def project_keys_values(
+        self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens
+    ) -> KeysValues:
         heads = scope.heads
         decay_BSN = forget_gate(scope, x_BSD, heads.num_heads, tokens) if self.forget else None
         return KeysValues(
@@ -92,9 +94,9 @@ class Softmax(Scored):
             decay_BSN,
         )
 
-    def parameters(self, scope: ParamScope) -> dict[str, Any]:
+    def attention_params(self, scope: ParamScope) -> dict[str, Any]:
         shape, axes = 2 * (scope.heads.num_heads,), ('read_heads', 'norm')
-        return super().parameters(scope) | {
+        return super().attention_params(scope) | {
             f'talking_{place}': scope.parameter(f'talking_{place}', shape, axes, _nearly_identity)
             for place in self._talks()
         }
@@ -105,9 +107,7 @@ class Softmax(Scored):
         tile = super().tile(queries, keys, inputs, allowed_BTS)
         return tile.replace(scale=scale_of(self.scale, queries.q_BTNH.shape[-1]))
 
-    def raw_scores(
-        self, queries: Queries, keys: KeysValues, tile: Tile, parameters: Any
-    ) -> jax.Array:
+    def raw_scores(self, queries: Queries, keys: KeysValues, tile: Tile, params: Any) -> jax.Array:
         return dot_product_scores(queries.q_BTNH * tile.scale, keys.k_BSKH)
 
     def scores(
@@ -120,29 +120,29 @@ class Softmax(Scored):
             k_BKG1S = jnp.moveaxis(keys.decay_BSN, 1, 2).reshape(B, K, G, 1, S)
             scores_BKGTS += q_BKGT1 - k_BKG1S
         return (
-            talk(scores_BKGTS, inputs.parameters['talking_before'])
+            talk(scores_BKGTS, inputs.params['talking_before'])
             if 'before' in self._talks()
             else scores_BKGTS
         )
 
-    def reweigh(self, weights_BKGTS: jax.Array, parameters: Any) -> jax.Array:
+    def postprocess_weights(self, weights_BKGTS: jax.Array, params: Any) -> jax.Array:
         return (
-            talk(weights_BKGTS, parameters['talking_after'])
+            talk(weights_BKGTS, params['talking_after'])
             if 'after' in self._talks()
             else weights_BKGTS
         )
 
-    def whole_row(self) -> str:
-        return super().whole_row() or (
+    def needs_all_keys(self) -> str:
+        return super().needs_all_keys() or (
             f'talking={self.talking}' if 'after' in self._talks() else ''
         )
 
-    def beyond_products(self) -> str:
+    def kernel_incompatibility(self) -> str:
         if self.forget:
             return 'the kernel has no forget gate'
         return '' if self.talking == 'none' else 'in the kernel heads do not talk'
 
-    def prepare(
+    def expand_keys_values(
         self, queries: Queries, keys: KeysValues, inputs: AttentionInputs
     ) -> tuple[Queries, KeysValues]:
         if not self.forget:
@@ -150,7 +150,9 @@ class Softmax(Scored):
         decay_BTN = jnp.cumsum(keys.decay_BSN, axis=1)
         return queries._replace(decay_BTN=decay_BTN), keys._replace(decay_BSN=decay_BTN)
 
-    def look(self, queries: Queries, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
+    def attend_decode(
+        self, queries: Queries, keys: KeysValues, inputs: AttentionInputs
+    ) -> jax.Array:
         return dense.attend(self, queries, keys, inputs)
 
     def init_cache(self, keys: KeysValues, length: int, mask: Mask) -> Any:

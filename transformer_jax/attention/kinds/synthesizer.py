@@ -61,12 +61,12 @@ class Synthesizer(Scored):
     def supports(self) -> frozenset[str]:
         return super().supports() - {'cross'}
 
-    def refuses(self, position: Position, engine: str) -> str:
+    def incompatibility(self, position: Position, engine: str) -> str:
         if type(position).rotate is not Position.rotate and not self.mix:
             return 'it has no queries and keys to rotate; set its mix=True, or use none, sinusoidal, learned or a bias'
-        return super().refuses(position, engine)
+        return super().incompatibility(position, engine)
 
-    def queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
+    def project_queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = scope.heads
         hidden_BTNH = q_BTNH = None
         if self.form == 'dense':
@@ -82,7 +82,9 @@ class Synthesizer(Scored):
             q_BTNH = projections.queries(scope, x_BTD, tokens)
         return Queries(hidden_BTNH, q_BTNH)
 
-    def keys(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> KeysValues:
+    def project_keys_values(
+        self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens
+    ) -> KeysValues:
         heads = scope.heads
         k_BSKH = None
         if self.mix:
@@ -92,7 +94,7 @@ class Synthesizer(Scored):
             k_BSKH, scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads')
         )
 
-    def parameters(self, scope: ParamScope) -> dict[str, Any]:
+    def attention_params(self, scope: ParamScope) -> dict[str, Any]:
         N, H = scope.heads.num_heads, scope.heads.head_dim
         L, zeros, normal = self.max_len, jax.nn.initializers.zeros, jax.nn.initializers.normal
         own = (
@@ -113,34 +115,32 @@ class Synthesizer(Scored):
             own['share_2N'] = jax.nn.softmax(
                 scope.parameter('share', (2, N), ('norm', 'heads'), zeros), axis=0
             )
-        return super().parameters(scope) | own
+        return super().attention_params(scope) | own
 
     def tile(
         self, queries: Queries, keys: KeysValues, inputs: AttentionInputs, allowed_BTS: jax.Array
     ) -> Tile:
-        table = inputs.parameters['matrix_LMN' if self.form == 'random' else 'bias_LN']
+        table = inputs.params['matrix_LMN' if self.form == 'random' else 'bias_LN']
         heads = table.shape[-1], keys.v_BSKH.shape[2]
         scale = queries.q_BTNH.shape[-1] ** -0.5 if self.mix else 1.0
         return Tile(
             inputs.query, inputs.key, allowed_BTS, queries.q_BTNH, keys.k_BSKH, heads, scale
         )
 
-    def raw_scores(
-        self, queries: Queries, keys: KeysValues, tile: Tile, parameters: Any
-    ) -> jax.Array:
+    def raw_scores(self, queries: Queries, keys: KeysValues, tile: Tile, params: Any) -> jax.Array:
         B, T, S = tile.allowed_BTS.shape
         N, K = tile.heads
         shape = B, K, N // K, T, S
         if self.form == 'random':
-            scores_BNTS = random_scores(parameters['matrix_LMN'], tile)
+            scores_BNTS = random_scores(params['matrix_LMN'], tile)
         else:
             scores_BNTS = dense_scores(
-                queries.hidden_BTNH, parameters['kernel_LNH'], parameters['bias_LN'], tile
+                queries.hidden_BTNH, params['kernel_LNH'], params['bias_LN'], tile
             )
         scores_BKGTS = scores_BNTS.reshape(shape)
         if not self.mix:
             return scores_BKGTS
-        own_KG11, dot_KG11 = parameters['share_2N'].reshape(2, K, N // K, 1, 1)
+        own_KG11, dot_KG11 = params['share_2N'].reshape(2, K, N // K, 1, 1)
         dot_BKGTS = dot_product_scores(queries.q_BTNH * tile.scale, keys.k_BSKH)
         return own_KG11[None] * scores_BKGTS + dot_KG11[None] * dot_BKGTS
 
