@@ -35,7 +35,7 @@ def get_config(arg='en-de,base'):
 
     config.train.steps = 300_000 if big else 100_000
     config.train.batch_tokens = 25_600
-    config.optim.schedule = 'paper(warmup=4000)'
+    config.optim.schedule = 'noam(warmup=4000)'
 
     config.evaluate.every = 2000
     config.checkpoint.every = 1000

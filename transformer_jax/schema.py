@@ -97,7 +97,7 @@ class OptimConfig:
     """
 
     optimizer: str = 'adam(b1=0.9, b2=0.98, eps=1e-9)'
-    schedule: str = 'paper(warmup=4000)'
+    schedule: str = 'noam(warmup=4000)'
     learning_rate: float = 1.0
     weight_decay: float = 0.0  # of kernels; never of norms and biases
     decay_embeddings: bool = True  # of tables of tokens and places too

@@ -68,7 +68,7 @@ def test_the_defaults_are_the_papers_base_model():
     assert model.tie_embeddings == 'all'
     assert (config.optim.optimizer, config.optim.schedule) == (
         'adam(b1=0.9, b2=0.98, eps=1e-9)',
-        'paper(warmup=4000)',
+        'noam(warmup=4000)',
     )
     assert (decode.beam, decode.length_penalty, decode.max_len) == (4, 0.6, 50)
 

@@ -19,7 +19,10 @@ from helpers.build import build_model
 
 from transformer_jax.attention import cache as caches
 from transformer_jax.batch import BOS, EOS, PAD, Batch
-from transformer_jax.decoding import decoder as decode
+from transformer_jax.decoding import beam_search as search
+from transformer_jax.decoding import sampling
+from transformer_jax.decoding.decoder import make_decoder
+from transformer_jax.decoding.hypotheses import top_words
 from transformer_jax.errors import ConfigError
 from transformer_jax.schema import DecodeConfig, ModelConfig
 
@@ -98,7 +101,7 @@ def exhaustive_search(model, start, limit, alpha):
 @functools.partial(jax.jit, static_argnums=(4, 5))
 def _beam_search(table_XV, starts_B, limits_B, alpha, beam, max_len):
     step, cache = functools.partial(hash_step, table_XV), Prefix(starts_B, jnp.int32(0))
-    return decode.beam_search(
+    return search.beam_search(
         step, cache, caches.reorder, limits_B, beam=beam, max_len=max_len, alpha=alpha
     )
 
@@ -109,8 +112,8 @@ def _beam_search(table_XV, starts_B, limits_B, alpha, beam, max_len):
 def _generate(method, table_XV, starts_B, limits_B, max_len, keys_B=None, **options):
     step, cache = functools.partial(hash_step, table_XV), Prefix(starts_B, jnp.int32(0))
     if method == 'greedy':
-        return decode.greedy(step, cache, limits_B, max_len=max_len)
-    return decode.sample(step, cache, limits_B, keys_B, max_len=max_len, **options)
+        return sampling.greedy(step, cache, limits_B, max_len=max_len)
+    return sampling.sample(step, cache, limits_B, keys_B, max_len=max_len, **options)
 
 
 def beam_search(model, starts_B, limits_B, beam, alpha, max_len=MAX_LEN):
@@ -134,7 +137,7 @@ def sample(model, starts_B, limits_B, key=0, rows_B=None, max_len=MAX_LEN, **opt
             np.int32(starts_B),
             np.int32(limits_B),
             max_len,
-            decode.row_keys(jax.random.key(key), rows_B),
+            sampling.row_keys(jax.random.key(key), rows_B),
             **options,
         )
     )
@@ -196,8 +199,8 @@ def test_the_length_penalty_changes_what_wins():
         for alpha in (0.0, 0.6, 3.0)
     ]
     assert lengths[0] < lengths[1] < lengths[2]
-    np.testing.assert_allclose(decode.length_penalty(7, 0.6), 2**0.6, rtol=1e-6)
-    np.testing.assert_allclose(decode.length_penalty(1, 0.6), 1)
+    np.testing.assert_allclose(search.length_penalty(7, 0.6), 2**0.6, rtol=1e-6)
+    np.testing.assert_allclose(search.length_penalty(1, 0.6), 1)
 
 
 def test_ties_are_broken_as_documented():
@@ -298,9 +301,9 @@ def test_the_loop_ends_when_no_row_can_improve(alpha, expected):
 
     limits_B, cache = jnp.full(2, 50), Prefix(jnp.zeros(2), jnp.int32(0))
     if alpha is None:
-        found = decode.greedy(step, cache, limits_B, max_len=50)
+        found = sampling.greedy(step, cache, limits_B, max_len=50)
     else:
-        found = decode.beam_search(
+        found = search.beam_search(
             step, cache, caches.reorder, limits_B, beam=2, max_len=50, alpha=alpha
         )
     jax.effects_barrier()
@@ -325,7 +328,7 @@ def test_top_words_is_top_k_ties_included(vocab, k, digits):
         np.random.default_rng(vocab).normal(size=(50, vocab)).round(digits).astype(np.float32) + 0.0
     )  # no -0.0
     logits_RV[0] = -np.inf
-    best_RC, words_RC = jax.device_get(decode._top_words(jnp.asarray(logits_RV), k))
+    best_RC, words_RC = jax.device_get(top_words(jnp.asarray(logits_RV), k))
     order_RC = np.argsort(-logits_RV[:, EOS + 1 :], axis=1, kind='stable')[:, :k] + EOS + 1
     np.testing.assert_array_equal(words_RC, order_RC)
     np.testing.assert_array_equal(best_RC, np.take_along_axis(logits_RV, order_RC, axis=1))
@@ -431,7 +434,7 @@ CONFIGS = {
 @functools.cache
 def decode_rows(method, width=7):
     model, params = whole_model()
-    decoder = decode.make_decoder(model, CONFIGS[method], VOCAB)
+    decoder = make_decoder(model, CONFIGS[method], VOCAB)
     return jax.device_get(
         decoder(params, *source_rows(LENGTHS, width), jax.random.key(0), np.arange(5))
     )
@@ -483,4 +486,4 @@ def test_padding_of_the_source_changes_nothing():
 
 def test_more_top_k_than_tokens_is_refused():
     with pytest.raises(ConfigError, match=r'decode\.top_k=22 is more than the 21 tokens'):
-        decode.make_decoder(None, DecodeConfig(method='sample', top_k=22), VOCAB)
+        make_decoder(None, DecodeConfig(method='sample', top_k=22), VOCAB)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from transformer_jax import spec
+from transformer_jax.layers.dropout import dropout
+from transformer_jax.layers.embedding import Embedding
 from transformer_jax.layers.feed_forward import FFNS, FeedForward, Relu
-from transformer_jax.layers.linear import Embedding, HeadsIn, HeadsOut, dropout
+from transformer_jax.layers.linear import ProjectFromHeads, ProjectToHeads
 from transformer_jax.layers.norms import LayerNorm, Norm, RmsNorm
 
 B, T, D, F = 2, 3, 16, 24
@@ -169,14 +171,14 @@ def test_a_gated_layer_has_the_parameters_of_a_plain_one(kind, d_ff):
 
 def test_heads_are_slices_of_one_projection():
     x_BTD, N, H = normal(B, T, D), 4, 5  # H need not be D / N
-    params, apply = initialised(HeadsIn(N, H, 'heads'), x_BTD)
+    params, apply = initialised(ProjectToHeads(N, H, 'heads'), x_BTD)
     q_BTNH = np.asarray(apply(params, x_BTD))
     assert q_BTNH.shape == (B, T, N, H)
     for n in range(N):
         np.testing.assert_allclose(
             q_BTNH[:, :, n], x_BTD @ params['kernel'][:, n], rtol=1e-4, atol=1e-4
         )
-    params, apply = initialised(HeadsOut(D), q_BTNH)
+    params, apply = initialised(ProjectFromHeads(D), q_BTNH)
     concatenated, w_O = (
         q_BTNH.reshape(B, T, N * H).astype(np.float64),
         params['kernel'].reshape(N * H, D),
@@ -186,11 +188,11 @@ def test_heads_are_slices_of_one_projection():
 
 def test_projections_add_their_bias():
     x_BTD, N, H = normal(B, T, D), 4, 5
-    params, apply = initialised(HeadsIn(N, H, 'heads', bias=True), x_BTD)
+    params, apply = initialised(ProjectToHeads(N, H, 'heads', bias=True), x_BTD)
     q_BTNH = np.einsum('btd,dnh->btnh', x_BTD.astype(np.float64), params['kernel']) + params['bias']
     np.testing.assert_allclose(apply(params, x_BTD), q_BTNH, rtol=1e-4, atol=1e-4)
     q_BTNH = q_BTNH.astype(np.float32)
-    params, apply = initialised(HeadsOut(D, bias=True), q_BTNH)
+    params, apply = initialised(ProjectFromHeads(D, bias=True), q_BTNH)
     expected = (
         np.einsum('btnh,nhd->btd', q_BTNH.astype(np.float64), params['kernel']) + params['bias']
     )
@@ -215,8 +217,8 @@ def test_initial_scales():
     assert float(table.std()) == pytest.approx(D**-0.5, rel=0.02)
     x_BTD = normal(1, 1, 64)
     ffn = nn.meta.unbox(FeedForward(Relu(), 256).init(rng, x_BTD))['params']
-    heads = nn.meta.unbox(HeadsIn(4, 32, 'heads').init(rng, x_BTD))['params']
-    out = nn.meta.unbox(HeadsOut(64).init(rng, normal(1, 1, 4, 32)))['params']
+    heads = nn.meta.unbox(ProjectToHeads(4, 32, 'heads').init(rng, x_BTD))['params']
+    out = nn.meta.unbox(ProjectFromHeads(64).init(rng, normal(1, 1, 4, 32)))['params']
     for kernel, fans in (
         (ffn['in_kernel'], 64 + 256),
         (ffn['out_kernel'], 256 + 64),

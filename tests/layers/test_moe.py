@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.build import build_model, dummy_batch
+from helpers.build import build_model, dummy_batch, with_vocabulary
 
 from transformer_jax import spec
 from transformer_jax.batch import Tokens
@@ -18,6 +18,7 @@ from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError
 from transformer_jax.layers import moe
 from transformer_jax.layers.feed_forward import FFNS, FeedForward, MixtureOfExperts
+from transformer_jax.losses.model_loss import loss_sums
 from transformer_jax.partitioning import rules as sharding
 from transformer_jax.profiling import flops as costs
 from transformer_jax.schema import (
@@ -27,8 +28,9 @@ from transformer_jax.schema import (
     ParallelConfig,
     TrainConfig,
 )
+from transformer_jax.training import train_state
 from transformer_jax.training import train_step as step
-from transformer_jax.training.parallel import Parallel
+from transformer_jax.training.programs import make_program
 
 B, T, D, F = 2, 7, 6, 10
 TRAINING = jnp.float32(0.0)  # a dropout rate: training, with nothing dropped out
@@ -259,11 +261,11 @@ def setting(tiny, make_batch, random_rows):
 def one_step(setting):
     """(state before, state after, metrics) of a step from so many microbatches."""
     config, model, batch = setting
-    state = nn.meta.unbox(step.init_state(config(1), model))
+    state = nn.meta.unbox(train_state.init_state(resolve(config(1)), model))
 
     def take(accumulate):
         return state, *jax.jit(
-            functools.partial(step.train_step, model, resolve(config)(accumulate))
+            functools.partial(step.train_step, model, resolve(config(accumulate)))
         )(state, batch)
 
     return functools.cache(take)
@@ -310,7 +312,7 @@ def test_every_array_learns_and_evaluation_has_no_other_loss(setting, one_step):
         jax.tree_util.tree_leaves_with_path(before.params), jax.tree.leaves(after.params)
     ):
         assert np.any(a != b), jax.tree_util.keystr(path)
-    sums = step.eval_step(model, before.params, batch, 0.0)
+    sums, _ = loss_sums(model, before.params, batch)
     assert float(sums.loss) == pytest.approx(float(sums.nll), rel=1e-6)
 
 
@@ -319,17 +321,19 @@ def test_every_array_learns_and_evaluation_has_no_other_loss(setting, one_step):
 def test_eight_devices_are_one(experts, setting, one_step, monkeypatch):
     monkeypatch.setitem(sharding.RULES, 'experts', experts)
     config, model, batch = setting
-    parallel = Parallel(config(1, mesh=MeshConfig(2, 2, 2)), model)
+    program = make_program(with_vocabulary(config(1, mesh=MeshConfig(2, 2, 2)), V))
     before, _, metrics = one_step(1)
-    state, found = parallel.train_step(parallel.init_state(), parallel.put_train(batch))
+    state, found = program.train_step(program.init_state(), program.place(batch))
     assert {name: float(value) for name, value in found.items()} == pytest.approx(
         {name: float(value) for name, value in metrics.items()}, rel=1e-4, abs=1e-6
     )
     kernel = state.params['decoder_0']['ffn']['experts']['in_kernel']
     assert kernel.addressable_shards[0].data.shape == (4 // (2 if experts else 1), 8, 16)
-    sums = parallel.eval_step(parallel.init_state().params, parallel.put(batch))
+    sums = program.partitioner.compile(lambda params, batch: loss_sums(model, params, batch)[0])(
+        program.init_state().params, program.place(batch)
+    )
     assert float(sums.nll) == pytest.approx(
-        float(step.eval_step(model, before.params, batch, 0.0).nll), rel=1e-5
+        float(loss_sums(model, before.params, batch)[0].nll), rel=1e-5
     )
 
 

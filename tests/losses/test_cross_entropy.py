@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax.losses.cross_entropy import Sums, cross_entropy
+from transformer_jax.losses.cross_entropy import TokenSums, cross_entropy
 from transformer_jax.losses.cross_entropy import cross_entropy as losses
 
 B, T, D, V = 3, 8, 6, 11
@@ -18,7 +18,7 @@ B, T, D, V = 3, 8, 6, 11
 def paper(x_BTD, w_VD, targets_BT, weights_BT, smoothing, softcap=math.inf):
     """Cross-entropy against (1−ε)·onehot + ε/V, token by token: {loss, nll, correct, weight}."""
     x_BTD, w_VD = np.asarray(x_BTD, np.float64), np.asarray(w_VD, np.float64)
-    sums = dict.fromkeys(Sums._fields, 0.0)
+    sums = dict.fromkeys(TokenSums._fields, 0.0)
     for b, t in np.ndindex(*targets_BT.shape):
         logits = w_VD @ x_BTD[b, t]
         if softcap < math.inf:
@@ -184,4 +184,4 @@ def test_bfloat16_features_are_summed_in_float32():
 
 
 def test_sums_add_field_by_field():
-    assert Sums(1, 2, 3, 4) + Sums(10, 20, 30, 40) == Sums(11, 22, 33, 44)
+    assert TokenSums(1, 2, 3, 4) + TokenSums(10, 20, 30, 40) == TokenSums(11, 22, 33, 44)

@@ -15,10 +15,10 @@ from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.errors import ConfigError
 from transformer_jax.layers.norms import PLACEMENTS, deepnorm
+from transformer_jax.losses.model_loss import loss_sums
 from transformer_jax.models.blocks import PAST, Block, Connection
 from transformer_jax.positions import sinusoids
 from transformer_jax.schema import ExperimentConfig, ModelConfig
-from transformer_jax.training.train_step import loss_sums
 
 B, T, S, D = 2, 3, 4, 16
 
@@ -291,7 +291,7 @@ def test_capped_logits_and_their_loss(tiny):
         module.apply({'params': params}, batch), capped_BTV, rtol=1e-4, atol=1e-5
     )
     logp_BTV = capped_BTV - np.log(np.exp(capped_BTV).sum(-1, keepdims=True))
-    sums = loss_sums(module, params, batch, 0.0)
+    sums, _ = loss_sums(module, params, batch, 0.0)
     assert float(sums.nll) == pytest.approx(
         -logp_BTV[..., 1].sum(), rel=1e-4
     )  # every target is token 1

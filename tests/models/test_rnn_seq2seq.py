@@ -21,11 +21,12 @@ from transformer_jax.errors import ConfigError
 from transformer_jax.evaluation.evaluator import Trained
 from transformer_jax.inference import attention_maps
 from transformer_jax.layers.recurrent import RNNS, Weights, recur
-from transformer_jax.models.rnn_seq2seq import Layer, Memory, align, last_outputs
+from transformer_jax.losses.model_loss import loss_sums
+from transformer_jax.models.rnn_decoder import Memory, align, last_outputs
+from transformer_jax.models.rnn_layers import Layer
 from transformer_jax.partitioning.rules import mesh_sizes, partition_specs
 from transformer_jax.schema import MeshConfig
-from transformer_jax.training.loop import train
-from transformer_jax.training.train_step import loss_sums
+from transformer_jax.training.train import train
 
 V, LENGTH, D = 20, 8, 8
 ONE = {'encoder_layers': 1, 'decoder_layers': 1}
@@ -278,7 +279,7 @@ def test_cached_decoding_is_teacher_forcing_and_beams_share_a_memory(
 
 def test_gradients_are_finite_and_reach_every_parameter(models, batch):
     model = models('fed')
-    grads = jax.jit(jax.grad(lambda params: loss_sums(model.module, params, batch, 0.1).loss))(
+    grads = jax.jit(jax.grad(lambda params: loss_sums(model.module, params, batch, 0.1)[0].loss))(
         model.params
     )
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):

@@ -14,17 +14,20 @@ from helpers.build import build_model
 from helpers.support import experiment, fingerprint, quiet, stop_at
 
 from transformer_jax import spec
-from transformer_jax.config import resolve
+from transformer_jax.config import resolve, resolve_architecture
 from transformer_jax.evaluation.evaluator import Trained
-from transformer_jax.optim.optimizers import OPTIMIZERS, SCHEDULES, roles
+from transformer_jax.models.architecture import Architecture
+from transformer_jax.optim import OPTIMIZERS, SCHEDULES
+from transformer_jax.optim.roles import roles
 from transformer_jax.partitioning.rules import partition_specs
 from transformer_jax.schema import ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
+from transformer_jax.training import train_state
 from transformer_jax.training import train_step as step
-from transformer_jax.training.loop import train
+from transformer_jax.training.train import train
 
 STEPS, D = 100, 16
 FORMULAS = {
-    'paper(warmup=10)': lambda n: D**-0.5 * min(n**-0.5, n * 10**-1.5),
+    'noam(warmup=10)': lambda n: D**-0.5 * min(n**-0.5, n * 10**-1.5),
     'inverse_sqrt(warmup=10)': lambda n: n / 10 if n < 10 else math.sqrt(10 / n),
     'linear(warmup=10, end=0.2)': lambda n: n / 10 if n < 10 else 1 - 0.8 * (n - 10) / 90,
     'linear': lambda n: 1 - n / 100,
@@ -54,7 +57,7 @@ def test_after_the_last_step_the_rate_stays(text):
 
 
 def test_the_papers_rate_peaks_at_its_warmup():
-    rates = SCHEDULES['paper'](warmup=4000)(jnp.arange(1.0, 20_000), STEPS, 512)
+    rates = SCHEDULES['noam'](warmup=4000)(jnp.arange(1.0, 20_000), STEPS, 512)
     assert int(rates.argmax()) + 1 == 4000
     assert float(rates.max()) == pytest.approx(512**-0.5 * 4000**-0.5)
 
@@ -66,7 +69,7 @@ class Bigram(nn.Module):
 
     V = 7
 
-    config: ModelConfig = ModelConfig()
+    architecture: Architecture = resolve_architecture(ModelConfig(dropout=0.0), V)
 
     def setup(self):
         self.in_VD = self.param('in', nn.initializers.normal(1.0), (self.V, D))
@@ -133,9 +136,9 @@ def test_three_steps_of_adam_by_hand(clip, weight_decay, make_batch, random_rows
     batches = [
         make_batch(random_rows([[(1, 3)], [(1, 2)]], Bigram.V, seed), 4) for seed in range(3)
     ]
-    state = step.init_state(resolve(config), Bigram())
+    state = train_state.init_state(resolve(config), Bigram())
     expected, norms = adam_by_hand(state.params, batches, optim, 0.8, 0.9, 0.01)
-    train = jax.jit(lambda state, batch: step.train_step(Bigram(), config, state, batch))
+    train = jax.jit(lambda state, batch: step.train_step(Bigram(), resolve(config), state, batch))
     for batch, norm in zip(batches, norms, strict=True):
         state, metrics = train(state, batch)
         assert float(metrics['grad_norm']) == pytest.approx(norm, rel=1e-5)  # before clipping
@@ -220,7 +223,7 @@ def test_decay_spares_norms_and_biases_of_any_shape(
         optim=OptimConfig('adam', 'constant', 0.01, decay_embeddings=decay_embeddings),
     )
     model, batch = build_model(config.model, 12), make_batch(random_rows([[(3, 3)]], 12), 4)
-    state = nn.meta.unbox(step.init_state(resolve(config), model))
+    state = nn.meta.unbox(train_state.init_state(resolve(config), model))
     state = state.replace(params=jax.tree.map(lambda p: p + 0.5, state.params))  # no bias is 0
     take = jax.jit(lambda state: step.train_step(model, resolve(config), state, batch)[0].params)
     without, with_decay = (
@@ -239,11 +242,12 @@ def test_decay_spares_norms_and_biases_of_any_shape(
 
 
 def test_the_log_says_what_updates_what(tiny):
-    model = build_model(tiny(kind='decoder_only', decoder_layers=1, norm_placement='pre'), 12)
+    keys = tiny(kind='decoder_only', decoder_layers=1, norm_placement='pre')
+    model = build_model(keys, 12)
 
     def line(text, **optim):
-        return step.optimizer_summary(
-            ExperimentConfig(model=model.architecture, optim=OptimConfig(text, **optim)), model
+        return train_state.optimizer_summary(
+            resolve(ExperimentConfig(model=keys, optim=OptimConfig(text, **optim))), model
         )
 
     kernels, vectors = 4 * 16 * 16 + 2 * 16 * 32, 3 * 2 * 16 + 32 + 16
@@ -374,7 +378,7 @@ def test_every_optimizers_state_can_be_laid_out(text, tiny):
     config = ExperimentConfig(
         model=tiny(ffn='moe(4)'), optim=OptimConfig(text), train=TrainConfig(ema=0.9)
     )
-    state = jax.eval_shape(lambda: step.init_state(resolve(config), build_model(config.model, 32)))
+    state = jax.eval_shape(lambda: train_state.init_state(resolve(config), build_model(config.model, 32)))
     specs = partition_specs(state, {'data': 1, 'fsdp': 2, 'tensor': 2})
     assert specs.ema == specs.params
     if text == 'muon':
@@ -394,9 +398,9 @@ def test_the_moving_average_by_hand(make_batch, random_rows):
         optim=OptimConfig('adam', 'constant', 0.1),
     )
     batch = make_batch(random_rows([[(1, 3)], [(1, 2)]], Bigram.V), 4)
-    state = step.init_state(resolve(config), Bigram())
+    state = train_state.init_state(resolve(config), Bigram())
     ema = {name: np.asarray(p, np.float64) for name, p in state.params.items()}
-    take = jax.jit(lambda state, batch: step.train_step(Bigram(), config, state, batch)[0])
+    take = jax.jit(lambda state, batch: step.train_step(Bigram(), resolve(config), state, batch)[0])
     for n in range(6):
         state = take(state, batch)
         decay = min(0.3, (1 + n) / (10 + n))
@@ -407,16 +411,16 @@ def test_the_moving_average_by_hand(make_batch, random_rows):
     for name in ema:
         np.testing.assert_allclose(state.ema[name], ema[name], rtol=1e-5, atol=1e-6)
         assert abs(state.ema[name] - state.params[name]).max() > 1e-3
-    assert state.evaluated is state.ema
+    assert state.eval_params is state.ema
     skipped = take(state, batch._replace(weights_BT=batch.weights_BT * np.nan))
     jax.tree.map(np.testing.assert_array_equal, skipped.ema, state.ema)
 
 
 def test_without_one_evaluation_uses_the_parameters():
     config = ExperimentConfig(train=TrainConfig(steps=STEPS), optim=OptimConfig('adam'))
-    state = step.init_state(resolve(config), Bigram())
+    state = train_state.init_state(resolve(config), Bigram())
     assert state.ema is None
-    assert state.evaluated is state.params
+    assert state.eval_params is state.params
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from transformer_jax.data.pipeline import PipelineConfig
 from transformer_jax.data.tasks.base import Task
 from transformer_jax.models import MODELS, ModelKind
 from transformer_jax.models.architecture import Architecture
-from transformer_jax.optim.optimizers import Optimizer, Schedule
+from transformer_jax.optim import Optimizer, Schedule
 from transformer_jax.schema import ExperimentConfig
 
 

@@ -12,14 +12,14 @@ from transformer_jax.config.checks import attention_key, check_combinations, che
 from transformer_jax.config.components import Components
 from transformer_jax.data.batching import BATCHING
 from transformer_jax.data.tasks import TASKS
+from transformer_jax.layers.embedding import TIES
 from transformer_jax.layers.feed_forward import FFNS
-from transformer_jax.layers.linear import TIES
 from transformer_jax.layers.norms import NORMS, PLACEMENTS
 from transformer_jax.layers.param_scope import HeadDims
 from transformer_jax.layers.recurrent import RNNS
 from transformer_jax.models import MODELS
 from transformer_jax.models.architecture import Architecture, LayerAttention
-from transformer_jax.optim.optimizers import OPTIMIZERS, SCHEDULES
+from transformer_jax.optim import OPTIMIZERS, SCHEDULES
 from transformer_jax.positions import POSITIONS, Position
 from transformer_jax.schema import ExperimentConfig, ModelConfig
 

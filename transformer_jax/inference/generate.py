@@ -11,7 +11,8 @@ import numpy as np
 
 from transformer_jax.batch import BOS, EOS, Batch, Tokens
 from transformer_jax.data.encoding import cut, ragged
-from transformer_jax.decoding.decoder import draw, make_decoder
+from transformer_jax.decoding.decoder import make_decoder
+from transformer_jax.decoding.sampling import sample_tokens
 from transformer_jax.errors import ConfigError, DataError
 from transformer_jax.evaluation.evaluator import Trained
 from transformer_jax.models import MODELS
@@ -75,7 +76,7 @@ class Generator:
             self.trained.config.decode, method='beam', max_len=self.max_tokens - len(ids)
         )
         decoder = make_decoder(self.trained.model, settings, self.trained.data.tokenizer.vocab_size)
-        with self.trained.parallel.context():
+        with self.trained.partitioner.context():
             tokens_1T, _ = decoder(
                 self.trained.params, *source, jax.random.PRNGKey(0), np.zeros(1, np.int32)
             )
@@ -108,7 +109,7 @@ class Generator:
 
     def _start(self, ids: Sequence[int]) -> tuple[Any, Any]:
         source_1S, *places = self._padded(ids)
-        with self.trained.parallel.context():
+        with self.trained.partitioner.context():
             return self._compiled_start(self.trained.params, source_1S, Tokens(*places))
 
     @functools.cached_property
@@ -122,7 +123,7 @@ class Generator:
     def _next(
         self, token: int, cache: Any, memory: Any, key: jax.Array, temperature: float
     ) -> tuple[int, Any]:
-        with self.trained.parallel.context():
+        with self.trained.partitioner.context():
             token_1, cache = self._compiled_step(
                 self.trained.params, jnp.full(1, token, jnp.int32), cache, memory, key, temperature
             )
@@ -137,7 +138,9 @@ class Generator:
             logits_1V, cache = self.trained.model.apply(
                 {'params': params}, token_1, cache, memory, method='step'
             )
-            return draw(logits_1V, key[None], temperature, settings.top_k, settings.top_p), cache
+            return sample_tokens(
+                logits_1V, key[None], temperature, settings.top_k, settings.top_p
+            ), cache
 
         return step
 
@@ -170,7 +173,7 @@ def classify(trained: Trained, texts: Sequence[str]) -> Iterator[tuple[str, floa
         row = np.zeros((3, 1, length), np.int32)
         row[:, 0, : len(sentence)] = sentence, range(len(sentence)), np.ones(len(sentence))
         one_11 = np.ones((1, 1), np.int32)
-        with trained.parallel.context():
+        with trained.partitioner.context():
             shares_11V = forward(
                 trained.params, Batch(*row, one_11, one_11, 0 * one_11, one_11, one_11 * 1.0)
             )

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from transformer_jax import spec
 from transformer_jax.batch import Tokens
 from transformer_jax.layers import moe
-from transformer_jax.layers.linear import parameter, product
+from transformer_jax.layers.linear import matmul
+from transformer_jax.layers.parameters import parameter
 
 
 class FeedForward(nn.Module):
@@ -48,7 +49,7 @@ class FeedForward(nn.Module):
     ) -> jax.Array:
         """I inputs, O outputs."""
         init = nn.initializers.variance_scaling(self.gain**2, 'fan_avg', 'uniform')
-        y_BTO = product(
+        y_BTO = matmul(
             x_BTI, parameter(self, f'{name}_kernel', (x_BTI.shape[-1], width), axes, init), 1
         )
         if not self.kind.bias:
@@ -179,7 +180,7 @@ class Experts(FeedForward):
     """
 
     number: int = 1
-    multiply: Callable[..., jax.Array] = product
+    multiply: Callable[..., jax.Array] = matmul
 
     @nn.nowrap
     def _affine(

@@ -110,7 +110,7 @@ def limited(
         routing: of the tokens.
         experts: E.
         capacity: places for each that an even load would fill.
-        network: (x_ECD, product) → y_ECD, where `product(x_ECI, w_EIO, b_EO or None)` is an
+        network: (x_ECD, matmul) → y_ECD, where `matmul(x_ECI, w_EIO, b_EO or None)` is an
             expert's linear map.
     """
     Z, J = routing.experts_ZJ.shape
@@ -125,11 +125,11 @@ def limited(
     )
     x_PD = x_ZD.at[token_P].get(mode='fill', fill_value=0)
 
-    def product(x_ECI, w_EIO, b_EO):
+    def matmul(x_ECI, w_EIO, b_EO):
         y_ECO = jnp.einsum('ECI,EIO->ECO', x_ECI, w_EIO)
         return y_ECO if b_EO is None else y_ECO + b_EO[:, None]
 
-    y_PD = network(x_PD.reshape(experts, C, -1), product).reshape(experts * C, -1)
+    y_PD = network(x_PD.reshape(experts, C, -1), matmul).reshape(experts * C, -1)
     y_ZJD = y_PD.at[places_ZJ].get(mode='fill', fill_value=0)
     y_ZD = jnp.einsum('ZJD,ZJ->ZD', y_ZJD, routing.gates_ZJ.astype(x_ZD.dtype))
     return y_ZD, counts(places_ZJ // C, experts)
@@ -146,11 +146,11 @@ def dropless(
     order_W = jnp.argsort(chosen_W, stable=True)  # padding last
     sizes_E, sorted_W = counts(chosen_W, experts), chosen_W[order_W]
 
-    def product(x_1WI, w_EIO, b_EO):
+    def matmul(x_1WI, w_EIO, b_EO):
         y_WO = jax.lax.ragged_dot(x_1WI[0], w_EIO, sizes_E)
         return (y_WO if b_EO is None else y_WO + b_EO.at[sorted_W].get(mode='clip'))[None]
 
-    y_WD = network(x_ZD[order_W // J][None], product)[0]
+    y_WD = network(x_ZD[order_W // J][None], matmul)[0]
     y_WD = jnp.where((sorted_W < experts)[:, None], y_WD, 0)
     y_ZJD = jnp.zeros_like(y_WD).at[order_W].set(y_WD, unique_indices=True).reshape(Z, J, -1)
     return jnp.einsum('ZJD,ZJ->ZD', y_ZJD, routing.gates_ZJ.astype(x_ZD.dtype))

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from transformer_jax.layers.functional import layer_norm, rms_norm
-from transformer_jax.layers.linear import parameter
+from transformer_jax.layers.parameters import parameter
 
 
 @dataclasses.dataclass(frozen=True)

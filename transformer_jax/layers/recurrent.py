@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.layers.linear import product
+from transformer_jax.layers.linear import matmul
 
 ATTENTIONS = ('none', 'additive', 'multiplicative')
 State = tuple[
@@ -30,7 +30,7 @@ class Weights(NamedTuple):
 
     def project(self, x_BTI: jax.Array) -> jax.Array:
         """x_BTZD: what the gates take from the inputs, for all times in one matrix product."""
-        x_BTZD = product(x_BTI, self.input_IZD, 1)
+        x_BTZD = matmul(x_BTI, self.input_IZD, 1)
         return x_BTZD + self.bias_4D[None, None, : x_BTZD.shape[2]].astype(x_BTI.dtype)
 
 
@@ -69,7 +69,7 @@ class Recurrent(abc.ABC):
 
     def advance(self, weights: Weights, x_BZD: jax.Array, state: State) -> State:
         """The state after one more input, `Weights.project` of which is x_BZD."""
-        h_BZD = product(state[0].astype(x_BZD.dtype), weights.recurrent_DZD, 1)
+        h_BZD = matmul(state[0].astype(x_BZD.dtype), weights.recurrent_DZD, 1)
         return self.gate(
             x_BZD.astype(jnp.float32), h_BZD.astype(jnp.float32), weights.bias_4D, state
         )

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.layers import functional as numerics
+from transformer_jax.layers import functional
 
 # Tokens whose logits are held at once. On a CPU 512 × 10,000 float32 logits still fit a 32 MB
 # cache; accelerators lose nothing to a loop of matrix products of this size.
 CHUNK_TOKENS = 512
 
 
-class Sums(NamedTuple):
+class TokenSums(NamedTuple):
     """Sums over target tokens, float32."""
 
     loss: jax.Array  # nats, label smoothing included: what is minimised
@@ -23,8 +23,8 @@ class Sums(NamedTuple):
     correct: jax.Array  # tokens whose most likely prediction is the target
     weight: jax.Array  # tokens that count
 
-    def __add__(self, other: 'Sums') -> 'Sums':
-        return Sums(*(a + b for a, b in zip(self, other, strict=True)))
+    def __add__(self, other: 'TokenSums') -> 'TokenSums':
+        return TokenSums(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 def cross_entropy(
@@ -34,7 +34,7 @@ def cross_entropy(
     weights_BT: jax.Array,
     smoothing: jax.Array,
     softcap: float = 0.0,
-) -> Sums:
+) -> TokenSums:
     """Label-smoothed cross-entropy of the logits x Wᵀ, without ever holding all of them.
 
     The target distribution is (1−ε) at the target plus ε/V everywhere (Szegedy et al. 2016, section
@@ -105,8 +105,8 @@ def _backward(softcap, gradients, cotangent):
     return dx_BTD * scale.astype(dx_BTD.dtype), dw_VD * scale.astype(dw_VD.dtype), None, None, None
 
 
-def _nothing() -> Sums:
-    return Sums(*4 * [jnp.zeros((), jnp.float32)])
+def _nothing() -> TokenSums:
+    return TokenSums(*4 * [jnp.zeros((), jnp.float32)])
 
 
 def _order(weights_BT):
@@ -139,7 +139,7 @@ def _chunk(x_CD, targets_C, weights_C, w_VD, smoothing, softcap):
     """
     V = w_VD.shape[0]
     logits_CV = jnp.einsum('CD,VD->CV', x_CD, w_VD, preferred_element_type=jnp.float32)
-    logits_CV = numerics.softcap(logits_CV, softcap)
+    logits_CV = functional.softcap(logits_CV, softcap)
     top_C1 = logits_CV.max(-1, keepdims=True)
     exp_CV = jnp.exp(logits_CV - top_C1)
     total_C1 = exp_CV.sum(-1, keepdims=True)
@@ -148,7 +148,7 @@ def _chunk(x_CD, targets_C, weights_C, w_VD, smoothing, softcap):
     nll_C = norm_C - target_C
     smooth_C = norm_C - logits_CV.mean(-1)
     loss_C = (1 - smoothing) * nll_C + smoothing * smooth_C
-    sums = Sums(
+    sums = TokenSums(
         *(
             (a_C * weights_C).sum()
             for a_C in (loss_C, nll_C, target_C >= top_C1[:, 0], jnp.ones_like(nll_C))

@@ -5,177 +5,28 @@ D units of a layer and size of an embedding, E size of the memory: D, or 2 D whe
 read the source; I inputs of a layer, Z gates of a cell.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.attention.kinds.additive import additive_scores
 from transformer_jax.attention.masks import Segments
-from transformer_jax.attention.normalizers import Softmax
 from transformer_jax.batch import Batch, Tokens
-from transformer_jax.layers.linear import constrain, dropout, parameter, product
-from transformer_jax.layers.recurrent import Recurrent, State, Weights, over_time, recur
-from transformer_jax.models.token_model import TokenModel
-
-GLOROT = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
-GLOROT_GATES = nn.initializers.variance_scaling(
-    1.0, 'fan_avg', 'uniform', in_axis=0, out_axis=2, batch_axis=1
+from transformer_jax.layers.dropout import dropout
+from transformer_jax.layers.linear import matmul
+from transformer_jax.layers.parameters import constrain, parameter
+from transformer_jax.layers.recurrent import over_time, recur
+from transformer_jax.models.rnn_decoder import (
+    Decoder,
+    DecoderState,
+    Memory,
+    advance,
+    align,
+    last_outputs,
 )
-GATES = (
-    'embed',
-    'rank',
-    'mlp',
-)  # logical axes of kernels to gates: a device has all gates of its units
-
-
-@flax.struct.dataclass
-class DecoderState:
-    """What the decoder carries from token to token: float32 [B, D] in every leaf."""
-
-    layers: tuple[State, ...]
-    output_BD: jax.Array  # the last; input feeding reads it
-
-
-@flax.struct.dataclass
-class Memory:
-    """What the decoder reads and never changes: the encoder's output, and as what attention
-    compares with.
-    """
-
-    memory_BSE: jax.Array
-    keys_BSD: jax.Array | None
-    tokens: Tokens
-
-
-class Layer(nn.Module):
-    """Owns the parameters of a recurrent layer in one direction."""
-
-    cell: Recurrent
-    units: int
-
-    @nn.compact
-    def __call__(self, inputs: int) -> Weights:
-        Z, D = self.cell.gates, self.units
-        return Weights(
-            parameter(self, 'input_kernel', (inputs, Z, D), GATES, GLOROT_GATES),
-            parameter(self, 'recurrent_kernel', (D, Z, D), GATES, _orthogonal),
-            parameter(self, 'bias', (4, D), ('rank', 'mlp'), self.cell.initial_bias),
-        )
-
-
-def _orthogonal(rng: jax.Array, shape: tuple[int, int, int], dtype: Any) -> jax.Array:
-    """A random orthogonal matrix for each gate (Bahdanau et al. 2015, section B.1)."""
-    D, Z, _ = shape
-    gates = [nn.initializers.orthogonal()(key, (D, D), dtype) for key in jax.random.split(rng, Z)]
-    return jnp.stack(gates, axis=1)
-
-
-class Alignment(nn.Module):
-    """Owns the parameters of attention, and of the output that what it finds is joined to."""
-
-    score: str
-    units: int
-
-    @nn.compact
-    def __call__(self, memory_size: int) -> dict[str, jax.Array]:
-        """Arrays by name; those of a query belong to the additive score alone."""
-        E, D = memory_size, self.units
-        arrays = {
-            'key_ED': parameter(self, 'key_kernel', (E, D), ('embed', 'mlp'), GLOROT),
-            'out_CD': parameter(self, 'out_kernel', (E + D, D), ('embed', 'mlp'), GLOROT),
-        }
-        if self.score == 'additive':
-            normal, zeros = nn.initializers.normal(D**-0.5), nn.initializers.zeros
-            arrays |= {
-                'query_ID': parameter(self, 'query_kernel', (D, D), ('embed', 'mlp'), GLOROT),
-                'query_bias_D': parameter(self, 'query_bias', (D,), ('mlp',), zeros),
-                'score_D': parameter(self, 'score', (D,), ('mlp',), normal),
-            }
-        return arrays
-
-
-class Decoder(NamedTuple):
-    """The learned arrays of a decoder."""
-
-    layers: list[Weights]
-    feed_DZD: jax.Array | None  # from the last output to the first layer
-    alignment: dict[str, jax.Array] | None
-
-
-def align(
-    arrays: dict[str, jax.Array], h_BTD: jax.Array, memory: Memory, allowed_BTS: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """(tanh(C [m̄; h]), weights_BTS), m̄ the mean of the memory by these weights, the softmax of
-    the scores.
-
-    Luong et al. (2015), equations 5 and 7, where the newest state h attends. The score is additive
-    where there is a query among the `arrays`, else multiplicative.
-    """
-    if 'query_ID' in arrays:
-        q_BT1D = product(h_BTD, arrays['query_ID'], 1)[:, :, None]
-        scores_B11TS = additive_scores(
-            q_BT1D,
-            memory.keys_BSD[:, :, None],
-            arrays['score_D'][None],
-            arrays['query_bias_D'][None],
-        )
-    else:
-        scores_BTS = jnp.einsum(
-            'BTD,BSD->BTS', h_BTD, memory.keys_BSD, preferred_element_type=jnp.float32
-        )
-        scores_B11TS = scores_BTS[:, None, None]
-    weights_BTS = Softmax().weights((), scores_B11TS, allowed_BTS)[:, 0, 0]
-    mean_BTE = jnp.einsum('BTS,BSE->BTE', weights_BTS.astype(h_BTD.dtype), memory.memory_BSE)
-    return jnp.tanh(
-        product(jnp.concatenate([mean_BTE, h_BTD], -1), arrays['out_CD'], 1)
-    ), weights_BTS
-
-
-def last_outputs(
-    memory_BSE: jax.Array, source: Tokens, target: Tokens, bidirectional: bool
-) -> jax.Array:
-    """m_BTE: what each direction put out last in the source segment that a target token belongs to;
-    0 without one.
-    """
-    same_BTS = Segments().allowed(target, source)
-    first_BT, last_BT = same_BTS.argmax(-1), same_BTS.shape[-1] - 1 - same_BTS[..., ::-1].argmax(-1)
-    halves = zip(
-        jnp.split(memory_BSE, 1 + bidirectional, axis=-1), (last_BT, first_BT), strict=False
-    )
-    taken = [
-        jnp.take_along_axis(half_BSD, place_BT[..., None], axis=1) for half_BSD, place_BT in halves
-    ]
-    return jnp.where(same_BTS.any(-1, keepdims=True), jnp.concatenate(taken, -1), 0)
-
-
-def advance(
-    cell: Recurrent,
-    decoder: Decoder,
-    x_BZD: jax.Array,
-    state: DecoderState,
-    drops: Sequence[jax.Array],
-) -> tuple[tuple[State, ...], jax.Array]:
-    """One token through all layers of the decoder: (their states, h_BD of the last).
-
-    Args:
-        cell: of all layers.
-        decoder: its arrays.
-        x_BZD: the token's embedding as the first layer projects it.
-        state: after the token before it.
-        drops: factors [B, D] of what the layers from the second on read; none: nothing is dropped.
-    """
-    if decoder.feed_DZD is not None:
-        x_BZD += product(state.output_BD.astype(x_BZD.dtype), decoder.feed_DZD, 1)
-    states = [cell.advance(decoder.layers[0], x_BZD, state.layers[0])]
-    for layer, weights in enumerate(decoder.layers[1:], 1):
-        h_BD = states[-1][0].astype(x_BZD.dtype) * (drops[layer - 1] if drops else 1)
-        x_BZD = weights.project(h_BD[:, None])[:, 0]
-        states.append(cell.advance(weights, x_BZD, state.layers[layer]))
-    return tuple(states), states[-1][0].astype(x_BZD.dtype)
+from transformer_jax.models.rnn_layers import GATES, GLOROT, GLOROT_GATES, Alignment, Layer
+from transformer_jax.models.token_model import TokenModel
 
 
 class RnnSeq2Seq(TokenModel):
@@ -318,7 +169,7 @@ class RnnSeq2Seq(TokenModel):
 
     def _memory(self, memory_BSE: jax.Array, source: Tokens) -> Memory:
         alignment = self._decoder().alignment
-        return Memory(memory_BSE, alignment and product(memory_BSE, alignment['key_ED'], 1), source)
+        return Memory(memory_BSE, alignment and matmul(memory_BSE, alignment['key_ED'], 1), source)
 
     def _initial(self, memory: Memory, target: Tokens) -> jax.Array:
         """The float32 vector_BTD from which the decoder starts a segment, at each of the
@@ -326,7 +177,7 @@ class RnnSeq2Seq(TokenModel):
         """
         m_BTE = last_outputs(memory.memory_BSE, memory.tokens, target, self.cell.bidirectional)
         initial_BTD = (
-            product(m_BTE, self.bridge_ED, 1).astype(jnp.float32) + self.bridge_bias_D[None, None]
+            matmul(m_BTE, self.bridge_ED, 1).astype(jnp.float32) + self.bridge_bias_D[None, None]
         )
         return jnp.tanh(initial_BTD)
 

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.batch import Batch
+from transformer_jax.layers.embedding import Embedding
 from transformer_jax.layers.functional import softcap
-from transformer_jax.layers.linear import Embedding
 from transformer_jax.models.architecture import Architecture
 
 

@@ -1,5 +1,4 @@
-"""Optimizers and learning-rate schedules: frozen dataclasses named by spec strings, mathematics
-by optax.
+"""Optimizers: frozen dataclasses named by spec strings, mathematics by optax.
 
 What an optimizer does to an array depends on what the array is, which its logical axes and its name
 tell: see `Role`.
@@ -11,82 +10,10 @@ from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-TABLE_AXES = ('vocab', 'position')  # of what is looked up by token or by place
-INPUT_AXES = ('embed', 'rank')  # every kernel has one of these
-
-
-@dataclasses.dataclass(frozen=True)
-class Role:
-    """What an array of a model is to an optimizer.
-
-    group: 'kernel' maps vectors to vectors; 'embedding' is a table of tokens or places; 'vector' is
-    all else: norms, biases, numbers of a head.
-    batch, inputs, outputs: of a kernel, the dimensions that count its copies (experts), that it
-    sums over and that it makes: (1, 2) for the outputs of [D, N, H], (0, 1) for the inputs of [N,
-    H, D].
-    """
-
-    shape: tuple[int, ...]
-    group: str
-    batch: tuple[int, ...] = ()
-    inputs: tuple[int, ...] = ()
-    outputs: tuple[int, ...] = ()
-
-    def matrix(self) -> tuple[int, int]:
-        """(rows, columns) of a kernel."""
-        rows, columns = (
-            math.prod(self.shape[i] for i in dims) for dims in (self.inputs, self.outputs)
-        )
-        return rows, columns
-
-    def matrices(self, a: jax.Array) -> jax.Array:
-        """A kernel as a stack of matrices, its copies in front; another array as it is."""
-        if self.group != 'kernel':
-            return a
-        return a.transpose(self.batch + self.inputs + self.outputs).reshape(-1, *self.matrix())
-
-    def whole(self, a: jax.Array) -> jax.Array:
-        """The inverse of `matrices`."""
-        if self.group != 'kernel':
-            return a
-        order = self.batch + self.inputs + self.outputs
-        return a.reshape([self.shape[i] for i in order]).transpose(
-            [order.index(i) for i in range(len(order))]
-        )
-
-
-def roles(boxed: Any) -> Any:
-    """The Role of every array of a tree, whose arrays are boxed with their logical axes where they
-    have any.
-    """
-
-    def one(path, leaf):
-        name = jax.tree_util.keystr(path[-1:], simple=True)
-        if isinstance(leaf, nn.meta.AxisMetadata):
-            return _role(name, leaf.names, leaf.value.shape)
-        return _role(name, INPUT_AXES[:1] * leaf.ndim, leaf.shape)
-
-    return jax.tree_util.tree_map_with_path(
-        one, boxed, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata)
-    )
-
-
-def _role(name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> Role:
-    batch = (0,) if axes[:1] == ('experts',) else ()
-    dims = tuple(range(len(batch), len(axes)))
-    if len(dims) < 2 or name.endswith('bias') or not set(axes) & {*TABLE_AXES, *INPUT_AXES}:
-        return Role(shape, 'vector')
-    if set(axes) & set(TABLE_AXES):
-        return Role(shape, 'embedding')
-    back = (
-        axes[-1] == 'embed' and axes[dims[0]] != 'embed'
-    )  # to the model's dimension, from all others
-    cut = len(dims) - 1 if back else 1
-    return Role(shape, 'kernel', batch, dims[:cut], dims[cut:])
+from transformer_jax.optim.roles import Role
 
 
 class Optimizer(Protocol):
@@ -99,13 +26,6 @@ class Optimizer(Protocol):
 
     def rule(self, role: Role) -> str:
         """What updates an array, in a word."""
-
-
-class Schedule(Protocol):
-    """The learning rate over the steps of a run."""
-
-    def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
-        """The factor on `optim.learning_rate` in step n ≥ 1 of `steps`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,79 +193,9 @@ def summary(optimizer: Any, roles: Any, decayed: Any) -> str:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Paper:
-    """d_model^-0.5 · min(n^-0.5, n · warmup^-1.5) (Vaswani et al. 2017, equation 3)."""
-
-    warmup: int = 4000
-
-    def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
-        return d_model**-0.5 * jnp.minimum(n**-0.5, n * self.warmup**-1.5)
-
-
-@dataclasses.dataclass(frozen=True)
-class InverseSqrt:
-    """A linear rise to 1 over `warmup` steps, then √(warmup / n)."""
-
-    warmup: int = 4000
-
-    def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
-        return jnp.minimum(n / self.warmup, (self.warmup / n) ** 0.5)
-
-
-@dataclasses.dataclass(frozen=True)
-class Linear:
-    """A linear rise to 1 over `warmup` steps, then a linear fall to `end` at the last step."""
-
-    warmup: int = 0
-    end: float = 0.0
-
-    def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
-        return _warm(n, self.warmup, 1 + (self.end - 1) * _progress(n, self.warmup, steps))
-
-
-@dataclasses.dataclass(frozen=True)
-class Cosine:
-    """A linear rise to 1 over `warmup` steps, then half a cosine to `end`
-    (Loshchilov & Hutter 2017).
-    """
-
-    warmup: int = 0
-    end: float = 0.0
-
-    def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
-        fall = 0.5 * (1 + jnp.cos(jnp.pi * _progress(n, self.warmup, steps)))
-        return _warm(n, self.warmup, self.end + (1 - self.end) * fall)
-
-
-@dataclasses.dataclass(frozen=True)
-class Constant:
-    """A linear rise to 1 over `warmup` steps, then 1."""
-
-    warmup: int = 0
-
-    def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
-        return _warm(n, self.warmup, jnp.ones_like(n))
-
-
-def _warm(n: jax.Array, warmup: int, after: jax.Array) -> jax.Array:
-    return jnp.where(n < warmup, n / max(warmup, 1), after)
-
-
-def _progress(n: jax.Array, warmup: int, steps: int) -> jax.Array:
-    return jnp.clip((n - warmup) / max(steps - warmup, 1), 0, 1)
-
-
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     'adam': Adam,
     'adafactor': Adafactor,
     'lion': Lion,
     'muon': Muon,
-}
-SCHEDULES: dict[str, type[Schedule]] = {
-    'paper': Paper,
-    'inverse_sqrt': InverseSqrt,
-    'linear': Linear,
-    'cosine': Cosine,
-    'constant': Constant,
 }

@@ -1,0 +1,163 @@
+"""Beam search."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from transformer_jax.batch import BOS, EOS, PAD
+from transformer_jax.decoding.hypotheses import Decoded, StepFn, top_words
+
+ReorderFn = Callable[
+    [Any, jax.Array], Any
+]  # (cache, parents_BK) -> cache of those hypotheses; see `cache.reorder`
+
+
+class _Finished(NamedTuple):
+    """The best finished hypotheses, best first: |Y|, and the live beam of length |Y| - 1 that EOS
+    was put after.
+    """
+
+    scores_BK: jax.Array
+    lengths_BK: jax.Array
+    beams_BK: jax.Array
+
+
+class _Beams(NamedTuple):
+    """Live hypotheses of length t, as back-pointers into the steps before; log P is -inf where
+    there is none.
+    """
+
+    t: jax.Array
+    cache: Any
+    live_BK: jax.Array
+    parents_TBK: jax.Array
+    tokens_TBK: jax.Array
+    finished: _Finished
+
+
+def length_penalty(length: Any, alpha: float) -> jax.Array:
+    """lp(Y) = ((5 + |Y|) / 6)^α, equation 14 of Wu et al. (2016)."""
+    return ((5.0 + length) / 6.0) ** alpha
+
+
+def beam_search(
+    step: StepFn,
+    cache: Any,
+    reorder: ReorderFn,
+    limits_B: jax.Array,
+    *,
+    beam: int,
+    max_len: int,
+    alpha: float,
+) -> Decoded:
+    """The `beam` best hypotheses by log P(Y) / lp(Y) that beam search finds (Wu et al. 2016,
+    section 7).
+
+    A step ranks all continuations of a row's live hypotheses by log P. Those that end with EOS and
+    are among the first `beam` of all finish: they move to a set of the `beam` best by score and are
+    never extended. The first `beam` of the others live on. A row is done when the set is full and
+    no live hypothesis can get in: log P only falls, so with α ≥ 0 none can score above
+    log P / lp(limit). Hence a beam at least as wide as there are continuations is exhaustive search
+    over all Y within the limit, and beam 1 with α = 0 is greedy search.
+
+    Args:
+        step: the model; called with rows of B·K, the beams of a row side by side.
+        cache: with B rows, before BOS; it is widened to B·K by `reorder`.
+        reorder: gathers hypotheses of the cache.
+        limits_B: int32, the longest |Y| allowed per row; clipped to `max_len`.
+        beam: K.
+        max_len: T, the steps that the cache has room for, in `beam` hypotheses.
+        alpha: α ≥ 0 of the length penalty; 0 scores by log P alone.
+
+    Returns:
+        Decoded with `beam` hypotheses per row.
+    """
+    batch = limits_B.shape[0]
+    limits_B1 = jnp.minimum(limits_B, max_len)[:, None]
+
+    def advance(beams: _Beams) -> _Beams:
+        t, live_BK, finished = beams.t, beams.live_BK, beams.finished
+        last_BK = jnp.where(t > 0, beams.tokens_TBK[t - 1], BOS)
+        logits_RV, cache = step(last_BK.reshape(-1), beams.cache)
+        ending_BK, going_BK, parents_BK, tokens_BK = _continue(live_BK, logits_RV)
+        going_BK = jnp.where(t + 1 < limits_B1, going_BK, -jnp.inf)
+
+        totals_BK, places_BK = jax.lax.top_k(jnp.concatenate([ending_BK, going_BK], axis=1), beam)
+        scores_BK = jnp.where(places_BK < beam, totals_BK, -jnp.inf) / length_penalty(t + 1, alpha)
+        finished = _merge(
+            finished, _Finished(scores_BK, jnp.full_like(places_BK, t + 1), places_BK % beam)
+        )
+
+        bound_B1 = going_BK[:, :1] / length_penalty(limits_B1, alpha)
+        going_BK = jnp.where(bound_B1 > finished.scores_BK[:, -1:], going_BK, -jnp.inf)
+        return _Beams(
+            t + 1,
+            reorder(cache, parents_BK),
+            going_BK,
+            beams.parents_TBK.at[t].set(parents_BK),
+            beams.tokens_TBK.at[t].set(tokens_BK),
+            finished,
+        )
+
+    none_BK = jnp.zeros((batch, beam), jnp.int32)
+    none_TBK = jnp.zeros((max_len, batch, beam), jnp.int32)
+    finished = _Finished(jnp.full((batch, beam), -jnp.inf), none_BK, none_BK)
+    live_BK = jnp.where((limits_B1 > 0) & (jnp.arange(beam)[None] == 0), 0.0, -jnp.inf)
+    beams = _Beams(jnp.int32(0), reorder(cache, none_BK), live_BK, none_TBK, none_TBK, finished)
+    return _trace_back(
+        jax.lax.while_loop(
+            lambda beams: (beams.t < max_len) & jnp.any(beams.live_BK > -jnp.inf), advance, beams
+        )
+    )
+
+
+def _continue(
+    live_BK: jax.Array, logits_RV: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """For every hypothesis log P with EOS after it; log P, parent and token of the best others,
+    best first.
+    """
+    batch, beam = live_BK.shape
+    totals_RC, words_RC = top_words(logits_RV, beam)
+    normalizer_R1 = jax.nn.logsumexp(logits_RV, axis=1, keepdims=True)
+    ending_BK = live_BK + (logits_RV[:, EOS, None] - normalizer_R1).reshape(batch, beam)
+    totals_RC = live_BK.reshape(-1, 1) + (totals_RC - normalizer_R1)
+    going_BK, places_BK = jax.lax.top_k(totals_RC.reshape(batch, -1), beam)
+    tokens_BK = jnp.take_along_axis(words_RC.reshape(batch, -1), places_BK, axis=1)
+    return ending_BK, going_BK, places_BK // words_RC.shape[1], tokens_BK
+
+
+def _merge(old: _Finished, new: _Finished) -> _Finished:
+    """The best of both, as many as in one; ties keep the older."""
+    scores_BC = jnp.concatenate([old.scores_BK, new.scores_BK], axis=1)
+    scores_BK, places_BK = jax.lax.top_k(scores_BC, old.scores_BK.shape[1])
+
+    def pick(old_BK, new_BK):
+        return jnp.take_along_axis(jnp.concatenate([old_BK, new_BK], axis=1), places_BK, axis=1)
+
+    return _Finished(
+        scores_BK, pick(old.lengths_BK, new.lengths_BK), pick(old.beams_BK, new.beams_BK)
+    )
+
+
+def _trace_back(beams: _Beams) -> Decoded:
+    """Follows the back-pointers of the finished hypotheses from the last step to the first."""
+    scores_BK, lengths_BK, beams_BK = beams.finished
+    lengths_BK = jnp.where(scores_BK == -jnp.inf, 0, lengths_BK)
+
+    def back(beams_BK, step):
+        t, parents_BK, tokens_BK = step
+        inside_BK = t < lengths_BK - 1
+        tokens_BK = jnp.take_along_axis(tokens_BK, beams_BK, axis=1)
+        tokens_BK = jnp.where(inside_BK, tokens_BK, jnp.where(t == lengths_BK - 1, EOS, PAD))
+        return jnp.where(
+            inside_BK, jnp.take_along_axis(parents_BK, beams_BK, axis=1), beams_BK
+        ), tokens_BK
+
+    steps_T = jnp.arange(beams.tokens_TBK.shape[0])
+    _, tokens_TBK = jax.lax.scan(
+        back, beams_BK, (steps_T, beams.parents_TBK, beams.tokens_TBK), reverse=True
+    )
+    return Decoded(jnp.moveaxis(tokens_TBK, 0, 2), scores_BK, lengths_BK)

@@ -1,0 +1,86 @@
+"""The encoder-decoder Transformer."""
+
+import jax
+import jax.numpy as jnp
+
+from transformer_jax.batch import BOS, Batch, Tokens
+from transformer_jax.models.blocks import Block
+from transformer_jax.models.transformer_model import DecodingCache, Memory, TransformerModel
+
+
+class EncoderDecoder(TransformerModel):
+    """The Transformer of Vaswani et al. (2017)."""
+
+    def setup(self):
+        architecture = self.architecture
+        self.target_embedding = self._embedding()
+        if not self._tied('source'):
+            self.source_embedding = self._embedding()
+        if not self._tied('output'):
+            self.output = self._embedding()
+        self.source_norm, self.target_norm = self._embedding_norm(), self._embedding_norm()
+        self.source_positions, self.target_positions = self._positions(), self._positions()
+        self.encoder_relative, self.decoder_relative = self._relative(), self._relative()
+        self.encoder = [
+            Block(architecture, 'encoder', n, self.encoder_relative)
+            for n in range(architecture.encoder_layers)
+        ]
+        self.decoder = [
+            Block(architecture, 'decoder', n, self.decoder_relative, True)
+            for n in range(architecture.decoder_layers)
+        ]
+        self.encoder_norm, self.decoder_norm = self._end(), self._end()
+
+    def features(self, batch: Batch, rate: jax.Array | None = None) -> jax.Array:
+        """x_BTD: what the output layer turns into logits."""
+        source, target = batch.source_tokens, batch.target_tokens
+        memory = self.encode(batch.source_BS, source, rate), source
+        x_BTD = self._embed_target(batch.inputs_BT, target.positions_BT, rate)
+        for block in self.decoder:
+            x_BTD = block(x_BTD, target, rate, memory)
+        return self.decoder_norm(x_BTD) if self.decoder_norm else x_BTD
+
+    def encode(
+        self, source_BS: jax.Array, tokens: Tokens, rate: jax.Array | None = None
+    ) -> jax.Array:
+        """memory_BSD of the source."""
+        embedding = self.target_embedding if self._tied('source') else self.source_embedding
+        x_BSD = self.source_positions(embedding(source_BS), tokens.positions_BT)
+        x_BSD = self._enter(x_BSD, self.source_norm, rate)
+        for block in self.encoder:
+            x_BSD = block(x_BSD, tokens, rate)
+        return self.encoder_norm(x_BSD) if self.encoder_norm else x_BSD
+
+    def start(
+        self, source_BS: jax.Array, source: Tokens, length: int
+    ) -> tuple[DecodingCache, Memory]:
+        """The state of decoding before its first token, with room for `length` keys a row, and what
+        it reads.
+        """
+        memory_BSD = self.encode(source_BS, source)
+        layers = tuple(block.init_cache(memory_BSD, source, length) for block in self.decoder)
+        keys = tuple(block.cross.keys(memory_BSD, source) for block in self.decoder)
+        zero_R = jnp.zeros(len(source_BS), jnp.int32)
+        return DecodingCache(layers, zero_R, zero_R + BOS), Memory(keys, source)
+
+    def step(
+        self, tokens_R: jax.Array, cache: DecodingCache, memory: Memory
+    ) -> tuple[jax.Array, DecodingCache]:
+        """logits_RV of the tokens that follow `tokens_R`, and the cache with them in it.
+
+        R is B, or a multiple: the beams of a sentence side by side, which share its memory.
+        """
+        target = Tokens(cache.position_R[:, None], jnp.ones_like(cache.position_R)[:, None])
+        x_R1D = self._embed_target(tokens_R[:, None], target.positions_BT, None)
+        layers = []
+        for block, layer, keys in zip(self.decoder, cache.layers, memory.keys, strict=True):
+            x_R1D, layer = block.step(x_R1D, target, layer, (keys, memory.tokens))
+            layers.append(layer)
+        logits_RV = self.logits(self.decoder_norm(x_R1D) if self.decoder_norm else x_R1D)[:, 0]
+        return logits_RV, cache.replace(layers=tuple(layers), position_R=cache.position_R + 1)
+
+    def _embed_target(
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, rate: jax.Array | None
+    ) -> jax.Array:
+        x_BTD = self.target_positions(self.target_embedding(tokens_BT), positions_BT)
+        return self._enter(x_BTD, self.target_norm, rate)
