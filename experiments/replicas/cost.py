@@ -23,11 +23,10 @@ from configs.number_words import get_config
 from transformer_jax.config import from_config_dict, resolve
 from transformer_jax.data import load_data
 from transformer_jax.host_memory import keep_freed_memory
-from transformer_jax.models import build
-from transformer_jax.profiling.timing import describe_machine
+from transformer_jax.storage.provenance import describe_machine
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import seed_groups as replicas
-from transformer_jax.training.parallel import Parallel, Replicas
+from transformer_jax.training.programs import SeedGroupProgram
 
 ROUNDS, STEPS = 8, 1
 
@@ -47,26 +46,27 @@ def main(seeds: int, overrides: dict[str, str]) -> None:
             resolve(config).pipeline, Workdir(folder).tokenizer_path, lambda line: None, ('train',)
         )
     orders = [data.reordered(member.train.seed) for member in members]
-    one = Parallel(members[0], build(config))
-    together = Replicas(one, config, members)
-    rows = together.local_rows, together.rows_multiple
+    together = SeedGroupProgram(resolve(config), members)
+    one = together.single
+    rows = together.partitioner.local_rows, together.rows_multiple
     stacked = list(itertools.islice(orders[0].replicas_iterator(orders[1:], *rows), STEPS))
     alone = [
-        list(itertools.islice(order.train_iterator(one.local_rows, one.rows_multiple), STEPS))
+        list(itertools.islice(order.train_iterator(one.partitioner.local_rows, one.rows_multiple), STEPS))
         for order in orders
     ]
+    live = together.place_live([True] * seeds)
     state, states = together.init_state(), [one.init_state(member.train.seed) for member in members]
 
     def group() -> None:
         nonlocal state
         for batch in stacked:
-            state, metrics = together.advance(state, batch, [True] * seeds)
+            state, metrics = together.train_step(state, together.place(batch), live)
         jax.block_until_ready((state, metrics))
 
     def each() -> None:
         for index, batches in enumerate(alone):
             for batch in batches:
-                states[index], metrics = one.advance(states[index], batch, [True])
+                states[index], metrics = one.train_step(states[index], one.place(batch))
             jax.block_until_ready((states[index], metrics))
 
     def seconds(function) -> float:

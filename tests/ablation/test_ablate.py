@@ -25,7 +25,7 @@ from transformer_jax import config as config_lib
 from transformer_jax.ablation import runner as ablate_lib
 from transformer_jax.ablation import train_seeds as rows
 from transformer_jax.ablation.experiment import Experiment, Metric
-from transformer_jax.ablation.live_table import Board
+from transformer_jax.ablation.live_table import LiveTable
 from transformer_jax.ablation.plan import Plan
 from transformer_jax.ablation.results import differences, load_results
 from transformer_jax.ablation.runner import Unfinished, ablate, dry_run, duration
@@ -36,9 +36,9 @@ from transformer_jax.errors import Busy, ConfigError, DataError, Diverged, Stopp
 from transformer_jax.profiling import measure
 from transformer_jax.storage import files as storage
 from transformer_jax.storage import manifest
-from transformer_jax.storage.files import lock
+from transformer_jax.storage.locks import lock
+from transformer_jax.training import programs
 from transformer_jax.training import seed_groups as replicas
-from transformer_jax.training import train_step as step
 from transformer_jax.training.signals import StopSignals
 from transformer_jax.training.training_run import REMEDY, Record
 
@@ -76,23 +76,27 @@ EVERYTHING = ['base/0', 'base/1', 'one-head/0', 'one-head/1', 'no-dropout/0', 'n
 
 def test_equal_configs_share_their_runs(tmp_path):
     made = plan(tmp_path)
-    assert names(made.runs) == EVERYTHING
-    assert made.rows[0].variants == ('base', 'two heads')
-    assert [run.config.train.seed for run in made.runs[:2]] == [0, 1]
+    assert names(made.trials) == EVERYTHING
+    assert made.settings[0].variants == ('base', 'two heads')
+    assert [run.config.train.seed for run in made.trials[:2]] == [0, 1]
     assert made.record['variants']['two heads']['folder'] == 'base'
     assert 'two heads: the same config as base, run once' in ablate_lib.summary(made, 6)
 
 
 def test_seeds_count_up_from_the_base(tmp_path):
-    assert [run.seed for run in plan(tmp_path, seeds=3, **{'train.seed': 5}).runs][:3] == [5, 6, 7]
+    assert [run.seed for run in plan(tmp_path, seeds=3, **{'train.seed': 5}).trials][:3] == [
+        5,
+        6,
+        7,
+    ]
 
 
 def test_only_and_shards_divide_the_runs(tmp_path):
     assert (
-        names(plan(tmp_path, only=('two heads', 'no dropout')).runs)
+        names(plan(tmp_path, only=('two heads', 'no dropout')).trials)
         == EVERYTHING[:2] + EVERYTHING[4:]
     )
-    parts = [names(plan(tmp_path, shard=f'{i}/4').runs) for i in (1, 2, 3, 4)]
+    parts = [names(plan(tmp_path, shard=f'{i}/4').trials) for i in (1, 2, 3, 4)]
     assert sorted(name for part in parts for name in part) == sorted(EVERYTHING)
     assert parts == [EVERYTHING[:1], EVERYTHING[1:3], EVERYTHING[3:4], EVERYTHING[4:]]  # neighbours
 
@@ -162,7 +166,7 @@ def test_another_version_of_an_experiment_is_refused_with_its_keys(tmp_path):
         'two heads: train.steps: 4 -> 5',
     ]
     changed = {'checkpoint.keep': 2, 'parallel.mode': 'pmap'}  # no number depends on these
-    assert names(plan(tmp_path, **changed).runs) == EVERYTHING
+    assert names(plan(tmp_path, **changed).trials) == EVERYTHING
     assert differences(
         {'data.prefetch': 1, 'data.prefetched': 1}, {'data.prefetch': 2, 'data.prefetched': 2}
     ) == ['data.prefetched: 1 -> 2']  # a key whole, as for a workdir
@@ -173,7 +177,7 @@ def test_variants_seeds_and_metrics_may_come_and_go(tmp_path):
     variants = {'new': {'model.d_ff': 8}, 'also base': {}, 'one head': VARIANTS['one head']}
     made = plan(tmp_path, variants, (Metric('bleu'),), seeds=1)
     assert made.record['seeds'] == [0, 1, 2]
-    assert names(made.runs) == [
+    assert names(made.trials) == [
         'new/0',
         'base/0',
         'one-head/0',
@@ -265,7 +269,7 @@ def pretend(monkeypatch):
         path.mkdir(exist_ok=True)
         (path / 'replicas.json').write_text(json.dumps({'folders': folders}))
         for index, (config, folder) in enumerate(zip(configs, folders, strict=True)):
-            write_run(config, storage.absolute(path / folder), index, path.name)
+            write_run(config, storage.absolute_path(path / folder), index, path.name)
         records = [Record(failed=str(error) if error else '') for error in failed]
         for error in failed:
             if error and not isinstance(error, Diverged):
@@ -334,15 +338,15 @@ def test_the_exit_code_is_that_of_the_failures(pretend, tmp_path, error, code):
 
 def test_a_run_that_another_process_has_is_left_to_it(pretend, tmp_path):
     made = plan(tmp_path)
-    made.runs[0].workdir.mkdir(parents=True)
+    made.trials[0].workdir.mkdir(parents=True)
     pretend |= {'one-head/1': Busy('in use by process 7')}  # trained by hand
-    with lock(made.runs[0].workdir / 'ablate.lock'), pytest.raises(Unfinished) as unfinished:
+    with lock(made.trials[0].workdir / 'ablate.lock'), pytest.raises(Unfinished) as unfinished:
         ablate(made, quiet)
     assert re.search(
         '2 of 6 .*\n  base/0: .* is in use by .*\n  one-head/1: in use', str(unfinished.value)
     )
     assert unfinished.value.exit_code == 3
-    assert names(made.runs)[1:3] == pretend['trained'][:2]
+    assert names(made.trials)[1:3] == pretend['trained'][:2]
     assert not (tmp_path / 'one-head/1/failure.json').exists()
 
 
@@ -379,36 +383,36 @@ def test_a_signal_stops_at_once_and_the_same_command_goes_on(pretend, tmp_path, 
 
 def test_the_table_on_a_terminal(tmp_path):
     made, lines = plan(tmp_path), []
-    board = Board(made, set(made.runs[1:]), lines.append)
-    board.say(made.runs[1:2], 'step 2')
-    board.states[made.runs[2]] = 'failed'
-    made.runs[1].workdir.mkdir(parents=True)
-    (made.runs[1].workdir / 'metrics.jsonl').write_text(
+    live_table = LiveTable(made, set(made.trials[1:]), lines.append)
+    live_table.set_remark(made.trials[1:2], 'step 2')
+    live_table.states[made.trials[2]] = 'failed'
+    made.trials[1].workdir.mkdir(parents=True)
+    (made.trials[1].workdir / 'metrics.jsonl').write_text(
         json.dumps({'step': 2, 'split': 'train', 'loss': 3.25, 'steps_per_second': 0.01}) + '\n'
     )
-    rows_ = zip(*(column.cells for column in board.table().columns), strict=True)
+    rows_ = zip(*(column.cells for column in live_table.table().columns), strict=True)
     assert list(rows_) == [
         ('base, two heads', '1/2', 'training seed 1', '2/4', '3.2500', '3.3'),
         ('one head', '0/2', '1 failed', '', '', ''),
         ('no dropout', '0/2', '', '', '', ''),
     ]
-    board.say(made.runs[4:], 'both')
+    live_table.set_remark(made.trials[4:], 'both')
     assert (
         next(
             cells
-            for cells in zip(*(column.cells for column in board.table().columns), strict=True)
+            for cells in zip(*(column.cells for column in live_table.table().columns), strict=True)
             if cells[0] == 'no dropout'
         )[2]
         == 'training seed 0, 1'
     )
     assert lines == ['base/1: step 2', 'no-dropout/0-1: both']
-    for run, at in zip(made.runs[4:], (2, 3), strict=True):
+    for run, at in zip(made.trials[4:], (2, 3), strict=True):
         run.workdir.mkdir(parents=True)
         (run.workdir / 'metrics.jsonl').write_text(
             json.dumps({'step': at, 'split': 'train', 'loss': 'nan', 'steps_per_second': 0.01})
             + '\n'
         )
-    assert [list(column.cells)[2] for column in board.table().columns][2:] == [
+    assert [list(column.cells)[2] for column in live_table.table().columns][2:] == [
         'training seed 0, 1',
         '3/4',
         'nan',
@@ -493,7 +497,7 @@ def test_a_group_without_a_checkpoint_does_not_bind(shared, tmp_path, most):
         ablate(plan(tmp_path, BASE, seeds=3), quiet)
     assert unfinished.value.exit_code == 2
     with (
-        lock(storage.absolute(tmp_path) / 'base/0-1-2/lock'),
+        lock(storage.absolute_path(tmp_path) / 'base/0-1-2/lock'),
         pytest.raises(Unfinished) as unfinished,
     ):
         ablate(
@@ -544,7 +548,7 @@ def test_what_has_ended_is_not_opened_for_training(shared, tmp_path):
     unscored(tmp_path, 0)
     shared['trained'].clear()
     with (
-        lock(storage.absolute(tmp_path) / 'base/0-1/lock'),
+        lock(storage.absolute_path(tmp_path) / 'base/0-1/lock'),
         pytest.raises(Unfinished) as unfinished,
     ):
         ablate(plan(tmp_path, BASE), quiet)
@@ -558,7 +562,7 @@ def test_a_run_of_another_configuration_is_opened_and_refused(pretend, tmp_path,
     ablate(plan(tmp_path, BASE), quiet)
     unscored(tmp_path, 0)
     write_run(
-        plan(tmp_path / 'other', BASE, **{'train.steps': 3}).runs[0].config, tmp_path / 'base/0'
+        plan(tmp_path / 'other', BASE, **{'train.steps': 3}).trials[0].config, tmp_path / 'base/0'
     )
     monkeypatch.undo()
     with pytest.raises(
@@ -591,7 +595,9 @@ def test_a_group_is_found_by_its_own_file(shared, tmp_path):
     del shared['base/0-1-2']
     found = [
         run.seed
-        for run, failure in rows.train_seeds(plan(tmp_path, BASE).runs, 0, lambda runs, line: None)
+        for run, failure in rows.train_seeds(
+            plan(tmp_path, BASE).trials, 0, lambda runs, line: None
+        )
     ]
     assert (found, shared['trained']) == ([0, 1, 2], ['base/0-1-2'])  # each once
 
@@ -601,7 +607,7 @@ def test_one_that_ended_early_is_told_once(shared, tmp_path):
     with pytest.raises(Stopped):
         ablate(plan(tmp_path, BASE), quiet)
     del shared['base/0-1']
-    found = list(rows.train_seeds(plan(tmp_path, BASE).runs, 0, lambda runs, line: None))
+    found = list(rows.train_seeds(plan(tmp_path, BASE).trials, 0, lambda runs, line: None))
     assert [(run.seed, failure and failure.exit_code) for run, failure in found] == [
         (0, 4),
         (1, None),
@@ -617,7 +623,7 @@ def test_who_goes_on_with_a_group_scores_all_of_it(shared, tmp_path, held):
     shared['base/1'] = Diverged('nan')  # nobody asked for it here
     lines = []
     with (
-        lock(storage.absolute(tmp_path) / 'base/2/ablate.lock')
+        lock(storage.absolute_path(tmp_path) / 'base/2/ablate.lock')
         if held
         else contextlib.nullcontext()
     ):
@@ -686,7 +692,7 @@ def done(pretend, tmp_path):
     """(root, its runs), all done."""
     made = plan(tmp_path)
     ablate(made, quiet)
-    return tmp_path, made.runs
+    return tmp_path, made.trials
 
 
 def test_a_results_file_stands_for_its_root(done):
@@ -737,7 +743,7 @@ def test_what_is_damaged_is_missing(done, damage, why):
     damage(runs[3])
     found = load_results(root)
     assert [(run['folder'], run['seed']) for run in found['runs']] == [
-        (run.row.folder, run.seed) for run in runs if run is not runs[3]
+        (run.setting.folder, run.seed) for run in runs if run is not runs[3]
     ]
     [missing] = found['missing']
     assert (missing['folder'], missing['seed']) == ('one-head', 1)
@@ -854,12 +860,12 @@ def test_seeds_side_by_side_are_the_runs_alone(real, tmp_path):
 def test_the_time_of_a_step_is_a_metric(real, monkeypatch):
     root, _ = real
     made = plan(root, {'base': {}}, (*METRICS, Metric('step_seconds')), seeds=1)
-    assert made.lacks(made.runs[0]) == 'its step_seconds is not measured'
+    assert made.lacks(made.trials[0]) == 'its step_seconds is not measured'
     monkeypatch.setattr(rows, 'Trained', None)  # nothing is evaluated again
-    rows.score(made.runs[0], made.experiment.metrics, quiet)
+    rows.score(made.trials[0], made.experiment.metrics, quiet)
     result = json.loads((root / 'base/0/result.json').read_text())
     assert result['scores']['step_seconds'] == result['step_seconds'] > 0
-    assert not made.lacks(made.runs[0])
+    assert not made.lacks(made.trials[0])
 
 
 def test_a_row_is_tried_once_and_a_timed_run_every_time(real, tmp_path, monkeypatch):
@@ -880,7 +886,7 @@ def test_a_row_is_tried_once_and_a_timed_run_every_time(real, tmp_path, monkeypa
         ((*METRICS, Metric('step_seconds')), 2),
         ((Metric('step_seconds'),), 3),
     ):
-        rows.score(made.runs[0], metrics, quiet)
+        rows.score(made.trials[0], metrics, quiet)
         assert len(tried) == times
         result = json.loads((root / 'base/0/result.json').read_text())
         assert (result['step_seconds'], result['memory_bytes']) == (0.25 * times, 3)
@@ -903,12 +909,12 @@ def test_a_trial_compiles_once_and_times_until_it_is_enough(
         jax.block_until_ready(function())
         return left.pop(0)
 
-    original = step.train_step
-    monkeypatch.setattr(step, 'train_step', counted)
+    original = programs.train_step
+    monkeypatch.setattr(programs, 'train_step', counted)
     monkeypatch.setattr(measure, 'seconds', seconds)
     monkeypatch.setattr(BytePairs, 'train', None)  # the tokenizer is not learned anew
-    config = plan(tmp_path, BASE).runs[0].config
-    found = measure.trial(resolve(config), storage.absolute(real[0]) / 'base/0/tokenizer')
+    config = plan(tmp_path, BASE).trials[0].config
+    found = measure.trial(resolve(config), storage.absolute_path(real[0]) / 'base/0/tokenizer')
     assert found.step_seconds == pytest.approx(median)
     assert len(traced) == 1
     assert left in ([7], [1e-3, 7])  # a second is over, or 50 steps
@@ -916,8 +922,8 @@ def test_a_trial_compiles_once_and_times_until_it_is_enough(
 
 @pytest.mark.slow
 def test_a_trial_under_pmap(real, tmp_path):
-    config = plan(tmp_path, BASE, **{'parallel.mode': 'pmap'}).runs[0].config
-    found = measure.trial(resolve(config), storage.absolute(real[0]) / 'base/0/tokenizer')
+    config = plan(tmp_path, BASE, **{'parallel.mode': 'pmap'}).trials[0].config
+    found = measure.trial(resolve(config), storage.absolute_path(real[0]) / 'base/0/tokenizer')
     assert found.step_seconds > 0
     assert found.memory_bytes > 12 * measure.size(resolve(config)).params
 
@@ -948,7 +954,7 @@ def test_only_a_sound_score_of_this_run_is_taken_over(real, tmp_path, monkeypatc
     monkeypatch.setattr(rows, 'Trained', trained)
     monkeypatch.setattr(rows, '_costs', lambda run, anew: {})
     with pytest.raises(Evaluated) if changes else contextlib.nullcontext():
-        rows.score(plan(root, BASE).runs[0], METRICS, quiet)
+        rows.score(plan(root, BASE).trials[0], METRICS, quiet)
 
 
 def test_a_new_metric_is_scored_without_training(real, monkeypatch):
@@ -961,7 +967,7 @@ def test_a_new_metric_is_scored_without_training(real, monkeypatch):
         Metric('accuracy', length=24),
     )
     made = plan(root, {'base': {}}, metrics, seeds=1)
-    assert 'bleu is not measured' in made.lacks(made.runs[0])
+    assert 'bleu is not measured' in made.lacks(made.trials[0])
     ablate(made, quiet)
     [run] = load_results(root)['runs']
     assert before == (
@@ -992,7 +998,7 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path):
         ['base, two heads'],
     )
     assert float(columns['ms per step'][0]) > 0
-    size = measure.size(resolve(plan(tmp_path / 'root').rows[0].config))
+    size = measure.size(resolve(plan(tmp_path / 'root').settings[0].config))
     assert columns['parameters'] == [f'{size.params:,}']
     assert '2 of 2 runs to do' in shown.title
 
@@ -1112,7 +1118,7 @@ def test_keys_of_the_base_are_set_on_the_command_line(call, monkeypatch, tmp_pat
     monkeypatch.setattr(ablate_lib, 'ablate', lambda plan_, log, most: made.append(plan_))
     keys = '--config.data.source_dir=a/b', '--config.model.dropout=0.3'
     assert call('ablate', DEMO, f'--root={tmp_path}', *keys)[0] == 0
-    configs = {name: row.config for row in made[0].rows for name in row.variants}
+    configs = {name: row.config for row in made[0].settings for name in row.variants}
     assert {config.data.source_dir for config in configs.values()} == {'a/b'}
     assert (configs['base'].model.dropout, configs['no dropout'].model.dropout) == (0.3, 0.0)
 

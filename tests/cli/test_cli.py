@@ -16,8 +16,9 @@ from helpers.support import CONFIG, experiment, fingerprint, flags, quiet
 
 from transformer_jax.cli.commands import COMMANDS
 from transformer_jax.errors import ConfigError
-from transformer_jax.storage import files as storage
-from transformer_jax.training.loop import train
+from transformer_jax.storage import locks
+from transformer_jax.storage.files import absolute_path
+from transformer_jax.training.train import train
 
 
 @pytest.fixture
@@ -284,14 +285,14 @@ def test_unusable_workdirs(refused, tmp_path, monkeypatch):
     def read_only(path):
         raise OSError(30, 'Read-only file system')
 
-    monkeypatch.setattr(storage, '_flock', read_only)
+    monkeypatch.setattr(locks, '_flock', read_only)
     assert 'Read-only file system; ' in refused(
         'train', f'--workdir={tmp_path / "run"}', *flags(), code=3
     )
 
 
 def test_a_second_run_is_refused(refused, trained):
-    with storage.lock(storage.absolute(trained) / 'lock'):
+    with locks.lock(absolute_path(trained) / 'lock'):
         before = contents(trained)
         message = refused('train', f'--workdir={trained}', *flags(), code=3)
         assert contents(trained) == before

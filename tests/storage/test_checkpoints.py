@@ -22,7 +22,9 @@ from jax.sharding import PartitionSpec as P
 
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.storage import manifest
-from transformer_jax.storage.checkpoints import Checkpoints, fingerprint, select
+from transformer_jax.storage.checkpoints import Checkpoints
+from transformer_jax.storage.fingerprint import fingerprint
+from transformer_jax.storage.selection import select_steps
 
 
 def make_state(seed: int = 0) -> dict:
@@ -292,30 +294,30 @@ def test_average_is_the_mean_in_float64(checkpoints):
     save_all(checkpoints, [1, 2, 3, 4])
     wanted = abstract(make_state())['params']
     stacked = [np.float64(make_state(step)['params']['encoder']['w']) for step in (2, 3, 4)]
-    averaged = checkpoints.average(wanted, 3)
+    averaged = checkpoints.params(wanted, select_steps(checkpoints, 'avg:3'))
     np.testing.assert_array_equal(averaged['encoder']['w'], np.float32(sum(stacked[::-1]) / 3))
     assert averaged['encoder']['scale'].dtype == jnp.bfloat16
     assert_identical(checkpoints.params(wanted, (3,)), make_state(3)['params'])
     with pytest.raises(ConfigError, match='5 intact checkpoints are needed and 4 exist'):
-        checkpoints.average(wanted, 5)
+        select_steps(checkpoints, 'avg:5')
 
 
 def test_select(checkpoints, directory, caplog):
     with pytest.raises(ConfigError, match='no checkpoint yet'):
-        select(checkpoints, 'last')
+        select_steps(checkpoints, 'last')
     save_all(checkpoints, [1, 2, 3, 10], best=2)
-    assert [select(checkpoints, choice) for choice in ('best', 'last', 'avg:3', '3')] == [
+    assert [select_steps(checkpoints, choice) for choice in ('best', 'last', 'avg:3', '3')] == [
         (2,), (10,), (10, 3, 2), (3,),
     ]  # fmt: skip
     for choice in ('', 'newest', 'avg', 'avg:', 'avg:0', 'avg:x', '-1', 'best:2'):
         with pytest.raises(ConfigError, match='expected best, last, avg:N'):
-            select(checkpoints, choice)
+            select_steps(checkpoints, choice)
     with pytest.raises(ConfigError, match=r'there is no step 4; steps in .*: 1, 2, 3, 10'):
-        select(checkpoints, '4')
+        select_steps(checkpoints, '4')
     (directory / '10' / 'meta.json').write_text('{"meta": {"best": {"step": 1}}}')
-    assert select(checkpoints, 'last') == (3,)
+    assert select_steps(checkpoints, 'last') == (3,)
     assert 'meta.json' in caplog.text
-    assert select(checkpoints, 'best') == (2,)
+    assert select_steps(checkpoints, 'best') == (2,)
     with pytest.raises(WorkdirError, match=r'meta.json'):
         checkpoints.params(abstract(make_state())['params'], (10,))
 
@@ -370,7 +372,8 @@ def test_two_processes_write_one_checkpoint_together(directory):
         jax.config.update('jax_platforms', 'cpu')
         jax.config.update('jax_num_cpu_devices', 2)
         jax.distributed.initialize('localhost:{port}', num_processes=2, process_id=int(sys.argv[1]))
-        from transformer_jax.storage.checkpoints import Checkpoints, fingerprint
+        from transformer_jax.storage.checkpoints import Checkpoints
+        from transformer_jax.storage.fingerprint import fingerprint
         mesh = jax.make_mesh((4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
         w = np.arange(32, dtype=np.float32).reshape(8, 4)
         put = lambda x, spec: jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda i: x[i])

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from etils import epath
 from tensorboardX.proto.event_pb2 import Event
 
 from transformer_jax.errors import ConfigError, WorkdirError
-from transformer_jax.storage import files as storage
-from transformer_jax.storage import manifest, workdir
-from transformer_jax.storage.workdir import Workdir, git_commit
+from transformer_jax.storage import locks, manifest
+from transformer_jax.storage.files import append_line, write_text
+from transformer_jax.storage.metrics_writer import truncate_after
+from transformer_jax.storage.provenance import git_commit
+from transformer_jax.storage.workdir import Workdir
 
 CONFIG = {
     'train': {'steps': 2000, 'seed': 0, 'log_every': 10},
@@ -95,7 +98,7 @@ def test_without_flock_a_lease_is_used(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(38, 'Function not implemented')
 
-    monkeypatch.setattr(storage.fcntl, 'flock', unsupported)
+    monkeypatch.setattr(locks.fcntl, 'flock', unsupported)
     with (
         Workdir(tmp_path).open_for_training(CONFIG),
         pytest.raises(WorkdirError, match='in use by process'),
@@ -109,7 +112,7 @@ def test_a_workdir_on_an_object_store(bucket, monkeypatch):
     with opened.open_for_training(CONFIG):
         with pytest.raises(WorkdirError, match='gs://bucket/run is in use by process'):
             train_once(bucket)
-        monkeypatch.setattr(storage, 'LEASE_EXPIRY_S', -1)  # As if its holder had died long ago.
+        monkeypatch.setattr(locks, 'LEASE_EXPIRY_S', -1)  # As if its holder had died long ago.
         train_once(bucket)
     assert opened.read_config()['train']['steps'] == 2000
     assert (
@@ -118,13 +121,13 @@ def test_a_workdir_on_an_object_store(bucket, monkeypatch):
     with pytest.raises(ConfigError, match=r'train.seed: 0 -> 1'):
         train_once(bucket, changed(train__seed=1))
     for step in (1, 2):
-        storage.append_line(opened.metrics_path, json.dumps({'step': step}))
-    workdir.truncate_after(opened.metrics_path, 1)
+        append_line(opened.metrics_path, json.dumps({'step': step}))
+    truncate_after(opened.metrics_path, 1)
     assert opened.metrics_path.read_text() == '{"step": 1}\n'
     manifest.write(opened.path)
-    assert manifest.damage(opened.path) is None
+    assert manifest.find_damage(opened.path) is None
     opened.metrics_path.write_text('{"step": 3}\n')
-    assert manifest.damage(opened.path).startswith('metrics.jsonl differs')
+    assert manifest.find_damage(opened.path).startswith('metrics.jsonl differs')
 
 
 def wait_until(condition, limit_s: float = 30) -> None:
@@ -136,13 +139,13 @@ def wait_until(condition, limit_s: float = 30) -> None:
 
 def test_a_lease_is_renewed_and_a_takeover_noticed(tmp_path, monkeypatch, caplog):
     path = epath.Path(tmp_path) / 'lock'
-    monkeypatch.setattr(storage, 'LEASE_RENEWAL_S', 0.01)
-    with storage._lease(path):
+    monkeypatch.setattr(locks, 'LEASE_RENEWAL_S', 0.01)
+    with locks._lease(path):
         first = json.loads(path.read_text())
         wait_until(lambda: json.loads(path.read_text())['renewed'] > first['renewed'])
         assert json.loads(path.read_text())['token'] == first['token']
         other = json.dumps({**first, 'token': 'another'})
-        wait_until(lambda: storage.write_text(path, other) or 'taken over' in caplog.text)
+        wait_until(lambda: write_text(path, other) or 'taken over' in caplog.text)
     assert path.read_text() == other
 
 
@@ -223,7 +226,7 @@ def lines_of(opened: Workdir) -> list[dict]:
 
 def test_metrics_keep_every_digit_and_stay_json(tmp_path):
     opened = train_once(tmp_path)
-    writer = opened.metrics(None)
+    writer = opened.metrics_writer(None)
     writer.write(
         1, 'train', {'loss': np.float64(1) / 3, 'rate': jnp.float32(0.1), 'count': np.int64(7)}
     )
@@ -251,20 +254,20 @@ def test_metrics_keep_every_digit_and_stay_json(tmp_path):
 
 def test_resuming_drops_later_lines_and_a_torn_one(tmp_path):
     opened = train_once(tmp_path)
-    writer = opened.metrics(None)
+    writer = opened.metrics_writer(None)
     for step in range(1, 6):
         writer.write(step, 'train', {'loss': step / 3})
     writer.write(3, 'validation', {'loss': 0.5})
     writer.close()
     with opened.metrics_path.open('a') as file:
         file.write('{"step": 2, "split": "tr')
-    writer = opened.metrics(3)
+    writer = opened.metrics_writer(3)
     writer.write(4, 'train', {'loss': 9.0})
     writer.close()
     events = [(event['step'], event['split']) for event in lines_of(opened)]
     assert events == [(1, 'train'), (2, 'train'), (3, 'train'), (3, 'validation'), (4, 'train')]
     assert lines_of(opened)[-1]['loss'] == 9.0
-    opened.metrics(
+    opened.metrics_writer(
         None
     ).close()  # Nothing to resume from: a run killed before its first checkpoint.
     assert lines_of(opened) == []
@@ -276,7 +279,7 @@ def test_a_damaged_metrics_line_is_named(tmp_path):
         '{"step": 1, "split": "train"}\nx\n{"step": 2, "split": "train"}\n'
     )
     with pytest.raises(WorkdirError, match=r'metrics.jsonl:2 is not JSON'):
-        opened.metrics(2)
+        opened.metrics_writer(2)
 
 
 def read_events(directory: Path) -> list[Event]:
@@ -293,7 +296,7 @@ def read_events(directory: Path) -> list[Event]:
 
 def test_tensorboard_gets_the_same_and_purges_on_resume(tmp_path):
     opened = train_once(tmp_path)
-    writer = opened.metrics(7)
+    writer = opened.metrics_writer(7)
     writer.write(8, 'train', {'loss': 1.5, 'note': 'x'})
     writer.close()
     events = read_events(Path(opened.events_path))
@@ -353,9 +356,9 @@ def test_evaluations_are_appended(tmp_path):
 
 
 def test_only_process_0_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr(workdir.jax, 'process_index', lambda: 1)
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)
     opened = Workdir(tmp_path)
-    writer = opened.metrics(None)
+    writer = opened.metrics_writer(None)
     writer.write(1, 'train', {'loss': 1.0})
     writer.close()
     opened.append_evaluation({'bleu': 1.0})

@@ -22,9 +22,9 @@ from helpers.support import (
 
 from transformer_jax.errors import Stopped
 from transformer_jax.storage import manifest
-from transformer_jax.storage.workdir import MetricsWriter
-from transformer_jax.training.loop import train
+from transformer_jax.storage.metrics_writer import MetricsWriter
 from transformer_jax.training.signals import StopSignals
+from transformer_jax.training.train import train
 
 # 13 steps are an epoch: two epochs end on the way. Dropout is on.
 RUN = {'train__steps': 30, 'checkpoint__every': 7, 'evaluate__every': 10}

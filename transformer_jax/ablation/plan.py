@@ -14,7 +14,6 @@ from transformer_jax import config as config_lib
 from transformer_jax import spec
 from transformer_jax.ablation import results
 from transformer_jax.ablation.experiment import (
-    STEP_TIME,
     Experiment,
     Metric,
     evaluations,
@@ -22,19 +21,18 @@ from transformer_jax.ablation.experiment import (
     lengths_of,
     slug,
 )
-from transformer_jax.ablation.match_sizes import Matched, match
+from transformer_jax.ablation.match_sizes import Matched, match_sizes
 from transformer_jax.attention.engines import require_platform
+from transformer_jax.data.tasks.base import Task
 from transformer_jax.errors import ConfigError, WorkdirError
+from transformer_jax.evaluation.metrics import METRICS
 from transformer_jax.partitioning.rules import mesh_sizes
 from transformer_jax.schema import ExperimentConfig
-from transformer_jax.storage.files import absolute, write_text
-
-LIKELIHOOD = ('loss', 'accuracy', 'perplexity')
-TEXT = ('word_perplexity', 'bits_per_byte')
+from transformer_jax.storage.files import absolute_path, write_text
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Setting:
     """The variants that share a config, and with it a folder and its runs."""
 
     folder: str
@@ -43,27 +41,28 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Trial:
     """One row with one seed."""
 
-    row: Row
+    setting: Setting
     seed: int
     workdir: epath.Path
 
     @property
     def name(self) -> str:
         """As it is called in the log: its folder under the root."""
-        return f'{self.row.folder}/{self.seed}'
+        return f'{self.setting.folder}/{self.seed}'
 
-    def beside(self, seed: int) -> 'Run':
+    def beside(self, seed: int) -> 'Trial':
         """The same row's run of another seed."""
-        return Run(self.row, seed, self.workdir.parent / str(seed))
+        return Trial(self.setting, seed, self.workdir.parent / str(seed))
 
     @property
     def config(self) -> ExperimentConfig:
         """What it trains with."""
         return config_lib.replace(
-            self.row.config, train=dataclasses.replace(self.row.config.train, seed=self.seed)
+            self.setting.config,
+            train=dataclasses.replace(self.setting.config.train, seed=self.seed),
         )
 
 
@@ -89,22 +88,24 @@ class Plan:
                 the experiment.
             WorkdirError: the root is no directory, or its experiment.json is damaged.
         """
-        self.experiment, self.file, self.root = experiment, file, absolute(root)
+        self.experiment, self.file, self.root = experiment, file, absolute_path(root)
         if self.root.exists() and not self.root.is_dir():
             raise WorkdirError(f'--root={self.root} is a file: choose a directory')
-        self.matched = match(
+        self.matched = match_sizes(
             checked_configs(experiment), experiment.compared_with, experiment.match
         )
         path = self.root / results.EXPERIMENT
         earlier = results.read_experiment(path) if path.exists() else {'variants': {}, 'seeds': []}
-        self.rows = _rows({name: m.config for name, m in self.matched.items()}, earlier['variants'])
+        self.settings = _settings(
+            {name: m.config for name, m in self.matched.items()}, earlier['variants']
+        )
         first = experiment.base.train.seed
         wanted = range(first, first + (seeds or experiment.seeds))
         self.record = self._record(sorted({*earlier['seeds'], *wanted}))
         _refuse_other_version(self.root, earlier['variants'], self.record['variants'])
-        self.runs = [
-            Run(row, seed, self.root / row.folder / str(seed))
-            for row in self.rows
+        self.trials = [
+            Trial(setting, seed, self.root / setting.folder / str(seed))
+            for setting in self.settings
             for seed in wanted
         ]
 
@@ -117,23 +118,25 @@ class Plan:
                 raise ConfigError(
                     f'--only={name}: no such variant; {spec.nearest(name, self.experiment.variants)}'
                 )
-        self.runs = [run for run in self.runs if not only or set(run.row.variants) & set(only)]
+        self.trials = [
+            trial for trial in self.trials if not only or set(trial.setting.variants) & set(only)
+        ]
         index, _, count = shard.partition('/')
         if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
             raise ConfigError(f'--shard={shard}: it takes i/n, the i-th of n parts, with 1 ≤ i ≤ n')
         # Neighbours stay together: the seeds of a row share what is compiled.
-        first, last = (len(self.runs) * end // int(count) for end in (int(index) - 1, int(index)))
-        self.runs = self.runs[first:last]
+        first, last = (len(self.trials) * end // int(count) for end in (int(index) - 1, int(index)))
+        self.trials = self.trials[first:last]
 
     def require_machine(self) -> None:
         """Raises ConfigError for all rows whose engine, or mesh, this machine does not have."""
         reasons = []
-        for row in self.rows:
+        for setting in self.settings:
             try:
-                require_platform(row.config.model.engine)
-                mesh_sizes(row.config.parallel.mesh, jax.device_count())
+                require_platform(setting.config.model.engine)
+                mesh_sizes(setting.config.parallel.mesh, jax.device_count())
             except ConfigError as error:
-                reasons.append(f'{", ".join(row.variants)}: {error}')
+                reasons.append(f'{", ".join(setting.variants)}: {error}')
         if reasons:
             raise impossible(reasons)
 
@@ -148,10 +151,12 @@ class Plan:
                 'permissions or choose another --root'
             ) from error
 
-    def lacks(self, run: Run) -> str:
+    def lacks(self, trial: Trial) -> str:
         """Why a run is not done; '' where it is."""
         try:
-            result = results.read_run(run.workdir, run.seed, self.flat(run.row), self.record)
+            result = results.read_run(
+                trial.workdir, trial.seed, self.flat(trial.setting), self.record
+            )
         except results.Damaged as why:
             return str(why)
         for key, members in evaluations(self.experiment.metrics).items():
@@ -159,13 +164,13 @@ class Plan:
                 return f'{key} was measured at other lengths'
         return ''
 
-    def flat(self, row: Row) -> dict[str, Any]:
+    def flat(self, setting: Setting) -> dict[str, Any]:
         """A row's config as experiment.json has it."""
-        return self.record['variants'][row.variants[0]]['config']
+        return self.record['variants'][setting.variants[0]]['config']
 
     def _record(self, seeds: list[int]) -> dict[str, Any]:
         experiment = self.experiment
-        folders = {name: row.folder for row in self.rows for name in row.variants}
+        folders = {name: setting.folder for setting in self.settings for name in setting.variants}
 
         def variant(name: str, matched: Matched) -> dict[str, Any]:
             config = config_lib.flatten(matched.config)
@@ -183,7 +188,8 @@ class Plan:
             'claim': experiment.claim,
             'reference': experiment.compared_with,
             'metrics': [
-                dataclasses.asdict(metric) | {'falling': metric.falling, 'label': str(metric)}
+                dataclasses.asdict(metric)
+                | {'lower_is_better': metric.lower_is_better, 'label': str(metric)}
                 for metric in experiment.metrics
             ],
             'published': [dataclasses.asdict(published) for published in experiment.published],
@@ -195,16 +201,9 @@ class Plan:
         return json.loads(json.dumps(record))  # as it will be read: tuples are lists
 
 
-def reported(config: ExperimentConfig) -> tuple[str, ...]:
-    """The metrics that a config can have, those of `evaluate --lengths` apart."""
-    task = config_lib.resolve(config).task
-    always = *LIKELIHOOD, STEP_TIME
-    if task.form == 'classification':
-        return always
-    text = () if task.drawn else TEXT
-    if task.form == 'translation':
-        return (*always, *text, 'bleu', 'chrf', 'exact_match')
-    return (*always, *text, 'exact_match') if task.drawn else (*always, *text)
+def reported(task: Task) -> tuple[str, ...]:
+    """List the metrics of a task that are measured without `evaluate --lengths`."""
+    return *task.scores, *(name for name, metric in METRICS.items() if metric.timed)
 
 
 def checked_configs(experiment: Experiment) -> dict[str, ExperimentConfig]:
@@ -232,16 +231,18 @@ def checked_configs(experiment: Experiment) -> dict[str, ExperimentConfig]:
 
 
 def _unmeasurable(config: ExperimentConfig, metric: Metric) -> str:
-    """Why a config can have no such score; ''."""
+    """Say why a config cannot have a score; '' where it can."""
     components = config_lib.resolve(config)
-    names = reported(config)
-    if metric.length:
-        names = LIKELIHOOD if components.task.contiguous else ('accuracy', 'exact_match')
+    task = components.task
+    names = task.scores_by_length if metric.length else reported(task)
     longest, average = components.architecture.max_length, config.checkpoint.average
     if metric.name not in names:
         return f'{metric}: data.task={config.data.task!r} is scored by {", ".join(names)}'
     if metric.length > longest:
-        return f'{metric}: model.position={config.model.position!r} and its attention read {longest} tokens at most'
+        return (
+            f'{metric}: model.position={config.model.position!r} and its attention read {longest} '
+            'tokens at most'
+        )
     if metric.checkpoint == 'best' and not (config.evaluate.every or config.evaluate.every_epochs):
         return f'{metric}: evaluate.every=0 finds no best checkpoint'
     if metric.checkpoint.startswith('avg:') and int(metric.checkpoint[4:]) > average:
@@ -249,7 +250,7 @@ def _unmeasurable(config: ExperimentConfig, metric: Metric) -> str:
     return ''
 
 
-def _rows(configs: dict[str, ExperimentConfig], earlier: dict[str, Any]) -> tuple[Row, ...]:
+def _settings(configs: dict[str, ExperimentConfig], earlier: dict[str, Any]) -> tuple[Setting, ...]:
     """Variants of one config share a row; a config keeps the folder that it had under
     another name.
     """
@@ -266,7 +267,7 @@ def _rows(configs: dict[str, ExperimentConfig], earlier: dict[str, Any]) -> tupl
                 'had its name before: give it another one'
             )
         taken[folder] = members[0]
-        rows.append(Row(folder, tuple(members), configs[members[0]]))
+        rows.append(Setting(folder, tuple(members), configs[members[0]]))
     return tuple(rows)
 
 

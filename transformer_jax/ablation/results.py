@@ -20,8 +20,8 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax.ablation.statistics import references_of
 from transformer_jax.errors import ConfigError, WorkdirError
-from transformer_jax.storage.files import absolute, reported, write_text
-from transformer_jax.storage.workdir import changes, may_change
+from transformer_jax.storage.files import absolute_path, wrap_os_errors, write_text
+from transformer_jax.storage.workdir import config_changes, may_change
 
 EXPERIMENT, RESULT, FAILURE, SENTENCES, RESULTS = (
     'experiment.json',
@@ -67,7 +67,7 @@ def load_results(path: epath.PathLike) -> dict[str, Any]:
         ConfigError: neither of these.
         WorkdirError: the file of the whole is damaged.
     """
-    path = absolute(path)
+    path = absolute_path(path)
     if path.is_dir():
         return collect(path)
     if not path.exists():
@@ -115,7 +115,7 @@ def write_results(root: epath.Path) -> None:
     """Writes results.json anew from a root's folders: a line for each variant and run, since it is
     to be committed.
     """
-    with reported(root / RESULTS):
+    with wrap_os_errors(root / RESULTS):
         write_text(root / RESULTS, _lines(collect(root), 3) + '\n')
 
 
@@ -179,7 +179,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """'key: old -> new' of the keys by which two flat configs are not the same run, seeds aside."""
     return [
         line
-        for key, line in changes(old, new).items()
+        for key, line in config_changes(old, new).items()
         if key != 'train.seed' and not may_change(key)
     ]
 
@@ -242,8 +242,11 @@ def last_event(workdir: epath.Path) -> dict[str, Any]:
 
 
 def _checked(experiment: Any, path: epath.Path) -> dict[str, Any]:
-    """The content of experiment.json, or WorkdirError."""
+    """Return the content of an experiment.json, in its present form, or raise WorkdirError."""
     try:
+        for entry in (*experiment['metrics'], *experiment['published']):
+            if 'falling' in entry:  # as it was called at first
+                entry['lower_is_better'] = entry.pop('falling')
         labels = [metric['label'] for metric in experiment['metrics']]
         known = [
             variant['folder'] and variant['config'] for variant in experiment['variants'].values()

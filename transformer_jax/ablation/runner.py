@@ -14,13 +14,14 @@ import rich.table
 from transformer_jax import config as config_lib
 from transformer_jax.ablation import results
 from transformer_jax.ablation import train_seeds as rows
-from transformer_jax.ablation.live_table import Board
-from transformer_jax.ablation.plan import Plan, Run
+from transformer_jax.ablation.live_table import LiveTable
+from transformer_jax.ablation.plan import Plan, Trial
 from transformer_jax.ablation.train_seeds import Failure
 from transformer_jax.errors import Stopped, UserError, WorkdirError
 from transformer_jax.profiling import measure
 from transformer_jax.profiling.timing import result_table
-from transformer_jax.storage.files import lock, reported
+from transformer_jax.storage.files import wrap_os_errors
+from transformer_jax.storage.locks import lock
 
 Log = Callable[[str], None]
 # Programs that compile faster are not kept for the next run. jax's own limit, a second, keeps
@@ -33,10 +34,10 @@ class Unfinished(UserError):
     program failed.
     """
 
-    def __init__(self, failures: dict[Run, Failure], asked: int):
+    def __init__(self, failures: dict[Trial, Failure], asked: int):
         alike: dict[str, list[str]] = {}
-        for run, failure in failures.items():
-            alike.setdefault(failure.message, []).append(run.name)
+        for trial, failure in failures.items():
+            alike.setdefault(failure.message, []).append(trial.name)
         lines = [f'{", ".join(names)}: {message}' for message, names in alike.items()]
         super().__init__('\n  '.join([f'{len(failures)} of {asked} runs are not done:', *lines]))
         codes = {failure.exit_code for failure in failures.values()}
@@ -66,36 +67,38 @@ def ablate(plan: Plan, log: Log, most: int = 0) -> None:
     plan.write()
     if jax.config.jax_persistent_cache_min_compile_time_secs == 1:  # jax's default: nobody chose
         jax.config.update('jax_persistent_cache_min_compile_time_secs', KEPT_FROM_S)
-    lacking = [run for run in plan.runs if plan.lacks(run)]
-    board, failures = Board(plan, set(lacking), log), {}
+    lacking = [trial for trial in plan.trials if plan.lacks(trial)]
+    live_table, failures = LiveTable(plan, set(lacking), log), {}
     for line in summary(plan, len(lacking)):
         log(line)
     try:
-        with board.shown(), _signals_stop():
-            for _, members in itertools.groupby(lacking, key=lambda run: run.row.folder):
-                for run, failure in _row(plan, list(members), most, board):
-                    board.becomes(run, _state(failure))
+        with live_table.displayed(), _signals_stop():
+            for _, members in itertools.groupby(lacking, key=lambda trial: trial.setting.folder):
+                for trial, failure in _row(plan, list(members), most, live_table):
+                    live_table.set_state(trial, _state(failure))
                     if failure:
-                        board.say([run], failure.message)
-                    if failure and run in lacking:
-                        failures[run] = failure
+                        live_table.set_remark([trial], failure.message)
+                    if failure and trial in lacking:
+                        failures[trial] = failure
                 # What was compiled for one row serves no other; it would pile up, some 50 MB each.
                 jax.clear_caches()
     except Stopped as stop:
-        done = list(board.states.values()).count('done')
+        done = list(live_table.states.values()).count('done')
         raise Stopped(
-            stop.exit_code - 128, f'{stop} ({done} of {len(plan.runs)} runs are done)'
+            stop.exit_code - 128, f'{stop} ({done} of {len(plan.trials)} runs are done)'
         ) from None
     finally:
         results.write_results(plan.root)
     log(
-        f'{len(plan.runs) - len(failures)} of {len(plan.runs)} runs done: {plan.root / results.RESULTS}'
+        f'{len(plan.trials) - len(failures)} of {len(plan.trials)} runs done: {plan.root / results.RESULTS}'
     )
     if failures:
-        raise Unfinished(failures, len(plan.runs))
+        raise Unfinished(failures, len(plan.trials))
 
 
-def _row(plan: Plan, members: Sequence[Run], most: int, board: Board) -> Iterator[rows.Ended]:
+def _row(
+    plan: Plan, members: Sequence[Trial], most: int, live_table: LiveTable
+) -> Iterator[rows.Ended]:
     """Trains and scores the seeds of a row that no other process works on; yields each with
     its failure.
 
@@ -103,50 +106,52 @@ def _row(plan: Plan, members: Sequence[Run], most: int, board: Board) -> Iterato
     """
     with contextlib.ExitStack() as claims:
         claimed = []
-        for run in members:
+        for trial in members:
             try:
-                _claim(run, claims)
+                _claim(trial, claims)
             except WorkdirError as error:
-                yield run, Failure.of(error)
+                yield trial, Failure.of(error)
                 continue
-            if plan.lacks(run):
-                claimed.append(run)
+            if plan.lacks(trial):
+                claimed.append(trial)
             else:  # Another process has done it meanwhile.
-                yield run, None
-        for run, trained in rows.train_seeds(claimed, most, board.say):
+                yield trial, None
+        for trial, trained in rows.train_seeds(claimed, most, live_table.set_remark):
             # One of `members` that is not claimed was yielded above; another of the group is scored
             # if it is free.
-            if run not in claimed and (run in members or not _free(plan, run, claims)):
+            if trial not in claimed and (trial in members or not _free(plan, trial, claims)):
                 continue
-            failure = trained or _scored(plan, run, board)
+            failure = trained or _scored(plan, trial, live_table)
             if failure and not failure.busy:
-                failure.write(run)
-            yield run, failure
+                failure.write(trial)
+            yield trial, failure
 
 
-def _claim(run: Run, claims: contextlib.ExitStack) -> None:
-    with reported(run.workdir):
-        run.workdir.mkdir(parents=True, exist_ok=True)
-        claims.enter_context(lock(run.workdir / 'ablate.lock'))
+def _claim(trial: Trial, claims: contextlib.ExitStack) -> None:
+    with wrap_os_errors(trial.workdir):
+        trial.workdir.mkdir(parents=True, exist_ok=True)
+        claims.enter_context(lock(trial.workdir / 'ablate.lock'))
 
 
-def _free(plan: Plan, run: Run, claims: contextlib.ExitStack) -> bool:
+def _free(plan: Plan, trial: Trial, claims: contextlib.ExitStack) -> bool:
     """Claims a run that was not asked for, where it lacks a result and no other process has it."""
     with contextlib.suppress(WorkdirError):
-        _claim(run, claims)
-        return bool(plan.lacks(run))
+        _claim(trial, claims)
+        return bool(plan.lacks(trial))
     return False
 
 
-def _scored(plan: Plan, run: Run, board: Board) -> Failure | None:
-    board.becomes(run, 'scoring')
+def _scored(plan: Plan, trial: Trial, live_table: LiveTable) -> Failure | None:
+    live_table.set_state(trial, 'scoring')
     try:
-        rows.score(run, plan.experiment.metrics, lambda line: board.say([run], line))
+        rows.score(
+            trial, plan.experiment.metrics, lambda line: live_table.set_remark([trial], line)
+        )
     except Stopped:
         raise
     except Exception as error:
         return Failure.of(error)
-    why = plan.lacks(run)
+    why = plan.lacks(trial)
     return Failure.of(WorkdirError(why)) if why else None
 
 
@@ -172,15 +177,15 @@ def _signals_stop() -> Iterator[None]:
 
 
 def summary(plan: Plan, lacking: int) -> list[str]:
-    """What is about to run, in lines: how many runs, what shares a row, what was solved for."""
-    distinct = list(dict.fromkeys(run.row for run in plan.runs))
+    """What is about to run, in lines: how many runs, what shares a setting, what was solved for."""
+    distinct = list(dict.fromkeys(trial.setting for trial in plan.trials))
     lines = [
-        f'{plan.file}: {len(plan.runs)} runs of {len(distinct)} configs, {len(plan.runs) - lacking} done'
+        f'{plan.file}: {len(plan.trials)} runs of {len(distinct)} configs, {len(plan.trials) - lacking} done'
     ]
     lines += [
-        f'{", ".join(row.variants[1:])}: the same config as {row.variants[0]}, run once'
-        for row in distinct
-        if len(row.variants) > 1
+        f'{", ".join(setting.variants[1:])}: the same config as {setting.variants[0]}, run once'
+        for setting in distinct
+        if len(setting.variants) > 1
     ]
     for name, matched in plan.matched.items():
         if matched.chosen:
@@ -208,28 +213,33 @@ def dry_run(plan: Plan, log: Log) -> rich.table.Table:
         Unfinished: some rows cannot run, after all were tried.
     """
     plan.require_machine()
-    lacking, failures, lines, spent = {run for run in plan.runs if plan.lacks(run)}, {}, [], 0.0
+    lacking, failures, lines, spent = (
+        {trial for trial in plan.trials if plan.lacks(trial)},
+        {},
+        [],
+        0.0,
+    )
     for line in summary(plan, len(lacking)):
         log(line)
-    for row in dict.fromkeys(run.row for run in plan.runs):
-        members = [run for run in plan.runs if run.row == row]
-        todo = [run for run in members if run in lacking]
+    for setting in dict.fromkeys(trial.setting for trial in plan.trials):
+        members = [trial for trial in plan.trials if trial.setting == setting]
+        todo = [trial for trial in members if trial in lacking]
         cells = (
-            row.folder,
-            ', '.join(row.variants),
-            ' '.join(str(run.seed) for run in members),
+            setting.folder,
+            ', '.join(setting.variants),
+            ' '.join(str(trial.seed) for trial in members),
             f'{len(todo)}',
         )
         try:
-            components = config_lib.resolve(row.config)
+            components = config_lib.resolve(setting.config)
             size, trial = measure.size(components), measure.trial(components)
         except Exception as error:
             failures[members[0]] = Failure.of(error)
             lines.append((*cells, *'????'))
             continue
-        steps = row.config.train.steps
+        steps = setting.config.train.steps
         left = (
-            sum(steps - results.last_event(run.workdir).get('step', 0) for run in todo)
+            sum(steps - results.last_event(trial.workdir).get('step', 0) for trial in todo)
             * trial.step_seconds
         )
         spent += left
@@ -242,9 +252,9 @@ def dry_run(plan: Plan, log: Log) -> rich.table.Table:
                 duration(left),
             )
         )
-        log(f'tried {row.folder}')
+        log(f'tried {setting.folder}')
     table = result_table(
-        f'{len(lacking)} of {len(plan.runs)} runs to do, {duration(spent)} of training steps one after the other; '
+        f'{len(lacking)} of {len(plan.trials)} runs to do, {duration(spent)} of training steps one after the other; '
         'compiling and evaluation come on top',
         (
             'folder',
@@ -259,5 +269,5 @@ def dry_run(plan: Plan, log: Log) -> rich.table.Table:
         lines,
     )
     if failures:
-        raise Unfinished(failures, len(plan.runs))
+        raise Unfinished(failures, len(plan.trials))
     return table

@@ -19,7 +19,7 @@ from sacrebleu.metrics import BLEU
 from transformer_jax import config as config_lib
 from transformer_jax.ablation import results
 from transformer_jax.ablation.experiment import STEP_TIME, Metric, evaluations, lengths_of
-from transformer_jax.ablation.plan import Run
+from transformer_jax.ablation.plan import Trial
 from transformer_jax.ablation.results import BY_METRIC, FAILURE, RESULT, SENTENCES, is_score
 from transformer_jax.data.files import decode_lines
 from transformer_jax.errors import Busy, ConfigError, Stopped, UserError, WorkdirError
@@ -28,11 +28,13 @@ from transformer_jax.evaluation.evaluator import Trained
 from transformer_jax.host_memory import exhausted
 from transformer_jax.profiling import measure
 from transformer_jax.schema import ExperimentConfig
-from transformer_jax.storage.files import absolute, reported, write_text
-from transformer_jax.storage.workdir import Workdir, describe_run, finite
+from transformer_jax.storage.files import absolute_path, wrap_os_errors, write_text
+from transformer_jax.storage.metrics_writer import encode_non_finite
+from transformer_jax.storage.provenance import describe_run
+from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import seed_groups as replicas
-from transformer_jax.training.loop import train, train_group
 from transformer_jax.training.seed_groups import Group
+from transformer_jax.training.train import train, train_group
 from transformer_jax.training.training_run import Record
 
 
@@ -60,7 +62,7 @@ class Failure:
             traceback=''.join(traceback.format_exception(error)),
         )
 
-    def write(self, run: Run) -> None:
+    def write(self, run: Trial) -> None:
         """Writes the run's failure.json, where that can be written."""
         content = {'error': self.message} | (
             {'traceback': self.traceback} if self.traceback else {}
@@ -70,11 +72,11 @@ class Failure:
             write_text(run.workdir / FAILURE, json.dumps(content, indent=1) + '\n')
 
 
-Ended = tuple[Run, Failure | None]
+Ended = tuple[Trial, Failure | None]
 
 
 def train_seeds(
-    runs: Sequence[Run], most: int, log: Callable[[Sequence[Run], str], None]
+    runs: Sequence[Trial], most: int, log: Callable[[Sequence[Trial], str], None]
 ) -> Iterator[Ended]:
     """Trains the runs of one row; yields each at its end, once, with the failure that ended it.
 
@@ -118,7 +120,7 @@ def train_seeds(
                 yield run, failure
 
 
-def _begun(run: Run) -> tuple[tuple[Run, ...], Group | None] | None:
+def _begun(run: Trial) -> tuple[tuple[Trial, ...], Group | None] | None:
     """The runs that a run goes on with, and their group (None: it goes on alone); None of one that
     is not begun.
     """
@@ -139,19 +141,19 @@ def _begun(run: Run) -> tuple[tuple[Run, ...], Group | None] | None:
     )
 
 
-def _members(run: Run, group: Group) -> tuple[Run, ...]:
+def _members(run: Trial, group: Group) -> tuple[Trial, ...]:
     """The runs of the group of one of them."""
     names = [epath.Path(folder).name for folder in group.folders]
     members = tuple(run.beside(int(name)) for name in names if name.isdecimal())
-    if tuple(absolute(each.workdir) for each in members) != group.members:
+    if tuple(absolute_path(each.workdir) for each in members) != group.members:
         raise WorkdirError(
             f'{group.path / replicas.GROUP} lists {", ".join(group.folders)}, which are not all seeds '
-            f'of {run.row.folder}: restore it'
+            f'of {run.setting.folder}: restore it'
         )
     return members
 
 
-def _new_group(members: Sequence[Run]) -> Group:
+def _new_group(members: Sequence[Trial]) -> Group:
     seeds = [run.seed for run in members]
     return Group(
         members[0].workdir.parent / replicas.group_name(seeds),
@@ -159,7 +161,7 @@ def _new_group(members: Sequence[Run]) -> Group:
     )
 
 
-def _ended(run: Run) -> Record | None:
+def _ended(run: Trial) -> Record | None:
     """What is remembered of a run that needs no more training; None of others, and of another
     configuration's.
     """
@@ -171,7 +173,9 @@ def _ended(run: Run) -> Record | None:
     return None if results.differences(there, here) else record
 
 
-def _train(members: Sequence[Run], group: Group | None, log: Callable[[str], None]) -> list[Ended]:
+def _train(
+    members: Sequence[Trial], group: Group | None, log: Callable[[str], None]
+) -> list[Ended]:
     """Trains the runs of a group, or one alone."""
     try:
         if group is None:
@@ -195,7 +199,7 @@ def _failure(record: Record) -> Failure | None:
     return Failure.of(record.error) if record.failed else None
 
 
-def score(run: Run, metrics: Sequence[Metric], log: Callable[[str], None]) -> None:
+def score(run: Trial, metrics: Sequence[Metric], log: Callable[[str], None]) -> None:
     """Measures a trained run, scores it by the metrics that it lacks, and writes its result.json.
 
     Raises:
@@ -234,13 +238,13 @@ def score(run: Run, metrics: Sequence[Metric], log: Callable[[str], None]) -> No
         steps |= {str(metric): list(trained.steps) for metric in lacking}
     first = next((str(metric) for metric in metrics if not metric.timed), None)
     scores |= {str(metric): costs[STEP_TIME] for metric in metrics if metric.timed}
-    with reported(path):
+    with wrap_os_errors(path):
         # First: a result that is there is whole.
         write_text(run.workdir / SENTENCES, json.dumps(sentences) + '\n')
         write_text(
             path,
             json.dumps(
-                finite(
+                encode_non_finite(
                     {
                         'scores': scores,
                         'examples': examples,
@@ -332,11 +336,11 @@ def _right(trained: Trained, split: str) -> np.ndarray:
 _tried: dict[ExperimentConfig, tuple[measure.Size, measure.Trial]] = {}  # by the config of a row
 
 
-def _costs(run: Run, anew: bool) -> dict[str, Any]:
+def _costs(run: Trial, anew: bool) -> dict[str, Any]:
     """Those of a run alone, tried out once for all seeds of a row or `anew`; of its time in all
     what it really took.
     """
-    config, workdir = run.row.config, Workdir(run.workdir)
+    config, workdir = run.setting.config, Workdir(run.workdir)
     if anew or config not in _tried:
         components = config_lib.resolve(config)
         _tried[config] = measure.size(components), measure.trial(components, workdir.tokenizer_path)
@@ -360,7 +364,7 @@ def _origin() -> dict[str, Any]:
     return {'machine': machine, 'commit': facts['commit'], 'date': time.strftime('%Y-%m-%d')}
 
 
-def _earlier(run: Run) -> tuple[dict[str, dict], dict[str, Any]]:
+def _earlier(run: Trial) -> tuple[dict[str, dict], dict[str, Any]]:
     """What was scored before, and of what sentences; nothing of what is damaged, or
     another seed's.
     """

@@ -90,7 +90,7 @@ def _define_train(values: Flags) -> None:
 
 def _train(values: Flags) -> None:
     config, workdir = _config(values), _required(values, 'workdir')
-    from transformer_jax.training.loop import train
+    from transformer_jax.training.train import train
 
     best = train(config, workdir, log)
     log(

@@ -41,13 +41,13 @@ def run_report(values: Flags) -> None:
         raise ConfigError('--results is missing, as in: transformer-jax report runs/demo_ablation')
     from transformer_jax.report.readme import update
     from transformer_jax.report.write import write_report
-    from transformer_jax.storage.files import absolute
+    from transformer_jax.storage.files import absolute_path
 
     if values.readme:
         files = [update(Path(values.readme), Path(values.results))]
     else:
-        path = absolute(values.results)
+        path = absolute_path(values.results)
         beside = path / 'report' if path.is_dir() else path.with_suffix('')
-        files = write_report(path, absolute(values.out) if values.out else beside)
+        files = write_report(path, absolute_path(values.out) if values.out else beside)
     for file in files:
         print(f'wrote {file}', file=sys.stderr, flush=True)

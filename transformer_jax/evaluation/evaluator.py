@@ -2,19 +2,22 @@
 
 import copy
 import dataclasses
+import functools
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import rich.console
 import rich.table
 from etils import epath
 
 from transformer_jax import config as config_lib
-from transformer_jax.attention.engines import is_here
+from transformer_jax.attention.engines import is_available
 from transformer_jax.batch import Batch
 from transformer_jax.data import Data, load_data, source_batches
 from transformer_jax.decoding.decoder import make_decoder
@@ -25,16 +28,27 @@ from transformer_jax.evaluation.metrics import (
     translation_metrics,
     wilson_interval,
 )
-from transformer_jax.losses.cross_entropy import Sums
-from transformer_jax.models import MODELS, build_model
+from transformer_jax.losses.cross_entropy import TokenSums
+from transformer_jax.losses.model_loss import loss_sums
+from transformer_jax.models import MODELS, abstract_params, build_model
+from transformer_jax.partitioning.partitioner import Partitioner
 from transformer_jax.schema import ExperimentConfig, ParallelConfig
-from transformer_jax.storage.checkpoints import select
-from transformer_jax.storage.files import reported, write_text
+from transformer_jax.storage.files import wrap_os_errors, write_text
+from transformer_jax.storage.selection import select_steps
 from transformer_jax.storage.workdir import Workdir
-from transformer_jax.training.parallel import Parallel
 from transformer_jax.training.seed_groups import reader
 
 Log = Callable[[str], None]
+
+
+def predict(model: nn.Module, params: dict, batch: Batch) -> jax.Array:
+    """Return the most likely token at each target place, given the true ones before it.
+
+    Returns:
+        int32 predicted_BT.
+    """
+    x_BTD = model.apply({'params': params}, batch, method='features')
+    return model.apply({'params': params}, x_BTD, method='logits').argmax(-1).astype(jnp.int32)
 
 
 class Evaluator:
@@ -42,9 +56,29 @@ class Evaluator:
     between calls.
     """
 
-    def __init__(self, config: ExperimentConfig, data: Data, parallel: Parallel, log: Log):
-        self.config, self.data, self.parallel, self.log = config, data, parallel, log
-        self._decoder = make_decoder(parallel.model, config.decode, data.tokenizer.vocab_size)
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        model: nn.Module,
+        data: Data,
+        partitioner: Partitioner,
+        log: Log,
+    ):
+        self.config, self.data, self.log = config, data, log
+        self.model, self.partitioner = model, partitioner
+        self._decoder = make_decoder(model, config.decode, data.tokenizer.vocab_size)
+        params = partitioner.shardings(abstract_params(model))
+        placed = params, partitioner.batch_sharding
+        self._eval_step = partitioner.compile(
+            lambda params, batch: loss_sums(model, params, batch)[0],
+            in_shardings=placed,
+            out_shardings=partitioner.replicated,
+        )
+        self._predict = partitioner.compile(
+            functools.partial(predict, model),
+            in_shardings=placed,
+            out_shardings=partitioner.batch_sharding,
+        )
 
     def of(self, config: ExperimentConfig) -> 'Evaluator':
         """The same for another run of such a model; what is compiled is shared."""
@@ -71,15 +105,15 @@ class Evaluator:
         """Loss in nats per token that counts (EOS too; no label smoothing), accuracy, and what
         follows for the text.
         """
-        total, stride = np.zeros(len(Sums._fields), np.float64), self.config.evaluate.stride
+        total, stride = np.zeros(len(TokenSums._fields), np.float64), self.config.evaluate.stride
         for batch in self.data.eval_batches(
-            split, self.parallel.rows_multiple, self.parallel.local_rows, stride
+            split, self.partitioner.rows_multiple, self.partitioner.local_rows, stride
         ):
             total += np.array(
-                jax.device_get(self.parallel.eval_step(params, self.parallel.put(batch))),
+                jax.device_get(self._eval_step(params, self.partitioner.put(batch))),
                 np.float64,
             )
-        sums = Sums(*total.tolist())
+        sums = TokenSums(*total.tolist())
         scores = {
             'loss': sums.nll / sums.weight,
             'accuracy': sums.correct / sums.weight,
@@ -123,10 +157,12 @@ class Evaluator:
         def everything(rows):
             return 0, rows
 
-        for batch in self.data.eval_batches(split, self.parallel.rows_multiple, everything):
-            start, stop = self.parallel.local_rows(len(batch.targets_BT))
-            mine = self.parallel.put(jax.tree.map(lambda a_BT, i=start, j=stop: a_BT[i:j], batch))
-            yield batch, self.parallel.gather(self.parallel.predict(params, mine))
+        for batch in self.data.eval_batches(split, self.partitioner.rows_multiple, everything):
+            start, stop = self.partitioner.local_rows(len(batch.targets_BT))
+            mine = self.partitioner.put(
+                jax.tree.map(lambda a_BT, i=start, j=stop: a_BT[i:j], batch)
+            )
+            yield batch, self.partitioner.gather(self._predict(params, mine))
 
     def translation(
         self, params: Any, split: str, samples: epath.Path, max_examples: int
@@ -136,7 +172,7 @@ class Evaluator:
         count = min(max_examples or len(texts), len(texts))
         hypotheses = self.translate(params, texts.source[:count])
         if jax.process_index() == 0:
-            with reported(samples):
+            with wrap_os_errors(samples):
                 samples.parent.mkdir(parents=True, exist_ok=True)
                 write_text(samples, ''.join(f'{line}\n' for line in hypotheses))
         data = self.config.data
@@ -161,11 +197,11 @@ class Evaluator:
         for indices, *source in batches:
             rows = np.full(len(source[0]), len(texts), np.int32)
             rows[: len(indices)] = indices
-            source = [self.parallel.put_whole(a) for a in source]
-            with self.parallel.context():
-                tokens_BT, _ = self._decoder(params, *source, key, self.parallel.put_whole(rows))
+            source = [self.partitioner.put_whole(a) for a in source]
+            with self.partitioner.context():
+                tokens_BT, _ = self._decoder(params, *source, key, self.partitioner.put_whole(rows))
             found = self.data.tokenizer.decode(
-                self.parallel.gather(tokens_BT)[: len(indices)].tolist()
+                self.partitioner.gather(tokens_BT)[: len(indices)].tolist()
             )
             for index, text in zip(indices, found, strict=True):
                 hypotheses[index] = text if texts[index].strip() else ''
@@ -194,7 +230,7 @@ class Trained:
         """
         self.workdir = Workdir(path)
         config = config_lib.from_dict(self.workdir.read_config())
-        if not is_here(config.model.engine):
+        if not is_available(config.model.engine):
             log(
                 f"model.engine={config.model.engine!r} is not on this machine: 'auto' takes its place"
             )
@@ -206,22 +242,24 @@ class Trained:
         )
         self.checkpoints = reader(self.workdir)
         choice = checkpoint or ('last' if self.checkpoints.best_step() is None else 'best')
-        self.steps = select(self.checkpoints, choice)
+        self.steps = select_steps(self.checkpoints, choice)
         components = config_lib.resolve(self.config)
         self.data = load_data(components.pipeline, self.workdir.tokenizer_path, log, splits)
         self.model = build_model(components.architecture)
-        self.parallel = Parallel(components, self.model)
+        self.partitioner = Partitioner(self.config.parallel.mesh)
         meta = self.checkpoints.meta(self.steps[0])
         self.data.tokenizer.require(meta['tokenizer'], self.workdir.tokenizer_path)
         self.params = self.params_of(self.steps)
-        self.evaluator = Evaluator(self.config, self.data, self.parallel, log)
+        self.evaluator = Evaluator(self.config, self.model, self.data, self.partitioner, log)
         log(f'checkpoint: {choice} (step {", ".join(map(str, self.steps))})')
         self.choice = choice
 
     def params_of(self, steps: Sequence[int]) -> Any:
         """The mean over `steps` of the parameters that evaluation uses."""
         tree = 'ema' if self.config.train.ema else 'params'
-        return self.checkpoints.params(self.parallel.abstract.params, steps, tree)
+        return self.checkpoints.params(
+            self.partitioner.abstract(abstract_params(self.model)), steps, tree
+        )
 
     def evaluate(self, split: str) -> dict[str, Any]:
         """The scores of a split with all that tells what was scored; appended to

@@ -38,7 +38,7 @@ from transformer_jax.batch import Batch, Tokens
 from transformer_jax.display.figures import DPI, save_figure
 from transformer_jax.errors import ConfigError
 from transformer_jax.evaluation.evaluator import Trained
-from transformer_jax.storage.files import reported, write_text
+from transformer_jax.storage.files import wrap_os_errors, write_text
 
 PROBES = {
     'entropy': 'entropy (nats)',
@@ -231,7 +231,7 @@ def probe(
 def save(result: dict[str, Any], folder: epath.Path) -> epath.Path:
     """Writes a result of `probe` as probes.json in a workdir; returns its path."""
     path = folder / FILE
-    with reported(path):
+    with wrap_os_errors(path):
         write_text(path, json.dumps(result, indent=1) + '\n')
     return path
 

@@ -32,7 +32,8 @@ from transformer_jax.layers.param_scope import HeadDims
 from transformer_jax.models.blocks import PAST, Projection
 from transformer_jax.positions import Position
 from transformer_jax.profiling.flops import matmul_flops
-from transformer_jax.profiling.timing import describe_machine, result_table, seconds
+from transformer_jax.profiling.timing import result_table, seconds
+from transformer_jax.storage.provenance import describe_machine
 
 Log = Callable[[str], None]
 # {T} stands for the length: some kinds have parameters of its size.

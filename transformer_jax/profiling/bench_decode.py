@@ -19,10 +19,10 @@ from transformer_jax import config as config_lib
 from transformer_jax.batch import EOS
 from transformer_jax.decoding.decoder import make_decoder
 from transformer_jax.errors import ConfigError
-from transformer_jax.models import build_model
-from transformer_jax.profiling.timing import describe_machine, result_table, seconds
+from transformer_jax.profiling.timing import result_table, seconds
 from transformer_jax.schema import ExperimentConfig
-from transformer_jax.training.parallel import Parallel
+from transformer_jax.storage.provenance import describe_machine
+from transformer_jax.training.programs import TrainProgram, make_program
 
 Log = Callable[[str], None]
 METHODS = ('greedy', 'beam')
@@ -76,13 +76,13 @@ def bench_decode(config: ExperimentConfig, longest: int, rows: int, log: Log) ->
             f'--longest={longest} is beyond model.position={config.model.position!r}; set it lower'
         )
     machine = describe_machine()
-    parallel = Parallel(components, build_model(components.architecture))
-    params = parallel.init_state().params
+    program = make_program(components)
+    params = program.init_state().params
     methods = {}
     for method in METHODS:
         taken = []
         for length in lengths:
-            decode = forced_decoder(config, parallel, params, method, (rows, lengths[0], length))
+            decode = forced_decoder(config, program, params, method, (rows, lengths[0], length))
             jax.block_until_ready(decode())
             taken.append(min(seconds(decode) for _ in range(REPEATS)))
             log(f'{method}, {rows} × {length} tokens: {taken[-1]:.3f} s')
@@ -109,7 +109,7 @@ class Endless:
 
 def forced_decoder(
     config: ExperimentConfig,
-    parallel: Parallel,
+    program: TrainProgram,
     params: Any,
     method: str,
     sizes: tuple[int, int, int],
@@ -119,27 +119,28 @@ def forced_decoder(
 
     Args:
         config: of its decoding, all but the method and the limit.
-        parallel: of the model.
+        program: of the model.
         params: of the model.
         method: 'greedy', 'beam' or 'sample'.
         sizes: rows, the length of the sources, the length of the outputs (no shorter); EOS counts
             in both.
     """
     rows, source_length, length = sizes
-    vocab_size = parallel.model.architecture.vocab_size
+    vocab_size = program.model.architecture.vocab_size
     settings = dataclasses.replace(config.decode, method=method, max_len=length - source_length)
-    decoder = make_decoder(Endless(parallel.model), settings, vocab_size)
+    decoder = make_decoder(Endless(program.model), settings, vocab_size)
     shape = rows, source_length
     source_BS = np.random.RandomState(0).randint(EOS + 1, vocab_size, shape).astype(np.int32)
     positions_BS = np.broadcast_to(np.arange(source_length, dtype=np.int32), shape)
     source = [
-        parallel.put_whole(a_BS) for a_BS in (source_BS, positions_BS, np.ones(shape, np.int32))
+        program.partitioner.put_whole(a_BS)
+        for a_BS in (source_BS, positions_BS, np.ones(shape, np.int32))
     ]
-    numbers_B = parallel.put_whole(np.arange(rows, dtype=np.int32))
+    numbers_B = program.partitioner.put_whole(np.arange(rows, dtype=np.int32))
     key = jax.random.PRNGKey(0)
 
     def decode():
-        with parallel.context():
+        with program.partitioner.context():
             return decoder(params, *source, key, numbers_B)[0]
 
     return decode

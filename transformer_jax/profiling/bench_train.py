@@ -29,25 +29,22 @@ import rich.table
 
 from transformer_jax import config as config_lib
 from transformer_jax.batch import Batch
+from transformer_jax.config import Components
 from transformer_jax.data import Data, load_data
 from transformer_jax.data.batching import padded_rows
 from transformer_jax.losses.cross_entropy import cross_entropy
-from transformer_jax.models import build_model, dummy_batch
+from transformer_jax.losses.model_loss import loss_sums
+from transformer_jax.models import dummy_batch
 from transformer_jax.profiling import flops as costs
-from transformer_jax.profiling.timing import (
-    TimedIterator,
-    describe_machine,
-    matmul_peak,
-    result_table,
-    seconds,
-)
+from transformer_jax.profiling.timing import TimedIterator, matmul_peak, result_table, seconds
 from transformer_jax.schema import CheckpointConfig, EvaluateConfig, ExperimentConfig
 from transformer_jax.storage.checkpoints import Checkpoints
+from transformer_jax.storage.provenance import describe_machine
 from transformer_jax.storage.workdir import Workdir
-from transformer_jax.training import train_step as step
-from transformer_jax.training.loop import Trainer
-from transformer_jax.training.parallel import Parallel
-from transformer_jax.training.training_run import Run
+from transformer_jax.training.programs import TrainProgram, make_program
+from transformer_jax.training.train_state import dropout_rate
+from transformer_jax.training.trainer import Trainer
+from transformer_jax.training.training_run import TrainingRun
 
 Log = Callable[[str], None]
 Shape = tuple[int, int]  # (rows, length)
@@ -118,25 +115,25 @@ def bench_train(config: ExperimentConfig, steps: int, log: Log, matmul_size: int
         workdir = Workdir(directory)
         components = config_lib.resolve(config)
         data = load_data(components.pipeline, workdir.tokenizer_path, log, ('train',))
-        parallel = Parallel(components, build_model(components.architecture))
+        program = make_program(components)
         shapes = [
-            (padded_rows(rows, parallel.rows_multiple), length) for rows, length in data.shapes
+            (padded_rows(rows, program.rows_multiple), length) for rows, length in data.shapes
         ]
-        compiled = {shape: _compile(parallel, shape, log) for shape in shapes}
+        compiled = {shape: _compile(program, shape, log) for shape in shapes}
         batches = list(
             itertools.islice(
-                data.train_iterator(parallel.local_rows, parallel.rows_multiple), steps
+                data.train_iterator(program.partitioner.local_rows, program.rows_multiple), steps
             )
         )
         peak = matmul_peak(config.model.dtype, matmul_size)
         log(f'{steps} steps: bare, in the loop, and bare again')
-        before = _bare(parallel, batches)
-        loop_seconds, waited = _loop(config, data, parallel, workdir)
-        bare = (before + _bare(parallel, batches)) / 2
+        before = _bare(program, batches)
+        loop_seconds, waited = _loop(components, data, program, workdir)
+        bare = (before + _bare(program, batches)) / 2
     taken = [batch.shape for batch in batches]
     times = tuple(
         _shape_times(
-            parallel, shape, compiled[shape], peak, bare[[other == shape for other in taken]]
+            program, shape, compiled[shape], peak, bare[[other == shape for other in taken]]
         )
         for shape in shapes
     )
@@ -167,17 +164,19 @@ def bench_train(config: ExperimentConfig, steps: int, log: Log, matmul_size: int
         temporary_bytes=max(shape.temporary_bytes for shape in times),
         shapes=times,
         parts_shape=parts_shape,
-        parts=step_parts(config, parallel, batches[taken.index(parts_shape)]),
+        parts=step_parts(config, program, batches[taken.index(parts_shape)]),
     )
 
 
-def step_parts(config: ExperimentConfig, parallel: Parallel, batch: Batch) -> dict[str, float]:
+def step_parts(config: ExperimentConfig, program: TrainProgram, batch: Batch) -> dict[str, float]:
     """Seconds of a training step on `batch`, which lies on the host, by part: see the
     module's text.
     """
-    model, accumulate = parallel.model, config.train.accumulate
-    state, whole, rng = parallel.init_state(), parallel.put_train(batch), jax.random.PRNGKey(0)
-    micro = parallel.put(jax.tree.map(lambda a_BT: a_BT[: len(a_BT) // accumulate], batch))
+    model, accumulate = program.model, config.train.accumulate
+    state, whole, rng = program.init_state(), program.place(batch), jax.random.PRNGKey(0)
+    micro = program.partitioner.put(
+        jax.tree.map(lambda a_BT: a_BT[: len(a_BT) // accumulate], batch)
+    )
     smoothing = config.train.label_smoothing
 
     @jax.jit
@@ -198,19 +197,19 @@ def step_parts(config: ExperimentConfig, parallel: Parallel, batch: Batch) -> di
 
     @functools.partial(jax.jit, static_argnames='drops')
     def gradient(params, batch, hyper, rng, drops):
-        dropout = step.dropout_rate(model.architecture, hyper) if drops else None
+        dropout = dropout_rate(model.architecture, hyper) if drops else None
 
         def loss(params):
-            return step.loss_sums(model, params, batch, smoothing, dropout, rng).loss
+            return loss_sums(model, params, batch, smoothing, dropout, rng)[0].loss
 
         return jax.grad(loss)(params)
 
     def update():
         nonlocal state  # The step consumes the one it is given.
-        state, _ = parallel.train_step(state, whole)
+        state, _ = program.train_step(state, whole)
         return state
 
-    with parallel.context():
+    with program.partitioner.context():
         x_BTD = features(state.params, micro)
         programs = (
             lambda: features(state.params, micro),
@@ -285,35 +284,33 @@ class _NoSignals:
         return 0
 
 
-def _compile(parallel: Parallel, shape: Shape, log: Log) -> tuple[float, int]:
+def _compile(program: TrainProgram, shape: Shape, log: Log) -> tuple[float, int]:
     """(seconds to compile the step for a batch shape, its temporary bytes per device); then takes
     one such step.
     """
-    batch = parallel.put_train(
-        jax.tree.map(np.asarray, dummy_batch(parallel.model.architecture, *shape))
-    )
+    batch = program.place(jax.tree.map(np.asarray, dummy_batch(program.model.architecture, *shape)))
     start = time.perf_counter()
-    compiled = parallel.train_step.lower(parallel.abstract, batch).compile()
+    compiled = program.train_step.lower(program.abstract, batch).compile()
     taken = time.perf_counter() - start
-    jax.block_until_ready(parallel.train_step(parallel.init_state(), batch))
+    jax.block_until_ready(program.train_step(program.init_state(), batch))
     log(f'compiled {shape} in {taken:.1f} s')
     return taken, compiled.memory_analysis().temp_size_in_bytes
 
 
-def _bare(parallel: Parallel, batches: list[Batch]) -> np.ndarray:
+def _bare(program: TrainProgram, batches: list[Batch]) -> np.ndarray:
     """Seconds of each step when its batch lies on the devices and nothing else is to be done."""
-    placed = [parallel.put_train(batch) for batch in batches]
-    state = jax.block_until_ready((parallel.init_state(), placed))[0]
+    placed = [program.place(batch) for batch in batches]
+    state = jax.block_until_ready((program.init_state(), placed))[0]
     taken = []
     for batch in placed:
         start = time.perf_counter()
-        state, _ = jax.block_until_ready(parallel.train_step(state, batch))
+        state, _ = jax.block_until_ready(program.train_step(state, batch))
         taken.append(time.perf_counter() - start)
     return np.array(taken)
 
 
 def _loop(
-    config: ExperimentConfig, data: Data, parallel: Parallel, workdir: Workdir
+    components: Components, data: Data, program: TrainProgram, workdir: Workdir
 ) -> tuple[float, float]:
     """(seconds of the training loop as a run has it, of these waiting for data)."""
 
@@ -321,11 +318,13 @@ def _loop(
     def quiet(line: str) -> None:
         pass
 
-    run = Run(config, data, workdir, quiet)
-    trainer = Trainer(config, [run], parallel, Checkpoints(workdir.checkpoints_path, keep=1), quiet)
+    run = TrainingRun(components.config, data, workdir, quiet)
+    trainer = Trainer(
+        components, run, program, Checkpoints(workdir.checkpoints_path, keep=1), quiet
+    )
     trainer.start(workdir.tokenizer_path)
     trainer.iterator = TimedIterator(trainer.iterator)
-    trainer.saved = config.train.steps  # The last step counts as saved.
+    trainer.saved = components.config.train.steps  # The last step counts as saved.
     taken = seconds(lambda: (trainer.run(_NoSignals()), trainer.state))
     trainer.close()
     if run.record.failed:
@@ -334,9 +333,9 @@ def _loop(
 
 
 def _shape_times(
-    parallel: Parallel, shape: Shape, compiled: tuple[float, int], peak: float, taken: np.ndarray
+    program: TrainProgram, shape: Shape, compiled: tuple[float, int], peak: float, taken: np.ndarray
 ) -> ShapeTimes:
-    flops = 3 * costs.forward_flops(parallel.model, parallel.abstract.params, *shape)
+    flops = 3 * costs.forward_flops(program.model, program.abstract.params, *shape)
     median = float(np.median(taken)) if len(taken) else 0.0
     return ShapeTimes(
         *shape, len(taken), median, flops, flops / median / peak if median else 0.0, *compiled

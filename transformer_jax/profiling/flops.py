@@ -152,9 +152,7 @@ def activation_bytes(model: nn.Module, state: TrainState, rows: int, length: int
     def residuals(params, hyper, rng, batch):
         def loss(params):
             dropout = dropout_rate(model.architecture, hyper)
-            return loss_sums(
-                model, params, batch, hyper.label_smoothing, dropout, rng
-            )[0].loss
+            return loss_sums(model, params, batch, hyper.label_smoothing, dropout, rng)[0].loss
 
         _, backward = jax.vjp(loss, params)
         given = {id(leaf) for leaf in jax.tree.leaves((params, batch))}

@@ -41,10 +41,10 @@ from transformer_jax.profiling.flops import (
     traceable,
 )
 from transformer_jax.schema import ExperimentConfig
-from transformer_jax.storage.checkpoints import fingerprint
+from transformer_jax.storage.fingerprint import fingerprint
 from transformer_jax.storage.workdir import Workdir
-from transformer_jax.training import train_step as step
 from transformer_jax.training.seed_groups import reader
+from transformer_jax.training.train_state import init_state
 
 GROWTH = (512, 1024, 2048, 4096, 8192)  # lengths at which one sequence is costed
 FILE_WIDTH = 160  # columns, where the output is no terminal, which has a width of its own
@@ -125,7 +125,7 @@ def describe(config: ExperimentConfig, devices: int | None = None) -> Report:
     )
     components = config_lib.resolve(config)
     model = build_model(traceable(components.architecture))
-    boxed = jax.eval_shape(functools.partial(step.init_state, components, model))
+    boxed = jax.eval_shape(functools.partial(init_state, components, model))
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     state, partitions = nn.meta.unbox(boxed), partition_specs(boxed, sizes)
     parameters = tuple(_parameters(boxed.params, partitions.params, mesh))
@@ -198,7 +198,7 @@ def inspect_workdir(path: epath.PathLike, console: rich.console.Console | None =
     checkpoints = reader(workdir)
     model = build_model(components.architecture)
     # Without shardings: the arrays are read to the first device, whatever mesh wrote them.
-    abstract = nn.meta.unbox(jax.eval_shape(functools.partial(step.init_state, components, model)))
+    abstract = nn.meta.unbox(jax.eval_shape(functools.partial(init_state, components, model)))
     newest, state, meta = checkpoints.restore(abstract)
     best = checkpoints.best_step()
     print_line = functools.partial(

@@ -23,8 +23,8 @@ from transformer_jax.data.batching import padded_rows
 from transformer_jax.models import build_model
 from transformer_jax.profiling import flops as costs
 from transformer_jax.profiling.timing import seconds
-from transformer_jax.training import train_step as step
-from transformer_jax.training.parallel import Parallel
+from transformer_jax.training.programs import make_program
+from transformer_jax.training.train_state import init_state
 
 TRIED, ENOUGH_S, MOST = (
     3,
@@ -57,7 +57,7 @@ class Trial:
 def size(components: Components) -> Size:
     """Parameters and FLOPs, counted without a device."""
     params = jax.eval_shape(
-        functools.partial(step.init_state, components, build_model(components.architecture))
+        functools.partial(init_state, components, build_model(components.architecture))
     ).params
     return Size(
         sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
@@ -80,29 +80,29 @@ def trial(components: Components, tokenizer: epath.Path | None = None) -> Trial:
         data = load_data(
             components.pipeline, tokenizer or epath.Path(directory), lambda line: None, ('train',)
         )
-    parallel = Parallel(components, build_model(components.architecture))
+    program = make_program(components)
     counts = collections.Counter(
         (planned.rows, planned.length)
         for planned in map(data.plan.step, range(min(LOOKED_AT, data.steps_per_epoch)))
     )
     batches: dict[tuple[int, int], Any] = {}
     for batch in itertools.islice(
-        data.train_iterator(parallel.local_rows, parallel.rows_multiple), LOOKED_AT
+        data.train_iterator(program.partitioner.local_rows, program.rows_multiple), LOOKED_AT
     ):
         batches.setdefault(batch.shape, batch)
         if len(batches) == len(counts):
             break
     traced = build_model(costs.portable(components.architecture))
-    state, flops, times, memory = parallel.init_state(), 0.0, 0.0, 0
+    state, flops, times, memory = program.init_state(), 0.0, 0.0, 0
     for (planned_rows, length), count in counts.items():
-        rows, share = padded_rows(planned_rows, parallel.rows_multiple), count / counts.total()
-        batch = parallel.put_train(batches[rows, length])
-        step_ = parallel.train_step.lower(parallel.abstract, batch).compile()
+        rows, share = padded_rows(planned_rows, program.rows_multiple), count / counts.total()
+        batch = program.place(batches[rows, length])
+        step_ = program.train_step.lower(program.abstract, batch).compile()
         needed = step_.memory_analysis()
         memory = max(memory, needed.argument_size_in_bytes + needed.temp_size_in_bytes)
         state, taken = _timed(step_, state, batch)
         times += share * taken
-        flops += share * 3 * costs.forward_flops(traced, parallel.abstract.params, rows, length)
+        flops += share * 3 * costs.forward_flops(traced, program.abstract.params, rows, length)
     return Trial(flops, times, memory)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,20 +14,8 @@ import rich.table
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from transformer_jax.batch import Batch
-from transformer_jax.storage.workdir import describe_run
 
 FILE_WIDTH = 160  # columns, where the output is no terminal, which has a width of its own
-
-
-def describe_machine() -> dict[str, Any]:
-    """What a timing means nothing without; the load average is of the last minute, before
-    anything ran.
-    """
-    run = describe_run()
-    return {key: run[key] for key in ('host', 'devices', 'versions', 'commit', 'start')} | {
-        'cpus': os.cpu_count(),
-        'load_average': os.getloadavg()[0],
-    }
 
 
 def seconds(function: Callable[[], Any]) -> float:

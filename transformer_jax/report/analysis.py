@@ -13,11 +13,11 @@ from etils import epath
 
 from transformer_jax.ablation import statistics as stats
 from transformer_jax.ablation.bootstrap import Resampled, bootstrap
-from transformer_jax.ablation.rank_agreement import Agreement, agreement
+from transformer_jax.ablation.rank_agreement import RankAgreement, rank_agreement
 from transformer_jax.ablation.results import SENTENCES, load_results
 from transformer_jax.ablation.statistics import Comparison, Runs, Summary
 from transformer_jax.report.traces import Curve, Heads, read_curves, read_heads
-from transformer_jax.storage.files import absolute
+from transformer_jax.storage.files import absolute_path
 
 Result = Mapping[str, Any]  # a run's result.json
 
@@ -35,7 +35,7 @@ class Cost(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class VariantResult:
     """A variant by one metric."""
 
     variant: str
@@ -72,7 +72,7 @@ class Paper:
     sides: Mapping[
         str, str
     ]  # variant -> agrees, contradicts; same sign, other sign where ours is not clear
-    agreement: Agreement
+    agreement: RankAgreement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Table:
     """All variants by one metric."""
 
     label: str
-    falling: bool
-    rows: tuple[Row, ...]
+    lower_is_better: bool
+    rows: tuple[VariantResult, ...]
     papers: tuple[Paper, ...]
     sentences: int = 0  # that were resampled
 
@@ -99,7 +99,7 @@ class Table:
             else 'the reference at the same point of the axis'
         )
 
-    def row(self, variant: str) -> Row:
+    def row(self, variant: str) -> VariantResult:
         """That of a variant."""
         return next(row for row in self.rows if row.variant == variant)
 
@@ -139,7 +139,7 @@ class _Ablation(NamedTuple):
         return self.firsts[self.experiment['variants'][variant]['folder']]
 
 
-def analyse(path: epath.PathLike) -> Report:
+def analyze(path: epath.PathLike) -> Report:
     """The report of an ablation's root, or of its results.json, which has no curves, heads
     and sentences.
 
@@ -147,7 +147,7 @@ def analyse(path: epath.PathLike) -> Report:
         ConfigError: it is neither.
         WorkdirError: it is damaged.
     """
-    results, path = load_results(path), absolute(path)
+    results, path = load_results(path), absolute_path(path)
     experiment = results['experiment']
     variants = experiment['variants']
     references = stats.references_of(variants, experiment['reference'])
@@ -192,7 +192,11 @@ def _traces(ablation: _Ablation) -> tuple[dict, dict]:
 
 
 def _table(ablation: _Ablation, metric: Mapping[str, Any]) -> Table:
-    experiment, label, falling = ablation.experiment, metric['label'], metric['falling']
+    experiment, label, lower_is_better = (
+        ablation.experiment,
+        metric['label'],
+        metric['lower_is_better'],
+    )
     values = {
         first: {run['seed']: run['scores'][label] for run in ablation.runs[folder]}
         for folder, first in ablation.firsts.items()
@@ -200,7 +204,7 @@ def _table(ablation: _Ablation, metric: Mapping[str, Any]) -> Table:
     # In the order of the variants, which the draws of `agreement` depend on.
     values = {name: values[name] for name in experiment['variants'] if name in values}
     references = {name: ablation.first(ablation.references[name]) for name in values}
-    comparisons = stats.compare(values, references, falling)
+    comparisons = stats.compare(values, references, lower_is_better)
     sentences = _sentences(ablation, label)
     sentences = {name: found for name, found in sentences.items() if references[name] in sentences}
     resampled = bootstrap(sentences, references)
@@ -208,25 +212,25 @@ def _table(ablation: _Ablation, metric: Mapping[str, Any]) -> Table:
     for name, entry in experiment['variants'].items():
         first = ablation.first(name)
         rows.append(
-            Row(
+            VariantResult(
                 name,
                 ablation.references[name],
                 values[first],
                 len(experiment['seeds']),
                 _cost(entry.get('matched') or {}, ablation.runs[entry['folder']]),
-                stats.summarise(values[first]),
+                stats.summarize(values[first]),
                 comparisons.get(first),
                 resampled.get(first),
                 '' if first == name else first,
             )
         )
     papers = tuple(
-        _paper(ablation, entry, values, references, comparisons, falling)
+        _paper(ablation, entry, values, references, comparisons, lower_is_better)
         for entry in experiment['published']
         if entry['metric'] == label
     )
     count = len(next(iter(next(iter(sentences.values())).values()))) if resampled else 0
-    return Table(label, falling, tuple(rows), papers, count)
+    return Table(label, lower_is_better, tuple(rows), papers, count)
 
 
 def _sentences(ablation: _Ablation, label: str) -> dict[str, dict[int, list]]:
@@ -262,7 +266,7 @@ def _paper(
     values: Mapping[str, Runs],
     references: Mapping[str, str],
     comparisons: Mapping[str, Comparison],
-    falling: bool,
+    lower_is_better: bool,
 ) -> Paper:
     theirs, sides = {}, {}
     for name, value in entry['values'].items():
@@ -272,8 +276,8 @@ def _paper(
         comparison, home = comparisons.get(first), theirs.get(references[first])
         if home is None or value == home or comparison is None or comparison.difference is None:
             continue
-        better = (value > home) != entry['falling']
-        same = better == ((comparison.difference > 0) != falling)
+        better = (value > home) != entry['lower_is_better']
+        same = better == ((comparison.difference > 0) != lower_is_better)
         clear = comparison.verdict in ('better', 'worse')
         sides[name] = (
             ('agrees' if same else 'contradicts')
@@ -287,7 +291,7 @@ def _paper(
         entry['measure'],
         entry['values'],
         sides,
-        agreement(values, theirs, references, falling, entry['falling']),
+        rank_agreement(values, theirs, references, lower_is_better, entry['lower_is_better']),
     )
 
 

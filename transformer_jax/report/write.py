@@ -3,9 +3,9 @@
 from etils import epath
 
 from transformer_jax.report import figures, text
-from transformer_jax.report.analysis import analyse
+from transformer_jax.report.analysis import analyze
 from transformer_jax.report.page import page
-from transformer_jax.storage.files import reported, write_text
+from transformer_jax.storage.files import wrap_os_errors, write_text
 
 
 def write_report(path: epath.PathLike, out: epath.PathLike) -> list[epath.Path]:
@@ -20,8 +20,8 @@ def write_report(path: epath.PathLike, out: epath.PathLike) -> list[epath.Path]:
         ConfigError: `path` is neither.
         WorkdirError: the results are damaged, or `out` cannot be written.
     """
-    report, out = analyse(path), epath.Path(out)
-    with reported(out):
+    report, out = analyze(path), epath.Path(out)
+    with wrap_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         drawn = figures.draw(report, out)
         files = {

@@ -1,1 +1,1 @@
-"""Everything on disk: atomic writes, locks, manifests, checkpoints, workdirs."""
+"""Everything on disk: atomic writes, locks, checkpoints, workdirs, metrics, provenance."""

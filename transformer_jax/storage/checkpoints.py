@@ -1,19 +1,17 @@
-"""Checkpoints that are verified before they are used: Orbax behind one small class.
+"""Checkpoints that are verified before they are used: Orbax in one small class.
 
-Orbax restores flipped bits, casts dtypes and takes an empty directory for the newest step without a
-word. So a step counts only once MANIFEST.json, the last file written, has size and SHA-256 of its
-other files:
+Orbax by itself restores flipped bits, casts dtypes and takes an empty directory for the newest
+step, all without an error. So a step counts only if it has MANIFEST.json, the last file written,
+with the size and SHA-256 of the step's other files:
 
     checkpoints/<step>/state/          the train state as Orbax writes it (OCDBT)
-    checkpoints/<step>/meta.json       step, the caller's meta, and name, dtype and shape of every array
+    checkpoints/<step>/meta.json       step, the caller's meta; name, dtype and shape of every array
     checkpoints/<step>/MANIFEST.json   written last; a step without it is torn and does not count
 
-`AsyncCheckpointer` rather than `CheckpointManager`: which steps exist, count and are kept is
-decided by the manifests, and the manager would keep a second, conflicting account of it.
+`AsyncCheckpointer` rather than `CheckpointManager`: the manifests decide which steps exist, count
+and are kept, and the manager would keep a second list that can disagree with them.
 """
 
-import hashlib
-import itertools
 import json
 import re
 import threading
@@ -29,10 +27,12 @@ from jax.experimental import multihost_utils
 
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.storage import manifest
-from transformer_jax.storage.files import absolute, from_primary, reported
+from transformer_jax.storage.arrays import check_same_arrays, describe_arrays
+from transformer_jax.storage.files import absolute_path, wrap_os_errors
+from transformer_jax.storage.processes import run_on_primary
 
 META = 'meta.json'
-# A damaged step's manifest gets this name, so that the step is torn from then on and can be
+# The manifest of a damaged step is renamed to this, so that the step no longer counts and can be
 # saved again.
 DAMAGED = 'DAMAGED.json'
 
@@ -40,17 +40,21 @@ DAMAGED = 'DAMAGED.json'
 class Checkpoints:
     """The checkpoints of one run.
 
-    In a run of several processes every process calls `save`, `wait`, `restore` and `params` alike,
-    over one shared file system; manifests, verification and deletion are the work of process 0.
+    In a run of several processes every process must call `save`, `wait`, `restore` and `params`,
+    on one shared file system; process 0 writes manifests, verifies and deletes.
     """
 
     def __init__(self, directory: epath.PathLike, *, keep: int, read_only: bool = False):
-        """Keeps the last `keep` steps and the best one. `read_only` never changes a file, damaged
-        or not.
+        """Open the checkpoints of a directory.
+
+        Args:
+            directory: the run's checkpoints/; need not exist yet.
+            keep: how many of the newest steps are kept, besides the best one; at least 1.
+            read_only: never change a file, damaged or not.
         """
         if keep < 1:
             raise ConfigError(f'checkpoint.keep={keep}: at least 1 checkpoint must be kept')
-        self.directory = absolute(directory)
+        self.directory = absolute_path(directory)
         self.keep = keep
         self._read_only = read_only
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
@@ -58,12 +62,16 @@ class Checkpoints:
         self._failure: Exception | None = None
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
-        """Starts writing `state` (a pytree of arrays) and `meta` (JSON); both are free once
-        this returns.
+        """Start to write a checkpoint; the arrays may be changed or donated when this returns.
 
-        `meta['best']` is None or a mapping whose 'step' names the best step, which retention
-        spares. Call `wait` before the program ends: a save that the interpreter's exit cuts short
-        is torn.
+        Call `wait` before the program ends: a save that the exit of the interpreter interrupts is
+        torn and does not count.
+
+        Args:
+            step: the number of updates that made `state`.
+            state: a pytree of arrays.
+            meta: JSON values. `meta['best']` is None or a mapping whose 'step' is the best step,
+                which is never deleted.
 
         Raises:
             WorkdirError: the step exists already, the directory is not writable, or the previous
@@ -73,9 +81,11 @@ class Checkpoints:
         if self._read_only or step in self.valid_steps():
             reason = 'opened read-only' if self._read_only else 'the step exists already'
             raise WorkdirError(f'cannot save {self.path(step)}: {reason}')
-        record = json.dumps({'step': step, 'meta': meta, 'arrays': _describe(state)}, indent=1)
-        with reported(self.directory):
-            from_primary(lambda: self._make_room(step))
+        record = json.dumps(
+            {'step': step, 'meta': meta, 'arrays': describe_arrays(state)}, indent=1
+        )
+        with wrap_os_errors(self.directory):
+            run_on_primary(lambda: self._make_room(step))
             self._orbax.save(self.path(step) / 'state', args=ocp.args.PyTreeSave(state))
         self._finisher = threading.Thread(
             target=self._finish, args=(step, record), name=f'checkpoint {step}'
@@ -83,8 +93,10 @@ class Checkpoints:
         self._finisher.start()
 
     def wait(self) -> None:
-        """Returns once the last save, its manifest included, is on disk; raises WorkdirError if
-        it failed.
+        """Wait until the last save, its manifest included, is on disk.
+
+        Raises:
+            WorkdirError: the save failed.
         """
         if self._finisher is None:
             return
@@ -92,9 +104,8 @@ class Checkpoints:
         name, failure = self._finisher.name, self._failure
         self._finisher = self._failure = None
         if failure is not None:
-            reason = str(failure).splitlines()[0][
-                -160:
-            ]  # TensorStore tells at length where, then what.
+            # TensorStore's message first says at length where it failed, then why.
+            reason = str(failure).splitlines()[0][-160:]
             raise WorkdirError(
                 f'{name} was not saved in {self.directory}: {reason}; make room or choose another '
                 '--workdir'
@@ -103,59 +114,66 @@ class Checkpoints:
             multihost_utils.sync_global_devices(name)
 
     def path(self, step: int) -> epath.Path:
-        """The directory of a step."""
+        """Return the directory of a step."""
         return self.directory / str(step)
 
     def valid_steps(self) -> list[int]:
-        """The steps written to the end, ascending; cheap: their contents are verified
-        when restored.
+        """List the steps that were written completely, ascending.
+
+        Cheap: reads no file; the contents are verified when they are restored.
         """
         return [step for step in self._all_steps() if (self.path(step) / manifest.NAME).exists()]
 
     def intact_steps(self) -> Iterator[int]:
-        """The valid steps whose files are as written, newest first; logs the others and their
-        bad file.
+        """Yield the valid steps that match their manifest, newest first.
+
+        Logs a warning for each damaged step, which names the damaged file.
         """
         for step in reversed(self.valid_steps()):
-            damage = manifest.damage(self.path(step))
+            damage = manifest.find_damage(self.path(step))
             if damage is None:
                 yield step
             else:
                 logging.warning('checkpoint %s is damaged: %s', self.path(step), damage)
 
     def restore(self, abstract_state: Any, step: int | None = None) -> tuple[int, Any, dict]:
-        """Verifies and restores a step, by default the newest intact one; returns (step,
-        state, meta).
+        """Verify and restore a step, by default the newest intact one.
 
         Args:
-            abstract_state: a pytree of `jax.ShapeDtypeStruct`, whose shardings the arrays get
-                whatever the mesh was that wrote them; a leaf without one goes to the first device.
-            step: where given, a damaged step raises; otherwise damaged newer steps are logged,
-                naming the bad file, and stop counting, so that the run can save the same
-                step again.
+            abstract_state: a pytree of `jax.ShapeDtypeStruct`. The arrays get its shardings,
+                whatever mesh they were saved on; a leaf without a sharding goes to the first
+                device.
+            step: the step to restore; if it is damaged, this raises. If None, damaged newer steps
+                are logged with the damaged file and no longer count, so that the run can save the
+                same step again.
+
+        Returns:
+            (step, state, meta)
 
         Raises:
-            WorkdirError: no such step, or it is damaged (which file).
-            ConfigError: a name, shape or dtype in `abstract_state` differs from what is stored
-                (which array).
+            WorkdirError: there is no such step, or it is damaged; the message names the file.
+            ConfigError: a name, shape or dtype in `abstract_state` differs from what is stored;
+                the message names the array.
         """
         self.wait()
-        step = from_primary(lambda: self._choose(step))
+        step = run_on_primary(lambda: self._verified_step(step))
         record = self._record(step)
-        _check_same(step, record['arrays'], _describe(abstract_state))
-        targets = jax.tree.map(_target, abstract_state)
+        check_same_arrays(step, record['arrays'], describe_arrays(abstract_state))
+        targets = jax.tree.map(_with_sharding, abstract_state)
         restore_args = ocp.checkpoint_utils.construct_restore_args(targets)
         args = ocp.args.PyTreeRestore(targets, restore_args=restore_args)
         return step, self._orbax.restore(self.path(step) / 'state', args=args), record['meta']
 
     def meta(self, step: int) -> dict:
-        """What `save` was given as `meta` for a valid step; raises WorkdirError if that file
-        is damaged.
+        """Return the `meta` that was saved with a valid step.
+
+        Raises:
+            WorkdirError: meta.json is damaged.
         """
         return self._record(step)['meta']
 
     def best_step(self) -> int | None:
-        """The step that the newest undamaged meta records as the best so far."""
+        """Return the step that the newest undamaged meta.json records as the best so far."""
         for step in reversed(self.valid_steps()):
             try:
                 best = self.meta(step)['best']
@@ -164,42 +182,41 @@ class Checkpoints:
                 logging.warning('%s', error)
         return None
 
-    def spared(self) -> set[int | None]:
-        """The steps that retention spares beside the newest."""
+    def protected_steps(self) -> set[int | None]:
+        """Return the steps that are kept although they are not among the newest: the best one."""
         return {self.best_step()}
 
-    def average(self, abstract_params: Any, n: int) -> Any:
-        """The mean of the parameters of the newest `n` intact steps (Vaswani et al. 2017,
-        section 6.1).
-        """
-        return self.params(abstract_params, select(self, f'avg:{n}'))
-
     def params(self, abstract_params: Any, steps: Sequence[int], name: str = 'params') -> Any:
-        """The mean over `steps` of the parameters alone, summed in float64; verifies each step
-        as `restore`.
+        """Return the mean of the parameters over `steps` (Vaswani et al. 2017, section 6.1).
 
-        One step gives its parameters unchanged. Placed by the shardings of `abstract_params`.
-        `name`: which part of the state they are, 'params' or, where `train.ema` is on, 'ema'.
+        Verifies each step. The sum is in float64; a single step gives its parameters unchanged.
+
+        Args:
+            abstract_params: a pytree of `jax.ShapeDtypeStruct`; the result gets its shardings.
+            steps: the checkpoints to average, see `selection.select_steps`.
+            name: the part of the train state, 'params' or, if `train.ema` is on, 'ema'.
+
+        Raises:
+            WorkdirError, ConfigError: as `restore`.
         """
         self.wait()
         total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), abstract_params)
         for step in steps:
-            from_primary(lambda step=step: self._choose(step))
+            run_on_primary(lambda step=step: self._verified_step(step))
             total = jax.tree.map(np.add, total, self._host_params(abstract_params, step, name))
 
-        def placed(sum_: np.ndarray, abstract: jax.ShapeDtypeStruct) -> jax.Array:
-            mean = np.asarray(sum_ / len(steps)).astype(abstract.dtype)
-            return jax.make_array_from_callback(
-                mean.shape, _target(abstract).sharding, lambda i: mean[i]
-            )
+        def place_mean(total: np.ndarray, abstract: jax.ShapeDtypeStruct) -> jax.Array:
+            mean = np.asarray(total / len(steps)).astype(abstract.dtype)
+            sharding = _with_sharding(abstract).sharding
+            return jax.make_array_from_callback(mean.shape, sharding, lambda i: mean[i])
 
-        return jax.tree.map(placed, total, abstract_params)
+        return jax.tree.map(place_mean, total, abstract_params)
 
     def _host_params(self, abstract_params: Any, step: int, part: str) -> Any:
         arrays = self._record(step)['arrays']
         stored = {name: arrays[name] for name in arrays if name.startswith(f'{part}/')}
         tree = {part: abstract_params}
-        _check_same(step, stored, _describe(tree))
+        check_same_arrays(step, stored, describe_arrays(tree))
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         args = ocp.args.PyTreeRestore(tree, restore_args=as_numpy, partial_restore=True)
         return self._orbax.restore(self.path(step) / 'state', args=args)[part]
@@ -211,13 +228,16 @@ class Checkpoints:
     def _record(self, step: int) -> dict:
         return json.loads(manifest.read_text(self.path(step), META))
 
-    def _choose(self, step: int | None) -> int:
-        """The step to restore: the one asked for or the newest, intact either way."""
+    def _verified_step(self, step: int | None) -> int:
+        """Return the step to restore, verified: the given one or, if None, the newest intact one.
+
+        If None, steps that are newer and damaged get their manifest renamed, unless read-only.
+        """
         steps = self.valid_steps()
         if not steps or step not in (None, *steps):
             wanted = '' if step is None else f' of step {step}'
             raise WorkdirError(
-                f'no checkpoint{wanted} in {self.directory}; steps there: {_listed(steps)}'
+                f'no checkpoint{wanted} in {self.directory}; steps there: {list_steps(steps)}'
             )
         if step is None:
             for intact in self.intact_steps():
@@ -225,16 +245,16 @@ class Checkpoints:
                     (self.path(damaged) / manifest.NAME).replace(self.path(damaged) / DAMAGED)
                 return intact
             step = steps[-1]
-        damage = manifest.damage(self.path(step))
+        damage = manifest.find_damage(self.path(step))
         if damage is not None:
-            others = _listed([other for other in steps if other != step])
+            others = list_steps([other for other in steps if other != step])
             raise WorkdirError(
                 f'checkpoint {self.path(step)} is damaged: {damage}; other steps: {others}'
             )
         return step
 
     def _make_room(self, step: int) -> int:
-        """Removes what earlier runs left torn, then makes the step's directory."""
+        """Delete the torn and damaged steps of earlier runs, then make the step's directory."""
         for torn in set(self._all_steps()) - set(self.valid_steps()):
             logging.warning('removing %s, which is torn or damaged', self.path(torn))
             self.path(torn).rmtree()
@@ -242,104 +262,29 @@ class Checkpoints:
         return step
 
     def _finish(self, step: int, record: str) -> None:
-        """Runs in its own thread: waits for Orbax, makes the step count, then removes what is
-        not kept.
-        """
+        """Wait for Orbax, write the manifest and delete old steps; runs in a thread of its own."""
         try:
             self._orbax.wait_until_finished()
             if jax.process_index() == 0:
                 (self.path(step) / META).write_text(record)
                 manifest.write(self.path(step))
                 self._remove_steps_not_kept()
-        except Exception as failure:  # A thread cannot raise: `wait` does, with this as the cause.
+        except Exception as failure:  # `wait` raises it: an exception in a thread would be lost.
             self._failure = failure
 
     def _remove_steps_not_kept(self) -> None:
         steps = self.valid_steps()
-        for step in set(steps[: -self.keep]) - self.spared():
-            (
-                self.path(step) / manifest.NAME
-            ).unlink()  # First: a run killed in between leaves a torn step.
+        for step in set(steps[: -self.keep]) - self.protected_steps():
+            # The manifest first: if the run is killed in between, the step is torn.
+            (self.path(step) / manifest.NAME).unlink()
             self.path(step).rmtree()
 
 
-def select(checkpoints: Checkpoints, choice: str) -> tuple[int, ...]:
-    """The steps that `--checkpoint=best|last|avg:N|STEP` means, newest first; `params` takes
-    their mean.
-
-    'last' and 'avg:N' pass over damaged steps, with a warning that names the bad file.
-
-    Raises:
-        ConfigError: nothing like that exists, or the choice is none of these; says what there is.
-    """
-    steps = checkpoints.valid_steps()
-    match = re.fullmatch(
-        '(?P<best>best)|(?P<last>last)|avg:(?P<n>[1-9][0-9]*)|(?P<step>[0-9]+)', choice
-    )
-
-    def refusal(reason: str) -> ConfigError:
-        there = f'steps in {checkpoints.directory}: {_listed(steps)}'
-        return ConfigError(f'--checkpoint={choice}: {reason}; {there}')
-
-    if match is None:
-        raise refusal('expected best, last, avg:N with N at least 1, or a step')
-    if not steps:
-        raise refusal('there is no checkpoint yet')
-    if match['best'] or match['step']:
-        step = checkpoints.best_step() if match['best'] else int(match['step'])
-        if step not in steps:
-            raise refusal(
-                'no step is recorded as best' if step is None else f'there is no step {step}'
-            )
-        return (step,)
-    n = int(match['n'] or 1)
-    intact = tuple(itertools.islice(checkpoints.intact_steps(), n))
-    if len(intact) < n:
-        raise refusal(f'{n} intact checkpoints are needed and {len(intact)} exist')
-    return intact
-
-
-def fingerprint(state: Any, data: Any) -> str:
-    """SHA-256 (hex) over the arrays of `state` (name, dtype, shape, bytes) and the data
-    position (JSON).
-
-    The same for jax and numpy arrays and whatever the sharding; every process must call it.
-    """
-    digest = hashlib.sha256()
-    for name, leaf in sorted(_named(state).items()):
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            leaf = multihost_utils.process_allgather(leaf, tiled=True)
-        array = np.asarray(leaf)
-        digest.update(f'{name} {array.dtype}{list(array.shape)}\n'.encode())
-        digest.update(array.tobytes())
-    digest.update(json.dumps(data, sort_keys=True).encode())
-    return digest.hexdigest()
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
-
-
-def _describe(tree: Any) -> dict[str, str]:
-    """{'params/encoder/…': 'float32[8, 16]'}"""
-    return {name: f'{leaf.dtype}{list(leaf.shape)}' for name, leaf in _named(tree).items()}
-
-
-def _check_same(step: int, stored: Mapping[str, str], expected: Mapping[str, str]) -> None:
-    for name in sorted(stored.keys() | expected.keys()):
-        there, here = (side.get(name, 'absent') for side in (stored, expected))
-        if there != here:
-            raise ConfigError(
-                f'{name} is {there} in the checkpoint of step {step} and {here} in this model: use the '
-                'configuration that the checkpoint was written with'
-            )
-
-
-def _target(leaf: Any) -> jax.ShapeDtypeStruct:
+def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _listed(steps: Sequence[int]) -> str:
+def list_steps(steps: Sequence[int]) -> str:
+    """Format steps for a message: '1, 2, 10', or 'none'."""
     return ', '.join(map(str, steps)) or 'none'

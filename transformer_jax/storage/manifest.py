@@ -1,5 +1,6 @@
-"""A directory's checksum manifest: MANIFEST.json holds size and SHA-256 of every other file
-below it.
+"""The checksum manifest of a directory.
+
+MANIFEST.json holds the size and the SHA-256 of every other file in the directory and below it.
 """
 
 import hashlib
@@ -16,23 +17,24 @@ NAME = 'MANIFEST.json'
 
 
 def write(directory: epath.Path) -> None:
-    """Records the files below `directory`; atomic, so that the manifest's presence is a commit."""
+    """Write the manifest of all files below `directory`.
+
+    The write is atomic, so a directory with a manifest is complete.
+    """
     write_text(directory / NAME, json.dumps(_digests(directory, _covered(directory)), indent=1))
 
 
-def damage(directory: epath.Path) -> str | None:
-    """The first way in which `directory` differs from its manifest, naming the file; None if it
-    is intact.
+def find_damage(directory: epath.Path) -> str | None:
+    """Return the first difference between `directory` and its manifest, or None if there is none.
 
-    Reads every file. Anything missing, added, truncated or altered counts, the manifest
-    itself included.
+    Reads every file. A file that is missing, added, truncated or altered is a difference, the
+    manifest itself included; the text that is returned names the file.
     """
     try:
         recorded = _recorded(directory)
         found = _digests(directory, _covered(directory))
-    except (
-        FileNotFoundError
-    ) as error:  # A reader beside a running training meets steps being deleted.
+    except FileNotFoundError as error:
+        # A reader may run while a training deletes old checkpoints.
         return f'{error.filename} has just been deleted'
     if recorded is None:
         return f'{NAME} is not a manifest'
@@ -40,7 +42,11 @@ def damage(directory: epath.Path) -> str | None:
 
 
 def read_text(directory: epath.Path, name: str) -> str:
-    """The text of one file, verified; raises WorkdirError naming the file if it is damaged."""
+    """Verify one file against the manifest and return its text.
+
+    Raises:
+        WorkdirError: the file is damaged or missing; the message names it.
+    """
     try:
         recorded = _recorded(directory)
         found = _digests(directory, [directory / name])
@@ -71,24 +77,23 @@ def _differences(recorded: dict[str, str], found: dict[str, str]) -> Iterator[st
 
 
 def _digests(directory: epath.Path, files: list[epath.Path]) -> dict[str, str]:
-    """{'state/d/…': '1234 bytes, sha256 ab…'}"""
+    """Hash files in parallel: {'state/d/…': '1234 bytes, sha256 ab…'}."""
 
     def digest(path: epath.Path) -> str:
         sha256 = hashlib.sha256()
-        with path.open(
-            'rb'
-        ) as file:  # Not hashlib.file_digest: not every store's files can do `readinto`.
+        # Not hashlib.file_digest: the file objects of some stores have no `readinto`.
+        with path.open('rb') as file:
             while block := file.read(1 << 20):
                 sha256.update(block)
         return f'{path.stat().length} bytes, sha256 {sha256.hexdigest()}'
 
-    with ThreadPoolExecutor() as pool:  # hashlib releases the interpreter's lock.
+    with ThreadPoolExecutor() as pool:  # Threads are enough: hashlib releases the GIL.
         names = (path.relative_to(directory).as_posix() for path in files)
         return dict(zip(names, pool.map(digest, files), strict=True))
 
 
 def _covered(directory: epath.Path) -> list[epath.Path]:
-    """Every file below `directory` but its manifest."""
+    """List every file below `directory` but its manifest."""
     return [path for path in _files(directory) if path != directory / NAME]
 
 

@@ -27,9 +27,11 @@ from transformer_jax.data import Data
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.checkpoints import Checkpoints
-from transformer_jax.storage.files import absolute, from_primary, lock, reported, write_text
+from transformer_jax.storage.files import absolute_path, wrap_os_errors, write_text
+from transformer_jax.storage.locks import lock
+from transformer_jax.storage.processes import run_on_primary
 from transformer_jax.storage.workdir import Workdir
-from transformer_jax.training.training_run import Record, Run
+from transformer_jax.training.training_run import Record, TrainingRun
 
 # What replicas may differ in: the order of the data, and the numbers of `step.Hyper`.
 VARIES = (
@@ -55,7 +57,7 @@ class Group:
     @property
     def members(self) -> tuple[epath.Path, ...]:
         """The workdirs of the runs."""
-        return tuple(absolute(self.path / folder) for folder in self.folders)
+        return tuple(absolute_path(self.path / folder) for folder in self.folders)
 
     @property
     def begun(self) -> bool:
@@ -124,7 +126,7 @@ def can_share(config: ExperimentConfig) -> bool:
 @contextlib.contextmanager
 def opened(
     group: Workdir, members: Mapping[str, ExperimentConfig], data: Data, log: Callable[[str], None]
-) -> Iterator[list[Run]]:
+) -> Iterator[list[TrainingRun]]:
     """Creates or reopens the workdirs of the `members` (folder, relative to the group's, to
     configuration).
 
@@ -136,7 +138,7 @@ def opened(
         WorkdirError: a folder belongs to another run, or cannot be used.
     """
     together = Group(group.path, tuple(members))
-    from_primary(lambda: _settle(together))
+    run_on_primary(lambda: _settle(together))
     names = [f'seed {config.train.seed}' for config in members.values()]
     names = names if len(set(names)) == len(names) else list(members)
     with contextlib.ExitStack() as stack:
@@ -145,9 +147,11 @@ def opened(
             ends.append(
                 stack.enter_context(Workdir(path).open_for_training(config_lib.to_dict(config)))
             )
-            from_primary(functools.partial(_point, together, path))
+            run_on_primary(functools.partial(_point, together, path))
             order = data.reordered(config.train.seed)
-            runs.append(Run(config, order, Workdir(path), functools.partial(_named, log, name)))
+            runs.append(
+                TrainingRun(config, order, Workdir(path), functools.partial(_named, log, name))
+            )
         yield runs
         for run, end in zip(runs, ends, strict=True):
             if run.record.failed:
@@ -213,7 +217,7 @@ def dissolved(group: Group) -> bool:
     """
     if group.begun:
         return False
-    with reported(group.path), lock(group.path / 'lock'):
+    with wrap_os_errors(group.path), lock(group.path / 'lock'):
         if group.begun:  # by a process that has ended since
             return False
         for member in group.members:
@@ -260,7 +264,7 @@ class GroupCheckpoints(Checkpoints):
     spares all of these.
     """
 
-    def spared(self) -> set[int]:
+    def protected_steps(self) -> set[int]:
         """See Checkpoints."""
         return {step for record in _records(self) for step in record['saves']}
 
@@ -287,7 +291,7 @@ class ReplicaCheckpoints(Checkpoints):
 
     def restore(self, abstract_state: Any, step: int | None = None) -> tuple[int, Any, dict]:
         """See Checkpoints."""
-        chosen = from_primary(lambda: self._choose(step))
+        chosen = run_on_primary(lambda: self._verified_step(step))
         _, states, meta = super().restore(self._stacked(abstract_state, chosen), chosen)
         state = jax.tree.map(
             lambda a, like: jax.device_put(a[self._index], like.sharding), states, abstract_state
@@ -337,7 +341,7 @@ def _settle(group: Group) -> int:
                 raise WorkdirError(f'{member} belongs to another group: choose another --workdir')
         elif any((member / name).exists() for name in ('checkpoints', 'metrics.jsonl')):
             raise WorkdirError(f'{member} holds a run of its own: choose another --workdir')
-    with reported(path):
+    with wrap_os_errors(path):
         write_text(path, json.dumps({'folders': list(group.folders)}) + '\n')
     return 0
 
@@ -345,7 +349,7 @@ def _settle(group: Group) -> int:
 def _point(group: Group, member: epath.Path) -> int:
     # Relative, so that the whole may be moved.
     pointer = {'group': os.path.relpath(group.path, member), 'index': group.members.index(member)}
-    with reported(member):
+    with wrap_os_errors(member):
         write_text(member / POINTER, json.dumps(pointer) + '\n')
     return 0
 

@@ -8,18 +8,11 @@ from typing import Any
 
 from transformer_jax.data import Data
 from transformer_jax.errors import Diverged
-from transformer_jax.evaluation.metrics import FALLING
+from transformer_jax.evaluation.metrics import METRICS
 from transformer_jax.schema import ExperimentConfig
-from transformer_jax.storage.workdir import MetricsWriter, Workdir
+from transformer_jax.storage.metrics_writer import MetricsWriter
+from transformer_jax.storage.workdir import Workdir
 
-# What a line of the log says of an evaluation, where it was measured.
-SHOWN = {
-    'loss': ('loss', '{:.4f}'),
-    'perplexity': ('perplexity', '{:.3f}'),
-    'accuracy': ('accuracy', '{:.2%}'),
-    'bleu': ('BLEU', '{:.2f}'),
-    'exact_match': ('exact match', '{:.2%}'),
-}
 REMEDY = (
     'lower optim.learning_rate, raise the warmup or set optim.clip, or go on without such steps with '
     "train.on_nonfinite='skip'"
@@ -53,7 +46,7 @@ class Record:
         """Takes in an evaluation; returns whether it is the best so far."""
         self.evaluated = step
         value = scores[metric]
-        sign = -1 if metric in FALLING else 1
+        sign = -1 if METRICS[metric].lower_is_better else 1
         better = value == value and (self.best is None or sign * value > sign * self.best['value'])
         if better:
             self.best = {'step': step, 'metric': metric, 'value': value}
@@ -70,7 +63,7 @@ class Record:
         ]
 
 
-class Run:
+class TrainingRun:
     """One run: its configuration, its order of the data, its record, and its workdir."""
 
     metrics: MetricsWriter
@@ -83,7 +76,7 @@ class Run:
 
     def start(self, resumed: int | None) -> None:
         """Opens the metrics of a run that goes on after step `resumed`, or begins (None)."""
-        self.metrics = self.workdir.metrics(resumed)
+        self.metrics = self.workdir.metrics_writer(resumed)
 
     def due(self, step: int) -> tuple[bool, bool]:
         """(whether to evaluate, whether to save) after a step."""
@@ -103,7 +96,7 @@ class Run:
             due(checkpoint.every, checkpoint.every_epochs) or last,
         )
 
-    def goes_on(self, step: int, values: dict[str, Any]) -> bool:
+    def accept_step(self, step: int, values: dict[str, Any]) -> bool:
         """Takes 'finite' out of a step's metrics; returns whether the run goes on from there, else
         it has failed.
         """
@@ -132,9 +125,9 @@ class Run:
         numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
         self.metrics.write(step, 'validation', numbers | {'seconds': seconds})
         shown = ', '.join(
-            f'{name} {form.format(scores[key])}'
-            for key, (name, form) in SHOWN.items()
-            if key in scores
+            f'{kind.label} {kind.format.format(scores[name])}'
+            for name, kind in METRICS.items()
+            if kind.logged and name in scores
         )
         self.log(
             f'step {step}: validation {shown}{" (best " + settings.best_metric + ")" if best else ""}'
