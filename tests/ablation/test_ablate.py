@@ -871,8 +871,8 @@ def test_the_time_of_a_step_is_a_metric(real, monkeypatch):
 def test_a_row_is_tried_once_and_a_timed_run_every_time(real, tmp_path, monkeypatch):
     root, tried = shutil.copytree(real[0], tmp_path / 'root'), []
 
-    def trial(config, tokenizer):
-        tried.append(config.train.seed)
+    def trial(components, tokenizer):
+        tried.append(components.config.train.seed)
         assert (tokenizer / 'tokenizer.json').exists()
         return measure.Trial(1.0, 0.25 * len(tried), 3)
 

@@ -90,7 +90,7 @@ def test_names():
         'test bleu',
         'validation accuracy at 40',
     )
-    assert (Metric('perplexity').falling, Metric('bleu').falling) == (True, False)
+    assert (Metric('perplexity').lower_is_better, Metric('bleu').lower_is_better) == (True, False)
     assert slug('N=2, d_model=256 (big)') == 'N-2-d_model-256-big'
     assert slug('../..') not in ('..', '../..', '')
 

@@ -9,7 +9,7 @@ import jax
 import pytest
 from helpers.build import build_model, dummy_batch
 
-from transformer_jax.ablation.match_sizes import MEASURES, closest, match, through
+from transformer_jax.ablation.match_sizes import MEASURES, closest, match_sizes, through
 from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError
 from transformer_jax.profiling import flops as costs
@@ -123,7 +123,7 @@ VARIANTS = {
 )
 def test_no_other_size_is_nearer(kind, names):
     configs = {'base': experiment()} | {name: experiment(**VARIANTS[name]) for name in names}
-    matched = match(configs, 'base', kind)
+    matched = match_sizes(configs, 'base', kind)
     measure = functools.cache(lambda config: MEASURES[kind][1](resolve(config)))
     assert list(matched) == list(configs)
     target = measure(configs['base'])
@@ -161,7 +161,7 @@ def test_each_variant_is_brought_to_the_size_of_its_own_reference():
         'big other': experiment(d_ff=300),
     }
     references = {'small': 'small', 'other': 'small', 'big': 'big', 'big other': 'big'}
-    matched = match(configs, references, 'params')
+    matched = match_sizes(configs, references, 'params')
     assert [found.chosen.get('model.d_ff') for found in matched.values()] == [None, 96, None, 192]
     assert [found.target for found in matched.values()] == [
         costs.non_embedding_params(resolve(configs[home])) for home in references.values()
@@ -180,7 +180,7 @@ def test_few_models_are_traced(monkeypatch):
             ),
         ),
     )
-    match({'base': experiment(), 'wide': experiment(d_ff=4000)}, 'base', 'params')
+    match_sizes({'base': experiment(), 'wide': experiment(d_ff=4000)}, 'base', 'params')
     assert traced == [96, 4000, 3, 48, 96]
 
 
@@ -191,7 +191,7 @@ def test_what_is_equal_stays_as_it_is():
         'same': experiment(d_ff=101, dropout=0.3),
         'heads': experiment(d_ff=101, num_heads=4),
     }
-    matched = match(configs, 'base', 'params')
+    matched = match_sizes(configs, 'base', 'params')
     for name in ('same', 'heads'):
         assert matched[name].config == configs[name]
         assert matched[name].chosen == {'model.d_ff': 101}
@@ -200,7 +200,7 @@ def test_what_is_equal_stays_as_it_is():
 
 def test_none_matches_nothing():
     configs = {'base': experiment(), 'wide': experiment(d_ff=500)}
-    matched = match(configs, 'base', 'none')
+    matched = match_sizes(configs, 'base', 'none')
     assert {name: found.config for name, found in matched.items()} == configs
     assert all((found.chosen, found.residual) == ({}, 0) for found in matched.values())
 
@@ -213,7 +213,7 @@ def test_all_that_cannot_be_small_enough_are_listed_with_their_surplus():
         'wide heads': experiment(head_dim=64),
     }
     with pytest.raises(ConfigError) as caught:
-        match(configs, 'base', 'params')
+        match_sizes(configs, 'base', 'params')
     text = str(caught.value)
     target = costs.non_embedding_params(resolve(configs['base']))
     for name in ('deep', 'wide heads'):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from transformer_jax.ablation.rank_agreement import agreement, kendall
+from transformer_jax.ablation.rank_agreement import kendall, rank_agreement
 
 PAPER = {'base': 25.8, 'small': 24.9, 'big': 26.4, 'same': 25.8, 'theirs only': 20.0}
 
@@ -18,7 +18,7 @@ def table(**means):
 
 def test_ranks_and_directions_by_hand():
     ours = table(base=30, small=28, big=30.02, same=31, mine=2)
-    found = agreement(ours, PAPER, 'base', falling=False, theirs_falling=False)
+    found = rank_agreement(ours, PAPER, 'base', lower_is_better=False, theirs_lower_is_better=False)
     # Of 6 pairs the paper ties one; of the 5, ours agrees on all but big against same.
     assert found.tau == pytest.approx((4 - 1) / np.sqrt(6 * 5))
     assert (found.variants, found.directions, found.agreeing) == (
@@ -32,30 +32,44 @@ def test_ranks_and_directions_by_hand():
 
 
 def test_a_clear_contradiction_is_counted():
-    found = agreement(
-        table(base=30, small=35, big=31), PAPER, 'base', falling=False, theirs_falling=False
+    found = rank_agreement(
+        table(base=30, small=35, big=31),
+        PAPER,
+        'base',
+        lower_is_better=False,
+        theirs_lower_is_better=False,
     )
     assert (found.directions, found.agreeing, found.clear, found.clear_agreeing) == (2, 1, 2, 1)
 
 
 def test_measures_may_run_opposite_ways():
     ours = table(base=3, small=5, big=2)
-    plain = agreement(
-        table(base=-3, small=-5, big=-2), PAPER, 'base', falling=False, theirs_falling=False
+    plain = rank_agreement(
+        table(base=-3, small=-5, big=-2),
+        PAPER,
+        'base',
+        lower_is_better=False,
+        theirs_lower_is_better=False,
     )
     assert plain.tau == plain.low == plain.high == 1
-    assert agreement(ours, PAPER, 'base', falling=True, theirs_falling=False) == plain
     assert (
-        agreement(
+        rank_agreement(ours, PAPER, 'base', lower_is_better=True, theirs_lower_is_better=False)
+        == plain
+    )
+    assert (
+        rank_agreement(
             ours,
             {name: -number for name, number in PAPER.items()},
             'base',
-            falling=True,
-            theirs_falling=True,
+            lower_is_better=True,
+            theirs_lower_is_better=True,
         )
         == plain
     )
-    assert agreement(ours, PAPER, 'base', falling=False, theirs_falling=False).tau == -1
+    assert (
+        rank_agreement(ours, PAPER, 'base', lower_is_better=False, theirs_lower_is_better=False).tau
+        == -1
+    )
 
 
 @pytest.mark.parametrize('seed', range(20))
@@ -81,7 +95,9 @@ def test_the_interval_covers_the_order_of_the_true_means(gap, paper):
     for _ in range(100):
         values = rng.normal(size=(6, 5)) + gap * np.arange(6)[:, None]
         ours = {str(index): dict(enumerate(row)) for index, row in enumerate(values.tolist())}
-        found = agreement(ours, theirs, '0', falling=False, theirs_falling=False)
+        found = rank_agreement(
+            ours, theirs, '0', lower_is_better=False, theirs_lower_is_better=False
+        )
         covered.append(found.low - 1e-9 <= true <= found.high + 1e-9)
     assert np.mean(covered) >= 0.9
 
@@ -92,24 +108,30 @@ def test_noise_widens_the_interval():
             name: {0: mean - noise, 1: mean, 2: mean + noise}
             for name, mean in (('base', 3), ('small', 2), ('big', 4), ('same', 3.5))
         }
-        found = agreement(ours, PAPER, 'base', falling=False, theirs_falling=False)
+        found = rank_agreement(
+            ours, PAPER, 'base', lower_is_better=False, theirs_lower_is_better=False
+        )
         return found.high - found.low
 
     assert width(0) == 0 <= width(0.01) < width(1) <= 2
 
 
 def test_what_has_no_order_says_so():
-    alone = agreement(table(base=3, mine=2), PAPER, 'base', falling=False, theirs_falling=False)
+    alone = rank_agreement(
+        table(base=3, mine=2), PAPER, 'base', lower_is_better=False, theirs_lower_is_better=False
+    )
     assert (alone.variants, alone.tau, alone.low, alone.directions) == (1, None, None, 0)
     assert 'two variants' in alone.reason
-    ties = agreement(table(base=3, same=2), PAPER, 'base', falling=False, theirs_falling=False)
+    ties = rank_agreement(
+        table(base=3, same=2), PAPER, 'base', lower_is_better=False, theirs_lower_is_better=False
+    )
     assert (ties.tau, ties.directions) == (None, 0)
-    short = agreement(
+    short = rank_agreement(
         table(base=3, big=4) | {'small': {0: 2.0}, 'same': {}},
         PAPER,
         'base',
-        falling=False,
-        theirs_falling=False,
+        lower_is_better=False,
+        theirs_lower_is_better=False,
     )
     assert (short.variants, short.tau, short.low, short.high) == (3, 1, None, None)
     assert short.reason == '1 seed of small: an interval needs two'
@@ -117,20 +139,24 @@ def test_what_has_no_order_says_so():
 
 
 def test_a_paper_without_the_reference_still_ranks():
-    found = agreement(
-        table(mine=3, small=2, big=4), PAPER, 'mine', falling=False, theirs_falling=False
+    found = rank_agreement(
+        table(mine=3, small=2, big=4),
+        PAPER,
+        'mine',
+        lower_is_better=False,
+        theirs_lower_is_better=False,
     )
     assert (found.tau, found.directions) == (1, 0)
 
 
 def test_directions_are_from_the_reference_of_each():
     ours = table(base=30, small=28, big=20, same=31)
-    found = agreement(
+    found = rank_agreement(
         ours,
         PAPER,
         {'base': 'base', 'small': 'base', 'big': 'big', 'same': 'big'},
-        falling=False,
-        theirs_falling=False,
+        lower_is_better=False,
+        theirs_lower_is_better=False,
     )
     assert (found.directions, found.agreeing, found.clear, found.clear_agreeing) == (
         2,
@@ -142,10 +168,10 @@ def test_directions_are_from_the_reference_of_each():
 
 def test_a_number_of_the_paper_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match='small'):
-        agreement(
+        rank_agreement(
             table(base=3, small=2),
             PAPER | {'small': float('nan')},
             'base',
-            falling=False,
-            theirs_falling=False,
+            lower_is_better=False,
+            theirs_lower_is_better=False,
         )

@@ -15,7 +15,7 @@ from transformer_jax.ablation.statistics import (
     holm,
     power,
     seeds_correlate,
-    summarise,
+    summarize,
 )
 
 RNG = np.random.default_rng
@@ -35,7 +35,7 @@ def pair(ours, theirs, **options):
         'base': dict(enumerate(theirs)),
         'new': {100 + seed: value for seed, value in enumerate(ours)},
     }
-    return compare(values, 'base', **{'falling': False} | options)['new']
+    return compare(values, 'base', **{'lower_is_better': False} | options)['new']
 
 
 def scaled(count, mean, sd, seed):
@@ -57,7 +57,7 @@ def simulated(variants, seeds, correlation=0.0, count=2000, shift=0.0, seed=0, r
     common = rng.normal(size=(count, 1, seeds)) * math.sqrt(correlation)
     values = common + rng.normal(size=(count, variants, seeds)) * math.sqrt(1 - correlation)
     values[:, 1] += shift
-    return [compare(table(matrix), reference, falling=False) for matrix in values]
+    return [compare(table(matrix), reference, lower_is_better=False) for matrix in values]
 
 
 # --- What the verdicts promise, over simulated tables ---------------------------------------------
@@ -131,7 +131,7 @@ def test_what_is_detectable_is_found_in_four_of_five_tables():
     comparisons = compare(
         table([scaled(5, mean, 3, seed) for seed, mean in enumerate((0, 1, 2))]),
         'v0',
-        falling=False,
+        lower_is_better=False,
     )
     assert power(comparisons['v1'].detectable / 3, seeds=5, variants=3) == pytest.approx(
         0.8, abs=1e-6
@@ -188,7 +188,7 @@ def test_runs_that_vary_together_are_paired():
     rng = RNG(0)
     common = rng.normal(size=5)
     values = 3 * common + rng.normal(size=(4, 5)) / 10 + np.array([[0], [0.4], [0], [-0.4]])
-    comparisons = compare(table(values), 'v0', falling=False)
+    comparisons = compare(table(values), 'v0', lower_is_better=False)
     for index in (1, 2, 3):
         found, theirs = (
             comparisons[f'v{index}'],
@@ -209,7 +209,7 @@ def test_runs_that_vary_together_are_paired():
         name: {seed + 10 * int(name[1]): value for seed, value in runs.items()}
         for name, runs in table(values).items()
     }
-    assert {row.test for row in compare(alone, 'v0', falling=False).values()} == {'welch'}
+    assert {row.test for row in compare(alone, 'v0', lower_is_better=False).values()} == {'welch'}
 
 
 def test_a_correlation_is_shown_by_chance_as_rarely_as_said():
@@ -236,13 +236,13 @@ def test_the_correlation_of_two_variants_is_pearsons():
 
 def test_each_variant_is_compared_with_its_own_reference():
     values = RNG(4).normal(size=(6, 4)) + np.arange(6)[:, None] ** 2
-    found = compare(table(values), along(2), falling=False)
+    found = compare(table(values), along(2), lower_is_better=False)
     for index, home in ((1, 0), (2, 0), (4, 3), (5, 3)):
         row = found[f'v{index}']
         assert row.difference == pytest.approx(values[index].mean() - values[home].mean())
-        assert row.p == compare(table(values), f'v{home}', falling=False)[f'v{index}'].p
+        assert row.p == compare(table(values), f'v{home}', lower_is_better=False)[f'v{index}'].p
     assert [row.adjusted for row in found.values()] == holm([row.p for row in found.values()])
-    lost = compare(table(values) | {'v3': {0: 1.0}}, along(2), falling=False)
+    lost = compare(table(values) | {'v3': {0: 1.0}}, along(2), lower_is_better=False)
     assert [row.reason[:33] for row in lost.values()] == [
         '',
         '',
@@ -268,7 +268,7 @@ def test_holm_steps_down():
 def test_holm_is_near_dunnetts_test_for_many_runs_of_one_spread():
     values = np.stack([scaled(40, mean, 1, seed) for seed, mean in enumerate((0, 0.55, 0.1, -0.3))])
     theirs = reference_stats.dunnett(*values[1:], control=values[0], random_state=0).pvalue
-    ours = [row.adjusted for row in compare(table(values), 'v0', falling=False).values()]
+    ours = [row.adjusted for row in compare(table(values), 'v0', lower_is_better=False).values()]
     assert theirs[0] < LEVEL
     assert (
         0.9 * theirs[0] < ours[0] < 1.25 * theirs[0]
@@ -276,9 +276,11 @@ def test_holm_is_near_dunnetts_test_for_many_runs_of_one_spread():
 
 
 def test_less_is_better_where_the_metric_falls():
-    assert pair([1, 1.1, 0.9], [5, 5.1, 4.9], falling=True).verdict == 'better'
-    assert pair([1, 1.1, 0.9], [5, 5.1, 4.9], falling=False).verdict == 'worse'
-    assert pair([1, 1.1, 0.9], [1, 1.1, 0.95], falling=True).verdict == 'not distinguishable'
+    assert pair([1, 1.1, 0.9], [5, 5.1, 4.9], lower_is_better=True).verdict == 'better'
+    assert pair([1, 1.1, 0.9], [5, 5.1, 4.9], lower_is_better=False).verdict == 'worse'
+    assert (
+        pair([1, 1.1, 0.9], [1, 1.1, 0.95], lower_is_better=True).verdict == 'not distinguishable'
+    )
 
 
 # --- One variant ----------------------------------------------------------------------------------
@@ -286,7 +288,7 @@ def test_less_is_better_where_the_metric_falls():
 
 def test_a_summary_has_students_interval():
     x = [3.0, 4.5, 2.0, 7.0]
-    found = summarise(dict(enumerate(x)))
+    found = summarize(dict(enumerate(x)))
     assert (found.seeds, found.mean, found.sd, found.reason) == (
         4,
         np.mean(x),
@@ -298,11 +300,11 @@ def test_a_summary_has_students_interval():
 
 
 def test_one_seed_has_no_interval_and_says_why():
-    found = summarise({3: 0.5})
+    found = summarize({3: 0.5})
     assert (found.mean, found.sd, found.low, found.high) == (0.5, None, None, None)
     assert found.reason == 'no interval from 1 seed, it needs two'
-    assert math.isnan(summarise({}).mean)
-    assert 'from 0 seeds' in summarise({}).reason
+    assert math.isnan(summarize({}).mean)
+    assert 'from 0 seeds' in summarize({}).reason
 
 
 # --- What is odd or wrong -------------------------------------------------------------------------
@@ -310,17 +312,17 @@ def test_one_seed_has_no_interval_and_says_why():
 
 def test_variants_with_one_seed_are_not_tested_and_do_not_count():
     values = table([[1, 1.2, 0.9], [2, 2.1, 1.9], [1, 1.1, 1]])
-    whole = compare(values, 'v0', falling=False)
-    some = compare(values | {'short': {0: 3.0}, 'none': {}}, 'v0', falling=False)
+    whole = compare(values, 'v0', lower_is_better=False)
+    some = compare(values | {'short': {0: 3.0}, 'none': {}}, 'v0', lower_is_better=False)
     assert {name: some[name] for name in whole} == whole
     assert some['short'].verdict == some['none'].verdict == 'not tested'
     assert some['short'].reason == 'not tested with 1 seed, a test needs two'
     assert some['none'].p is some['short'].low is some['short'].detectable is None
-    lone = compare(values | {'v0': {0: 1.0}}, 'v0', falling=False)
+    lone = compare(values | {'v0': {0: 1.0}}, 'v0', lower_is_better=False)
     assert {row.reason for row in lone.values()} == {
         'not tested with 1 seed of v0, a test needs two'
     }
-    assert compare({'v0': {0: 1.0}}, 'v0', falling=False) == {}
+    assert compare({'v0': {0: 1.0}}, 'v0', lower_is_better=False) == {}
 
 
 def test_variants_that_lack_seeds_of_the_reference_are_compared_by_what_they_have():
@@ -328,7 +330,7 @@ def test_variants_that_lack_seeds_of_the_reference_are_compared_by_what_they_hav
     values = table(5 * rng.normal(size=5) + rng.normal(size=(5, 5)) / 20)
     values['v1'] = {seed: values['v1'][seed] for seed in (0, 2, 3)} | {9: 40.0}
     values['v2'] = {seed + 20: value for seed, value in values['v2'].items()}
-    found = compare(values, 'v0', falling=False)
+    found = compare(values, 'v0', lower_is_better=False)
     theirs = reference_stats.ttest_rel(
         *([values[name][seed] for seed in (0, 2, 3)] for name in ('v1', 'v0'))
     )
@@ -358,7 +360,7 @@ def test_runs_without_spread_are_told_apart_only_where_permuting_them_could():
 def test_a_constant_lead_is_not_taken_for_certainty():
     rising = np.arange(5.0)
     found = compare(
-        table([rising, rising + 1, rising + 2]), 'v0', falling=False
+        table([rising, rising + 1, rising + 2]), 'v0', lower_is_better=False
     )  # correlation 1, differences constant
     assert {row.test for row in found.values()} == {'welch'}
     assert all(0.05 < row.p < 1 for row in found.values())
@@ -368,14 +370,14 @@ def test_a_constant_lead_is_not_taken_for_certainty():
 def test_numbers_that_are_not_finite_are_refused_by_name(value):
     values = table([[1, 2], [3, 4]]) | {'bad': {0: 1.0, 7: value}}
     with pytest.raises(ValueError, match=r'bad, seed 7: -?(nan|inf) is not finite'):
-        compare(values, 'v0', falling=False)
+        compare(values, 'v0', lower_is_better=False)
     with pytest.raises(ValueError, match='seed 7'):
-        summarise(values['bad'])
+        summarize(values['bad'])
 
 
 def test_a_reference_that_is_no_variant_is_refused():
     with pytest.raises(ValueError, match="reference='base' is none of the variants: v0, v1"):
-        compare(table([[1, 2], [3, 4]]), 'base', falling=False)
+        compare(table([[1, 2], [3, 4]]), 'base', lower_is_better=False)
 
 
 def test_power_needs_two_of_each():

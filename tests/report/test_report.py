@@ -20,7 +20,7 @@ from transformer_jax.ablation import statistics as stats
 from transformer_jax.cli import main
 from transformer_jax.errors import ConfigError
 from transformer_jax.report import figures, numbers, readme, text, words
-from transformer_jax.report.analysis import analyse
+from transformer_jax.report.analysis import analyze
 from transformer_jax.report.page import page
 from transformer_jax.report.write import write_report
 
@@ -51,7 +51,7 @@ def make_experiment(seeds=SEEDS):
             'split': 'test',
             'checkpoint': 'best',
             'length': 0,
-            'falling': False,
+            'lower_is_better': False,
             'label': 'test bleu',
         },
         {
@@ -59,7 +59,7 @@ def make_experiment(seeds=SEEDS):
             'split': 'test',
             'checkpoint': 'best',
             'length': 0,
-            'falling': True,
+            'lower_is_better': True,
             'label': 'test loss',
         },
     ]
@@ -79,7 +79,7 @@ def make_experiment(seeds=SEEDS):
             'measure': 'BLEU on newstest',
             'metric': 'test bleu',
             'values': {'softmax': 25.8, 'linear': 24.9, 'additive': 25.1},
-            'falling': False,
+            'lower_is_better': False,
         }
     ]
     return {
@@ -228,7 +228,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def report(root):
-    return analyse(root)
+    return analyze(root)
 
 
 @pytest.fixture(scope='module')
@@ -241,8 +241,8 @@ def row_of(report, variant, metric=0):
     return next(row for row in report.tables[metric].rows if row.variant == variant)
 
 
-def analysed(tmp_path, results):
-    return analyse(write_file(tmp_path / 'results.json', results))
+def analyzed(tmp_path, results):
+    return analyze(write_file(tmp_path / 'results.json', results))
 
 
 # --- What is said ---------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def test_variants_that_share_runs_are_compared_once(report, tmp_path):
     results['experiment']['variants'].pop('same as softmax')
     for variant in ('linear', 'additive'):
         assert (
-            row_of(analysed(tmp_path, results), variant).comparison
+            row_of(analyzed(tmp_path, results), variant).comparison
             == row_of(report, variant).comparison
         )
     assert row_of(report, 'same as softmax').same_as == 'softmax'
@@ -293,7 +293,7 @@ def test_variants_that_share_runs_are_compared_once(report, tmp_path):
 def test_a_reference_that_comes_later_than_its_double_is_still_the_reference(tmp_path):
     results = make_results()
     results['experiment']['reference'] = 'same as softmax'
-    found = analysed(tmp_path, results)
+    found = analyzed(tmp_path, results)
     assert row_of(found, 'same as softmax').verdict == 'reference'
     assert row_of(found, 'softmax').verdict == 'same'
 
@@ -311,7 +311,7 @@ def test_missing_runs_are_listed_with_their_reason(report, out):
 
 @pytest.mark.parametrize('seeds', [1, 2])
 def test_one_seed_has_no_interval_and_the_report_says_why(tmp_path, seeds):
-    found = analysed(tmp_path, make_results(range(seeds), lost=()))
+    found = analyzed(tmp_path, make_results(range(seeds), lost=()))
     table, row = found.tables[0], row_of(found, 'linear')
     written = text.markdown(found)
     assert (row.summary.low is None) == (row.verdict == 'untested') == (seeds == 1)
@@ -323,7 +323,7 @@ def test_one_seed_has_no_interval_and_the_report_says_why(tmp_path, seeds):
 
 def test_nothing_sound_at_all_is_still_a_report(tmp_path):
     results = make_results(lost=[(folder(name), seed) for name in MEANS for seed in SEEDS])
-    found = analysed(tmp_path, results)
+    found = analyzed(tmp_path, results)
     assert {row.verdict for row in found.tables[0].rows} == {'missing'}
     assert '25 of 25 runs are missing' in text.markdown(found)
     assert '25 of 25 runs are missing' in page(found)
@@ -346,8 +346,8 @@ def test_the_paper_stands_beside_ours_with_direction_and_rank(report):
 def test_a_paper_whose_measure_falls_agrees_by_better_and_worse(tmp_path):
     results = make_results()
     perplexities = {'softmax': 5.0, 'linear': 5.2, 'additive': 4.9}
-    results['experiment']['published'][0] |= {'falling': True, 'values': perplexities}
-    assert analysed(tmp_path, results).tables[0].papers[0].sides == {
+    results['experiment']['published'][0] |= {'lower_is_better': True, 'values': perplexities}
+    assert analyzed(tmp_path, results).tables[0].papers[0].sides == {
         'linear': 'agrees',
         'additive': 'agrees',
     }
@@ -379,7 +379,7 @@ def test_only_keys_that_differ_are_shown(report):
 
 
 def test_the_file_alone_makes_the_same_tables(report, tmp_path):
-    found = analysed(tmp_path, make_results())
+    found = analyzed(tmp_path, make_results())
     assert [row.comparison for row in found.tables[0].rows] == [
         row.comparison for row in report.tables[0].rows
     ]
@@ -416,7 +416,7 @@ def test_the_mean_ends_where_a_seed_does_and_gaps_stay_gaps(tmp_path):
         if line['step'] <= 200
     ]
     file.write_text('\n'.join(map(json.dumps, broken)) + '\n{"step": 210, "spl')
-    found = analyse(root)
+    found = analyze(root)
     curve = found.curves['validation loss']['additive']
     assert [step for step, _ in curve.mean] == [50, 100, 150, 200]
     assert np.isnan(dict(curve.mean)[100])
@@ -473,7 +473,7 @@ def test_what_an_experiment_varies_is_an_axis_of_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(
         figures, 'save_figure', lambda figure, path: drawn.setdefault(path.name, figure)
     )
-    report = analysed(tmp_path, results)
+    report = analyzed(tmp_path, results)
     names = figures.draw(report, tmp_path)
     assert {'by-test-bleu.png', 'by-test-loss.png', 'by-step-time.png'} <= {*names} & {*drawn}
     [axes] = drawn['by-test-bleu.png'].axes
@@ -496,7 +496,7 @@ def test_a_line_of_the_axis_is_the_reference_at_each_point(tmp_path):
     results['experiment']['reference'] = {
         name: 'additive' if name in ('linear', 'additive') else 'same as softmax' for name in MEANS
     }
-    report = analysed(tmp_path, results)
+    report = analyzed(tmp_path, results)
     verdicts = {row.variant: row.verdict for row in report.tables[0].rows}
     assert [verdicts[name] for name in ('softmax', 'same as softmax', 'additive', 'linear')] == [
         'same',
@@ -518,7 +518,7 @@ def test_a_line_of_the_axis_is_the_reference_at_each_point(tmp_path):
         'reference'
     ]
     assert '"references":["same as softmax","additive"]' in page(
-        analyse(write_root(tmp_path / 'root', results))
+        analyze(write_root(tmp_path / 'root', results))
     )
 
 
@@ -527,7 +527,7 @@ def test_a_markdown_table_has_equal_rows_whatever_the_names(tmp_path):
     variants = results['experiment']['variants']
     variants['a|b `c` <i>'] = variants.pop('additive')
     results['experiment']['published'] = []
-    table = text.markdown_table(analysed(tmp_path, results).tables[0])
+    table = text.markdown_table(analyzed(tmp_path, results).tables[0])
     assert len({len(re.findall(r'(?<!\\)\|', line)) for line in table.splitlines()}) == 1
     assert '``a\\|b `c` <i>``' in table
 
@@ -631,7 +631,7 @@ def test_names_cannot_end_the_script(tmp_path):
     evil = '</script><script>alert(1)</script>'
     results['experiment']['variants'][evil] = results['experiment']['variants'].pop('additive')
     results['experiment']['published'] = []
-    content = page(analyse(write_root(tmp_path / 'root', results)))
+    content = page(analyze(write_root(tmp_path / 'root', results)))
     assert evil not in content
     data = re.search('id="curves-data">(.*?)</script>', content, re.DOTALL)[1]
     assert evil in json.loads(data)['variants']
@@ -644,7 +644,7 @@ const table = document.querySelector('table.sortable');
 const order = () => [...table.tBodies[0].rows].map(row => row.cells[0].textContent);
 const press = title => [...table.querySelectorAll('th button')].find(b => b.textContent === title).click();
 said.start = order();
-for (const turn of ['rising', 'falling', 'again']) { press('mean ± sd [95%]'); said[turn] = order(); }
+for (const turn of ['rising', 'lower_is_better', 'again']) { press('mean ± sd [95%]'); said[turn] = order(); }
 press('p (Holm)');
 said.p = order();
 const chart = document.querySelector('.chart'), plot = chart.querySelector('.plot');
@@ -702,8 +702,8 @@ def test_the_page_works_in_a_browser(out, report, tmp_path):
     rising = sorted(means, key=means.get)
     assert said['start'] == said['again'] == list(MEANS)
     assert said['rising'] == [*rising, 'lost']
-    assert said['falling'][0] == rising[-1]
-    assert said['falling'][-1] == 'lost'  # what has no number stays at the end
+    assert said['lower_is_better'][0] == rising[-1]
+    assert said['lower_is_better'][-1] == 'lost'  # what has no number stays at the end
     assert said['p'][0] == 'additive'  # < 0.0001 is a number too
     runs = 5 + 4 + 5 + 5
     assert (said['paths'], said['means'], said['toggled'], said['other']) == (runs + 4, 4, 3, 3)
@@ -740,7 +740,7 @@ def test_report_writes_the_table_of_a_readme(experiments):
     ]
     assert main(command) == 0
     written = (directory / 'README.md').read_text()
-    assert text.markdown_table(analyse(directory / 'results_made_up.json').tables[0]) in written
+    assert text.markdown_table(analyze(directory / 'results_made_up.json').tables[0]) in written
     assert '6 of 25 runs are missing' in written
     assert 'old' not in written
     assert written.endswith('<!-- end report -->\n\nafter\n')

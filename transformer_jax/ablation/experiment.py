@@ -21,11 +21,10 @@ import ml_collections
 from transformer_jax import config as config_lib
 from transformer_jax import spec
 from transformer_jax.errors import ConfigError, UserError
-from transformer_jax.evaluation.metrics import FALLING
+from transformer_jax.evaluation.metrics import METRICS
 from transformer_jax.schema import ExperimentConfig
 
 MATCHES = ('none', 'params', 'flops')
-STEP_TIME = 'step_seconds'
 Setting = TypeVar('Setting')
 
 
@@ -68,12 +67,12 @@ class Metric:
     @property
     def timed(self) -> bool:
         """Whether it is measured by taking steps, not by an evaluation."""
-        return self.name == STEP_TIME
+        return self.name in METRICS and METRICS[self.name].timed
 
     @property
-    def falling(self) -> bool:
-        """Whether less is better."""
-        return self.timed or self.name in FALLING
+    def lower_is_better(self) -> bool:
+        """True where a lower value is better."""
+        return METRICS[self.name].lower_is_better
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Published:
     measure: str  # the paper's: 'BLEU on newstest2013'
     metric: str  # str() of the Metric that answers to it
     values: Mapping[str, float]  # variant -> number; variants that the paper lacks are left out
-    falling: bool = False
+    lower_is_better: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import rich.live
 import rich.table
 import rich.text
 
-from transformer_jax.ablation.plan import Plan, Row, Run
+from transformer_jax.ablation.plan import Plan, Setting, Trial
 from transformer_jax.ablation.results import last_event
 from transformer_jax.display.progress import without_bars
 from transformer_jax.profiling.timing import result_table
@@ -18,22 +18,22 @@ from transformer_jax.training.seed_groups import group_name
 IN_WORK = ('training', 'scoring', 'running elsewhere')
 
 
-class Board:
+class LiveTable:
     """The states of runs: waiting, training, scoring, done, failed, running elsewhere."""
 
-    def __init__(self, plan: Plan, lacking: set[Run], log: Callable[[str], None]):
+    def __init__(self, plan: Plan, lacking: set[Trial], log: Callable[[str], None]):
         self._plan, self._log, self._remark = plan, log, ''
         self._console = rich.console.Console(stderr=True)
         self._begun, self._missing = time.monotonic(), len(lacking)
-        self.states = {run: 'waiting' if run in lacking else 'done' for run in plan.runs}
+        self.states = {trial: 'waiting' if trial in lacking else 'done' for trial in plan.trials}
 
-    def becomes(self, run: Run, state: str) -> None:
+    def set_state(self, trial: Trial, state: str) -> None:
         """Takes in a state; of runs that were not asked for nothing is shown."""
-        if run in self.states:
-            self.states[run] = state
+        if trial in self.states:
+            self.states[trial] = state
 
     @contextlib.contextmanager
-    def shown(self) -> Iterator[None]:
+    def displayed(self) -> Iterator[None]:
         """Inside, a terminal shows the table, and single runs draw nothing."""
         if not self._console.is_terminal:
             yield
@@ -49,36 +49,42 @@ class Board:
         ):
             yield
 
-    def say(self, runs: Sequence[Run], line: str) -> None:
-        """Takes a remark of a run in work, or of several side by side."""
-        for run in runs:
-            if self.states.get(run) == 'waiting':
-                self.states[run] = 'training'
-        self._remark = f'{runs[0].row.folder}/{group_name([run.seed for run in runs])}: {line}'
+    def set_remark(self, runs: Sequence[Trial], line: str) -> None:
+        """Takes a remark of a trial in work, or of several side by side."""
+        for trial in runs:
+            if self.states.get(trial) == 'waiting':
+                self.states[trial] = 'training'
+        self._remark = (
+            f'{runs[0].setting.folder}/{group_name([trial.seed for trial in runs])}: {line}'
+        )
         if not self._console.is_terminal:
             self._log(self._remark)
 
     def table(self) -> rich.table.Table:
         """A line for each row of the plan."""
-        rows = {run.row: None for run in self._plan.runs}
+        rows = {trial.setting: None for trial in self._plan.trials}
         return result_table(
             f'{self._plan.file} in {self._plan.root}',
             ('variant', 'seeds done', 'now', 'step', 'loss', 'minutes left'),
-            [self._cells(row) for row in rows],
+            [self._cells(setting) for setting in rows],
         )
 
-    def _cells(self, row: Row) -> tuple[str, ...]:
-        states = {run: state for run, state in self.states.items() if run.row == row}
+    def _cells(self, setting: Setting) -> tuple[str, ...]:
+        states = {trial: state for trial, state in self.states.items() if trial.setting == setting}
         counts = list(states.values())
-        events = {run: last_event(run.workdir) for run, state in states.items() if state in IN_WORK}
+        events = {
+            trial: last_event(trial.workdir) for trial, state in states.items() if state in IN_WORK
+        }
         failed = f'{counts.count("failed")} failed' if 'failed' in counts else ''
-        cells = ', '.join(row.variants), f'{counts.count("done")}/{len(counts)}'
+        cells = ', '.join(setting.variants), f'{counts.count("done")}/{len(counts)}'
         if not events:
             return *cells, failed, '', '', ''
         # The furthest: beside it others may have stopped early.
-        now = max(events, key=lambda run: events[run].get('step', 0))
-        event, steps = events[now], row.config.train.steps
-        seeds = ', '.join(str(run.seed) for run, state in states.items() if state == states[now])
+        now = max(events, key=lambda trial: events[trial].get('step', 0))
+        event, steps = events[now], setting.config.train.steps
+        seeds = ', '.join(
+            str(trial.seed) for trial, state in states.items() if state == states[now]
+        )
         state = ', '.join(filter(None, (f'{states[now]} seed {seeds}', failed)))
         if not event:
             return *cells, state, '', '', ''

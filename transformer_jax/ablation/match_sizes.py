@@ -44,7 +44,7 @@ class Matched:
         return (self.value - self.target) / self.target if self.target else 0.0
 
 
-def match(
+def match_sizes(
     configs: Mapping[str, ExperimentConfig], reference: Reference, kind: str
 ) -> dict[str, Matched]:
     """Every variant with its size solved so that it has as much of something as its reference,

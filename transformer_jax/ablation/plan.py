@@ -26,7 +26,7 @@ from transformer_jax.attention.engines import require_platform
 from transformer_jax.data.tasks.base import Task
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.evaluation.metrics import METRICS
-from transformer_jax.partitioning.rules import mesh_sizes
+from transformer_jax.partitioning.mesh import mesh_sizes
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.files import absolute_path, write_text
 

@@ -12,14 +12,14 @@ from transformer_jax.ablation.statistics import (
     compare,
     references_of,
     refuse_nonfinite,
-    summarise,
+    summarize,
 )
 
 DRAWS = 2000
 
 
 @dataclasses.dataclass(frozen=True)
-class Agreement:
+class RankAgreement:
     """Our table against a paper's, both read so that more is better."""
 
     variants: int  # that both have
@@ -35,13 +35,13 @@ class Agreement:
     reason: str = ''
 
 
-def agreement(
+def rank_agreement(
     ours: Mapping[str, Runs],
     theirs: Mapping[str, float],
     reference: Reference,
-    falling: bool,
-    theirs_falling: bool,
-) -> Agreement:
+    lower_is_better: bool,
+    theirs_lower_is_better: bool,
+) -> RankAgreement:
     """Whether our table orders variants as a paper's does, and puts them on the same side of
     the reference.
 
@@ -59,19 +59,22 @@ def agreement(
         theirs: variant -> the paper's value.
         reference: a variant of ours, or that of each; where the paper lacks it, directions are
             not counted.
-        falling: of our metric less is better.
-        theirs_falling: of the paper's measure less is better.
+        lower_is_better: of our metric less is better.
+        theirs_lower_is_better: of the paper's measure less is better.
 
     Raises:
         ValueError: a value is not finite, or a reference is no variant.
     """
     refuse_nonfinite({name: {0: value} for name, value in theirs.items()})
-    comparisons = compare(ours, reference, falling)
-    summaries = {name: summarise(runs) for name, runs in ours.items() if name in theirs and runs}
+    comparisons = compare(ours, reference, lower_is_better)
+    summaries = {name: summarize(runs) for name, runs in ours.items() if name in theirs and runs}
     means = {
-        name: -summary.mean if falling else summary.mean for name, summary in summaries.items()
+        name: -summary.mean if lower_is_better else summary.mean
+        for name, summary in summaries.items()
     }
-    numbers = {name: -theirs[name] if theirs_falling else theirs[name] for name in summaries}
+    numbers = {
+        name: -theirs[name] if theirs_lower_is_better else theirs[name] for name in summaries
+    }
     homes = {
         name: home
         for name, home in references_of(ours, reference).items()
@@ -98,7 +101,7 @@ def agreement(
         reason = f'1 seed of {", ".join(short)}: an interval needs two'
     else:
         low, high = _tau_interval(tau, means, numbers, summaries)
-    return Agreement(
+    return RankAgreement(
         len(summaries),
         tau,
         low,

@@ -72,7 +72,7 @@ class Comparison:
     reason: str = ''
 
 
-def summarise(values: Runs) -> Summary:
+def summarize(values: Runs) -> Summary:
     """Mean, standard deviation and 95% interval of one variant's runs.
 
     Raises:
@@ -95,7 +95,7 @@ def summarise(values: Runs) -> Summary:
 
 
 def compare(
-    values: Mapping[str, Runs], reference: Reference, falling: bool
+    values: Mapping[str, Runs], reference: Reference, lower_is_better: bool
 ) -> dict[str, Comparison]:
     """Every variant but a reference against its own, in the order of `values`.
 
@@ -103,7 +103,7 @@ def compare(
         values: variant -> seed -> value. Seeds may be missing; a variant with fewer than two is
             not tested.
         reference: a variant, or that of each.
-        falling: less is better.
+        lower_is_better: less is better.
 
     Raises:
         ValueError: a value is not finite, or a reference is no variant.
@@ -120,7 +120,7 @@ def compare(
     comparisons = {}
     for name, home in references.items():
         if name in tests:
-            comparisons[name] = _judge(tests[name], adjusted[name], len(tests), falling)
+            comparisons[name] = _judge(tests[name], adjusted[name], len(tests), lower_is_better)
         elif name != home:
             seeds = (
                 _count(len(values[name]), 'seed')
@@ -233,12 +233,12 @@ def _student(
     )
 
 
-def _judge(test: _Test, adjusted: float, comparisons: int, falling: bool) -> Comparison:
+def _judge(test: _Test, adjusted: float, comparisons: int, lower_is_better: bool) -> Comparison:
     verdict = (
         'not distinguishable'
         if adjusted > LEVEL
         else 'better'
-        if (test.difference > 0) != falling
+        if (test.difference > 0) != lower_is_better
         else 'worse'
     )
     detectable, reason = None, 'no spread over seeds, hence no interval of t'

@@ -9,9 +9,10 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from transformer_jax.ablation.experiment import STEP_TIME, slug
+from transformer_jax.ablation.experiment import slug
 from transformer_jax.display.figures import DPI, save_figure
-from transformer_jax.report.analysis import Report, Row, Table
+from transformer_jax.evaluation.metrics import METRICS
+from transformer_jax.report.analysis import Report, Table, VariantResult
 from transformer_jax.report.traces import Curve
 
 FORMATS = ('.png', '.svg')
@@ -61,7 +62,7 @@ def along(report: Report) -> dict[str, Figure]:
         f'by-{slug(table.label)}': _along(axis, table.label, _scores(table))
         for table in report.tables
     }
-    if f'by-{slug(STEP_TIME)}' not in found:
+    if not any(METRICS[metric['name']].timed for metric in report.experiment['metrics']):
         found['by-step-time'] = _along(axis, 'ms per step', _step_times(report.tables[0]))
     return found
 
@@ -92,7 +93,7 @@ def _differences(table: Table) -> Figure:
     axes.set(ylim=(len(rows) - 0.5, -0.5))
     # Names are no mathematics: they may hold dollar signs.
     axes.set_yticks(range(len(rows)), [_cut(row.variant) for row in rows], parse_math=False)
-    better = 'left' if table.falling else 'right'
+    better = 'left' if table.lower_is_better else 'right'
     axes.set_xlabel(
         f'{table.label}: difference from {_cut(table.reference)}, 95% interval (better: {better})',
         parse_math=False,
@@ -105,7 +106,7 @@ def _differences(table: Table) -> Figure:
     return figure
 
 
-def _compared(table: Table) -> list[Row]:
+def _compared(table: Table) -> list[VariantResult]:
     return [row for row in table.rows if row.comparison and row.comparison.difference is not None]
 
 

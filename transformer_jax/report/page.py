@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from transformer_jax.report import words
-from transformer_jax.report.analysis import Report, Row, Table
+from transformer_jax.report.analysis import Report, Table, VariantResult
 from transformer_jax.report.figures import along
 from transformer_jax.report.traces import Curve, Heads
 
@@ -163,7 +163,7 @@ def _table(table: Table) -> str:
         )
         rows += f'<tr class="{row.verdict}">{cells}</tr>\n'
     notes = ''.join(f'<li>{escape(note)}</li>' for note in words.notes(table))
-    better = 'less is better' if table.falling else 'more is better'
+    better = 'less is better' if table.lower_is_better else 'more is better'
     return (
         f'<h3>{escape(table.label)} <span class="faint">({better})</span></h3>\n<div class="scroll">'
         f'<table class="sortable"><thead><tr class="groups">{over}</tr><tr>{heads}</tr></thead>\n'
@@ -171,7 +171,7 @@ def _table(table: Table) -> str:
     )
 
 
-def _cell(table: Table, row: Row, column: words.Column, kind: str) -> str:
+def _cell(table: Table, row: VariantResult, column: words.Column, kind: str) -> str:
     cell = words.cell(table, row, column)
     content = escape(cell.text)
     if column.key == 'drawn':
@@ -199,7 +199,7 @@ def _reach(table: Table) -> float:
     )
 
 
-def _drawn(row: Row, reach: float) -> str:
+def _drawn(row: VariantResult, reach: float) -> str:
     """The difference and its interval about zero."""
     if row.comparison is None or row.comparison.difference is None:
         return ''

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from transformer_jax.errors import ConfigError
 from transformer_jax.report import numbers, text, words
-from transformer_jax.report.analysis import Report, Row, Table, analyse
+from transformer_jax.report.analysis import Report, Table, VariantResult, analyze
 
 REPORTS = re.compile(r'(<!-- begin report: (\S+) -->\n).*?(<!-- end report -->)', re.DOTALL)
 REPRODUCE = re.compile(r'(<!-- begin reproduce -->\n).*?(<!-- end reproduce -->)', re.DOTALL)
@@ -43,7 +43,7 @@ def updated(page: str, directory: Path, only: str = '') -> str:
     def replaced(match: re.Match) -> str:
         if only and match[2] != only:
             return match[0]
-        return f'{match[1]}{tables(analyse(directory / match[2]))}\n{match[3]}'
+        return f'{match[1]}{tables(analyze(directory / match[2]))}\n{match[3]}'
 
     return REPORTS.sub(replaced, page)
 
@@ -65,7 +65,7 @@ def tables(report: Report) -> str:
     """All metrics' tables, what must be known to read them, and how many runs are missing."""
     parts = []
     for table in report.tables:
-        better = 'less is better' if table.falling else 'more is better'
+        better = 'less is better' if table.lower_is_better else 'more is better'
         parts += [f'**{text.escape(table.label)}** ({better}):', text.markdown_table(table)]
         parts += ['\n'.join(f'- {text.escape(note)}' for note in words.notes(table))]
     if report.missing:
@@ -100,7 +100,7 @@ def reproduce_table(experiments: Path) -> str:
     files = committed(experiments)
     if not files:
         return 'No results of an ablation are committed yet.'
-    return text.grid(HEADS, [_line(path, analyse(path)) for path in files])
+    return text.grid(HEADS, [_line(path, analyze(path)) for path in files])
 
 
 def _line(path: Path, report: Report) -> list[str]:
@@ -139,11 +139,11 @@ def _line(path: Path, report: Report) -> list[str]:
     ]
 
 
-def _mean(table: Table, row: Row) -> str:
+def _mean(table: Table, row: VariantResult) -> str:
     return numbers.fixed(row.summary.mean, words.places(table)) if row.values else numbers.NONE
 
 
-def headline(table: Table) -> Row | None:
+def headline(table: Table) -> VariantResult | None:
     """The row whose difference from its reference is the largest: in the paper where it has both,
     otherwise in ours.
     """

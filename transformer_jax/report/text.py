@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from transformer_jax.report import words
-from transformer_jax.report.analysis import Paper, Report, Row, Table
+from transformer_jax.report.analysis import Paper, Report, Table, VariantResult
 
 LATEX = {
     '\\': r'\textbackslash{}',
@@ -51,7 +51,7 @@ def markdown(report: Report, figures: Iterable[str] = ()) -> str:
     for table in report.tables:
         parts += [
             f'## {escape(table.label)}',
-            'Less is better.' if table.falling else 'More is better.',
+            'Less is better.' if table.lower_is_better else 'More is better.',
             markdown_table(table),
             _list(words.notes(table)),
         ]
@@ -94,7 +94,7 @@ def markdown_table(table: Table) -> str:
     )
 
 
-def _markdown_cell(cell: words.Cell, column: words.Column, row: Row) -> str:
+def _markdown_cell(cell: words.Cell, column: words.Column, row: VariantResult) -> str:
     text = code(cell.text) if column.key == 'variant' else escape(joined(cell))
     return f'{words.MARKS[row.verdict]} {text}' if column.key == 'verdict' else text
 

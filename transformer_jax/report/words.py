@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from transformer_jax.ablation import statistics as stats
-from transformer_jax.ablation.rank_agreement import Agreement
+from transformer_jax.ablation.rank_agreement import RankAgreement
 from transformer_jax.report import numbers
-from transformer_jax.report.analysis import Paper, Report, Row, Table
+from transformer_jax.report.analysis import Paper, Report, Table, VariantResult
 
 # By a sign too: colour alone would not do.
 MARKS = {
@@ -112,7 +112,7 @@ def columns(table: Table, drawn: bool = False) -> list[Column]:
     ]
 
 
-def cell(table: Table, row: Row, column: Column) -> Cell:
+def cell(table: Table, row: VariantResult, column: Column) -> Cell:
     """What a row has in a column."""
     key, _, number = column.key.partition(' ')
     if key == 'paper':
@@ -125,7 +125,7 @@ def places(table: Table) -> int:
     return numbers.decimals(row.summary.sd for row in table.rows if row.summary.sd is not None)
 
 
-def _n(row: Row, places: int) -> Cell:
+def _n(row: VariantResult, places: int) -> Cell:
     return Cell(
         str(len(row.values))
         if len(row.values) == row.planned
@@ -134,7 +134,7 @@ def _n(row: Row, places: int) -> Cell:
     )
 
 
-def _mean(row: Row, places: int) -> Cell:
+def _mean(row: VariantResult, places: int) -> Cell:
     mean, sd, low, high = row.summary.mean, row.summary.sd, row.summary.low, row.summary.high
     if math.isnan(mean):
         return Cell(numbers.NONE, None)
@@ -147,7 +147,7 @@ def _mean(row: Row, places: int) -> Cell:
     )
 
 
-def _difference(row: Row, places: int) -> Cell:
+def _difference(row: VariantResult, places: int) -> Cell:
     found = row.comparison
     if found is None or found.difference is None:
         return Cell(numbers.NONE, None)
@@ -158,17 +158,17 @@ def _difference(row: Row, places: int) -> Cell:
     )
 
 
-def _drawn(row: Row, places: int) -> Cell:
+def _drawn(row: VariantResult, places: int) -> Cell:
     return Cell('', row.comparison and row.comparison.difference)
 
 
-def _p(row: Row, places: int) -> Cell:
+def _p(row: VariantResult, places: int) -> Cell:
     if row.comparison is None or row.comparison.adjusted is None:
         return Cell(numbers.NONE, None)
     return Cell(numbers.p_value(row.comparison.adjusted), row.comparison.adjusted)
 
 
-def _verdict(row: Row, places: int) -> Cell:
+def _verdict(row: VariantResult, places: int) -> Cell:
     remarks = []
     if row.same_as:
         remarks.append(f'same config and runs as {row.same_as}')
@@ -179,7 +179,7 @@ def _verdict(row: Row, places: int) -> Cell:
     return Cell(VERDICTS[row.verdict], list(VERDICTS).index(row.verdict), tuple(remarks))
 
 
-def _resampled(row: Row, places: int) -> Cell:
+def _resampled(row: VariantResult, places: int) -> Cell:
     found = row.resampled
     if found is None:
         return Cell(numbers.NONE, None)
@@ -193,7 +193,7 @@ def _resampled(row: Row, places: int) -> Cell:
     )
 
 
-def _paper(row: Row, paper: Paper) -> Cell:
+def _paper(row: VariantResult, paper: Paper) -> Cell:
     value, side = paper.values.get(row.variant), paper.sides.get(row.variant)
     return Cell(
         numbers.printed(value, paper.values.values()),
@@ -321,7 +321,7 @@ def _lacks(table: Table, tested: bool) -> Iterator[str]:
         yield f'{reason[0].upper()}{reason[1:]}: {names}.'
 
 
-def _power(table: Table, compared: Sequence[Row]) -> str:
+def _power(table: Table, compared: Sequence[VariantResult]) -> str:
     seeds = compared[0].planned
     chance = stats.power(EFFECT, seeds, len(compared) + 1)
     fewer = any(len(row.values) < seeds for row in (*compared, *map(table.row, table.references)))
@@ -332,7 +332,7 @@ def _power(table: Table, compared: Sequence[Row]) -> str:
     )
 
 
-def agreement(found: Agreement) -> str:
+def agreement(found: RankAgreement) -> str:
     """How far our table says what the paper's says."""
     parts = []
     if found.directions:
