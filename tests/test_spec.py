@@ -50,6 +50,7 @@ class Kind:
     lengths: tuple[int, ...] = (16, 32)
     scale: float | str = 'rsqrt'
     gate: str = dataclasses.field(default='none', kw_only=True)
+    labels: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
 
 KIND = {'kind': Kind, 'other': Full}
@@ -63,7 +64,8 @@ kinds = st.builds(
     name=st.text(),
     lengths=st.lists(st.integers()).map(tuple),
     scale=st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    gate=st.text(),
+    gate=st.text() | st.sampled_from(['both', 'None', 'lambda', 'print', 'ﬁ', '_', 'x1']),
+    labels=st.lists(st.text() | st.sampled_from(['a', 'True', 'lc.norm'])).map(tuple),
 )
 formulas = st.recursive(
     st.just(mask_lib.Full()) | st.builds(mask_lib.Window, st.integers(1, 99)),
@@ -123,6 +125,72 @@ def test_a_union_takes_any_of_its_types():
         read = spec.parse(f'kind(scale={text})', KIND, 'key').scale
         assert read == scale
         assert type(read) is type(scale)
+
+
+# --- Strings, with and without quotes -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('kind(name=relu)', Kind(name='relu')),
+        ("kind(name='relu')", Kind(name='relu')),
+        ('kind(scale=none)', Kind(scale='none')),
+        ("kind(scale='none')", Kind(scale='none')),
+        ('kind(full, 1, 2, True, relu)', Kind(Full(), 1, 2, True, 'relu')),
+        ('kind(labels=(a, "lc.norm", b))', Kind(labels=('a', 'lc.norm', 'b'))),
+        ('kind(labels=[a])', Kind(labels=('a',))),
+    ],
+)
+def test_a_string_that_is_a_name_needs_no_quotes(text, value):
+    assert spec.parse(text, KIND, 'key') == value
+
+
+@pytest.mark.parametrize(
+    ('value', 'text'),
+    [
+        (Kind(name='relu'), 'kind(name=relu)'),
+        (Kind(scale='none'), 'kind(scale=none)'),
+        (Kind(name='lc.norm.tok'), "kind(name='lc.norm.tok')"),
+        (Kind(name='None'), "kind(name='None')"),
+        (Kind(name='True'), "kind(name='True')"),
+        (Kind(name='lambda'), "kind(name='lambda')"),
+        (Kind(name='5'), "kind(name='5')"),
+        (Kind(name=''), "kind(name='')"),
+        (Kind(name='ﬁ'), "kind(name='ﬁ')"),  # Python reads the name ﬁ as 'fi'
+        (Kind(labels=('a',)), 'kind(labels=(a,))'),
+        (Kind(labels=('a', 'b c')), "kind(labels=(a, 'b c'))"),
+    ],
+)
+def test_a_string_is_printed_without_quotes_where_it_is_a_name(value, text):
+    assert spec.text(value, KIND) == text
+    assert spec.parse(text, KIND, 'key') == value
+
+
+@pytest.mark.parametrize(
+    ('key', 'bare', 'quoted'),
+    [
+        ('model.attention', 'softmax(talking=both)', "softmax(talking='both')"),
+        ('model.attention', 'softmax(scale=none)', "softmax(scale='none')"),
+        ('model.attention', 'softmax(gate=element)', "softmax(gate='element')"),
+        ('model.attention', 'synthesizer(form=random)', "synthesizer(form='random')"),
+        ('model.position', 'kerple(form=power)', "kerple(form='power')"),
+        ('model.rnn', 'lstm(attention=none)', "lstm(attention='none')"),
+        ('model.position', 'rope(pairs=half)', "rope(pairs='half')"),
+        ('data.task', 'multi30k(version=raw)', "multi30k(version='raw')"),
+        (
+            'data.task',
+            'tfds_classification(names=(no, yes))',
+            "tfds_classification(names=('no', 'yes'))",
+        ),
+    ],
+)
+def test_both_spellings_of_a_string_mean_the_same_in_the_tables_of_the_package(key, bare, quoted):
+    table = {'model.attention': KINDS, **SPECS}[key]
+    value = spec.parse(bare, table, key)
+    assert value == spec.parse(quoted, table, key)
+    assert spec.parse(spec.text(value, table), table, key) == value
+    assert spec.text(value, table) in (bare, bare.partition('(')[0])  # a default is left out
 
 
 # --- Masks combine with & and | -------------------------------------------------------------------
@@ -233,6 +301,14 @@ BAD = {  # text: (part of the message, column of the mark)
     'kind(tied=1)': ('gives kind.tied the value 1, it takes bool', 10),
     'kind(lengths=(1, "a"))': ("gives kind.lengths the value (1, 'a'), it takes tuple of int", 13),
     'kind(heads=__import__("os").getpid())': ('gives kind.heads no literal value', 11),
+    'kind(heads=eight)': ('gives kind.heads no literal value', 11),
+    'kind(theta=big)': ('gives kind.theta no literal value', 11),
+    'kind(heads=2, tied=yes)': ('gives kind.tied no literal value', 19),
+    'kind(lengths=(1, two))': ('gives kind.lengths no literal value', 13),
+    'kind(name=relu.x)': ('gives kind.name no literal value', 10),
+    'kind(name=relu())': ('gives kind.name no literal value', 10),
+    'kind(name=True)': ('gives kind.name the value True, it takes str', 10),
+    'kind(labels=(a, 2))': ("gives kind.labels the value ('a', 2), it takes tuple of str", 12),
     'kind(heads={[]: 1})': ('gives kind.heads no literal value', 11),
     'kind(scale=True)': ('gives kind.scale the value True, it takes float or str', 11),
     'kind(full, 1, 2, True, "", (3,), 2, "head")': (

@@ -1,13 +1,15 @@
 """Spec strings: `window(64)`, `rope(theta=1e4)` to frozen dataclasses and back.
 
-A spec is a name from a table, with literal arguments (numbers, strings, booleans, tuples, or nested
-specs where the field names a table of its own). Some tables' specs combine with & and |. Python's
-grammar is borrowed, nothing is evaluated.
+A spec is a name from a table, with arguments in parentheses: numbers, booleans, strings, tuples of
+these, or nested specs where the field names a table of its own. A string that is an identifier
+needs no quotes: `softmax(talking=both)`. Specs of some tables combine with & and |. The grammar is
+Python's; no code is evaluated.
 """
 
 import ast
 import dataclasses
 import difflib
+import keyword
 import operator
 import types
 import typing
@@ -17,25 +19,25 @@ from typing import Any
 from transformer_jax.errors import ConfigError
 
 Table = Mapping[str, type]
-# Instances of some tables combine: the result has `symbol`, `left` and `right`, so that it can
-# be printed.
+# Instances of some tables combine: the result has the attributes `symbol`, `left` and `right`, so
+# that it can be printed.
 OPERATORS = {ast.BitAnd: operator.and_, ast.BitOr: operator.or_}
 
 
 def nested(table: Table, default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field whose value is itself a spec from `table`."""
+    """Declare a dataclass field whose value is itself a spec from `table`."""
     return dataclasses.field(default=default, metadata={'table': table})
 
 
 def nearest(name: str, names: typing.Iterable[str]) -> str:
-    """' (did you mean …?)' when one of `names` is close to `name`, else all of them."""
+    """Suggest the one of `names` that is close to `name`; if none is, list all of them."""
     names = sorted(names)
     close = difflib.get_close_matches(name, names, n=1)
     return f'did you mean {close[0]!r}?' if close else f'valid: {", ".join(names)}'
 
 
 def parse(text: str, table: Table, key: str) -> Any:
-    """The dataclass instance that `text` describes.
+    """Build the dataclass instance that `text` describes.
 
     Args:
         text: for example `'window(64)'`.
@@ -44,150 +46,178 @@ def parse(text: str, table: Table, key: str) -> Any:
 
     Raises:
         ConfigError: not a spec, an unknown name or argument, or a value of the wrong type; the
-            position is marked.
+            message marks the position.
     """
-    return _build(_tree(text, key), table, text.strip(), key)
+    return _Parser(text.strip(), key).build(_tree(text, key), table)
 
 
 def parse_pattern(text: str, table: Table, key: str) -> tuple[Any, ...]:
-    """The instances that a comma list describes, `3*name` counting three times:
-    `'5*window(64), full'`.
+    """Build the instances that a comma list describes: `'5*window(64), full'` is six of them.
+
+    Raises:
+        ConfigError: as `parse`, or a pattern without a layer.
     """
-    tree = _tree(text, key)
+    tree, parser = _tree(text, key), _Parser(text.strip(), key)
     pattern = []
     for item in tree.elts if isinstance(tree, ast.Tuple) else [tree]:
         times = 1
         if isinstance(item, ast.BinOp) and isinstance(item.op, ast.Mult):
-            times = item.left.value if isinstance(item.left, ast.Constant) else None
-            if type(times) is not int or times < 1:
-                raise _error(
-                    text.strip(),
-                    item.col_offset,
-                    key,
-                    'is no pattern: write 3*name for three layers of it',
-                )
-            item = item.right
-        pattern += times * [_build(item, table, text.strip(), key)]
+            count = item.left.value if isinstance(item.left, ast.Constant) else None
+            if type(count) is not int or count < 1:
+                raise parser.error(item, 'is no pattern: write 3*name for three layers of it')
+            times, item = count, item.right
+        pattern += times * [parser.build(item, table)]
     if not pattern:
-        raise _error(text.strip(), 0, key, 'is no pattern: it names no layer')
+        raise parser.error(tree, 'is no pattern: it names no layer')
     return tuple(pattern)
 
 
 def text(value: Any, table: Table) -> str:
-    """The shortest spec string that `parse` reads back as `value`."""
+    """Print the shortest spec string that `parse` reads back as `value`.
+
+    Arguments that have their default value are left out.
+    """
     symbol = getattr(value, 'symbol', '')
     if symbol:
-        # | binds less than &, and both to the left.
+        # & binds more tightly than |, and both associate to the left.
         sides = [
             (text(side, table), getattr(side, 'symbol', '')) for side in (value.left, value.right)
         ]
         return f' {symbol} '.join(
-            f'({side})' if (inner == symbol and place) or (symbol, inner) == ('&', '|') else side
-            for place, (side, inner) in enumerate(sides)
+            f'({side})' if (inner == symbol and index) or (symbol, inner) == ('&', '|') else side
+            for index, (side, inner) in enumerate(sides)
         )
     name = next(name for name, kind in table.items() if kind is type(value))
     arguments = []
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
         if field.init and item != field.default:
-            item_table = field.metadata.get('table')
-            arguments.append(f'{field.name}={text(item, item_table) if item_table else repr(item)}')
+            inner = field.metadata.get('table')
+            arguments.append(f'{field.name}={text(item, inner) if inner else _literal(item)}')
     return f'{name}({", ".join(arguments)})' if arguments else name
 
 
+def _literal(value: Any) -> str:
+    """Print an argument: a string without quotes where it is an identifier."""
+    if isinstance(value, tuple):
+        items = ', '.join(map(_literal, value))
+        return f'({items},)' if len(value) == 1 else f'({items})'
+    # Python normalizes identifiers outside ASCII, so that another string would be read back.
+    bare = isinstance(value, str) and value.isascii() and value.isidentifier()
+    return value if bare and not keyword.iskeyword(value) else repr(value)
+
+
 def _tree(text: str, key: str) -> ast.expr:
+    source = text.strip()
     try:
-        return ast.parse(text.strip(), mode='eval').body
+        return ast.parse(source, mode='eval').body
     except (SyntaxError, ValueError) as error:
         column = (getattr(error, 'offset', None) or 1) - 1
-        raise _error(
-            text.strip(), column, key, f'is no spec ({getattr(error, "msg", error)})'
-        ) from None
+        message = f'is no spec ({getattr(error, "msg", error)})'
+        raise _error(source, key, column, message) from None
 
 
-def _error(source: str, column: int, key: str, message: str) -> ConfigError:
+def _error(source: str, key: str, column: int, message: str) -> ConfigError:
     return ConfigError(f'{key}={source!r} {message}\n  {source}\n  {" " * column}^')
 
 
-def _build(tree: ast.expr, table: Table, source: str, key: str) -> Any:
-    if isinstance(tree, ast.BinOp) and type(tree.op) in OPERATORS:
-        left, right = (_build(side, table, source, key) for side in (tree.left, tree.right))
+@dataclasses.dataclass(frozen=True)
+class _Parser:
+    """Turns the syntax tree of a spec string into instances."""
+
+    source: str
+    key: str  # of the configuration, for messages
+
+    def error(self, node: ast.expr | ast.keyword, message: str) -> ConfigError:
+        """Make the error whose message marks where `node` begins."""
+        return _error(self.source, self.key, node.col_offset, message)
+
+    def build(self, tree: ast.expr, table: Table) -> Any:
+        """Build the instance that a tree describes."""
+        if isinstance(tree, ast.BinOp) and type(tree.op) in OPERATORS:
+            left, right = (self.build(side, table) for side in (tree.left, tree.right))
+            try:
+                return OPERATORS[type(tree.op)](left, right)
+            except TypeError:
+                raise self.error(tree, 'combines what cannot be combined') from None
+        call = tree if isinstance(tree, ast.Call) else ast.Call(func=tree, args=[], keywords=[])
+        if not isinstance(call.func, ast.Name):
+            raise self.error(tree, 'is no spec: write name or name(argument=value, …)')
+        name = call.func.id
+        if name not in table:
+            raise self.error(tree, f'names the unknown {name!r}: {nearest(name, table)}')
+        fields = {field.name: field for field in dataclasses.fields(table[name]) if field.init}
+        hints = typing.get_type_hints(table[name])
+        values = {}
+        for argument, node in self.arguments(call, fields).items():
+            inner = fields[argument].metadata.get('table')
+            label = f'{name}.{argument}'
+            values[argument] = (
+                self.build(node, inner) if inner else self.value(node, hints[argument], label)
+            )
+        missing = [
+            n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING
+        ]
+        if missing:
+            raise self.error(tree, f'lacks the argument {", ".join(missing)} of {name}')
         try:
-            return OPERATORS[type(tree.op)](left, right)
-        except TypeError:
-            raise _error(source, tree.col_offset, key, 'combines what cannot be combined') from None
-    call = tree if isinstance(tree, ast.Call) else ast.Call(func=tree, args=[], keywords=[])
-    if not isinstance(call.func, ast.Name):
-        raise _error(
-            source, tree.col_offset, key, 'is no spec: write name or name(argument=value, …)'
-        )
-    name = call.func.id
-    if name not in table:
-        raise _error(
-            source, tree.col_offset, key, f'names the unknown {name!r}: {nearest(name, table)}'
-        )
-    fields = {field.name: field for field in dataclasses.fields(table[name]) if field.init}
-    hints = typing.get_type_hints(table[name])
-    ordered = [name for name, field in fields.items() if not field.kw_only]
-    given = dict(zip(ordered, call.args, strict=False))
-    if len(call.args) > len(ordered):
-        raise _error(
-            source,
-            tree.col_offset,
-            key,
-            f'gives {name} {len(call.args)} arguments, it takes {len(ordered)}',
-        )
-    for keyword in call.keywords:
-        if keyword.arg not in fields:
-            hint = nearest(str(keyword.arg), fields) if fields else f'{name} takes none'
-            raise _error(
-                source,
-                keyword.col_offset,
-                key,
-                f'gives {name} an unknown argument {keyword.arg!r}: {hint}',
+            return table[name](**values)
+        except ValueError as error:
+            raise self.error(tree, f'is invalid: {error}') from None
+
+    def arguments(
+        self, call: ast.Call, fields: dict[str, dataclasses.Field]
+    ) -> dict[str, ast.expr]:
+        """Map each field that a call gives, by position or by name, to the tree of its value."""
+        name = ast.unparse(call.func)
+        ordered = [name for name, field in fields.items() if not field.kw_only]
+        given = dict(zip(ordered, call.args, strict=False))
+        if len(call.args) > len(ordered):
+            raise self.error(
+                call, f'gives {name} {len(call.args)} arguments, it takes {len(ordered)}'
             )
-        if keyword.arg in given:
-            raise _error(
-                source, keyword.col_offset, key, f'gives {name} its argument {keyword.arg!r} twice'
-            )
-        given[keyword.arg] = keyword.value
-    values = {}
-    for argument, node in given.items():
-        inner = fields[argument].metadata.get('table')
-        values[argument] = (
-            _build(node, inner, source, key)
-            if inner
-            else _literal(node, hints[argument], f'{name}.{argument}', source, key)
-        )
-    missing = [n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING]
-    if missing:
-        raise _error(
-            source, tree.col_offset, key, f'lacks the argument {", ".join(missing)} of {name}'
-        )
-    try:
-        return table[name](**values)
-    except ValueError as error:
-        raise _error(source, tree.col_offset, key, f'is invalid: {error}') from None
+        for argument in call.keywords:
+            if argument.arg not in fields:
+                hint = nearest(str(argument.arg), fields) if fields else f'{name} takes none'
+                raise self.error(
+                    argument, f'gives {name} an unknown argument {argument.arg!r}: {hint}'
+                )
+            if argument.arg in given:
+                raise self.error(argument, f'gives {name} its argument {argument.arg!r} twice')
+            given[argument.arg] = argument.value
+        return given
+
+    def value(self, node: ast.expr, hint: Any, label: str) -> Any:
+        """Evaluate the argument `label`, whose field has the type `hint`."""
+        try:
+            value = _evaluate(node, hint)
+        except (ValueError, TypeError):  # TypeError: {[]: 1} is a literal, but not a value
+            raise self.error(node, f'gives {label} no literal value') from None
+        converted = convert(value, hint)
+        if converted is None:
+            message = f'gives {label} the value {value!r}, it takes {type_name(hint)}'
+            raise self.error(node, message)
+        return converted
 
 
-def _literal(node: ast.expr, hint: Any, label: str, source: str, key: str) -> Any:
-    try:
-        value = ast.literal_eval(node)
-    except (ValueError, TypeError):  # TypeError: {[]: 1} is a literal, but not a value
-        raise _error(source, node.col_offset, key, f'gives {label} no literal value') from None
-    converted = convert(value, hint)
-    if converted is None:
-        raise _error(
-            source,
-            node.col_offset,
-            key,
-            f'gives {label} the value {value!r}, it takes {type_name(hint)}',
-        )
-    return converted
+def _evaluate(node: ast.expr, hint: Any) -> Any:
+    """Evaluate a literal; where `hint` takes a string, a bare name is one.
+
+    Raises:
+        ValueError, TypeError: no literal.
+    """
+    types_ = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(node, ast.Name) and str in types_:
+        return node.id
+    item_types = [typing.get_args(one)[0] for one in types_ if typing.get_origin(one) is tuple]
+    if isinstance(node, ast.Tuple | ast.List) and item_types:
+        items = [_evaluate(item, item_types[0]) for item in node.elts]
+        return tuple(items) if isinstance(node, ast.Tuple) else items
+    return ast.literal_eval(node)
 
 
 def type_name(hint: Any) -> str:
-    """How a field's type is called in a message: `int`, `tuple of int`."""
+    """Name a field's type as messages do: `int`, `tuple of int`."""
     if typing.get_origin(hint) is tuple:
         return f'tuple of {type_name(typing.get_args(hint)[0])}'
     if isinstance(hint, types.UnionType):
@@ -196,8 +226,9 @@ def type_name(hint: Any) -> str:
 
 
 def convert(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint` when that loses nothing, else None: int to float yes, bool to
-    int no.
+    """Convert `value` to the type `hint` where that loses nothing, else return None.
+
+    An int becomes a float; a bool does not become an int.
     """
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, tuple | list):
