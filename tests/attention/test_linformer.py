@@ -143,7 +143,7 @@ class ParamScope:
         self.asked[name] = tuple(shape)
         return init(jax.random.PRNGKey(len(self.asked)), shape, jnp.float32)
 
-    def heads_in(self, name, x_BTD, heads, size, axis):
+    def project_to_heads(self, name, x_BTD, heads, size, axis):
         self.asked[name] = heads, size, axis
         return jnp.ones((*x_BTD.shape[:2], heads, size))
 

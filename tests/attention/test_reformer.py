@@ -35,7 +35,7 @@ class ParamScope:
     def __init__(self, layer=0):
         self.layer, self.position = layer, self
 
-    def heads_in(self, name, x_BTD, heads, size, axis):
+    def project_to_heads(self, name, x_BTD, heads, size, axis):
         return jnp.ones((*x_BTD.shape[:2], heads, size), x_BTD.dtype)
 
     def rotate(self, x_BTNH, positions_BT):

@@ -262,7 +262,7 @@ class ParamScope:
     def __init__(self):
         self.asked, self.position = {}, self
 
-    def heads_in(self, name, x_BTD, heads, size, axis):
+    def project_to_heads(self, name, x_BTD, heads, size, axis):
         self.asked[name] = heads, size, axis
         return jnp.ones((*x_BTD.shape[:2], heads, size))
 

@@ -12,7 +12,7 @@ def queries(scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
     """q_BTNH of N query heads."""
     heads = scope.heads
     return scope.position.rotate(
-        scope.heads_in('query', x_BTD, heads.num_heads, heads.head_dim, 'heads'),
+        scope.project_to_heads('query', x_BTD, heads.num_heads, heads.head_dim, 'heads'),
         tokens.positions_BT,
     )
 
@@ -21,7 +21,9 @@ def keys_values(scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> tuple[ja
     """(k_BSKH, v_BSKH) of K key-value heads."""
     heads = scope.heads
     k_BSKH = scope.position.rotate(
-        scope.heads_in('key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads'),
+        scope.project_to_heads('key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads'),
         tokens.positions_BT,
     )
-    return k_BSKH, scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads')
+    return k_BSKH, scope.project_to_heads(
+        'value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'
+    )

@@ -40,7 +40,9 @@ class Projection(nn.Module):
         return self.project(self, *arguments)
 
     @nn.nowrap
-    def heads_in(self, name: str, x_BTD: jax.Array, heads: int, size: int, axis: str) -> jax.Array:
+    def project_to_heads(
+        self, name: str, x_BTD: jax.Array, heads: int, size: int, axis: str
+    ) -> jax.Array:
         """Projects x_BTD to x_BTNH with a learned kernel, and a bias where the configuration
         has one.
         """

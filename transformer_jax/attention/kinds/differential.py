@@ -69,7 +69,9 @@ class Differential(Scored):
         return Queries(
             *self._halves(
                 scope,
-                scope.heads_in('query', x_BTD, heads.num_heads, 2 * heads.head_dim, 'heads'),
+                scope.project_to_heads(
+                    'query', x_BTD, heads.num_heads, 2 * heads.head_dim, 'heads'
+                ),
                 tokens,
             )
         )
@@ -80,11 +82,12 @@ class Differential(Scored):
         heads = self.tile_heads(scope.heads)
         halves = self._halves(
             scope,
-            scope.heads_in('key', x_BSD, heads.kv_heads, 2 * heads.head_dim, 'kv_heads'),
+            scope.project_to_heads('key', x_BSD, heads.kv_heads, 2 * heads.head_dim, 'kv_heads'),
             tokens,
         )
         return KeysValues(
-            *halves, scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads')
+            *halves,
+            scope.project_to_heads('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'),
         )
 
     def attention_params(self, scope: ParamScope) -> dict[str, Any]:

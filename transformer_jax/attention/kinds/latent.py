@@ -77,7 +77,7 @@ class Latent(Scored):
         heads = scope.heads
         if self.query_rank:
             x_BTD = _compressed(scope, 'query_latent', x_BTD, self.query_rank)
-        both_BTNH = scope.heads_in(
+        both_BTNH = scope.project_to_heads(
             'query', x_BTD, heads.num_heads, heads.head_dim + self.rotated_dim(scope.heads), 'heads'
         )
         turned_BTNP = scope.position.rotate(both_BTNH[..., heads.head_dim :], tokens.positions_BT)
@@ -85,7 +85,7 @@ class Latent(Scored):
 
     def project_keys_values(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> Latents:
         turned_BS1P = scope.position.rotate(
-            scope.heads_in('turned_key', x_BSD, 1, self.rotated_dim(scope.heads), 'rank'),
+            scope.project_to_heads('turned_key', x_BSD, 1, self.rotated_dim(scope.heads), 'rank'),
             tokens.positions_BT,
         )
         return Latents(_compressed(scope, 'latent', x_BSD, self._rank(scope)), turned_BS1P[:, :, 0])
@@ -181,7 +181,7 @@ def expand(latents: Latents, params: Any) -> KeysValues:
 
 
 def _compressed(scope: ParamScope, name: str, x_BTD: jax.Array, rank: int) -> jax.Array:
-    c_BTR = scope.heads_in(name, x_BTD, 1, rank, 'rank')[:, :, 0]
+    c_BTR = scope.project_to_heads(name, x_BTD, 1, rank, 'rank')[:, :, 0]
     return rms_norm(
         c_BTR, scope.parameter(f'{name}_norm', (rank,), ('rank',), jax.nn.initializers.ones)
     )

@@ -70,14 +70,16 @@ class Reformer(Attention):
 
     def project_queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = scope.heads
-        qk_BTNH = scope.heads_in(
+        qk_BTNH = scope.project_to_heads(
             'query', x_BTD.astype(jnp.float32), heads.num_heads, heads.head_dim, 'heads'
         )
         return Queries(scope.position.rotate(qk_BTNH, tokens.positions_BT))
 
     def project_keys_values(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> Values:
         heads = scope.heads
-        return Values(scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'))
+        return Values(
+            scope.project_to_heads('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads')
+        )
 
     def attention_params(self, scope: ParamScope) -> dict[str, Any]:
         """The directions, which are not learned: a_RNHE, E = buckets / 2."""

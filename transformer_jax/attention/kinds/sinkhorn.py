@@ -75,7 +75,7 @@ class Sinkhorn(Attention):
         heads = scope.heads
         return Queries(
             projections.queries(scope, x_BTD, tokens),
-            scope.heads_in('sort_query', x_BTD, heads.kv_heads, heads.head_dim, 'kv_heads'),
+            scope.project_to_heads('sort_query', x_BTD, heads.kv_heads, heads.head_dim, 'kv_heads'),
         )
 
     def project_keys_values(
@@ -84,7 +84,7 @@ class Sinkhorn(Attention):
         heads = scope.heads
         return KeysValues(
             *projections.keys_values(scope, x_BSD, tokens),
-            scope.heads_in('sort_key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads'),
+            scope.project_to_heads('sort_key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads'),
         )
 
     def attend(self, queries: Queries, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:

@@ -90,7 +90,7 @@ class Softmax(Scored):
             self._positioned(
                 scope, 'key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads', tokens
             ),
-            scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'),
+            scope.project_to_heads('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'),
             decay_BSN,
         )
 
@@ -186,7 +186,7 @@ class Softmax(Scored):
         axis: str,
         tokens: Tokens,
     ) -> jax.Array:
-        y_BTNH = scope.heads_in(name, x_BTD, heads, size, axis)
+        y_BTNH = scope.project_to_heads(name, x_BTD, heads, size, axis)
         if self.qk_norm:
             y_BTNH = rms_norm(
                 y_BTNH,
@@ -219,7 +219,9 @@ def talk(x_BKGTS: jax.Array, w_MN: jax.Array) -> jax.Array:
 
 def forget_gate(scope: ParamScope, x_BSD: jax.Array, heads: int, tokens: Tokens) -> jax.Array:
     """float32 log f_BSN, f = sigmoid(x W + b); padding forgets nothing."""
-    logits_BSN = scope.heads_in('forget', x_BSD, heads, 1, 'heads')[..., 0].astype(jnp.float32)
+    logits_BSN = scope.project_to_heads('forget', x_BSD, heads, 1, 'heads')[..., 0].astype(
+        jnp.float32
+    )
     bias_N = scope.parameter('forget_bias', (heads,), ('heads',), jax.nn.initializers.zeros)
     return (
         jax.nn.log_sigmoid(logits_BSN + bias_N[None, None]) * (tokens.segments_BT != 0)[..., None]

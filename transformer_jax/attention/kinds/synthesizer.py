@@ -76,7 +76,9 @@ class Synthesizer(Scored):
                 ('heads', 'head_dim'),
                 jax.nn.initializers.zeros,
             )
-            hidden_BTNH = scope.heads_in('hidden', x_BTD, heads.num_heads, heads.head_dim, 'heads')
+            hidden_BTNH = scope.project_to_heads(
+                'hidden', x_BTD, heads.num_heads, heads.head_dim, 'heads'
+            )
             hidden_BTNH = jax.nn.relu(hidden_BTNH + bias_NH.astype(x_BTD.dtype)[None, None])
         if self.mix:
             q_BTNH = projections.queries(scope, x_BTD, tokens)
@@ -88,10 +90,13 @@ class Synthesizer(Scored):
         heads = scope.heads
         k_BSKH = None
         if self.mix:
-            k_BSKH = scope.heads_in('key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads')
+            k_BSKH = scope.project_to_heads(
+                'key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads'
+            )
             k_BSKH = scope.position.rotate(k_BSKH, tokens.positions_BT)
         return KeysValues(
-            k_BSKH, scope.heads_in('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads')
+            k_BSKH,
+            scope.project_to_heads('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'),
         )
 
     def attention_params(self, scope: ParamScope) -> dict[str, Any]:
