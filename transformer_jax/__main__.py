@@ -1,4 +1,4 @@
-"""`python -m transformer_jax` is `transformer-jax`."""
+"""Run the command line: `python -m transformer_jax` is the same as `transformer-jax`."""
 
 import sys
 

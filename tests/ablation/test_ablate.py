@@ -116,7 +116,7 @@ def test_only_knows_the_variants(tmp_path):
 
 def test_the_seeds_are_those_of_ablate(tmp_path):
     with pytest.raises(
-        ConfigError, match=r'base: train\.replicas=2: the seeds are those of ablate, and --replicas'
+        ConfigError, match=r'base: train\.replicas=2: the seeds are those of ablate, and --seeds_per_program'
     ):
         plan(tmp_path, {'base': {}}, **{'train.replicas': 2})
 
@@ -436,7 +436,7 @@ def test_the_seeds_of_a_row_share_a_program(shared, tmp_path):
     shared |= {'base/1': Diverged('step 3: loss nan'), 'one-head/0': ZeroDivisionError('oh')}
     with pytest.raises(Unfinished) as unfinished:
         ablate(plan(tmp_path), quiet)
-    oh = 'ZeroDivisionError: oh; --replicas=N trains fewer seeds in one program'
+    oh = 'ZeroDivisionError: oh; --seeds_per_program=N trains fewer seeds in one program'
     assert str(unfinished.value).split('\n  ') == [
         '3 of 6 runs are not done:',
         f'base/1: step 3: loss nan; {REMEDY}',
@@ -471,7 +471,7 @@ def test_the_name_of_a_group_tells_its_seeds():
 
 
 def test_what_was_begun_goes_on_as_it_was(shared, tmp_path, monkeypatch):
-    """A group whole, whatever --replicas says now; a run that was alone, alone."""
+    """A group whole, whatever --seeds_per_program says now; a run that was alone, alone."""
     (tmp_path / 'base/0').mkdir(parents=True)
     (tmp_path / 'base/0/metrics.jsonl').touch()
     shared['base/1-2'] = Stopped(signal.SIGTERM, 'stopped')
@@ -492,7 +492,7 @@ def test_what_was_begun_goes_on_as_it_was(shared, tmp_path, monkeypatch):
 @pytest.mark.parametrize('most', [0, 1])
 def test_a_group_without_a_checkpoint_does_not_bind(shared, tmp_path, most):
     shared['base/1'] = MemoryError('of the device')
-    oh = r'base/2: of the device: take smaller batches .*; --replicas=N trains fewer seeds in '
+    oh = r'base/2: of the device: take smaller batches .*; --seeds_per_program=N trains fewer seeds in '
     with pytest.raises(Unfinished, match=oh) as unfinished:
         ablate(plan(tmp_path, BASE, seeds=3), quiet)
     assert unfinished.value.exit_code == 2

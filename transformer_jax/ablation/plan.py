@@ -214,7 +214,7 @@ def checked_configs(experiment: Experiment) -> dict[str, ExperimentConfig]:
     """
     configs = experiment.configs()
     reasons = [
-        f'{name}: train.replicas={config.train.replicas}: the seeds are those of ablate, and --replicas says '
+        f'{name}: train.replicas={config.train.replicas}: the seeds are those of ablate, and --seeds_per_program says '
         'how many share a program'
         for name, config in configs.items()
         if config.train.replicas != 1

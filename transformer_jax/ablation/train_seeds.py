@@ -191,7 +191,7 @@ def _train(
 
 
 def _remedy(group: Group) -> str:
-    fewer = '--replicas=N trains fewer seeds in one program'
+    fewer = '--seeds_per_program=N trains fewer seeds in one program'
     return f'{fewer}, once {group.path} and its runs are deleted' if group.begun else fewer
 
 

@@ -1,4 +1,4 @@
-"""The command line: one file a group of commands, and the table of all."""
+"""The command line: one file for each group of commands, and one table of all commands."""
 
 from transformer_jax.cli.main import main
 

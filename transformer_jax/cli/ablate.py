@@ -1,20 +1,21 @@
-"""The command `ablate`: its flags, and how it is run."""
-
-import sys
+"""The command `ablate`: train the variants of an experiment with several seeds."""
 
 from absl import flags
 from ml_collections import config_flags
 
-from transformer_jax.config import default_config
+from transformer_jax.cli.flags import Flags, print_remark
 from transformer_jax.errors import ConfigError
-
-Flags = flags.FlagValues
 
 
 def define_ablate(values: Flags) -> None:
-    """The flags of `ablate`."""
+    """Define the flags of `ablate`."""
+    from transformer_jax.config import default_config
+
     flags.DEFINE_string(
-        'experiment', '', 'FILE.py[:SCALE], also without --experiment=.', flag_values=values
+        'experiment',
+        '',
+        'The experiment: FILE.py[:SCALE]; --experiment= may be left out.',
+        flag_values=values,
     )
     config_flags.DEFINE_config_dict(
         'config',
@@ -24,50 +25,52 @@ def define_ablate(values: Flags) -> None:
     )
     flags.DEFINE_string('root', '', 'The directory that holds all runs.', flag_values=values)
     flags.DEFINE_integer(
-        'seeds', None, 'How many; by default as the experiment says.', 1, flag_values=values
+        'seeds',
+        None,
+        'How many seeds; by default the number in the experiment.',
+        1,
+        flag_values=values,
     )
-    flags.DEFINE_list('only', [], 'These variants alone, divided by commas.', flag_values=values)
+    flags.DEFINE_list('only', [], 'Only these variants, divided by commas.', flag_values=values)
     flags.DEFINE_string(
-        'shard', '1/1', 'i/n: the i-th of n parts of the runs, for job arrays.', flag_values=values
+        'shard',
+        '1/1',
+        'Written i/n: the i-th of n parts of the runs, for job arrays.',
+        flag_values=values,
     )
     flags.DEFINE_integer(
-        'replicas',
+        'seeds_per_program',
         0,
-        'How many seeds of a variant may be trained in one program; 0: all. Only where '
-        'its batches have one shape.',
+        'How many seeds of a variant may be trained in one program; 0: all. More than one only if '
+        'all batches of the variant have one shape.',
         0,
         flag_values=values,
     )
     flags.DEFINE_bool(
         'dry_run',
         False,
-        'Only print the plan, with the time of some steps; write nothing.',
+        'Only print the plan, with the time of a few steps; write nothing.',
         flag_values=values,
     )
 
 
 def run_ablate(values: Flags) -> None:
-    """Runs what is missing, or prints the plan."""
+    """Train what is missing of an experiment, or print the plan."""
     for name in ('experiment', 'root'):
         if not values[name].value:
             raise ConfigError(
-                f'--{name} is missing, as in: transformer-jax ablate experiments/demo/number_words.py '
-                '--root=runs/demo_ablation'
+                f'--{name} is missing, as in: transformer-jax ablate '
+                'experiments/demo/number_words.py --root=runs/demo_ablation'
             )
-
-    def log(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    from transformer_jax.ablation import experiment, plan
-    from transformer_jax.ablation import runner as ablate
+    from transformer_jax.ablation import experiment, runner
+    from transformer_jax.ablation.plan import Plan
     from transformer_jax.profiling import timing
 
-    asked = experiment.load(values.experiment).with_base(
-        config_flags.get_override_values(values['config'])
-    )
-    plan = plan.Plan(asked, values.experiment, values.root, values.seeds or 0)
+    overrides = config_flags.get_override_values(values['config'])
+    chosen = experiment.load(values.experiment).with_base(overrides)
+    plan = Plan(chosen, values.experiment, values.root, values.seeds or 0)
     plan.narrow(values.only, values.shard)
     if values.dry_run:
-        timing.console().print(ablate.dry_run(plan, log))
+        timing.console().print(runner.dry_run(plan, print_remark))
     else:
-        ablate.ablate(plan, log, values.replicas)
+        runner.ablate(plan, print_remark, values.seeds_per_program)

@@ -1,4 +1,4 @@
-"""The command line: `transformer-jax COMMAND --flags`, exit codes, one clear message an error."""
+"""The command line `transformer-jax COMMAND --flags`: parsing, exit codes, error messages."""
 
 import difflib
 import os
@@ -10,14 +10,21 @@ import jax
 from absl import flags, logging
 
 from transformer_jax import spec
-from transformer_jax.cli.commands import COMMANDS, Flags
+from transformer_jax.cli.commands import COMMANDS
+from transformer_jax.cli.flags import Flags
 from transformer_jax.errors import ConfigError, UserError
-from transformer_jax.host_memory import bound_memory, exhausted, keep_freed_memory
+from transformer_jax.host_memory import exhausted, tune_host_memory
 from transformer_jax.schema import ExperimentConfig, flatten
+
+RENAMED = {'replicas': 'seeds_per_program'}  # flags, old name to new
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command; returns the exit code, see `errors`."""
+    """Run a command and return its exit code, see `errors`.
+
+    Args:
+        argv: the arguments after the program's name; None: those of this process.
+    """
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ('help', '--help', '-h'):
         print(_overview())
@@ -34,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         if values.help:
             print(_usage(name, values))
             return 0
-        _prepare(values)
+        _prepare_process(values)
         COMMANDS[name].run(values)
         sys.stdout.flush()
         return 0
@@ -51,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print('transformer-jax: interrupted', file=sys.stderr)
         return 130
-    except BrokenPipeError:  # The reader of our output has left, as `head` does.
+    except BrokenPipeError:  # The reader of our output has ended, as `head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     finally:
@@ -79,21 +86,21 @@ def _usage(name: str, values: Flags) -> str:
 
 
 def _parse(values: Flags, name: str, arguments: list[str]) -> None:
-    """Defines the flags of a command and reads them."""
+    """Define the flags of a command and read them."""
     _check_keys(arguments)
     arguments = [_underscored(argument) for argument in arguments]
-    # config_flags reads the overrides (--config.train.steps=…) from sys.argv itself, and run.json
-    # the command.
+    # config_flags reads the overrides (--config.train.steps=…) from sys.argv, and run.json records
+    # it as the command.
     sys.argv = ['transformer-jax', *name.split(), *arguments]
     try:
         COMMANDS[name].define(values)
         rest = values(['', *arguments])[1:]
-        # A file that could not be read is no error before something of it is used.
+        # config_flags raises the error of a file that cannot be read only when it is first used.
         getattr('config' in values and values.config, 'lock', None)
     except flags.UnrecognizedFlagError as error:
-        raise ConfigError(
-            f'unknown flag --{error.flagname}: {spec.nearest(error.flagname, values)}'
-        ) from None
+        name = error.flagname
+        hint = f'it is now --{RENAMED[name]}' if name in RENAMED else spec.nearest(name, values)
+        raise ConfigError(f'unknown flag --{name}: {hint}') from None
     except Exception as error:  # A configuration file is a program, and may raise anything.
         raise ConfigError(_explain(error)) from error
     if rest and COMMANDS[name].argument:
@@ -103,14 +110,12 @@ def _parse(values: Flags, name: str, arguments: list[str]) -> None:
 
 
 def _underscored(argument: str) -> str:
-    """--dry-run as --dry_run; what follows an equals sign or a dot is left alone."""
+    """Write --dry-run as --dry_run; what follows an equals sign or a dot stays as it is."""
     return re.sub('^--[a-z-]+', lambda flag: '--' + flag[0][2:].replace('-', '_'), argument)
 
 
 def _check_keys(arguments: list[str]) -> None:
-    """Refuses `--config.KEY` where there is no such key, with the nearest one of its section or
-    of any.
-    """
+    """Raise ConfigError for a `--config.KEY` that does not exist, naming the nearest key."""
     keys = list(flatten(ExperimentConfig()))
     for argument in arguments:
         flag, _, key = argument.partition('=')[0].lstrip('-').partition('.')
@@ -120,22 +125,18 @@ def _check_keys(arguments: list[str]) -> None:
                 k for k in keys if difflib.get_close_matches(last, [k.rpartition('.')[2]])
             ]
             hint = (
-                spec.nearest(key, nearby) if nearby else 'transformer_jax/config.py holds them all'
+                spec.nearest(key, nearby) if nearby else 'transformer_jax/schema.py lists them all'
             )
             raise ConfigError(f'--config.{key}: unknown configuration key; {hint}')
 
 
 def _explain(error: Exception) -> str:
-    """One line for what absl and ml_collections raise over flags, or the configuration file
-    over itself.
-    """
+    """Return one line for an error that absl, ml_collections or a configuration file raised."""
     chain = [error]
     while inner := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(inner)
     for cause in chain:
-        if isinstance(
-            cause, UserError
-        ):  # Our own, from get_config: it says all that there is to say.
+        if isinstance(cause, UserError):  # Our own, from get_config: its message is complete.
             return f'--config: {cause}'
         places = [
             frame
@@ -158,21 +159,18 @@ def _explain(error: Exception) -> str:
 
 
 def _last_line(error: BaseException) -> str:
-    # ConfigDict wraps its own errors, with the hint in the last line; a KeyError's text is the repr
-    # of its argument.
+    # ConfigDict wraps its own errors, with the hint in the last line. The text of a KeyError is the
+    # repr of its argument, so the argument itself is taken.
     while error.args and isinstance(error.args[0], BaseException):
         error = error.args[0]
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return ': '.join([type(error).__name__, *text.strip().splitlines()[-1:]])
 
 
-def _prepare(values: Flags) -> None:
-    """Quiet libraries, memory and a compilation cache that last, and the other processes of the
-    run, if any.
-    """
+def _prepare_process(values: Flags) -> None:
+    """Set up this process: logging, memory, compilation cache, and the processes of the run."""
     logging.set_verbosity(logging.WARNING)
-    keep_freed_memory()
-    bound_memory()
+    tune_host_memory()
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update(
             'jax_compilation_cache_dir', os.path.expanduser('~/.cache/transformer_jax/xla')

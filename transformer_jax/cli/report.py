@@ -1,42 +1,40 @@
-"""The command `report`: its flags, and how it is run."""
+"""The command `report`: the results of an ablation as tables and figures."""
 
-import sys
 from pathlib import Path
 
 from absl import flags
 
+from transformer_jax.cli.flags import Flags, print_remark
 from transformer_jax.errors import ConfigError
-
-Flags = flags.FlagValues
 
 
 def define_report(values: Flags) -> None:
-    """The flags of `report`."""
+    """Define the flags of `report`."""
     flags.DEFINE_string(
         'results',
         '',
-        'The root of an ablation, or its results.json (which tells no curves), also '
-        'without --results=.',
+        'The root of an ablation, or its results.json (which has no curves); --results= may be '
+        'left out.',
         flag_values=values,
     )
     flags.DEFINE_string(
         'out',
         '',
-        'Where to write; by default report/ in the root, or a folder beside the file that '
-        'has its name.',
+        'Where to write; by default report/ in the root, or a folder next to the file and with '
+        'its name.',
         flag_values=values,
     )
     flags.DEFINE_string(
         'readme',
         '',
-        'Write no report, but the tables between <!-- begin report: FILE --> and '
-        '<!-- end report --> of this README, which lies beside the file.',
+        'Write no report; replace the tables between <!-- begin report: FILE --> and '
+        '<!-- end report --> in this README, which must be in the same folder as the file.',
         flag_values=values,
     )
 
 
 def run_report(values: Flags) -> None:
-    """Writes a report, or a README's tables."""
+    """Write a report, or the tables of a README."""
     if not values.results:
         raise ConfigError('--results is missing, as in: transformer-jax report runs/demo_ablation')
     from transformer_jax.report.readme import update
@@ -47,7 +45,7 @@ def run_report(values: Flags) -> None:
         files = [update(Path(values.readme), Path(values.results))]
     else:
         path = absolute_path(values.results)
-        beside = path / 'report' if path.is_dir() else path.with_suffix('')
-        files = write_report(path, absolute_path(values.out) if values.out else beside)
+        default = path / 'report' if path.is_dir() else path.with_suffix('')
+        files = write_report(path, absolute_path(values.out) if values.out else default)
     for file in files:
-        print(f'wrote {file}', file=sys.stderr, flush=True)
+        print_remark(f'wrote {file}')

@@ -1,0 +1,106 @@
+"""The commands `bench train`, `bench decode` and `bench attention`."""
+
+import jax
+from absl import flags
+
+from transformer_jax.cli.flags import (
+    Flags,
+    define_config,
+    define_json,
+    log,
+    read_config,
+    whole_numbers,
+)
+from transformer_jax.errors import ConfigError
+
+
+def define_bench_train(values: Flags) -> None:
+    """Define the flags of `bench train`."""
+    define_config(values)
+    flags.DEFINE_integer('steps', 30, 'How many training steps to time.', 1, flag_values=values)
+    define_json(values)
+
+
+def run_bench_train(values: Flags) -> None:
+    """Time training steps and print the result."""
+    from transformer_jax.profiling import bench_train, timing
+
+    config = read_config(values)
+    # The time to compile is a part of the result, so nothing may come from the cache.
+    jax.config.update('jax_enable_compilation_cache', False)
+    result = bench_train.bench_train(config, values.steps, log)
+    timing.show(result, bench_train.tables(result), values.json)
+
+
+def define_bench_decode(values: Flags) -> None:
+    """Define the flags of `bench decode`."""
+    define_config(values)
+    flags.DEFINE_integer(
+        'longest',
+        128,
+        'Output tokens; an eighth, a quarter and a half of it are timed as well.',
+        16,
+        flag_values=values,
+    )
+    flags.DEFINE_integer('rows', 64, 'Sentences of a batch.', 1, flag_values=values)
+    define_json(values)
+
+
+def run_bench_decode(values: Flags) -> None:
+    """Time decoding and print the result."""
+    from transformer_jax.profiling import bench_decode, timing
+
+    result = bench_decode.bench_decode(read_config(values), values.longest, values.rows, log)
+    timing.show(result, bench_decode.tables(result), values.json)
+
+
+def define_bench_attention(values: Flags) -> None:
+    """Define the flags of `bench attention`."""
+    from transformer_jax.profiling.bench_attention import DEFAULTS
+
+    flags.DEFINE_string(
+        'attention',
+        '; '.join(DEFAULTS),
+        'Specs, divided by semicolons; {T} stands for the length.',
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        'engines',
+        'dense,chunked,blocked',
+        'Engines for the kinds that have a choice.',
+        flag_values=values,
+    )
+    flags.DEFINE_list('lengths', '512,1024,2048,4096,8192', 'Sequence lengths.', flag_values=values)
+    flags.DEFINE_integer('rows', 1, 'Sequences of a batch.', 1, flag_values=values)
+    flags.DEFINE_integer('heads', 8, 'Query heads.', 1, flag_values=values)
+    flags.DEFINE_integer(
+        'kv_heads', 0, 'Key-value heads; 0: as many as query heads.', 0, flag_values=values
+    )
+    flags.DEFINE_integer('head_dim', 64, 'Size of a head.', 1, flag_values=values)
+    flags.DEFINE_bool(
+        'timed',
+        True,
+        'Run the programs; --notimed only compiles them, for their memory.',
+        flag_values=values,
+    )
+    flags.DEFINE_string('out', '', 'Write a picture of the curves here.', flag_values=values)
+    define_json(values)
+
+
+def run_bench_attention(values: Flags) -> None:
+    """Time attention against the sequence length and print the result."""
+    from transformer_jax.profiling import bench_attention, timing
+
+    lengths = whole_numbers(values, 'lengths')
+    sizes = bench_attention.Sizes(
+        values.rows, values.heads, values.kv_heads or values.heads, values.head_dim
+    )
+    if sizes.heads % sizes.kv_heads:
+        raise ConfigError(f'--heads={sizes.heads} is not divisible by --kv_heads={sizes.kv_heads}')
+    attentions = [text.strip() for text in values.attention.split(';')]
+    result = bench_attention.bench_attention(
+        attentions, values.engines, lengths, sizes, log, values.timed
+    )
+    timing.show(result, bench_attention.tables(result), values.json)
+    if values.out:
+        log(f'wrote {bench_attention.draw(result, values.out)}')

@@ -1,0 +1,119 @@
+"""The commands that apply a trained model to texts: translate, generate, classify, attention."""
+
+import sys
+
+from absl import flags
+
+from transformer_jax.cli.flags import (
+    Flags,
+    define_checkpoint,
+    define_decoding,
+    log,
+    open_trained,
+    required,
+)
+
+
+def define_translate(values: Flags) -> None:
+    """Define the flags of `translate`."""
+    define_decoding(values)
+
+
+def run_translate(values: Flags) -> None:
+    """Translate the lines of standard input, one line of output each."""
+    trained = open_trained(values)
+    from transformer_jax.data.files import decode_lines
+    from transformer_jax.inference.generate import require_ability
+
+    require_ability(trained, 'translate')
+    lines = decode_lines(sys.stdin.buffer.read(), 'standard input')
+    for line in trained.evaluator.translate(trained.params, lines):
+        print(line)
+
+
+def define_generate(values: Flags) -> None:
+    """Define the flags of `generate`."""
+    define_checkpoint(values)
+    flags.DEFINE_string(
+        'prompt', None, 'The text to continue; by default standard input.', flag_values=values
+    )
+    flags.DEFINE_integer('max_tokens', 256, 'Tokens to add at most.', 1, flag_values=values)
+    flags.DEFINE_enum(
+        'method', None, ['sample', 'greedy', 'beam'], 'Replaces decode.method.', flag_values=values
+    )
+    flags.DEFINE_integer('beam', None, 'Replaces decode.beam.', 1, flag_values=values)
+    flags.DEFINE_float('temperature', None, 'Replaces decode.temperature.', 0.0, flag_values=values)
+    flags.DEFINE_integer('top_k', None, 'Replaces decode.top_k; 0: all.', 0, flag_values=values)
+    flags.DEFINE_float('top_p', None, 'Replaces decode.top_p.', 0.0, 1.0, flag_values=values)
+    flags.DEFINE_integer('seed', 0, 'The seed of sampling.', 0, flag_values=values)
+    flags.DEFINE_integer(
+        'samples', 1, 'How many continuations; each adds 1 to the seed.', 1, flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        'stop',
+        [],
+        'A text that ends the continuation; may be given several times.',
+        flag_values=values,
+    )
+
+
+def run_generate(values: Flags) -> None:
+    """Continue a prompt and print it with each continuation, token by token when sampling."""
+    from transformer_jax.inference.generate import Generator, require_ability
+
+    trained = open_trained(values, ('method', 'beam', 'temperature', 'top_k', 'top_p'))
+    require_ability(trained, 'generate')
+    prompt = sys.stdin.read() if values.prompt is None else values.prompt
+    generator = Generator(trained, values.max_tokens, tuple(values.stop))
+    for sample in range(values.samples):
+        if trained.config.decode.method == 'beam':
+            pieces = [generator.search(prompt)]
+        else:
+            pieces = generator.stream(prompt, values.seed + sample)
+        print(prompt, end='')
+        for piece in pieces:
+            print(piece, end='', flush=True)
+        print()
+
+
+def define_classify(values: Flags) -> None:
+    """Define the flags of `classify`."""
+    define_decoding(values)
+
+
+def run_classify(values: Flags) -> None:
+    """Print the class of each line of standard input and its probability."""
+    trained = open_trained(values)
+    from transformer_jax.data.files import decode_lines
+    from transformer_jax.inference.generate import classify, require_ability
+
+    require_ability(trained, 'classify')
+    lines = decode_lines(sys.stdin.buffer.read(), 'standard input')
+    for name, probability in classify(trained, lines):
+        print(f'{name}\t{probability:.4f}')
+
+
+def define_attention(values: Flags) -> None:
+    """Define the flags of `attention`."""
+    define_decoding(values)
+    flags.DEFINE_string('text', '', 'The sentence to translate.', flag_values=values)
+    flags.DEFINE_string(
+        'out',
+        'attention.png',
+        'The picture; if there are several, each gets a number.',
+        flag_values=values,
+    )
+
+
+def run_attention(values: Flags) -> None:
+    """Translate a sentence, print it, and draw the attention weights of every head."""
+    text = required(values, 'text')
+    trained = open_trained(values)
+    from transformer_jax.inference.attention_maps import draw_translation
+    from transformer_jax.inference.generate import require_ability
+
+    require_ability(trained, 'attention')
+    hypothesis, files = draw_translation(trained, text, values.out)
+    print(hypothesis)
+    for file in files:
+        log(f'wrote {file}')

@@ -1,0 +1,134 @@
+"""What the commands share: their rows, common flags, and how flags are read."""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from transformer_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformer_jax.evaluation.evaluator import Trained
+    from transformer_jax.schema import ExperimentConfig
+
+Flags = flags.FlagValues
+
+
+class Command(NamedTuple):
+    """One command, a row of COMMANDS."""
+
+    help: str
+    define: Callable[[Flags], None]
+    run: Callable[[Flags], None]
+    argument: str = ''  # the flag that an argument without dashes sets
+
+
+def print_remark(message: str) -> None:
+    """Print a remark to standard error, since standard output is for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def log(message: str) -> None:
+    """Print a remark to standard error, from process 0 alone."""
+    if jax.process_index() == 0:
+        print_remark(message)
+
+
+def define_config(values: Flags) -> None:
+    """Define --config, which takes a file, and --config.KEY=VALUE."""
+    config_flags.DEFINE_config_file(
+        'config',
+        None,
+        'The experiment: FILE.py[:ARG]; override with --config.KEY=VALUE.',
+        flag_values=values,
+    )
+
+
+def define_workdir(values: Flags) -> None:
+    """Define --workdir."""
+    flags.DEFINE_string(
+        'workdir', '', 'The directory that holds all files of a run.', flag_values=values
+    )
+
+
+def define_checkpoint(values: Flags) -> None:
+    """Define --workdir and --checkpoint."""
+    define_workdir(values)
+    flags.DEFINE_string(
+        'checkpoint',
+        '',
+        'Takes best, last, avg:N or a step; by default the best, or the last if none was '
+        'evaluated.',
+        flag_values=values,
+    )
+
+
+def define_decoding(values: Flags) -> None:
+    """Define --workdir, --checkpoint, --beam and --length_penalty."""
+    define_checkpoint(values)
+    flags.DEFINE_integer('beam', None, 'Replaces decode.beam; 1: greedy.', 1, flag_values=values)
+    flags.DEFINE_float(
+        'length_penalty', None, 'Replaces decode.length_penalty.', flag_values=values
+    )
+
+
+def define_json(values: Flags) -> None:
+    """Define --json."""
+    flags.DEFINE_bool('json', False, 'Print one JSON object.', flag_values=values)
+
+
+def read_config(values: Flags) -> 'ExperimentConfig':
+    """Return the experiment of --config.
+
+    Raises:
+        ConfigError: it is missing, or its file does not return a ConfigDict with the right keys.
+    """
+    from transformer_jax.config import from_config_dict
+
+    if not values['config'].present:
+        raise ConfigError(
+            '--config is missing: give a file of configs/, as in '
+            '--config=configs/number_words.py:en-de'
+        )
+    if not isinstance(values.config, ml_collections.ConfigDict):
+        raise ConfigError(
+            f'--config: get_config returned {type(values.config).__name__}, not a ConfigDict'
+        )
+    return from_config_dict(values.config)
+
+
+def required(values: Flags, name: str) -> Any:
+    """Return the value of a flag that must be given; raises ConfigError if it is not."""
+    if not values[name].value:
+        raise ConfigError(f'--{name} is missing')
+    return values[name].value
+
+
+def whole_numbers(values: Flags, name: str) -> list[int]:
+    """Return the positive whole numbers of a list flag; raises ConfigError if it has others."""
+    texts = values[name].value
+    if not all(text.isdecimal() and int(text) for text in texts):
+        raise ConfigError(f'--{name}={",".join(texts)}: whole numbers, divided by commas')
+    return [int(text) for text in texts]
+
+
+def open_trained(
+    values: Flags,
+    replaced: tuple[str, ...] = ('beam', 'length_penalty'),
+    splits: tuple[str, ...] = (),
+) -> 'Trained':
+    """Open the run of --workdir at --checkpoint.
+
+    Args:
+        values: the flags of the command.
+        replaced: flags that replace the decode.… keys of the same names where they are given.
+        splits: the splits of the data to load.
+    """
+    from transformer_jax.evaluation.evaluator import Trained
+
+    given = {name: values[name].value for name in replaced if values[name].value is not None}
+    return Trained(required(values, 'workdir'), values.checkpoint, log, given, splits)
