@@ -27,9 +27,8 @@ from configs.tiny_shakespeare import get_config
 from transformer_jax.config import from_config_dict, resolve
 from transformer_jax.data import load_data
 from transformer_jax.host_memory import keep_freed_memory
-from transformer_jax.models import build
 from transformer_jax.storage.workdir import Workdir
-from transformer_jax.training.parallel import Parallel
+from transformer_jax.training.programs import make_program
 
 BLOCKS, STEPS = 8, 25
 
@@ -107,15 +106,15 @@ def main(directory):
         data = load_data(
             resolve(config).pipeline, Workdir(workdir).tokenizer_path, print, ('train',)
         )
-    parallel = Parallel(resolve(config), build(config))
+    program = make_program(resolve(config))
     batches = itertools.cycle(
-        itertools.islice(data.train_iterator(parallel.local_rows, parallel.rows_multiple), STEPS)
+        itertools.islice(data.train_iterator(program.partitioner.local_rows, program.rows_multiple), STEPS)
     )
-    state = parallel.init_state()
+    state = program.init_state()
 
     def ours(batch):
         nonlocal state
-        state, metrics = parallel.train_step(state, parallel.put_train(batch))
+        state, metrics = program.train_step(state, program.place(batch))
         return metrics['loss'].item()
 
     plain = Model(config.model, config.data.vocab_size)

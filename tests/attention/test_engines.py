@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.build import build_model
 from jax.sharding import AxisType
 from laws.contract import distance, packed, whole
 
@@ -28,10 +27,10 @@ from transformer_jax.layers.param_scope import HeadDims
 from transformer_jax.models.blocks import PAST, Block
 from transformer_jax.partitioning.rules import logical_rules
 from transformer_jax.positions import POSITIONS, Position
-from transformer_jax.profiling import inspect
+from transformer_jax.profiling.cost_report import GROWTH, cost_report
 from transformer_jax.profiling.flops import matmul_flops
 from transformer_jax.schema import DataConfig, ExperimentConfig, ModelConfig
-from transformer_jax.training.parallel import Parallel
+from transformer_jax.training.programs import make_program
 
 B, T, N, K, H = 3, 22, 4, 2, 8
 PACKED = packed((7, 9), (20,), (3, 5, 1), length=T)  # every row ends with padding
@@ -510,13 +509,13 @@ def test_a_kernel_that_is_not_here_is_refused_before_anything_compiles_but_can_b
         ConfigError,
         match=r"model\.engine='cudnn' needs an NVIDIA GPU, this machine computes on cpu",
     ):
-        Parallel(resolve(config), build_model(config.model, 10))
+        make_program(resolve(config))
     with pytest.raises(ConfigError, match=r"model\.engine='splash' needs a TPU"):
         engines.require_platform('splash')
     monkeypatch.setattr(inspect, 'GROWTH', (32,))
     config = config_lib.replace(config, data=DataConfig(batching='packed(length=32)'))
     same = dataclasses.replace(config, model=dataclasses.replace(config.model, engine='chunked'))
-    assert inspect.describe(config, 1) == inspect.describe(same, 1)
+    assert cost_report(config, 1) == cost_report(same, 1)
 
 
 # --- What auto makes of them ----------------------------------------------------------------------

@@ -15,7 +15,7 @@ from helpers.build import build
 
 from transformer_jax import config as config_lib
 from transformer_jax.config import resolve
-from transformer_jax.training import train_step as step
+from transformer_jax.training import train_state
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent / 'golden'
@@ -63,7 +63,7 @@ def describe(name: str) -> str:
     config = load(name)
     lines = [f'{key} = {value!r}' for key, value in config_lib.flatten(config).items()]
     boxed = jax.eval_shape(
-        functools.partial(step.init_state, resolve(config), build(config))
+        functools.partial(train_state.init_state, resolve(config), build(config))
     ).params
     layers = {}
     for path, box in jax.tree_util.tree_leaves_with_path(

@@ -1,17 +1,26 @@
 """Models from the keys of a configuration, as tests write them."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax.numpy as jnp
 
 from transformer_jax import models
 from transformer_jax.batch import Batch
-from transformer_jax.config import resolve, resolve_architecture
+from transformer_jax.config import Components, resolve, resolve_architecture
+from transformer_jax.config.resolve import parse_components
 from transformer_jax.schema import ExperimentConfig, ModelConfig
 
 
 def build_model(model: ModelConfig, vocab_size: int, classes: int = 0) -> nn.Module:
     """The linen module that the keys of a model describe, unchecked."""
     return models.build_model(resolve_architecture(model, vocab_size, classes))
+
+
+def with_vocabulary(config: ExperimentConfig, vocab_size: int) -> Components:
+    """Resolve an experiment with another size of its vocabulary, unchecked."""
+    data = dataclasses.replace(config.data, vocab_size=vocab_size)
+    return parse_components(dataclasses.replace(config, data=data))
 
 
 def build(config: ExperimentConfig) -> nn.Module:

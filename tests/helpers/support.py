@@ -21,8 +21,8 @@ from transformer_jax import config as config_lib
 from transformer_jax.errors import Stopped
 from transformer_jax.profiling.inspect import inspect_workdir
 from transformer_jax.schema import ExperimentConfig
-from transformer_jax.training.loop import train
 from transformer_jax.training.signals import StopSignals
+from transformer_jax.training.train import train
 
 # Every run compiles the same few programs: from the second one on they are read from here, by other
 # processes too.

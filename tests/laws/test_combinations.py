@@ -16,14 +16,14 @@ from helpers.covering_array import covering_array
 from transformer_jax import config as config_lib
 from transformer_jax import spec
 from transformer_jax.attention import KINDS
-from transformer_jax.config import resolve
+from transformer_jax.config.resolve import parse_components
 from transformer_jax.errors import ConfigError
 from transformer_jax.layers.feed_forward import FFNS
 from transformer_jax.layers.norms import NORMS, PLACEMENTS
 from transformer_jax.partitioning.rules import partition_specs
 from transformer_jax.positions import POSITIONS
 from transformer_jax.schema import DataConfig, DecodeConfig, ExperimentConfig, ModelConfig
-from transformer_jax.training import train_step as step
+from transformer_jax.training import train_state
 
 V, LENGTH = 12, 12
 # The options of the scored kinds are axes of their own: they become the arguments of the
@@ -198,7 +198,7 @@ def assert_close(found, expected):
 @pytest.mark.parametrize('row', ROWS, ids=label)
 def test_a_model_can_be_laid_out_over_devices(row):
     config = experiment(row)
-    state = jax.eval_shape(lambda: step.init_state(resolve(config), build_model(config.model, V)))
+    state = jax.eval_shape(lambda: train_state.init_state(parse_components(config), build_model(config.model, V)))
     specs = jax.tree.leaves(partition_specs(state, {'data': 1, 'fsdp': 1, 'tensor': 1}).params)
     assert any(any(partition) for partition in specs)
 

@@ -14,7 +14,7 @@ from helpers.build import build_model, dummy_batch, with_vocabulary
 
 from transformer_jax import spec
 from transformer_jax.batch import Tokens
-from transformer_jax.config import resolve
+from transformer_jax.config.resolve import parse_components
 from transformer_jax.errors import ConfigError
 from transformer_jax.layers import moe
 from transformer_jax.layers.feed_forward import FFNS, FeedForward, MixtureOfExperts
@@ -261,11 +261,11 @@ def setting(tiny, make_batch, random_rows):
 def one_step(setting):
     """(state before, state after, metrics) of a step from so many microbatches."""
     config, model, batch = setting
-    state = nn.meta.unbox(train_state.init_state(resolve(config(1)), model))
+    state = nn.meta.unbox(train_state.init_state(parse_components(config(1)), model))
 
     def take(accumulate):
         return state, *jax.jit(
-            functools.partial(step.train_step, model, resolve(config(accumulate)))
+            functools.partial(step.train_step, model, parse_components(config(accumulate)))
         )(state, batch)
 
     return functools.cache(take)

@@ -24,7 +24,8 @@ from transformer_jax.layers.recurrent import RNNS, Weights, recur
 from transformer_jax.losses.model_loss import loss_sums
 from transformer_jax.models.rnn_decoder import Memory, align, last_outputs
 from transformer_jax.models.rnn_layers import Layer
-from transformer_jax.partitioning.rules import mesh_sizes, partition_specs
+from transformer_jax.partitioning.mesh import mesh_sizes
+from transformer_jax.partitioning.rules import partition_specs
 from transformer_jax.schema import MeshConfig
 from transformer_jax.training.train import train
 

@@ -14,7 +14,8 @@ from helpers.build import build_model
 from helpers.support import experiment, fingerprint, quiet, stop_at
 
 from transformer_jax import spec
-from transformer_jax.config import resolve, resolve_architecture
+from transformer_jax.config import resolve_architecture
+from transformer_jax.config.resolve import parse_components
 from transformer_jax.evaluation.evaluator import Trained
 from transformer_jax.models.architecture import Architecture
 from transformer_jax.optim import OPTIMIZERS, SCHEDULES
@@ -136,9 +137,9 @@ def test_three_steps_of_adam_by_hand(clip, weight_decay, make_batch, random_rows
     batches = [
         make_batch(random_rows([[(1, 3)], [(1, 2)]], Bigram.V, seed), 4) for seed in range(3)
     ]
-    state = train_state.init_state(resolve(config), Bigram())
+    state = train_state.init_state(parse_components(config), Bigram())
     expected, norms = adam_by_hand(state.params, batches, optim, 0.8, 0.9, 0.01)
-    train = jax.jit(lambda state, batch: step.train_step(Bigram(), resolve(config), state, batch))
+    train = jax.jit(lambda state, batch: step.train_step(Bigram(), parse_components(config), state, batch))
     for batch, norm in zip(batches, norms, strict=True):
         state, metrics = train(state, batch)
         assert float(metrics['grad_norm']) == pytest.approx(norm, rel=1e-5)  # before clipping
@@ -223,9 +224,9 @@ def test_decay_spares_norms_and_biases_of_any_shape(
         optim=OptimConfig('adam', 'constant', 0.01, decay_embeddings=decay_embeddings),
     )
     model, batch = build_model(config.model, 12), make_batch(random_rows([[(3, 3)]], 12), 4)
-    state = nn.meta.unbox(train_state.init_state(resolve(config), model))
+    state = nn.meta.unbox(train_state.init_state(parse_components(config), model))
     state = state.replace(params=jax.tree.map(lambda p: p + 0.5, state.params))  # no bias is 0
-    take = jax.jit(lambda state: step.train_step(model, resolve(config), state, batch)[0].params)
+    take = jax.jit(lambda state: step.train_step(model, parse_components(config), state, batch)[0].params)
     without, with_decay = (
         take(state.replace(hyper=state.hyper.replace(weight_decay=jnp.float32(decay))))
         for decay in (0.0, 0.1)
@@ -247,7 +248,7 @@ def test_the_log_says_what_updates_what(tiny):
 
     def line(text, **optim):
         return train_state.optimizer_summary(
-            resolve(ExperimentConfig(model=keys, optim=OptimConfig(text, **optim))), model
+            parse_components(ExperimentConfig(model=keys, optim=OptimConfig(text, **optim))), model
         )
 
     kernels, vectors = 4 * 16 * 16 + 2 * 16 * 32, 3 * 2 * 16 + 32 + 16
@@ -378,7 +379,7 @@ def test_every_optimizers_state_can_be_laid_out(text, tiny):
     config = ExperimentConfig(
         model=tiny(ffn='moe(4)'), optim=OptimConfig(text), train=TrainConfig(ema=0.9)
     )
-    state = jax.eval_shape(lambda: train_state.init_state(resolve(config), build_model(config.model, 32)))
+    state = jax.eval_shape(lambda: train_state.init_state(parse_components(config), build_model(config.model, 32)))
     specs = partition_specs(state, {'data': 1, 'fsdp': 2, 'tensor': 2})
     assert specs.ema == specs.params
     if text == 'muon':
@@ -398,9 +399,9 @@ def test_the_moving_average_by_hand(make_batch, random_rows):
         optim=OptimConfig('adam', 'constant', 0.1),
     )
     batch = make_batch(random_rows([[(1, 3)], [(1, 2)]], Bigram.V), 4)
-    state = train_state.init_state(resolve(config), Bigram())
+    state = train_state.init_state(parse_components(config), Bigram())
     ema = {name: np.asarray(p, np.float64) for name, p in state.params.items()}
-    take = jax.jit(lambda state, batch: step.train_step(Bigram(), resolve(config), state, batch)[0])
+    take = jax.jit(lambda state, batch: step.train_step(Bigram(), parse_components(config), state, batch)[0])
     for n in range(6):
         state = take(state, batch)
         decay = min(0.3, (1 + n) / (10 + n))
@@ -418,7 +419,7 @@ def test_the_moving_average_by_hand(make_batch, random_rows):
 
 def test_without_one_evaluation_uses_the_parameters():
     config = ExperimentConfig(train=TrainConfig(steps=STEPS), optim=OptimConfig('adam'))
-    state = train_state.init_state(resolve(config), Bigram())
+    state = train_state.init_state(parse_components(config), Bigram())
     assert state.ema is None
     assert state.eval_params is state.params
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from helpers.build import build_model, dummy_batch
 
+from transformer_jax.losses.model_loss import loss_sums
 from transformer_jax.positions import sinusoids
-from transformer_jax.training.train_step import loss_sums
 
 torch = pytest.importorskip('torch', reason='torch is a test-only extra: pip install -e .[torch]')
 
@@ -130,7 +130,7 @@ def test_forward_and_gradients_are_those_of_torch(placement, tiny, make_batch, r
 
     def objective(params):
         x_BTD = module.apply({'params': params}, batch, method='features')
-        return loss_sums(module, params, batch, SMOOTHING).loss, x_BTD
+        return loss_sums(module, params, batch, SMOOTHING)[0].loss, x_BTD
 
     (loss, x_BTD), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
 

@@ -10,8 +10,8 @@ import pytest
 from helpers.build import build_model, dummy_batch
 
 from transformer_jax.layers.recurrent import RNNS
+from transformer_jax.losses.model_loss import loss_sums
 from transformer_jax.spec import parse
-from transformer_jax.training.train_step import loss_sums
 
 torch = pytest.importorskip('torch', reason='torch is a test-only extra: pip install -e .[torch]')
 
@@ -132,7 +132,7 @@ def test_forward_and_gradients_are_those_of_torch(rnn, layers, tiny, make_batch,
 
     def objective(params):
         x_BTD = module.apply({'params': params}, batch, method='features')
-        return loss_sums(module, params, batch, SMOOTHING).loss, x_BTD
+        return loss_sums(module, params, batch, SMOOTHING)[0].loss, x_BTD
 
     (loss, x_BTD), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
 

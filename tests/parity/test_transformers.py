@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers.build import build_model, dummy_batch
 
-from transformer_jax.training.train_step import loss_sums
+from transformer_jax.losses.model_loss import loss_sums
 
 torch = pytest.importorskip('torch', reason='torch is a test-only extra: pip install -e .[torch]')
 transformers = pytest.importorskip(
@@ -348,7 +348,7 @@ def test_logits_and_gradients_are_those_of_transformers(case, tiny, make_batch, 
 
     def objective(weights):
         params = mapping(weights)
-        return loss_sums(module, params, batch, LABEL_SMOOTHING).loss, module.apply(
+        return loss_sums(module, params, batch, LABEL_SMOOTHING)[0].loss, module.apply(
             {'params': params}, batch
         )
 

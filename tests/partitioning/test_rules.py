@@ -9,11 +9,12 @@ import pytest
 from helpers.build import build_model
 from jax.sharding import PartitionSpec
 
-from transformer_jax.config import resolve
+from transformer_jax.config.resolve import parse_components
 from transformer_jax.errors import ConfigError
-from transformer_jax.partitioning.rules import RULES, mesh_sizes, partition_specs
+from transformer_jax.partitioning.mesh import mesh_sizes
+from transformer_jax.partitioning.rules import RULES, partition_specs
 from transformer_jax.schema import ExperimentConfig, MeshConfig
-from transformer_jax.training import train_step as step
+from transformer_jax.training import train_state
 
 ONE = {'data': 1, 'fsdp': 1, 'tensor': 1}
 VARIANTS = {
@@ -30,7 +31,7 @@ VARIANTS = {
 def boxed_state(model_config, vocab_size=32):
     config = ExperimentConfig(model=model_config)
     return jax.eval_shape(
-        lambda: step.init_state(resolve(config), build_model(model_config, vocab_size))
+        lambda: train_state.init_state(parse_components(config), build_model(model_config, vocab_size))
     )
 
 
@@ -147,4 +148,4 @@ def test_the_message_names_the_parameter_of_a_model(tiny):
 
 
 def test_rules_name_axes_of_the_mesh():
-    assert {axis for axes in RULES.values() for axis in axes} <= {'replica', *ONE}
+    assert {axis for axes in RULES.values() for axis in axes} <= {'seed', *ONE}

@@ -9,18 +9,18 @@ import runpy
 import jax
 import numpy as np
 import pytest
-from helpers.build import build_model
 
 from transformer_jax import config as config_lib
 from transformer_jax.cli import main
 from transformer_jax.config import resolve
 from transformer_jax.data import load_data
 from transformer_jax.errors import ConfigError
-from transformer_jax.profiling import bench_attention, bench_decode, inspect, timing
+from transformer_jax.profiling import bench_attention, bench_decode, timing
 from transformer_jax.profiling import bench_train as bench
+from transformer_jax.profiling.cost_report import cost_report
 from transformer_jax.schema import DataConfig, DecodeConfig, ExperimentConfig, TrainConfig
 from transformer_jax.storage.workdir import Workdir
-from transformer_jax.training.parallel import Parallel
+from transformer_jax.training.programs import make_program
 
 
 @pytest.fixture(scope='module')
@@ -66,7 +66,7 @@ def test_an_epochs_padding_and_tokens_are_the_plans(data, result):
 def test_every_shape_is_compiled_and_counted_as_inspect_counts(config, data, result):
     assert tuple((shape.rows, shape.length) for shape in result.shapes) == data.shapes
     assert sum(shape.steps for shape in result.shapes) == result.steps == data.steps_per_epoch
-    described = {(cost.rows, cost.length): cost.flops for cost in inspect.describe(config).steps}
+    described = {(cost.rows, cost.length): cost.flops for cost in cost_report(config).steps}
     for shape in result.shapes:
         assert shape.flops == described[shape.rows, shape.length] > 0
         assert shape.compile_seconds > 0
@@ -112,19 +112,19 @@ def test_parts_add_up_to_the_step(config, data, monkeypatch):
     microbatches counted.
     """
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=2))
-    parallel = Parallel(resolve(config), build_model(config.model, data.tokenizer.vocab_size))
-    batch = next(data.train_iterator(parallel.local_rows, parallel.rows_multiple))
+    program = make_program(resolve(config))
+    batch = next(data.train_iterator(program.partitioner.local_rows, program.rows_multiple))
     clock = iter([1.0, 2.0, 7.0, 8.0, 19.0] * bench.ROUNDS)
     monkeypatch.setattr(bench, 'seconds', lambda program: next(clock))
-    parts = bench.step_parts(config, parallel, batch)
+    parts = bench.step_parts(config, program, batch)
     assert parts == dict(zip(bench.PARTS, [2.0, 4.0, 8.0, 2.0, 3.0], strict=True))
 
 
 @pytest.mark.parametrize('method', bench_decode.METHODS)
 def test_every_hypothesis_is_as_long_as_it_is_forced_to_be(config, method):
-    parallel = Parallel(resolve(config), build_model(config.model, config.data.vocab_size))
+    program = make_program(resolve(config))
     decode = bench_decode.forced_decoder(
-        config, parallel, parallel.init_state().params, method, (8, 3, 6)
+        config, program, program.init_state().params, method, (8, 3, 6)
     )
     np.testing.assert_array_equal((np.asarray(decode()) > 0).sum(axis=1), 6)
 

@@ -18,6 +18,7 @@ from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.profiling import flops as costs
 from transformer_jax.profiling import inspect
+from transformer_jax.profiling.cost_report import GROWTH, cost_report
 from transformer_jax.schema import (
     DataConfig,
     ExperimentConfig,
@@ -27,8 +28,9 @@ from transformer_jax.schema import (
     TrainConfig,
 )
 from transformer_jax.storage.checkpoints import Checkpoints
+from transformer_jax.training import train_state
 from transformer_jax.training import train_step as step
-from transformer_jax.training.parallel import Parallel
+from transformer_jax.training.programs import make_program
 
 TINY = ModelConfig(encoder_layers=1, decoder_layers=2, d_model=16, d_ff=32, num_heads=2)
 
@@ -52,7 +54,7 @@ def printed(function, *args):
 
 @pytest.fixture(scope='module')
 def base():
-    return inspect.describe(
+    return cost_report(
         experiment(
             ModelConfig(), vocab_size=37_000, batching='packed(length=64)', batch_tokens=25_000
         )
@@ -120,9 +122,9 @@ def test_estimated_memory_bounds_what_xla_allocates():
     model_config = dataclasses.replace(TINY, decoder_layers=1, d_model=64, d_ff=256, num_heads=4)
     config = experiment(model_config, batching='packed(length=32)', batch_tokens=1024)
     model = build_model(config.model, config.data.vocab_size)
-    report = inspect.describe(config)
+    report = cost_report(config)
     [cost], memory = report.steps, report.memory()
-    state = nn.meta.unbox(jax.eval_shape(lambda: step.init_state(resolve(config), model)))
+    state = nn.meta.unbox(jax.eval_shape(lambda: train_state.init_state(resolve(config), model)))
     train = jax.jit(
         lambda state, batch: step.train_step(model, resolve(config), state, batch), donate_argnums=0
     )
@@ -135,8 +137,8 @@ def test_estimated_memory_bounds_what_xla_allocates():
 
 
 def test_bytes_per_device_on_a_mesh_that_is_not_there():
-    whole = inspect.describe(experiment())
-    cut = inspect.describe(experiment(mesh=(2, 2, 2)))
+    whole = cost_report(experiment())
+    cut = cost_report(experiment(mesh=(2, 2, 2)))
     assert cut.mesh == {'data': 2, 'fsdp': 2, 'tensor': 2}
     parts = {
         'target_embedding.table': 4,
@@ -163,21 +165,21 @@ def test_bytes_per_device_on_a_mesh_that_is_not_there():
 
 
 def test_the_mesh_takes_its_devices_from_the_config_or_the_flag():
-    assert inspect.describe(experiment(mesh=(-1, 4, 1)), 512).mesh == {
+    assert cost_report(experiment(mesh=(-1, 4, 1)), 512).mesh == {
         'data': 128,
         'fsdp': 4,
         'tensor': 1,
     }
-    assert inspect.describe(experiment(mesh=(-1, 1, 1))).mesh['data'] == jax.device_count()
+    assert cost_report(experiment(mesh=(-1, 1, 1))).mesh['data'] == jax.device_count()
     with pytest.raises(ConfigError, match=r'needs 8 devices, there are 4'):
-        inspect.describe(experiment(mesh=(2, 2, 2)), 4)
+        cost_report(experiment(mesh=(2, 2, 2)), 4)
     with pytest.raises(ConfigError, match=r'decoder_0\.attention\.keys.*heads'):
-        inspect.describe(experiment(mesh=(1, 1, 4)))
+        cost_report(experiment(mesh=(1, 1, 4)))
 
 
 def test_accumulation_pads_rows_and_keeps_two_gradients():
     one, four = (
-        inspect.describe(experiment(batching='packed(length=16)', accumulate=n)) for n in (1, 3)
+        cost_report(experiment(batching='packed(length=16)', accumulate=n)) for n in (1, 3)
     )
     assert (one.steps[0].rows, four.steps[0].rows) == (8, 9)
     assert four.gradient_bytes == 2 * one.gradient_bytes
@@ -190,7 +192,7 @@ def test_tables_show_every_parameter_and_shape():
     assert 'encoder_*.ffn.in_kernel' in text
     assert 'float32[16, 32]' in text
     assert 'embed/fsdp mlp/tensor' in text
-    report = inspect.describe(experiment())
+    report = cost_report(experiment())
     for number in (
         sum(p.count for p in report.parameters),
         64 * 16,
@@ -204,7 +206,7 @@ def make_workdir(path, seed, data, mesh=(-1, 1, 1)):
     config = experiment(mesh=mesh)
     path.mkdir()
     (path / 'config.json').write_text(json.dumps(config_lib.to_dict(config)))
-    abstract = Parallel(resolve(config), build_model(config.model, config.data.vocab_size)).abstract
+    abstract = make_program(resolve(config)).abstract
     random = np.random.default_rng(seed)
     checkpoints = Checkpoints(path / 'checkpoints', keep=2)
     for number in (1, 2):
@@ -259,11 +261,11 @@ def test_what_is_no_workdir_is_refused(tmp_path):
 def test_growth_is_quadratic_for_softmax_and_linear_for_linear_attention():
     def grown(**changes):
         model = dataclasses.replace(experiment().model, **changes)
-        return inspect.describe(dataclasses.replace(experiment(), model=model)).growth
+        return cost_report(dataclasses.replace(experiment(), model=model)).growth
 
     for attention, power in (('softmax', 2), ('linear', 1)):
         costs = grown(attention=attention)
-        assert [cost.length for cost in costs] == list(inspect.GROWTH)
+        assert [cost.length for cost in costs] == list(GROWTH)
         slope = math.log2(costs[-1].activation_bytes / costs[-2].activation_bytes)
         assert slope == pytest.approx(power, abs=0.1)
     assert [cost.length for cost in grown(position='learned(max_len=1024)')] == [512, 1024]

@@ -19,7 +19,7 @@ from helpers.support import (
     wait_until,
 )
 
-from transformer_jax.training.loop import train
+from transformer_jax.training.train import train
 
 # Dropout draws its numbers by the layout of the devices, so that only without it all layouts agree.
 RUN = {'model__dropout': 0.0}

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers.build import build_model
+from helpers.build import build_model, with_vocabulary
 
-from transformer_jax.config import resolve
+from transformer_jax.config.resolve import parse_components
 from transformer_jax.errors import ConfigError
+from transformer_jax.losses.model_loss import loss_sums
 from transformer_jax.schema import (
     ExperimentConfig,
     MeshConfig,
@@ -19,8 +20,9 @@ from transformer_jax.schema import (
     ParallelConfig,
     TrainConfig,
 )
+from transformer_jax.training import train_state
 from transformer_jax.training import train_step as step
-from transformer_jax.training.parallel import Parallel
+from transformer_jax.training.programs import make_program
 
 V, LENGTH, ROWS, STEPS = 32, 16, 16, 20
 LAYOUTS = {
@@ -74,8 +76,8 @@ def train(first_state, train_step, batches):
 def single(setting):
     """The answers of one device, by kind of batch; no mesh, no shardings."""
     config, model, batches = setting
-    train_step = jax.jit(functools.partial(step.train_step, model, resolve(config)))
-    state = nn.meta.unbox(step.init_state(resolve(config), model))
+    train_step = jax.jit(functools.partial(step.train_step, model, parse_components(config)))
+    state = nn.meta.unbox(train_state.init_state(parse_components(config), model))
     return {kind: train(lambda: state, train_step, batches[kind]) for kind in BATCHES}
 
 
@@ -92,12 +94,12 @@ def layout(request, setting):
         optim=config.optim,
         parallel=ParallelConfig(mode, MeshConfig(*mesh)),
     )
-    return Parallel(resolve(config), model)
+    return make_program(with_vocabulary(config, V))
 
 
 @pytest.mark.parametrize('kind', BATCHES)
 def test_eight_devices_are_one(layout, kind, setting, single):
-    batches = [layout.put_train(batch) for batch in setting[2][kind]]
+    batches = [layout.place(batch) for batch in setting[2][kind]]
     first, losses = train(layout.init_state, layout.train_step, batches)
     expected_first, expected_losses = single[kind]
     assert losses[0] == pytest.approx(expected_losses[0], rel=1e-5)
@@ -116,14 +118,14 @@ def test_eight_devices_are_one(layout, kind, setting, single):
 def test_the_state_is_cut_as_its_layout_says(layout, setting):
     config, model, _ = setting
     state = layout.init_state()
-    unsharded = nn.meta.unbox(step.init_state(resolve(config), model))
+    unsharded = nn.meta.unbox(train_state.init_state(parse_components(config), model))
     jax.tree.map(
         np.testing.assert_array_equal, state.params, unsharded.params
     )  # the numbers do not depend on it
     for array, abstract in zip(*map(jax.tree.leaves, (state, layout.abstract)), strict=True):
         assert array.sharding.is_equivalent_to(abstract.sharding, array.ndim)
     table = state.params['target_embedding']['table']
-    parts = layout.mesh.shape['fsdp'] * layout.mesh.shape['tensor']
+    parts = layout.partitioner.mesh.shape['fsdp'] * layout.partitioner.mesh.shape['tensor']
     assert table.addressable_shards[0].data.shape == (V // parts, config.model.d_model)
 
 
@@ -131,18 +133,17 @@ def test_evaluation_is_that_of_one_device(layout, setting):
     config, model, batches = setting
     batch = batches['packed'][0]
     state = layout.init_state()
-    found = layout.eval_step(state.params, layout.put(batch))
+    evaluate = layout.partitioner.compile(lambda params, batch: loss_sums(model, params, batch)[0])
+    found = evaluate(state.params, layout.partitioner.put(batch))
     params = jax.tree.map(np.asarray, state.params)
-    expected = jax.jit(functools.partial(step.eval_step, model))(
-        params, batch, config.train.label_smoothing
-    )
+    expected, _ = jax.jit(functools.partial(loss_sums, model))(params, batch)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_rows_must_fill_the_devices(layout):
-    rows = layout.mesh.shape['data'] * layout.mesh.shape['fsdp']
+    rows = layout.partitioner.mesh.shape['data'] * layout.partitioner.mesh.shape['fsdp']
     assert layout.rows_multiple == rows
-    assert layout.local_rows(2 * rows) == (0, 2 * rows)  # one process has them all
+    assert layout.partitioner.local_rows(2 * rows) == (0, 2 * rows)  # one process has them all
 
 
 @pytest.mark.slow
@@ -160,10 +161,10 @@ def test_devices_drop_out_differently(setting):
             optim=config.optim,
             parallel=ParallelConfig('pmap', MeshConfig(8)),
         )
-        layout = Parallel(resolve(config), model)
+        layout = make_program(with_vocabulary(config, V))
         state = layout.init_state()
         batch = row._replace(weights_BT=row.weights_BT * mask[:, None].astype(np.float32))
-        losses.append(float(layout.train_step(state, layout.put_train(batch))[1]['loss']))
+        losses.append(float(layout.train_step(state, layout.place(batch))[1]['loss']))
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
@@ -176,4 +177,4 @@ def test_what_does_not_fit_is_refused_before_compilation(tiny):
         model_config = tiny(encoder_layers=1, decoder_layers=1, **changes)
         config = ExperimentConfig(model_config, parallel=ParallelConfig('jit', MeshConfig(*mesh)))
         with pytest.raises(ConfigError, match=message):
-            Parallel(resolve(config), build_model(model_config, V))
+            make_program(with_vocabulary(config, V))

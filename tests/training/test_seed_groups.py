@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.build import build_model
+from helpers.build import build_model, with_vocabulary
 from helpers.support import (
     events,
     experiment,
@@ -31,7 +31,7 @@ from transformer_jax import config as config_lib
 from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError, Diverged, WorkdirError
 from transformer_jax.evaluation.evaluator import Trained
-from transformer_jax.partitioning.rules import replica_sizes
+from transformer_jax.partitioning.mesh import seed_mesh_sizes
 from transformer_jax.schema import (
     ExperimentConfig,
     MeshConfig,
@@ -40,11 +40,12 @@ from transformer_jax.schema import (
     TrainConfig,
 )
 from transformer_jax.storage.workdir import Workdir
+from transformer_jax.training import programs, train_state
 from transformer_jax.training import seed_groups as replicas
 from transformer_jax.training import train_step as step
-from transformer_jax.training.loop import train, train_group
-from transformer_jax.training.parallel import Parallel, Replicas
+from transformer_jax.training.programs import SeedGroupProgram, make_program
 from transformer_jax.training.signals import StopSignals
+from transformer_jax.training.train import train, train_group
 
 RUN = {'train__steps': 20, 'evaluate__every': 7, 'checkpoint__average': 2}  # with dropout
 
@@ -183,8 +184,8 @@ def varied(tmp_path_factory):
         return original(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        original = step.replica_step
-        patch.setattr(step, 'replica_step', counted)
+        original = programs.seed_step
+        patch.setattr(programs, 'seed_step', counted)
         records = train_group(
             [experiment(**setting) for setting in SETTINGS], folder, quiet, FOLDERS
         )
@@ -291,7 +292,7 @@ def test_patience_ends_one_run_and_freezes_it(tmp_path, interrupted):
     best = Trained(tmp_path / 'still', 'best', quiet, {})
     assert best.steps == (2,)
     jax.tree.map(np.testing.assert_array_equal, trained.params, best.params)
-    _, state, _ = replicas.reader(trained.workdir).restore(trained.parallel.abstract)
+    _, state, _ = replicas.reader(trained.workdir).restore(make_program(resolve(trained.config)).abstract)
     assert int(state.step) == 6
 
 
@@ -394,8 +395,8 @@ def test_replicas_take_what_data_leaves():
         (3, MeshConfig(), (1, 8)),
         (4, MeshConfig(data=8), (1, 8)),
     ):
-        sizes = replica_sizes(mesh, one, replicas_)
-        assert (sizes['replica'], sizes['data']) == expected
+        sizes = seed_mesh_sizes(mesh, one, replicas_)
+        assert (sizes['seed'], sizes['data']) == expected
 
 
 @pytest.fixture(scope='module')
@@ -432,16 +433,18 @@ def test_experts_microbatches_and_averages_side_by_side(mixture, layout):
     count = 3 if layout == 'one by one' else 4
     mesh = MeshConfig(data=8) if layout == 'all devices' else MeshConfig()
     config = dataclasses.replace(config, parallel=ParallelConfig(mesh=mesh))
-    parallel = Replicas(Parallel(resolve(config), model), resolve(config), members[:count])
-    states, live = parallel.init_state(), [True] * count
+    program = SeedGroupProgram(with_vocabulary(config, 20), members[:count])
+    states, live = program.init_state(), [True] * count
     stacked = jax.tree.map(lambda *a: np.stack(a), *batches[:count])
     live[1] = False
     first = jax.tree.map(np.asarray, states)
     for _ in range(3):
-        states, metrics = parallel.advance(states, stacked, live)
+        states, metrics = program.train_step(
+            states, program.place(stacked), program.place_live(live)
+        )
     alone = jax.jit(functools.partial(step.train_step, model, resolve(config)))
     for index in (0, 2):
-        state = nn.meta.unbox(step.init_state(members[index], model))
+        state = nn.meta.unbox(train_state.init_state(resolve(members[index]), model))
         jax.tree.map(
             lambda a, b, i=index: np.testing.assert_allclose(a[i], b, atol=1e-7),
             first.params,
@@ -463,12 +466,12 @@ def test_experts_microbatches_and_averages_side_by_side(mixture, layout):
 
 def test_replicas_lie_on_their_own_devices(mixture):
     config, members, model, _ = mixture
-    parallel = Replicas(Parallel(resolve(config), model), resolve(config), members)
-    state = parallel.init_state()
-    assert dict(parallel.mesh.shape) == {'replica': 4, 'data': 2, 'fsdp': 1, 'tensor': 1}
+    program = SeedGroupProgram(with_vocabulary(config, 20), members)
+    state = program.init_state()
+    assert dict(program.partitioner.mesh.shape) == {'seed': 4, 'data': 2, 'fsdp': 1, 'tensor': 1}
     assert all(leaf.addressable_shards[0].data.shape[0] == 1 for leaf in jax.tree.leaves(state))
-    one = parallel.member(state.params, 2)
-    alone = Parallel(resolve(config), model).init_state(5)
+    one = program.params_of(state.params, 2)
+    alone = make_program(with_vocabulary(config, 20)).init_state(5)
     jax.tree.map(np.testing.assert_array_equal, one, alone.params)
     assert jax.tree.leaves(one)[0].sharding == jax.tree.leaves(alone.params)[0].sharding
     assert (

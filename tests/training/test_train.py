@@ -12,11 +12,13 @@ import pytest
 from etils import epath
 from helpers.support import events, experiment, fingerprint, losses, quiet, stop_at
 
+from transformer_jax.config import resolve
 from transformer_jax.data.tokenizers import BytePairs
 from transformer_jax.errors import ConfigError, DataError, Diverged
 from transformer_jax.evaluation.evaluator import Trained, table
 from transformer_jax.storage.checkpoints import Checkpoints
-from transformer_jax.training.loop import train
+from transformer_jax.training.programs import make_program
+from transformer_jax.training.train import train
 
 
 @pytest.fixture(scope='module')
@@ -205,7 +207,7 @@ def test_steps_that_are_not_finite_may_be_skipped_and_are_counted(tmp_path):
     assert sum('not applied' in remark for remark in remarks) == len(skipped)
     trained = Trained(tmp_path, 'last', quiet, {})
     _, state, _ = Checkpoints(tmp_path / 'checkpoints', keep=1, read_only=True).restore(
-        trained.parallel.abstract
+        make_program(resolve(trained.config)).abstract
     )
     assert (int(state.step), int(state.skipped)) == (12, len(skipped))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))

@@ -13,7 +13,10 @@ import optax
 import pytest
 from helpers.build import build_model
 
+from transformer_jax.config.resolve import parse_components
+from transformer_jax.losses.model_loss import loss_sums
 from transformer_jax.schema import ExperimentConfig, OptimConfig, TrainConfig
+from transformer_jax.training import train_state
 from transformer_jax.training import train_step as step
 
 V, LENGTH = 20, 8
@@ -40,12 +43,12 @@ class Trainer:
             train=TrainConfig(steps=100, **train),
             optim=OptimConfig(schedule='constant', learning_rate=0.01, clip=1.0),
         )
-        self.model = build_model(model_config, V)
-        self.state = with_hyper(nn.meta.unbox(step.init_state(self.config, self.model)), dropout=0)
+        self.model = build_model(self.config.model, V)
+        self.state = with_hyper(nn.meta.unbox(train_state.init_state(parse_components(self.config), self.model)), dropout=0)
         self.step = jax.jit(
-            lambda state, batch: step.train_step(self.model, self.config, state, batch)
+            lambda state, batch: step.train_step(self.model, parse_components(self.config), state, batch)
         )
-        self.eval = jax.jit(lambda params, batch: step.eval_step(self.model, params, batch, 0.1))
+        self.eval = jax.jit(lambda params, batch: loss_sums(self.model, params, batch, 0.1)[0])
 
 
 @pytest.fixture(scope='module')
@@ -211,8 +214,9 @@ def test_no_masks_are_drawn_where_the_configuration_has_no_dropout(trainers, bat
     def program(dropout):
         model = dataclasses.replace(trainer.config.model, dropout=dropout)
         config = dataclasses.replace(trainer.config, model=model)
+        changed = build_model(model, V)
         return str(
-            jax.make_jaxpr(functools.partial(step.train_step, trainer.model, config))(
+            jax.make_jaxpr(functools.partial(step.train_step, changed, parse_components(config)))(
                 trainer.state, batch
             )
         )

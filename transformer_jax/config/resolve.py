@@ -37,26 +37,35 @@ SPECS = {
 
 
 def resolve(config: ExperimentConfig) -> Components:
-    """Parses all specs of an experiment and checks everything that can be known before data
-    is read.
+    """Parse all specs of an experiment and check all that can be known before data is read.
 
     Raises:
-        ConfigError: a value out of range, a spec that names nothing, or a combination that
-            cannot run.
+        ConfigError: a value out of range, a spec that names nothing, or a combination that cannot
+            run.
     """
     check_values(config)
-    data, optim = config.data, config.optim
-    task = _parsed('data.task', data.task)
-    components = Components(
-        config,
-        resolve_architecture(config.model, data.vocab_size, len(task.classes())),
-        task,
-        _parsed('data.batching', data.batching),
-        _parsed('optim.optimizer', optim.optimizer),
-        _parsed('optim.schedule', optim.schedule),
-    )
+    components = parse_components(config)
     check_combinations(components)
     return components
+
+
+def parse_components(config: ExperimentConfig) -> Components:
+    """Parse all specs of an experiment, without checking that they can work together.
+
+    Raises:
+        ConfigError: a spec that names nothing.
+    """
+    task = _parsed('data.task', config.data.task)
+    return Components(
+        config=config,
+        architecture=resolve_architecture(
+            config.model, config.data.vocab_size, len(task.classes())
+        ),
+        task=task,
+        batching=_parsed('data.batching', config.data.batching),
+        optimizer=_parsed('optim.optimizer', config.optim.optimizer),
+        schedule=_parsed('optim.schedule', config.optim.schedule),
+    )
 
 
 def resolve_architecture(model: ModelConfig, vocab_size: int, num_classes: int = 0) -> Architecture:

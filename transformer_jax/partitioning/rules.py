@@ -11,13 +11,12 @@ from jax.sharding import PartitionSpec
 
 from transformer_jax import spec
 from transformer_jax.errors import ConfigError
-from transformer_jax.schema import MeshConfig
 
 # Logical axis → the mesh axes that its dimension is cut over, the first varying slowest. The
 # embedding is cut along its vocabulary alone, by both axes, because a gather from a table cut in
 # two dimensions moves the whole table.
 RULES: dict[str, tuple[str, ...]] = {
-    'replica': ('replica',),
+    'seed': ('seed',),
     'batch': ('data', 'fsdp'),
     'length': (),
     'activation': (),
@@ -37,42 +36,14 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 
 
-def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
-    """Mesh axis to size, with -1 resolved to what `devices` leave.
-
-    Raises:
-        ConfigError: the sizes do not multiply to the number of devices.
-    """
-    sizes = {'data': config.data, 'fsdp': config.fsdp, 'tensor': config.tensor}
-    fixed = math.prod(size for size in sizes.values() if size != -1)
-    wild = [axis for axis, size in sizes.items() if size == -1]
-    if devices % fixed or (not wild and fixed != devices):
-        raise ConfigError(
-            f'parallel.mesh={sizes} needs {"a multiple of " if wild else ""}{fixed} devices, '
-            f'there are {devices}'
-        )
-    return sizes | dict.fromkeys(wild, devices // fixed)
-
-
-def replica_sizes(config: MeshConfig, sizes: dict[str, int], replicas: int) -> dict[str, int]:
-    """The mesh on which so many replicas are trained side by side: they share out the rest of
-    the devices.
-
-    What `config` leaves to the axis 'data' goes to 'replica' as far as the number of
-    replicas divides.
-    """
-    parts = math.gcd(replicas, sizes['data']) if config.data == -1 else 1
-    return {'replica': parts} | sizes | {'data': sizes['data'] // parts}
-
-
 def batch_spec() -> PartitionSpec:
-    """How the rows of a batch are cut."""
+    """Cut the rows of a batch over the axes that share them."""
     return PartitionSpec(RULES['batch'])
 
 
 def stacked_spec(partition: PartitionSpec) -> PartitionSpec:
-    """How arrays of replicas, stacked, are cut where each is cut like `partition`."""
-    return PartitionSpec(RULES['replica'], *partition)
+    """Cut stacked arrays, one for each seed of a group, where each is cut like `partition`."""
+    return PartitionSpec(RULES['seed'], *partition)
 
 
 def logical_rules() -> list[tuple[str, tuple[str, ...] | None]]:

@@ -1,0 +1,251 @@
+"""The loop of training: steps, logging, evaluation and checkpoints of one run or a seed group."""
+
+import dataclasses
+import signal
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import grain
+import jax
+from etils import epath
+
+from transformer_jax import config as config_lib
+from transformer_jax.config import Components
+from transformer_jax.display.progress import Progress
+from transformer_jax.errors import Stopped
+from transformer_jax.evaluation.evaluator import Evaluator
+from transformer_jax.storage.checkpoints import Checkpoints
+from transformer_jax.training.programs import SeedGroupProgram, TrainProgram
+from transformer_jax.training.train_state import TrainState
+from transformer_jax.training.training_run import Record, TrainingRun
+
+Log = Callable[[str], None]
+Values = dict[str, float]  # the metrics of one step of one run
+
+
+class Signals(Protocol):
+    """Where the loop asks whether a signal has come, see `signals.StopSignals`."""
+
+    def received(self, step: int) -> int:
+        """Return the signal that asks to stop after this step, or 0."""
+
+
+class Trainer:
+    """A run in progress: its state, its data position and its record."""
+
+    state: TrainState
+    iterator: grain.DatasetIterator
+    position: Any
+
+    def __init__(
+        self,
+        components: Components,
+        run: TrainingRun,
+        program: TrainProgram,
+        checkpoints: Checkpoints,
+        log: Log,
+    ):
+        self.config, self.runs = components.config, [run]
+        self.program, self.checkpoints, self.log = program, checkpoints, log
+        self.evaluator = Evaluator(self.config, program.model, run.data, program.partitioner, log)
+        self.step = 0
+        self.saved = -1
+
+    @property
+    def live(self) -> list[TrainingRun]:
+        """The runs that still train."""
+        return [run for run in self.runs if run.record.live]
+
+    @property
+    def failed(self) -> bool:
+        """Whether all runs have diverged."""
+        return all(run.record.failed for run in self.runs)
+
+    def start(self, tokenizer_path: epath.Path) -> None:
+        """Restore the newest intact checkpoint, or initialize."""
+        self.iterator = self._make_iterator()
+        resumed = None
+        if self.checkpoints.valid_steps():
+            resumed, self.state, meta = self.checkpoints.restore(self.program.abstract)
+            self.runs[0].data.tokenizer.require(meta['tokenizer'], tokenizer_path)
+            self.iterator.set_state(meta['data'])
+            for run, record in zip(self.runs, self._read_records(meta), strict=True):
+                run.record = Record(**record)
+            self.step = self.saved = resumed
+            self.log(f'resumed after step {resumed}')
+        else:
+            self.state = self.program.init_state()
+        self.position = self.iterator.get_state()
+        for run in self.runs:
+            run.start(resumed)
+
+    def run(self, signals: Signals) -> None:
+        """Train until the last step, until no run is live, or until a signal comes.
+
+        Each batch travels with the iterator state that follows it, so that the saved position is
+        exact whatever is prefetched. The metrics of step n − 1 are fetched after step n has been
+        dispatched.
+
+        Raises:
+            Stopped: after a signal, while a run was live; the state is saved.
+        """
+        steps = self.config.train.steps
+        pending = None
+        for run in self.live:
+            if 0 < self.step != run.record.evaluated and run.due(self.step)[0]:
+                self._evaluate(run)  # A signal came between this step and its evaluation.
+        with Progress(self.step, steps, self.config.train.log_every, self.log) as progress:
+            while self.step < steps and self.live:
+                waited = time.perf_counter()
+                batch, position = next(self.iterator), self.iterator.get_state()
+                waited = time.perf_counter() - waited
+                metrics = self._take_step(batch)
+                self.step, self.position = self.step + 1, position
+                if pending:
+                    self._account(progress, *pending)
+                pending = self.step, metrics, waited
+                # After the last step there is nothing left to interrupt but its evaluation, which
+                # completes the run.
+                signum = signals.received(self.step) if self.step < steps else 0
+                due = any(any(run.due(self.step)) for run in self.live)
+                if signum or self.step == steps or due:
+                    self._account(progress, *pending)
+                    pending = None
+                    with progress.paused():
+                        kept = [run for run in self.live if self._completes(run, signum)]
+                        if kept or (signum and self.live):
+                            self.save(kept)
+                if signum and self.live:
+                    self.checkpoints.wait()
+                    raise Stopped(
+                        signum,
+                        f'stopped by {signal.Signals(signum).name} after step {self.step}, which '
+                        'is saved; the same command goes on from there',
+                    )
+        if self.saved != self.step and not self.failed:
+            self.save(self.live)
+        self.checkpoints.wait()  # Also where all failed: the save before it must not be lost.
+
+    def save(self, kept: Sequence[TrainingRun]) -> None:
+        """Start to write a checkpoint of the current step, unless there is one.
+
+        Args:
+            kept: the runs that keep this checkpoint; retention spares it for them.
+        """
+        if self.saved == self.step:
+            return
+        for run in kept:
+            run.record.saved(self.step, self.checkpoints.keep)
+        meta = {
+            'data': self.position,
+            'tokenizer': self.runs[0].data.tokenizer.sha256,
+            'config': config_lib.to_dict(self.config),
+        }
+        self.checkpoints.save(self.step, self.state, meta | self._write_records())
+        self.saved = self.step
+
+    def close(self) -> None:
+        """Flush what is written in the background."""
+        for run in self.runs:
+            run.metrics.close()
+
+    def params_of(self, run: TrainingRun) -> Any:
+        """Return the parameters that evaluation of a run uses."""
+        return self.state.eval_params
+
+    def _make_iterator(self) -> grain.DatasetIterator:
+        rows = self.program.partitioner.local_rows, self.program.rows_multiple
+        return self.runs[0].data.train_iterator(*rows)
+
+    def _take_step(self, batch: Any) -> dict[str, jax.Array]:
+        self.state, metrics = self.program.train_step(self.state, self.program.place(batch))
+        return metrics
+
+    def _values(self, metrics: dict[str, Any]) -> list[Values]:
+        """Split a step's fetched metrics by run."""
+        return [{name: value.item() for name, value in metrics.items()}]
+
+    def _read_records(self, meta: dict[str, Any]) -> list[dict[str, Any]]:
+        return [meta['record']]
+
+    def _write_records(self) -> dict[str, Any]:
+        record = dataclasses.asdict(self.runs[0].record)
+        return {'record': record, 'best': record['best']}
+
+    def _account(
+        self, progress: Progress, step: int, metrics: dict[str, jax.Array], waited: float
+    ) -> None:
+        """Fetch a step's metrics, end the runs in which one is not finite, and log."""
+        values = []
+        fetched = self._values(jax.device_get(metrics))
+        for run, own in zip(self.runs, fetched, strict=True):
+            if run.record.live and run.accept_step(step, own):
+                values.append((run, own))
+        if not values:
+            return
+        whole = values[0][1] | {
+            'loss': sum(own['loss'] for _, own in values) / len(values),
+            'tokens': sum(own['tokens'] for _, own in values),
+        }
+        line = progress.advance(step, whole, waited)
+        if line is None:
+            return
+        for run, own in values:
+            seconds = line['seconds'] / len(values)
+            run.metrics.write(step, 'train', line | own | {'seconds': seconds})
+
+    def _completes(self, run: TrainingRun, signum: int) -> bool:
+        """Evaluate a run where that is due; return whether it keeps this step's checkpoint."""
+        evaluates, saves = run.due(self.step)
+        better = evaluates and not signum and self._evaluate(run)
+        return saves or better or run.record.stopped_early or bool(signum)
+
+    def _evaluate(self, run: TrainingRun) -> bool:
+        """Score the validation split; return whether it is the best so far."""
+        start = time.perf_counter()
+        samples = run.workdir.samples_path / f'validation-{self.step}.txt'
+        scores = self.evaluator.of(run.config).scores(
+            self.params_of(run), 'validation', samples, run.config.evaluate.max_examples
+        )
+        return run.take_scores(self.step, scores, time.perf_counter() - start)
+
+
+class SeedGroupTrainer(Trainer):
+    """Several runs in progress in one program; one that ends early stands still from there on."""
+
+    def __init__(
+        self,
+        components: Components,
+        runs: Sequence[TrainingRun],
+        program: SeedGroupProgram,
+        checkpoints: Checkpoints,
+        log: Log,
+    ):
+        super().__init__(components, runs[0], program.single, checkpoints, log)
+        self.runs, self.program = list(runs), program
+
+    def params_of(self, run: TrainingRun) -> Any:
+        return self.program.params_of(self.state.eval_params, self.runs.index(run))
+
+    def _make_iterator(self) -> grain.DatasetIterator:
+        first, *others = (run.data for run in self.runs)
+        rows = self.program.partitioner.local_rows, self.program.rows_multiple
+        return first.replicas_iterator(others, *rows)
+
+    def _take_step(self, batch: Any) -> dict[str, jax.Array]:
+        live = self.program.place_live([run.record.live for run in self.runs])
+        self.state, metrics = self.program.train_step(self.state, self.program.place(batch), live)
+        return metrics
+
+    def _values(self, metrics: dict[str, Any]) -> list[Values]:
+        return [
+            {name: value[index].item() for name, value in metrics.items()}
+            for index in range(len(self.runs))
+        ]
+
+    def _read_records(self, meta: dict[str, Any]) -> list[dict[str, Any]]:
+        return meta['records']
+
+    def _write_records(self) -> dict[str, Any]:
+        return {'records': [dataclasses.asdict(run.record) for run in self.runs], 'best': None}
