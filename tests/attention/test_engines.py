@@ -27,7 +27,7 @@ from transformer_jax.layers.param_scope import HeadDims
 from transformer_jax.models.blocks import PAST, Block
 from transformer_jax.partitioning.rules import logical_rules
 from transformer_jax.positions import POSITIONS, Position
-from transformer_jax.profiling.cost_report import GROWTH, cost_report
+from transformer_jax.profiling.cost_report import cost_report
 from transformer_jax.profiling.flops import matmul_flops
 from transformer_jax.schema import DataConfig, ExperimentConfig, ModelConfig
 from transformer_jax.training.programs import make_program
@@ -512,7 +512,7 @@ def test_a_kernel_that_is_not_here_is_refused_before_anything_compiles_but_can_b
         make_program(resolve(config))
     with pytest.raises(ConfigError, match=r"model\.engine='splash' needs a TPU"):
         engines.require_platform('splash')
-    monkeypatch.setattr(inspect, 'GROWTH', (32,))
+    monkeypatch.setattr('transformer_jax.profiling.cost_report.GROWTH', (32,))
     config = config_lib.replace(config, data=DataConfig(batching='packed(length=32)'))
     same = dataclasses.replace(config, model=dataclasses.replace(config.model, engine='chunked'))
     assert cost_report(config, 1) == cost_report(same, 1)

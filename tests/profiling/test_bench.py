@@ -14,6 +14,7 @@ from transformer_jax import config as config_lib
 from transformer_jax.cli import main
 from transformer_jax.config import resolve
 from transformer_jax.data import load_data
+from transformer_jax.display.tables import print_benchmark
 from transformer_jax.errors import ConfigError
 from transformer_jax.profiling import bench_attention, bench_decode, timing
 from transformer_jax.profiling import bench_train as bench
@@ -149,9 +150,9 @@ def test_the_peak_is_of_all_devices_and_the_best_of_ten(monkeypatch):
 def test_both_results_are_one_json_object_or_tables(config, result, capsys):
     decoded = bench_decode.bench_decode(config, 16, 8, lambda line: None)
     for made, tables in ((result, bench.tables), (decoded, bench_decode.tables)):
-        timing.show(made, tables(made), as_json=True)
+        print_benchmark(made, tables(made), as_json=True)
         assert json.loads(capsys.readouterr().out).keys() == dataclasses.asdict(made).keys()
-        timing.show(made, tables(made), as_json=False)
+        print_benchmark(made, tables(made), as_json=False)
         assert made.machine['devices'] in capsys.readouterr().out
     assert [times.lengths for times in decoded.methods.values()] == [(2, 4, 8, 16)] * 2
 
@@ -215,7 +216,7 @@ def test_a_points_flops_are_those_of_its_products(attention):
 
 @pytest.mark.slow
 def test_the_table_and_the_picture_hold_every_kind(attention, tmp_path):
-    timing.show(attention, bench_attention.tables(attention), as_json=False)
+    print_benchmark(attention, bench_attention.tables(attention), as_json=False)
     assert bench_attention.draw(attention, tmp_path / 'slopes.png').stat().length > 10_000
     with pytest.raises(ConfigError, match='none of them can do'):
         bench_attention.bench_attention(

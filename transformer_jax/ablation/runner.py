@@ -17,9 +17,9 @@ from transformer_jax.ablation import train_seeds as rows
 from transformer_jax.ablation.live_table import LiveTable
 from transformer_jax.ablation.plan import Plan, Trial
 from transformer_jax.ablation.train_seeds import Failure
+from transformer_jax.display.tables import result_table
 from transformer_jax.errors import Stopped, UserError, WorkdirError
 from transformer_jax.profiling import measure
-from transformer_jax.profiling.timing import result_table
 from transformer_jax.storage.files import wrap_os_errors
 from transformer_jax.storage.locks import lock
 

@@ -64,13 +64,13 @@ def run_ablate(values: Flags) -> None:
             )
     from transformer_jax.ablation import experiment, runner
     from transformer_jax.ablation.plan import Plan
-    from transformer_jax.profiling import timing
+    from transformer_jax.display.tables import output_console
 
     overrides = config_flags.get_override_values(values['config'])
     chosen = experiment.load(values.experiment).with_base(overrides)
     plan = Plan(chosen, values.experiment, values.root, values.seeds or 0)
     plan.narrow(values.only, values.shard)
     if values.dry_run:
-        timing.console().print(runner.dry_run(plan, print_remark))
+        output_console().print(runner.dry_run(plan, print_remark))
     else:
         runner.ablate(plan, print_remark, values.seeds_per_program)

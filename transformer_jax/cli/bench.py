@@ -23,13 +23,14 @@ def define_bench_train(values: Flags) -> None:
 
 def run_bench_train(values: Flags) -> None:
     """Time training steps and print the result."""
-    from transformer_jax.profiling import bench_train, timing
+    from transformer_jax.display.tables import print_benchmark
+    from transformer_jax.profiling import bench_train
 
     config = read_config(values)
     # The time to compile is a part of the result, so nothing may come from the cache.
     jax.config.update('jax_enable_compilation_cache', False)
     result = bench_train.bench_train(config, values.steps, log)
-    timing.show(result, bench_train.tables(result), values.json)
+    print_benchmark(result, bench_train.tables(result), values.json)
 
 
 def define_bench_decode(values: Flags) -> None:
@@ -48,10 +49,11 @@ def define_bench_decode(values: Flags) -> None:
 
 def run_bench_decode(values: Flags) -> None:
     """Time decoding and print the result."""
-    from transformer_jax.profiling import bench_decode, timing
+    from transformer_jax.display.tables import print_benchmark
+    from transformer_jax.profiling import bench_decode
 
     result = bench_decode.bench_decode(read_config(values), values.longest, values.rows, log)
-    timing.show(result, bench_decode.tables(result), values.json)
+    print_benchmark(result, bench_decode.tables(result), values.json)
 
 
 def define_bench_attention(values: Flags) -> None:
@@ -89,7 +91,8 @@ def define_bench_attention(values: Flags) -> None:
 
 def run_bench_attention(values: Flags) -> None:
     """Time attention against the sequence length and print the result."""
-    from transformer_jax.profiling import bench_attention, timing
+    from transformer_jax.display.tables import print_benchmark
+    from transformer_jax.profiling import bench_attention
 
     lengths = whole_numbers(values, 'lengths')
     sizes = bench_attention.Sizes(
@@ -101,6 +104,6 @@ def run_bench_attention(values: Flags) -> None:
     result = bench_attention.bench_attention(
         attentions, values.engines, lengths, sizes, log, values.timed
     )
-    timing.show(result, bench_attention.tables(result), values.json)
+    print_benchmark(result, bench_attention.tables(result), values.json)
     if values.out:
         log(f'wrote {bench_attention.draw(result, values.out)}')

@@ -44,16 +44,16 @@ def run_probe(values: Flags) -> None:
         raise ConfigError(
             f'--checkpoint={values.checkpoint} is one of --all_checkpoints: give either'
         )
+    from transformer_jax.display.tables import output_console
     from transformer_jax.evaluation.evaluator import Trained
     from transformer_jax.inference import probes
-    from transformer_jax.profiling import timing
 
     trained = Trained(workdir, values.checkpoint, print_remark, {}, (values.split,))
     result = probes.probe(trained, values.split, values.batches, values.all_checkpoints)
     if values.json:
         print(json.dumps(result))
     else:
-        timing.console().print(probes.table(result))
+        output_console().print(probes.table(result))
     folder = trained.workdir.path
     print_remark(f'wrote {probes.save(result, folder)}')
     print_remark(f'wrote {probes.draw(result, values.out or folder / "probes.png")}')

@@ -26,13 +26,14 @@ from transformer_jax.attention.engines import ENGINES, require_platform
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.display.figures import save_figure
+from transformer_jax.display.tables import result_table
 from transformer_jax.errors import ConfigError
 from transformer_jax.host_memory import machine_memory
 from transformer_jax.layers.param_scope import HeadDims
 from transformer_jax.models.blocks import PAST, Projection
 from transformer_jax.positions import Position
 from transformer_jax.profiling.flops import matmul_flops
-from transformer_jax.profiling.timing import result_table, seconds
+from transformer_jax.profiling.timing import seconds
 from transformer_jax.storage.provenance import describe_machine
 
 Log = Callable[[str], None]

@@ -18,8 +18,9 @@ import rich.table
 from transformer_jax import config as config_lib
 from transformer_jax.batch import EOS
 from transformer_jax.decoding.decoder import make_decoder
+from transformer_jax.display.tables import result_table
 from transformer_jax.errors import ConfigError
-from transformer_jax.profiling.timing import result_table, seconds
+from transformer_jax.profiling.timing import seconds
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.provenance import describe_machine
 from transformer_jax.training.programs import TrainProgram, make_program
@@ -127,7 +128,9 @@ def forced_decoder(
     """
     rows, source_length, length = sizes
     vocab_size = program.model.architecture.vocab_size
-    settings = dataclasses.replace(config.decode, method=method, max_len=length - source_length)
+    settings = dataclasses.replace(
+        config.decode, method=method, max_extra_tokens=length - source_length
+    )
     decoder = make_decoder(Endless(program.model), settings, vocab_size)
     shape = rows, source_length
     source_BS = np.random.RandomState(0).randint(EOS + 1, vocab_size, shape).astype(np.int32)

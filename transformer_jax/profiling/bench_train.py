@@ -32,11 +32,12 @@ from transformer_jax.batch import Batch
 from transformer_jax.config import Components
 from transformer_jax.data import Data, load_data
 from transformer_jax.data.batching import padded_rows
+from transformer_jax.display.tables import result_table
 from transformer_jax.losses.cross_entropy import cross_entropy
 from transformer_jax.losses.model_loss import loss_sums
 from transformer_jax.models import dummy_batch
 from transformer_jax.profiling import flops as costs
-from transformer_jax.profiling.timing import TimedIterator, matmul_peak, result_table, seconds
+from transformer_jax.profiling.timing import TimedIterator, matmul_peak, seconds
 from transformer_jax.schema import CheckpointConfig, EvaluateConfig, ExperimentConfig
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.storage.provenance import describe_machine
