@@ -10,7 +10,7 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax.config import Components
 from transformer_jax.data import load_data
-from transformer_jax.display.figures import curves
+from transformer_jax.display.learning_curves import draw_learning_curves
 from transformer_jax.errors import ConfigError, Diverged, UserError, WorkdirError
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.checkpoints import Checkpoints
@@ -29,13 +29,13 @@ def train(config: ExperimentConfig, path: epath.PathLike, log: Log) -> dict[str,
     """Trains to `train.steps`, resuming what `path` holds; returns the best evaluation, or None
     without any.
 
-    With `train.replicas` a group of seeds, see `train_group`; then the log tells the best of each.
+    With `train.num_seeds` a group of seeds, see `train_group`; then the log tells the best of each.
 
     Raises:
         UserError: anything that a user can mend, see `errors`; Stopped after SIGINT or SIGTERM, its
             state saved; Diverged, of a group at its end, where one seed or more did.
     """
-    if config.train.replicas == 1:
+    if config.train.num_seeds == 1:
         [record] = _train(config, Workdir(path), {}, log)
         if record.failed:
             raise record.error
@@ -129,7 +129,7 @@ def _train(
         if jax.process_index() == 0:
             for run in trainer.runs:
                 if run.workdir.metrics_path.exists():  # The first update may not be finite.
-                    curves(run.workdir.metrics_path, run.workdir.curves_path)
+                    draw_learning_curves(run.workdir.metrics_path, run.workdir.curves_path)
         return [run.record for run in trainer.runs]
 
 

@@ -1,0 +1,70 @@
+"""Learning curves of one run, drawn from its metrics.jsonl."""
+
+import collections
+import json
+
+from etils import epath
+from matplotlib.figure import Figure
+
+from transformer_jax.display.figures import DPI, save_figure
+from transformer_jax.errors import DataError
+
+# Metric -> the title of its panel, in the order of the panels.
+TITLES = {'loss': 'loss (nats per token)', 'perplexity': 'perplexity', 'bleu': 'BLEU'}
+COLORS = {'train': 'tab:gray', 'validation': 'tab:blue'}
+PANEL_INCHES = (4.5, 3.2)
+
+Series = tuple[list[int], list[float]]  # steps and values
+
+
+def draw_learning_curves(metrics_path: epath.PathLike, path: epath.PathLike) -> epath.Path:
+    """Draw loss, perplexity and BLEU over steps, one panel for each metric that was logged.
+
+    Values that are not finite leave a gap in the curve.
+
+    Args:
+        metrics_path: the metrics.jsonl of a run.
+        path: where to write the figure; the suffix decides the format.
+
+    Returns:
+        the path of the figure.
+
+    Raises:
+        ConfigError: the suffix is none of `figures.FORMATS`.
+        DataError: no loss was logged yet.
+    """
+    series = _read_series(epath.Path(metrics_path))
+    names = [name for name in TITLES if any((name, split) in series for split in COLORS)]
+    if not names:
+        raise DataError(f'{metrics_path} has no losses yet')
+    width, height = PANEL_INCHES
+    figure = Figure(figsize=(width * len(names), height), dpi=DPI, layout='constrained')
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for split, color in COLORS.items():
+            if (name, split) in series:
+                axes.plot(
+                    *series[name, split],
+                    color=color,
+                    label=split,
+                    marker='o' if split == 'validation' else '',
+                    markersize=3,
+                    linewidth=1.2,
+                )
+        axes.set(title=TITLES[name], xlabel='step')
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+        axes.spines[['top', 'right']].set_visible(False)
+    return save_figure(figure, epath.Path(path))
+
+
+def _read_series(metrics_path: epath.Path) -> dict[tuple[str, str], Series]:
+    """Read metrics.jsonl into {('loss', 'train'): (steps, values)}."""
+    series: dict[tuple[str, str], Series] = collections.defaultdict(lambda: ([], []))
+    for line in metrics_path.read_text().splitlines():
+        event = json.loads(line)
+        for name in TITLES:
+            if name in event:
+                steps, values = series[name, event['split']]
+                steps.append(event['step'])
+                values.append(float(event[name]))
+    return dict(series)

@@ -1,0 +1,70 @@
+"""Tables on standard output."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import rich.box
+import rich.console
+import rich.table
+
+FILE_WIDTH = 160  # columns, where the output is no terminal, which has a width of its own
+
+
+def result_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    text_columns: int = 1,
+    overflow: Literal['ellipsis', 'fold'] = 'ellipsis',
+) -> rich.table.Table:
+    """Make a plain table.
+
+    Args:
+        title: the line above it.
+        columns: the headings.
+        rows: cells, as many as there are columns.
+        text_columns: how many of the first columns are text, aligned to the left; the others are
+            numbers, aligned to the right.
+        overflow: what becomes of text that is too long for the terminal: cut, or folded.
+    """
+    table = rich.table.Table(
+        title=title, title_justify='left', box=rich.box.SIMPLE_HEAD, pad_edge=False
+    )
+    for index, name in enumerate(columns):
+        if index < text_columns:
+            table.add_column(name, overflow=overflow)
+        else:
+            table.add_column(name, justify='right')
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def output_console() -> rich.console.Console:
+    """Standard output, FILE_WIDTH columns wide where it is no terminal."""
+    console = rich.console.Console()
+    return console if console.is_terminal else rich.console.Console(width=FILE_WIDTH)
+
+
+def print_benchmark(benchmark: Any, tables: Iterable[rich.table.Table], as_json: bool) -> None:
+    """Print the machine and the tables of a benchmark, or all of it as one JSON object.
+
+    Args:
+        benchmark: a dataclass whose `machine` is that of `provenance.describe_machine`.
+        tables: what to print below the line about the machine.
+        as_json: print one JSON object and no table.
+    """
+    if as_json:
+        print(json.dumps(dataclasses.asdict(benchmark), allow_nan=False))
+        return
+    machine = benchmark.machine
+    console = output_console()
+    console.print(
+        f'{machine["devices"]}, {machine["cpus"]} CPUs, jax {machine["versions"]["jax"]}, '
+        f'load average {machine["load_average"]:.1f} at the start',
+        highlight=False,
+    )
+    for table in tables:
+        console.print(table)
