@@ -10,7 +10,7 @@ directory, or in DIR with `--config.data.source_dir=DIR`, see README.md. The fee
 each variant is solved so that non-embedding parameters equal softmax attention's.
 """
 
-from transformer_jax.ablation.experiment import Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import Experiment, Metric, at_scale, config_file
 
 CONFIGS = {
     'small': 'configs/tiny_shakespeare.py:cpu',

@@ -12,7 +12,7 @@ to 512.
 Expected: the three agree at small d_k; without scaling it falls behind as d_k grows.
 """
 
-from transformer_jax.ablation.experiment import Axis, Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import Axis, Experiment, Metric, at_scale, config_file
 
 KINDS = {'scaled': 'softmax', 'unscaled': "softmax(scale='none')", 'additive': 'additive'}
 SCALES = {

@@ -14,7 +14,7 @@ and too many are worse, small keys hurt, larger is better as long as dropout hol
 matters, sinusoids equal learned positions.
 """
 
-from transformer_jax.ablation.experiment import Experiment, Metric, Published, at_scale, config_file
+from transformer_jax.ablation import Experiment, Metric, Published, at_scale, config_file
 
 # Row: perplexity per word piece, BLEU on newstest2013.
 PAPER = {
@@ -74,7 +74,11 @@ def get_experiment(scale='small'):
         published=(
             Published(source, 'BLEU, newstest2013', str(metrics[0]), bleu),
             Published(
-                source, 'perplexity, newstest2013', str(metrics[1]), perplexity, falling=True
+                source,
+                'perplexity, newstest2013',
+                str(metrics[1]),
+                perplexity,
+                lower_is_better=True,
             ),
         ),
     )

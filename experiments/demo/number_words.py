@@ -9,7 +9,7 @@ more than twice as many held-out numbers are right, and with one head fewer than
 not help so far.
 """
 
-from transformer_jax.ablation.experiment import Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import Experiment, Metric, at_scale, config_file
 
 
 def get_experiment(scale='small'):

@@ -13,7 +13,7 @@ The paper's numbers are mean reciprocal ranks over many tasks (Figure 1): none .
 .50, RoPE .33, sinusoidal .22. Expected: that order, roughly.
 """
 
-from transformer_jax.ablation.experiment import Experiment, Metric, Published, at_scale, config_file
+from transformer_jax.ablation import Experiment, Metric, Published, at_scale, config_file
 
 POSITIONS = {
     'none': 'none',

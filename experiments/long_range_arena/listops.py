@@ -14,7 +14,7 @@ Expected: full attention clearly above the largest class; the paper has 36.37 fo
 every token sees every other.
 """
 
-from transformer_jax.ablation.experiment import (
+from transformer_jax.ablation import (
     Axis,
     Experiment,
     Metric,

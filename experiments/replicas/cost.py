@@ -3,7 +3,7 @@ in one process.
 
     PYTHONPATH=. python experiments/replicas/cost.py [SEEDS] [--config.KEY=VALUE …]
 
-Trains configs/number_words.py:en-de with rows of 24 tokens, once as `train.replicas=SEEDS` does (5)
+Trains configs/number_words.py:en-de with rows of 24 tokens, once as `train.num_seeds=SEEDS` does (5)
 and once seed by seed with the program that all of them share, in alternating rounds, and prints one
 JSON object: seconds of compiling, the median seconds of a step of all, and their ratio by round.
 Start-up (imports, data, compilation) is paid once by the group and once by each of the runs that it
@@ -37,7 +37,7 @@ def main(seeds: int, overrides: dict[str, str]) -> None:
     machine = describe_machine()
     config = get_config('en-de')
     config.data.batching = 'buckets(lengths=(24,))'
-    config.train.replicas = seeds
+    config.train.num_seeds = seeds
     config.update_from_flattened_dict(overrides)
     config = from_config_dict(config)
     members = replicas.seeds(config)
@@ -51,7 +51,11 @@ def main(seeds: int, overrides: dict[str, str]) -> None:
     rows = together.partitioner.local_rows, together.rows_multiple
     stacked = list(itertools.islice(orders[0].replicas_iterator(orders[1:], *rows), STEPS))
     alone = [
-        list(itertools.islice(order.train_iterator(one.partitioner.local_rows, one.rows_multiple), STEPS))
+        list(
+            itertools.islice(
+                order.train_iterator(one.partitioner.local_rows, one.rows_multiple), STEPS
+            )
+        )
         for order in orders
     ]
     live = together.place_live([True] * seeds)

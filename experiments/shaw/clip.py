@@ -10,7 +10,7 @@ with 300 steps, whose sentences are so short that k beyond 16 can change nothing
 Expected: k = 0, no order at all, is far below the rest; from k = 2 on nothing changes.
 """
 
-from transformer_jax.ablation.experiment import (
+from transformer_jax.ablation import (
     Axis,
     Experiment,
     Metric,

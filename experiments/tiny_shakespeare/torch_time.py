@@ -108,7 +108,9 @@ def main(directory):
         )
     program = make_program(resolve(config))
     batches = itertools.cycle(
-        itertools.islice(data.train_iterator(program.partitioner.local_rows, program.rows_multiple), STEPS)
+        itertools.islice(
+            data.train_iterator(program.partitioner.local_rows, program.rows_multiple), STEPS
+        )
     )
     state = program.init_state()
 

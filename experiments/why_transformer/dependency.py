@@ -12,7 +12,7 @@ each distance.
 Expected: the LSTM without attention falls with the distance, the other two hold.
 """
 
-from transformer_jax.ablation.experiment import Axis, Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import Axis, Experiment, Metric, at_scale, config_file
 
 MODELS = {
     'LSTM': {'model.kind': 'rnn_seq2seq', 'model.rnn': "lstm(attention='none')"},

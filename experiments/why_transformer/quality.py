@@ -11,7 +11,7 @@ Expected: all solve number words, the Transformer with the lowest loss; on capti
 leads when trained long, and attention is what matters before.
 """
 
-from transformer_jax.ablation.experiment import Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import Experiment, Metric, at_scale, config_file
 
 CONFIGS = {
     'small': 'configs/number_words.py:en-de',

@@ -9,7 +9,7 @@ at once, the difference is small; on an accelerator it is the reason why the Tra
 (Vaswani et al. 2017, section 1).
 """
 
-from transformer_jax.ablation.experiment import Axis, Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import Axis, Experiment, Metric, at_scale, config_file
 
 MODELS = {
     'LSTM + attention': {'model.kind': 'rnn_seq2seq', 'model.rnn': "lstm(attention='additive')"},

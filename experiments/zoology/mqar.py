@@ -15,7 +15,7 @@ Expected: softmax attention at 0.99 or more; a window gets what lies within its 
 8 < 16 < 32 < all.
 """
 
-from transformer_jax.ablation.experiment import Experiment, Metric, Published, at_scale, config_file
+from transformer_jax.ablation import Experiment, Metric, Published, at_scale, config_file
 
 KINDS = {
     'softmax': 'softmax',

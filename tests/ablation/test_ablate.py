@@ -24,7 +24,7 @@ from sacrebleu.metrics import BLEU
 from transformer_jax import config as config_lib
 from transformer_jax.ablation import runner as ablate_lib
 from transformer_jax.ablation import train_seeds as rows
-from transformer_jax.ablation.experiment import Experiment, Metric
+from transformer_jax.ablation import Experiment, Metric
 from transformer_jax.ablation.live_table import LiveTable
 from transformer_jax.ablation.plan import Plan
 from transformer_jax.ablation.results import differences, load_results
@@ -116,9 +116,10 @@ def test_only_knows_the_variants(tmp_path):
 
 def test_the_seeds_are_those_of_ablate(tmp_path):
     with pytest.raises(
-        ConfigError, match=r'base: train\.replicas=2: the seeds are those of ablate, and --seeds_per_program'
+        ConfigError,
+        match=r'base: train\.replicas=2: the seeds are those of ablate, and --seeds_per_program',
     ):
-        plan(tmp_path, {'base': {}}, **{'train.replicas': 2})
+        plan(tmp_path, {'base': {}}, **{'train.num_seeds': 2})
 
 
 @pytest.mark.parametrize(
@@ -861,7 +862,7 @@ def test_the_time_of_a_step_is_a_metric(real, monkeypatch):
     root, _ = real
     made = plan(root, {'base': {}}, (*METRICS, Metric('step_seconds')), seeds=1)
     assert made.lacks(made.trials[0]) == 'its step_seconds is not measured'
-    monkeypatch.setattr(rows, 'Trained', None)  # nothing is evaluated again
+    monkeypatch.setattr(rows, 'TrainedRun', None)  # nothing is evaluated again
     rows.score(made.trials[0], made.experiment.metrics, quiet)
     result = json.loads((root / 'base/0/result.json').read_text())
     assert result['scores']['step_seconds'] == result['step_seconds'] > 0
@@ -878,7 +879,7 @@ def test_a_row_is_tried_once_and_a_timed_run_every_time(real, tmp_path, monkeypa
 
     monkeypatch.setattr(measure, 'trial', trial)
     monkeypatch.setattr(rows, '_tried', {})
-    monkeypatch.setattr(rows, 'Trained', None)
+    monkeypatch.setattr(rows, 'TrainedRun', None)
     made = plan(root, BASE, seeds=1)
     for metrics, times in (
         (METRICS, 1),
@@ -951,7 +952,7 @@ def test_only_a_sound_score_of_this_run_is_taken_over(real, tmp_path, monkeypatc
     root = shutil.copytree(real[0], tmp_path / 'root')
     path = root / 'base/0/result.json'
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    monkeypatch.setattr(rows, 'Trained', trained)
+    monkeypatch.setattr(rows, 'TrainedRun', trained)
     monkeypatch.setattr(rows, '_costs', lambda run, anew: {})
     with pytest.raises(Evaluated) if changes else contextlib.nullcontext():
         rows.score(plan(root, BASE).trials[0], METRICS, quiet)

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from transformer_jax.ablation.experiment import (
+from transformer_jax.ablation import (
     Axis,
     Experiment,
     Metric,
     Published,
     at_scale,
     config_file,
-    load,
-    slug,
+    load_experiment,
 )
+from transformer_jax.ablation.experiment import slug
 from transformer_jax.ablation.plan import checked_configs
 from transformer_jax.config import default_config
 from transformer_jax.errors import ConfigError
@@ -153,7 +153,7 @@ def test_a_metric_that_cannot_be(arguments, message):
 
 # --- Files ----------------------------------------------------------------------------------------
 
-GOOD = """from transformer_jax.ablation.experiment import Experiment, Metric, at_scale, config_file
+GOOD = """from transformer_jax.ablation import Experiment, Metric, at_scale, config_file
 
 def get_experiment(scale='small'):
     base = config_file('configs/number_words.py:en-fr')
@@ -165,8 +165,11 @@ def get_experiment(scale='small'):
 def test_a_file_and_its_scale(tmp_path):
     path = tmp_path / 'table.py'
     path.write_text(GOOD)
-    assert (load(str(path)).base.train.steps, load(f'{path}:big').base.train.steps) == (5, 50)
-    assert load(str(path)).base.data.target == 'fr'
+    assert (
+        load_experiment(str(path)).base.train.steps,
+        load_experiment(f'{path}:big').base.train.steps,
+    ) == (5, 50)
+    assert load_experiment(str(path)).base.data.target == 'fr'
 
 
 @pytest.mark.parametrize(
@@ -198,14 +201,14 @@ def test_a_file_and_its_scale(tmp_path):
 def test_mistakes_in_a_file(tmp_path, source, scale, message):
     (tmp_path / 'table.py').write_text(source)
     with pytest.raises(ConfigError, match=re.escape(message)):
-        load(f'{tmp_path / "table.py"}{scale}')
+        load_experiment(f'{tmp_path / "table.py"}{scale}')
 
 
 def test_no_such_file():
     with pytest.raises(
         ConfigError, match=r'nope\.py: there is no such file; name one of experiments/'
     ):
-        load('nope.py:small')
+        load_experiment('nope.py:small')
     with pytest.raises(ConfigError, match='there is no scale'):
         at_scale('x', {'small': 1})
 
@@ -230,8 +233,8 @@ def test_shipped_experiments_are_possible_at_every_scale(path, monkeypatch):
         scales.extend(settings)
         return at_scale(scale, settings)
 
-    monkeypatch.setattr('transformer_jax.ablation.experiment.at_scale', recorded)
-    assert checked_configs(load(str(path)))
+    monkeypatch.setattr('transformer_jax.ablation.at_scale', recorded)
+    assert checked_configs(load_experiment(str(path)))
     assert 'small' in scales
     for scale in dict.fromkeys(scales):
-        assert checked_configs(load(f'{path}:{scale}')), scale
+        assert checked_configs(load_experiment(f'{path}:{scale}')), scale

@@ -1,1 +1,17 @@
-"""Tables of variants: experiment files, plans, runs, statistics."""
+"""Ablations: experiment files, their plan and its execution, and the statistics of their results.
+
+The names below are all that an experiment file needs.
+"""
+
+from transformer_jax.ablation.experiment import Axis, Experiment, Metric, Published
+from transformer_jax.ablation.experiment_files import at_scale, config_file, load_experiment
+
+__all__ = [
+    'Axis',
+    'Experiment',
+    'Metric',
+    'Published',
+    'at_scale',
+    'config_file',
+    'load_experiment',
+]

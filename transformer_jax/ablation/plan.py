@@ -17,7 +17,7 @@ from transformer_jax.ablation.experiment import (
     Experiment,
     Metric,
     evaluations,
-    impossible,
+    impossible_variants,
     lengths_of,
     slug,
 )
@@ -138,7 +138,7 @@ class Plan:
             except ConfigError as error:
                 reasons.append(f'{", ".join(setting.variants)}: {error}')
         if reasons:
-            raise impossible(reasons)
+            raise impossible_variants(reasons)
 
     def write(self) -> None:
         """Writes experiment.json, which every process that works under the root writes alike."""
@@ -214,10 +214,10 @@ def checked_configs(experiment: Experiment) -> dict[str, ExperimentConfig]:
     """
     configs = experiment.configs()
     reasons = [
-        f'{name}: train.replicas={config.train.replicas}: the seeds are those of ablate, and --seeds_per_program says '
+        f'{name}: train.num_seeds={config.train.num_seeds}: the seeds are those of ablate, and --seeds_per_program says '
         'how many share a program'
         for name, config in configs.items()
-        if config.train.replicas != 1
+        if config.train.num_seeds != 1
     ]
     reasons += [
         f'{name}: {why}'
@@ -226,7 +226,7 @@ def checked_configs(experiment: Experiment) -> dict[str, ExperimentConfig]:
         if (why := _unmeasurable(config, metric))
     ]
     if reasons:
-        raise impossible(reasons)
+        raise impossible_variants(reasons)
     return configs
 
 

@@ -62,12 +62,12 @@ def run_ablate(values: Flags) -> None:
                 f'--{name} is missing, as in: transformer-jax ablate '
                 'experiments/demo/number_words.py --root=runs/demo_ablation'
             )
-    from transformer_jax.ablation import experiment, runner
+    from transformer_jax.ablation import load_experiment, runner
     from transformer_jax.ablation.plan import Plan
     from transformer_jax.display.tables import output_console
 
     overrides = config_flags.get_override_values(values['config'])
-    chosen = experiment.load(values.experiment).with_base(overrides)
+    chosen = load_experiment(values.experiment).with_base(overrides)
     plan = Plan(chosen, values.experiment, values.root, values.seeds or 0)
     plan.narrow(values.only, values.shard)
     if values.dry_run:
