@@ -1,8 +1,8 @@
-"""Scores by length: what counts as an example's length, and what is left out."""
+"""Metrics at each length: how long an example is, and which lengths and examples are left out."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from helpers.support import experiment, quiet
 
@@ -10,11 +10,28 @@ from transformer_jax.config import resolve
 from transformer_jax.data import load_data
 from transformer_jax.errors import ConfigError
 from transformer_jax.evaluation import by_length as lengths
+from transformer_jax.evaluation.evaluator import Evaluator
+from transformer_jax.evaluation.teacher_forcing import ScoredBatch
+from transformer_jax.partitioning.partitioner import Partitioner
+
+
+class Copier(Evaluator):
+    """An evaluator of a model that predicts every token."""
+
+    def score_batches(self, params, split):
+        """See Evaluator."""
+        plan, _ = self.data.evaluation(split)
+        batches = self.data.eval_batches(split, 1, lambda count: (0, count))
+        for number, batch in enumerate(batches):
+            nll_BT = np.zeros(batch.targets_BT.shape, np.float32)
+            yield ScoredBatch(plan.step(number), batch, nll_BT, batch.targets_BT)
 
 
 def by_length(kind: str, wanted: list[int], tmp_path: Path) -> tuple[list[dict], list[str]]:
-    """(rows, log) of a model of that kind that copies without a fault 2 to 4 symbols beyond the 3
-    of training.
+    """Measure a model that copies 4 to 6 symbols without a fault, where training had 3 at most.
+
+    Returns:
+        (an object for each length, the lines of the log).
     """
     config = experiment(
         **{
@@ -26,20 +43,10 @@ def by_length(kind: str, wanted: list[int], tmp_path: Path) -> tuple[list[dict],
             'evaluate.batch_tokens': 64,
         }
     )
-    data, lines = load_data(resolve(config).pipeline, tmp_path, quiet, ('test',)), []
-
-    def evaluator(trained, _):
-        batches = data.eval_batches('test', 1, lambda count: (0, count))
-        return SimpleNamespace(
-            log=lines.append,
-            predictions=lambda params, split: ((batch, batch.targets_BT) for batch in batches),
-        )
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lengths, '_evaluator', evaluator)
-        return lengths.by_length(
-            SimpleNamespace(config=config, data=data, params=None), 'test', wanted
-        ), lines
+    components, lines = resolve(config), []
+    data = load_data(components.pipeline, tmp_path, quiet, ('test',))
+    copier = Copier(components, data, Partitioner(config.parallel.mesh), lines.append)
+    return lengths.by_length(copier, None, 'test', wanted), lines
 
 
 @pytest.mark.parametrize(

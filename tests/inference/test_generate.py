@@ -10,9 +10,9 @@ from transformer_jax.batch import BOS, EOS
 from transformer_jax.cli import main
 from transformer_jax.decoding.decoder import make_decoder
 from transformer_jax.errors import DataError
-from transformer_jax.evaluation.evaluator import Trained
 from transformer_jax.inference.generate import Generator
-from transformer_jax.training.loop import train
+from transformer_jax.inference.trained_run import TrainedRun
+from transformer_jax.training.train import train
 
 CHANGES = {
     'model__kind': 'decoder_only',
@@ -25,14 +25,16 @@ CHANGES = {
 def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp('language') / 'run'
     train(
-        experiment(**CHANGES, model__position='learned(max_len=60)', decode__max_len=4), path, quiet
+        experiment(**CHANGES, model__position='learned(max_len=60)', decode__max_extra_tokens=4),
+        path,
+        quiet,
     )
     return path
 
 
 @pytest.fixture(scope='module')
 def trained(workdir):
-    return Trained(workdir, 'last', quiet, {})
+    return TrainedRun(workdir, 'last', quiet, {})
 
 
 def sampled(trained, seed, temperature=1.0, **options):
@@ -54,12 +56,12 @@ def test_greedy_streaming_is_the_greedy_decoder(trained):
     [ids] = trained.data.tokenizer.encode(['twenty'])
     decoder = make_decoder(
         trained.model,
-        trained.config.decode.__class__(method='greedy', max_len=10 - len(ids)),
+        trained.config.decode.__class__(method='greedy', max_extra_tokens=10 - len(ids)),
         trained.data.tokenizer.vocab_size,
     )
-    tokens, _ = decoder(
-        trained.params, *generator._padded(ids), np.zeros(2, np.uint32), np.zeros(1, np.int32)
-    )
+    source, places = generator._padded(ids)
+    key, row = np.zeros(2, np.uint32), np.zeros(1, np.int32)
+    tokens, _ = decoder(trained.params, source, *places, key, row)
     [decoded] = trained.data.tokenizer.decode(np.asarray(tokens).tolist())
     assert len(decoded) > 3
     assert text[: len(decoded)] == decoded  # whose last token, at the limit, is EOS

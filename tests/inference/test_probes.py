@@ -21,11 +21,17 @@ from transformer_jax.batch import Tokens
 from transformer_jax.cli import main
 from transformer_jax.data.batching import Buckets
 from transformer_jax.errors import ConfigError
-from transformer_jax.evaluation.evaluator import Trained
-from transformer_jax.inference import probes
-from transformer_jax.inference.probes import PROBES, Look, Sums, head_sums, looks
+from transformer_jax.inference import probe_display, probes
+from transformer_jax.inference.probes import (
+    PROBES,
+    AttentionRecord,
+    HeadSums,
+    attention_records,
+    head_sums,
+)
+from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.schema import EvaluateConfig, ModelConfig
-from transformer_jax.training.loop import train
+from transformer_jax.training.train import train
 
 V, LENGTH = 20, 8
 LENGTHS = [[(3, 2), (4, 5)], [(8, 8)], [(2, 6)], [(1, 1), (2, 3), (3, 4)]]  # packed, full, padded
@@ -48,15 +54,17 @@ def probed(config, batch, params=None):
     params = params or random_params(model)
     sums = jax.jit(
         lambda params, batch: jax.tree.map(
-            head_sums, looks(model, params, batch), is_leaf=lambda x: isinstance(x, Look)
+            head_sums,
+            attention_records(model, params, batch),
+            is_leaf=lambda x: isinstance(x, AttentionRecord),
         )
     )(params, batch)
-    return {place: jax.device_get(of_place).rows() for place, of_place in sums.items()}
+    return {place: jax.device_get(of_place).probes() for place, of_place in sums.items()}
 
 
-def literal(look, head):
+def literal(record, head):
     """The definitions, query by query."""
-    weights, allowed = np.asarray(look.weights_BNTS, np.float64), np.asarray(look.allowed_BTS)
+    weights, allowed = np.asarray(record.weights_BNTS, np.float64), np.asarray(record.allowed_BTS)
     found = {name: [] for name in PROBES}
     for b, t in np.ndindex(allowed.shape[:2]):
         if not allowed[b, t].any():
@@ -66,23 +74,23 @@ def literal(look, head):
         entropy = -sum(share * math.log(share) for share in shares if share > 0)
         found['entropy'].append(entropy)
         if n > 1:
-            found['normalised_entropy'].append(entropy / math.log(n))
-        places = zip(look.key.positions_BT[b], look.key.segments_BT[b], strict=True)
+            found['normalized_entropy'].append(entropy / math.log(n))
+        places = zip(record.key.positions_BT[b], record.key.segments_BT[b], strict=True)
         found['distance'].append(
             sum(
-                share * abs(int(look.query.positions_BT[b, t]) - int(key[0]))
-                for share, key in zip(shares, look.key.positions_BT[b][:, None], strict=True)
+                share * abs(int(record.query.positions_BT[b, t]) - int(key[0]))
+                for share, key in zip(shares, record.key.positions_BT[b][:, None], strict=True)
             )
         )
         found['sink'].append(
             sum(
                 w[s]
                 for s, (position, segment) in enumerate(places)
-                if position == 0 and segment == look.query.segments_BT[b, t]
+                if position == 0 and segment == record.query.segments_BT[b, t]
             )
         )
         found['max_logit'] += [
-            look.logits_BNTS[b, head, t, s] for s in np.flatnonzero(allowed[b, t])
+            record.logits_BNTS[b, head, t, s] for s in np.flatnonzero(allowed[b, t])
         ]
     return {
         name: np.max(values) if name == 'max_logit' else np.mean(values)
@@ -95,13 +103,13 @@ def test_sums_are_those_of_loops_over_packed_and_padded_rows(make_batch, random_
     model = build_model(
         tiny(attention='softmax(normalizer=sigmoid, softcap=5)', position='alibi'), V
     )
-    found = jax.jit(lambda params: looks(model, params, batch))(random_params(model))
+    found = jax.jit(lambda params: attention_records(model, params, batch))(random_params(model))
     assert list(found) == sorted(model.architecture.sites)
-    for look in found.values():
-        look = jax.device_get(look)
-        rows = jax.device_get(jax.jit(head_sums)(look)).rows()
+    for record in found.values():
+        record = jax.device_get(record)
+        rows = jax.device_get(jax.jit(head_sums)(record)).probes()
         for head, row in enumerate(rows):
-            assert row == pytest.approx(literal(look, head), rel=1e-5)
+            assert row == pytest.approx(literal(record, head), rel=1e-5)
 
 
 def test_batches_add_up(make_batch, random_rows, tiny):
@@ -111,12 +119,12 @@ def test_batches_add_up(make_batch, random_rows, tiny):
 
     @jax.jit
     def sums(params, batch):
-        return [head_sums(look) for look in looks(model, params, batch).values()]
+        return [head_sums(record) for record in attention_records(model, params, batch).values()]
 
     parts = (make_batch(part, LENGTH) for part in (rows, rows[:2], rows[2:]))
     whole, first, second = (jax.device_get(sums(params, part)) for part in parts)
     for total, *parts in zip(whole, first, second, strict=True):
-        for row, added in zip(total.rows(), Sums.plus(*parts).rows(), strict=True):
+        for row, added in zip(total.probes(), HeadSums.plus(*parts).probes(), strict=True):
             assert row == pytest.approx(added, rel=1e-5)
 
 
@@ -151,7 +159,7 @@ def test_numbers_of_a_language_model_written_out(make_batch):
             scores = np.array([0.3 * q_TH[t] @ k_TH[s] for s in range(t + 1)])
             w = np.exp(scores) / np.exp(scores).sum()
             found['entropy'].append(-(w * np.log(w)).sum())
-            found['normalised_entropy'] += [found['entropy'][-1] / math.log(t + 1)] if t else []
+            found['normalized_entropy'] += [found['entropy'][-1] / math.log(t + 1)] if t else []
             found['distance'].append(sum(w[s] * (t - s) for s in range(t + 1)))
             found['sink'].append(w[0])
             found['max_logit'].append(scores.max())
@@ -164,12 +172,12 @@ def test_numbers_of_a_language_model_written_out(make_batch):
         )
 
 
-def made_look(weights_NTS, logits_NTS=None, real=None):
+def made_record(weights_NTS, logits_NTS=None, real=None):
     """A row of `real` tokens that see one another, the rest padding."""
     T = weights_NTS.shape[1]
     segments_BT = (np.arange(T)[None] < (real or T)).astype(np.int32)
     tokens = Tokens(np.arange(T, dtype=np.int32)[None], segments_BT)
-    return Look(
+    return AttentionRecord(
         jnp.asarray(weights_NTS[None], jnp.float32),
         None if logits_NTS is None else jnp.asarray(logits_NTS[None], jnp.float32),
         Segments().allowed(tokens, tokens),
@@ -182,19 +190,21 @@ def test_uniform_attention_has_entropy_log_n_and_the_identity_none():
     n, T = 6, 8
     uniform, identity = np.zeros((T, T)), np.zeros((T, T))
     uniform[:n, :n], identity[:n, :n] = 1 / n, np.eye(n)
-    even, own = jax.device_get(head_sums(made_look(np.stack([uniform, identity]), real=n))).rows()
+    even, own = jax.device_get(
+        head_sums(made_record(np.stack([uniform, identity]), real=n))
+    ).probes()
     mean = sum(abs(i - j) for i in range(n) for j in range(n)) / n**2
     assert even == pytest.approx(
         {
             'entropy': math.log(n),
-            'normalised_entropy': 1,
+            'normalized_entropy': 1,
             'distance': mean,
             'sink': 1 / n,
             'max_logit': None,
         }
     )
     assert own == pytest.approx(
-        {'entropy': 0, 'normalised_entropy': 0, 'distance': 0, 'sink': 1 / n, 'max_logit': None},
+        {'entropy': 0, 'normalized_entropy': 0, 'distance': 0, 'sink': 1 / n, 'max_logit': None},
         abs=1e-7,
     )
 
@@ -213,19 +223,19 @@ def test_models_that_look_everywhere_and_at_themselves(make_batch, random_rows, 
         for row in rows:
             if site == 'cross':
                 assert (row['entropy'], row['max_logit']) == (pytest.approx(np.mean(of_queries)), 0)
-                assert row['normalised_entropy'] == pytest.approx(1)
+                assert row['normalized_entropy'] == pytest.approx(1)
             else:
-                assert (row['entropy'], row['normalised_entropy'], row['distance']) == (0, None, 0)
+                assert (row['entropy'], row['normalized_entropy'], row['distance']) == (0, None, 0)
 
 
 def test_padding_that_sees_nothing_does_not_count():
     weights_NTS = np.random.default_rng(0).dirichlet(np.ones(4), (1, 4))
     padded_NTS = np.pad(weights_NTS, ((0, 0), (0, 3), (0, 3)))
     whole, padded = (
-        jax.device_get(head_sums(look)).rows()
-        for look in (
-            made_look(weights_NTS, weights_NTS),
-            made_look(padded_NTS, padded_NTS + 9 * (padded_NTS == 0), real=4),
+        jax.device_get(head_sums(record)).probes()
+        for record in (
+            made_record(weights_NTS, weights_NTS),
+            made_record(padded_NTS, padded_NTS + 9 * (padded_NTS == 0), real=4),
         )
     )
     assert padded == [pytest.approx(row) for row in whole]
@@ -235,10 +245,10 @@ def test_what_has_no_meaning_is_none():
     signed, nothing, rounded = np.array(
         [[[1.5, -0.5], [0.5, 0.5]], np.zeros((2, 2)), [[1, 0], [-1e-9, 1]]]
     )
-    rows = jax.device_get(head_sums(made_look(np.stack([signed, nothing, rounded])))).rows()
+    rows = jax.device_get(head_sums(made_record(np.stack([signed, nothing, rounded])))).probes()
     assert rows[0] == {
         'entropy': None,
-        'normalised_entropy': None,
+        'normalized_entropy': None,
         'distance': None,
         'sink': 1.0,
         'max_logit': None,
@@ -286,7 +296,7 @@ def test_every_kind_can_be_probed(kind, make_batch, random_rows, tiny):
         assert row['sink'] is not None
         assert (row['max_logit'] is None) == (not scored)
         assert all(
-            (row[name] is None) == signed for name in ('entropy', 'normalised_entropy', 'distance')
+            (row[name] is None) == signed for name in ('entropy', 'normalized_entropy', 'distance')
         )
 
 
@@ -340,7 +350,7 @@ def test_the_alignment_of_a_recurrent_model_is_one_head(make_batch, random_rows,
     assert place == ('cross', 0)
     sizes = [source for row in LENGTHS for source, target in row for _ in range(target)]
     assert row['entropy'] == pytest.approx(np.mean(np.log(sizes)))
-    assert row['normalised_entropy'] == pytest.approx(1)
+    assert row['normalized_entropy'] == pytest.approx(1)
     assert row['sink'] == pytest.approx(np.mean(1 / np.array(sizes)))
     assert row['max_logit'] is None
 
@@ -353,7 +363,9 @@ def test_weights_of_all_layers_are_never_held_at_once(tiny):
             lambda: nn.meta.unbox(model.init(jax.random.PRNGKey(0), batch)['params'])
         )
         lowered = jax.jit(
-            lambda params, batch: [head_sums(look) for look in looks(model, params, batch).values()]
+            lambda params, batch: [
+                head_sums(record) for record in attention_records(model, params, batch).values()
+            ]
         ).lower(params, batch)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
@@ -391,8 +403,10 @@ def test_pictures_leave_out_what_has_no_meaning(steps, monkeypatch, tmp_path):
         ],
     }
     kept = []
-    monkeypatch.setattr(probes, 'save_figure', lambda figure, path: kept.append(figure) or path)
-    probes.draw(result, tmp_path / 'picture.png')
+    monkeypatch.setattr(
+        probe_display, 'save_figure', lambda figure, path: kept.append(figure) or path
+    )
+    probe_display.draw_probes(result, tmp_path / 'picture.png')
     panels = [
         axes for axes in kept[0].axes if axes.get_visible() and axes.get_label() != '<colorbar>'
     ]
@@ -447,7 +461,7 @@ def test_one_checkpoint(call, workdir):
         (site, 0, head) for site in ('encoder', 'decoder', 'cross') for head in (0, 1)
     ]
     assert all(set(row) == {'site', 'layer', 'head', *PROBES} for row in rows)
-    assert all(0 <= row['normalised_entropy'] <= 1 for row in rows)
+    assert all(0 <= row['normalized_entropy'] <= 1 for row in rows)
     assert f'{rows[0]["entropy"]:.3f}' in output
     assert imread(workdir / 'probes.png').size
     assert str(workdir / 'probes.json') in errors
@@ -465,15 +479,17 @@ def test_all_checkpoints(call, workdir, tmp_path):
 
 
 def test_batches_are_taken_from_short_rows_to_long_ones(workdir, monkeypatch):
-    trained = Trained(workdir, 'last', quiet, {})
+    trained = TrainedRun(workdir, 'last', quiet, {})
     trained.data.config = dataclasses.replace(
         trained.config, evaluate=EvaluateConfig(batch_tokens=48)
     )
     trained.data.batching = Buckets((8, 24))
     seen = []
-    put = trained.parallel.put
+    put = trained.partitioner.put
     monkeypatch.setattr(
-        trained.parallel, 'put', lambda batch: seen.append(batch.targets_BT.shape[1]) or put(batch)
+        trained.partitioner,
+        'put',
+        lambda batch: seen.append(batch.targets_BT.shape[1]) or put(batch),
     )
     two = probes.probe(trained, 'validation', 2)
     assert seen == [8, 24]

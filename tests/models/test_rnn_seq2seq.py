@@ -18,8 +18,8 @@ from transformer_jax.attention import cache as caches
 from transformer_jax.batch import EOS, Tokens
 from transformer_jax.config import from_config_dict, from_dict, resolve, to_dict
 from transformer_jax.errors import ConfigError
-from transformer_jax.evaluation.evaluator import Trained
 from transformer_jax.inference import attention_maps
+from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.layers.recurrent import RNNS, Weights, recur
 from transformer_jax.losses.model_loss import loss_sums
 from transformer_jax.models.rnn_decoder import Memory, align, last_outputs
@@ -422,7 +422,9 @@ def test_number_words_are_translated(rnn, tmp_path):
     config = from_config_dict(runpy.run_path(str(file))['get_config'](f'en-de,{rnn}'))
     train(config, tmp_path, support.quiet)
     assert (
-        Trained(tmp_path, 'last', support.quiet, {}, ('test',)).evaluate('test')['exact_match']
+        TrainedRun(tmp_path, 'last', support.quiet, {}, ('test',))
+        .evaluate('test')
+        .scores['exact_match']
         >= 0.99
     )
 

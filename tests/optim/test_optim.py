@@ -16,7 +16,7 @@ from helpers.support import experiment, fingerprint, quiet, stop_at
 from transformer_jax import spec
 from transformer_jax.config import resolve_architecture
 from transformer_jax.config.resolve import parse_components
-from transformer_jax.evaluation.evaluator import Trained
+from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.models.architecture import Architecture
 from transformer_jax.optim import OPTIMIZERS, SCHEDULES
 from transformer_jax.optim.roles import roles
@@ -139,7 +139,9 @@ def test_three_steps_of_adam_by_hand(clip, weight_decay, make_batch, random_rows
     ]
     state = train_state.init_state(parse_components(config), Bigram())
     expected, norms = adam_by_hand(state.params, batches, optim, 0.8, 0.9, 0.01)
-    train = jax.jit(lambda state, batch: step.train_step(Bigram(), parse_components(config), state, batch))
+    train = jax.jit(
+        lambda state, batch: step.train_step(Bigram(), parse_components(config), state, batch)
+    )
     for batch, norm in zip(batches, norms, strict=True):
         state, metrics = train(state, batch)
         assert float(metrics['grad_norm']) == pytest.approx(norm, rel=1e-5)  # before clipping
@@ -226,7 +228,9 @@ def test_decay_spares_norms_and_biases_of_any_shape(
     model, batch = build_model(config.model, 12), make_batch(random_rows([[(3, 3)]], 12), 4)
     state = nn.meta.unbox(train_state.init_state(parse_components(config), model))
     state = state.replace(params=jax.tree.map(lambda p: p + 0.5, state.params))  # no bias is 0
-    take = jax.jit(lambda state: step.train_step(model, parse_components(config), state, batch)[0].params)
+    take = jax.jit(
+        lambda state: step.train_step(model, parse_components(config), state, batch)[0].params
+    )
     without, with_decay = (
         take(state.replace(hyper=state.hyper.replace(weight_decay=jnp.float32(decay))))
         for decay in (0.0, 0.1)
@@ -379,7 +383,9 @@ def test_every_optimizers_state_can_be_laid_out(text, tiny):
     config = ExperimentConfig(
         model=tiny(ffn='moe(4)'), optim=OptimConfig(text), train=TrainConfig(ema=0.9)
     )
-    state = jax.eval_shape(lambda: train_state.init_state(parse_components(config), build_model(config.model, 32)))
+    state = jax.eval_shape(
+        lambda: train_state.init_state(parse_components(config), build_model(config.model, 32))
+    )
     specs = partition_specs(state, {'data': 1, 'fsdp': 2, 'tensor': 2})
     assert specs.ema == specs.params
     if text == 'muon':
@@ -401,7 +407,9 @@ def test_the_moving_average_by_hand(make_batch, random_rows):
     batch = make_batch(random_rows([[(1, 3)], [(1, 2)]], Bigram.V), 4)
     state = train_state.init_state(parse_components(config), Bigram())
     ema = {name: np.asarray(p, np.float64) for name, p in state.params.items()}
-    take = jax.jit(lambda state, batch: step.train_step(Bigram(), parse_components(config), state, batch)[0])
+    take = jax.jit(
+        lambda state, batch: step.train_step(Bigram(), parse_components(config), state, batch)[0]
+    )
     for n in range(6):
         state = take(state, batch)
         decay = min(0.3, (1 + n) / (10 + n))
@@ -431,7 +439,7 @@ def test_a_resumed_average_is_the_uninterrupted_one_and_is_what_is_evaluated(tmp
     stop_at(5, config, tmp_path / 'stopped')
     assert train(config, tmp_path / 'stopped', quiet) == whole
     assert fingerprint(tmp_path / 'stopped') == fingerprint(tmp_path / 'whole')
-    trained = Trained(tmp_path / 'whole', 'last', quiet, {}, ('validation',))
-    assert trained.evaluator.likelihood(trained.params, 'validation')['loss'] == pytest.approx(
-        whole['value'], rel=1e-5
-    )
+    trained = TrainedRun(tmp_path / 'whole', 'last', quiet, {}, ('validation',))
+    assert trained.evaluator.teacher_forced(trained.params, 'validation').scores[
+        'loss'
+    ] == pytest.approx(whole['value'], rel=1e-5)

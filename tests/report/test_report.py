@@ -148,7 +148,7 @@ def probes(layers=3, heads=4):
             'layer': layer,
             'head': head,
             'entropy': rng.uniform(0, 3),
-            'normalised_entropy': None,
+            'normalized_entropy': None,
             'distance': rng.uniform(1, 9),
             'sink': rng.uniform(),
             'max_logit': None if head == 1 else -1.5,

@@ -30,7 +30,7 @@ from test_distributed import pair
 from transformer_jax import config as config_lib
 from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError, Diverged, WorkdirError
-from transformer_jax.evaluation.evaluator import Trained
+from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.partitioning.mesh import seed_mesh_sizes
 from transformer_jax.schema import (
     ExperimentConfig,
@@ -63,7 +63,7 @@ def alone(tmp_path_factory):
 def group(tmp_path_factory):
     """The workdir of both side by side, on two halves of the devices."""
     folder = tmp_path_factory.mktemp('group')
-    train(experiment(train__replicas=2, **RUN), folder, quiet)
+    train(experiment(train__num_seeds=2, **RUN), folder, quiet)
     return folder
 
 
@@ -112,7 +112,7 @@ def test_the_folder_of_a_seed_is_a_workdir(alone, group, seed):
 
 @pytest.mark.parametrize('choice', ['', 'last', 'avg:2', '14'])
 def test_its_checkpoints_are_those_of_the_run_alone(alone, group, choice):
-    one, other = (Trained(folder / '1', choice, quiet, {}) for folder in (alone, group))
+    one, other = (TrainedRun(folder / '1', choice, quiet, {}) for folder in (alone, group))
     assert one.steps == other.steps
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -120,7 +120,8 @@ def test_its_checkpoints_are_those_of_the_run_alone(alone, group, choice):
 
 def test_it_is_evaluated_through_its_folder(alone, group):
     one, other = (
-        Trained(folder / '1', 'best', quiet, {}).evaluate('test') for folder in (alone, group)
+        TrainedRun(folder / '1', 'best', quiet, {}).evaluate('test').scores
+        for folder in (alone, group)
     )
     for name in ('loss', 'accuracy', 'bleu', 'exact_match'):
         assert one[name] == pytest.approx(other[name], abs=1e-4)
@@ -131,7 +132,7 @@ def test_it_is_evaluated_through_its_folder(alone, group):
 
 @pytest.mark.slow
 def test_a_group_is_stopped_and_goes_on_as_if_it_had_not_been(group, tmp_path):
-    config = experiment(train__replicas=2, **RUN)
+    config = experiment(train__num_seeds=2, **RUN)
     for now in (5, 16):  # beside the checkpoints
         stop_at(now, config, tmp_path)
     train(config, tmp_path, quiet)
@@ -142,14 +143,14 @@ def test_a_group_is_stopped_and_goes_on_as_if_it_had_not_been(group, tmp_path):
 
 @pytest.mark.slow
 def test_one_device_is_eight(group, tmp_path):
-    finish(start('train', f'--workdir={tmp_path}', *flags(train__replicas=2, **RUN)))
+    finish(start('train', f'--workdir={tmp_path}', *flags(train__num_seeds=2, **RUN)))
     for seed in ('0', '1'):
         np.testing.assert_allclose(losses(tmp_path / seed), losses(group / seed), atol=1e-4)
 
 
 @pytest.mark.slow
 def test_two_processes_are_one(group, tmp_path):
-    for process in pair(tmp_path, train__replicas=2, **RUN | {'model__dropout': 0.1}):
+    for process in pair(tmp_path, train__num_seeds=2, **RUN | {'model__dropout': 0.1}):
         finish(process)
     for seed in ('0', '1'):
         np.testing.assert_allclose(losses(tmp_path / seed), losses(group / seed), atol=1e-4)
@@ -157,8 +158,8 @@ def test_two_processes_are_one(group, tmp_path):
             group / seed, 'bleu', 'validation'
         )
     assert (
-        Trained(tmp_path / '1', 'best', quiet, {}).steps
-        == Trained(group / '1', 'best', quiet, {}).steps
+        TrainedRun(tmp_path / '1', 'best', quiet, {}).steps
+        == TrainedRun(group / '1', 'best', quiet, {}).steps
     )
 
 
@@ -211,7 +212,7 @@ def test_what_diverges_stops_alone(varied):
     assert len(losses(folder / 'other/1')) == 12
     assert 'Diverged: step' in json.loads((folder / 'huge' / 'run.json').read_text())[0]['exit']
     with pytest.raises(ConfigError, match='no checkpoint yet'):
-        Trained(folder / 'huge', 'last', quiet, {})
+        TrainedRun(folder / 'huge', 'last', quiet, {})
     before = trace(folder / 'other/1')
     again = train_group([experiment(**setting) for setting in SETTINGS], folder, quiet, FOLDERS)
     assert (again, trace(folder / 'other/1')) == (
@@ -221,7 +222,7 @@ def test_what_diverges_stops_alone(varied):
 
 
 def test_a_seed_that_diverged_is_an_error_at_the_end(monkeypatch, tmp_path):
-    members = replicas.seeds(experiment(train__replicas=2, train__steps=3))
+    members = replicas.seeds(experiment(train__num_seeds=2, train__steps=3))
     wild = config_lib.replace(
         members[1], optim=dataclasses.replace(members[1].optim, learning_rate=1e30)
     )
@@ -229,12 +230,12 @@ def test_a_seed_that_diverged_is_an_error_at_the_end(monkeypatch, tmp_path):
     with pytest.raises(
         Diverged, match=r'1 of 2 seeds diverged \(seed 1 at step 1: .*; the others are done'
     ):
-        train(experiment(train__replicas=2, train__steps=3), tmp_path, quiet)
+        train(experiment(train__num_seeds=2, train__steps=3), tmp_path, quiet)
     assert len(losses(tmp_path / '0')) == 3
 
 
 def test_all_that_diverge_end_the_group(tmp_path):
-    config = experiment(train__replicas=2, train__steps=3, optim__learning_rate=1e30)
+    config = experiment(train__num_seeds=2, train__steps=3, optim__learning_rate=1e30)
     with pytest.raises(
         Diverged,
         match=r'2 of 2 seeds diverged \(seed 0 at step 1: .*; seed 1 at step 1: .*not '
@@ -287,12 +288,14 @@ def test_patience_ends_one_run_and_freezes_it(tmp_path, interrupted):
     assert (still.stopped_early, still.best['step'], still.saves) == (True, 2, [2, 6])
     assert (moving.stopped_early, moving.best['step']) == (False, 12)
     assert [events(tmp_path / name)[-1]['step'] for name in folders] == [6, 12]
-    trained = Trained(tmp_path / 'still', 'last', quiet, {})
+    trained = TrainedRun(tmp_path / 'still', 'last', quiet, {})
     assert trained.steps == (6,)  # though the group has newer ones
-    best = Trained(tmp_path / 'still', 'best', quiet, {})
+    best = TrainedRun(tmp_path / 'still', 'best', quiet, {})
     assert best.steps == (2,)
     jax.tree.map(np.testing.assert_array_equal, trained.params, best.params)
-    _, state, _ = replicas.reader(trained.workdir).restore(make_program(resolve(trained.config)).abstract)
+    _, state, _ = replicas.reader(trained.workdir).restore(
+        make_program(resolve(trained.config)).abstract
+    )
     assert int(state.step) == 6
 
 
@@ -308,12 +311,12 @@ def test_patience_ends_one_run_and_freezes_it(tmp_path, interrupted):
         ),
         ({'parallel__mode': 'pmap'}, "cannot work with parallel.mode='pmap'"),
         ({'train__seed': 2**32 - 1}, 'counts train.seed=4294967295 up beyond'),
-        ({'train__replicas': 0}, r'train\.replicas=0 must be positive'),
+        ({'train__num_seeds': 0}, r'train\.replicas=0 must be positive'),
     ],
 )
 def test_what_cannot_be_side_by_side_is_refused_at_once(changes, message):
     with pytest.raises(ConfigError, match=message):
-        experiment(**{'train__replicas': 2} | changes)
+        experiment(**{'train__num_seeds': 2} | changes)
 
 
 def test_runs_that_differ_in_more_are_refused_by_the_key(tmp_path):
@@ -328,12 +331,12 @@ def test_runs_that_differ_in_more_are_refused_by_the_key(tmp_path):
 
 def test_a_group_and_a_run_alone_do_not_mix(group, tmp_path):
     with pytest.raises(ConfigError, match=r'holds runs side by side: name one of them, .*/0, .*/1'):
-        Trained(group, 'last', quiet, {})
+        TrainedRun(group, 'last', quiet, {})
     with pytest.raises(WorkdirError, match=r'holds a run of a group.*go on with the whole'):
         train(experiment(**RUN), group / '0', quiet)
     with pytest.raises(ConfigError, match=r'train\.replicas: 2 -> 1'):
         train(experiment(**RUN), group, quiet)
-    configs = replicas.seeds(experiment(train__replicas=2, **RUN))
+    configs = replicas.seeds(experiment(train__num_seeds=2, **RUN))
     with pytest.raises(ConfigError, match='holds the replicas 0, 1, not 0, 2'):
         train_group(configs, group, quiet, ('0', '2'))
     with pytest.raises(WorkdirError, match=r'/0 belongs to another group'):
@@ -374,7 +377,7 @@ def test_a_damaged_list_of_replicas_is_one_clear_message(tmp_path, content):
     (tmp_path / 'replicas.json').write_text(content)
     (tmp_path / '0').mkdir()
     (tmp_path / '0' / 'replica.json').write_text('{"group": "..", "index": 0}')
-    config = experiment(train__replicas=2)
+    config = experiment(train__num_seeds=2)
     for use in (
         lambda: replicas.group_of(Workdir(tmp_path / '0')),
         lambda: replicas.reader(Workdir(tmp_path)),

@@ -14,8 +14,9 @@ from helpers.support import events, experiment, fingerprint, losses, quiet, stop
 
 from transformer_jax.config import resolve
 from transformer_jax.data.tokenizers import BytePairs
+from transformer_jax.display.evaluations import evaluation_table
 from transformer_jax.errors import ConfigError, DataError, Diverged
-from transformer_jax.evaluation.evaluator import Trained, table
+from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.training.programs import make_program
 from transformer_jax.training.train import train
@@ -34,7 +35,7 @@ def saved(workdir) -> list[int]:
 
 
 def host_params(workdir, step: int) -> list[np.ndarray]:
-    trained = Trained(workdir, str(step), quiet, {})
+    trained = TrainedRun(workdir, str(step), quiet, {})
     return [np.asarray(leaf) for leaf in jax.tree.leaves(trained.params)]
 
 
@@ -115,13 +116,13 @@ def test_a_kernel_that_is_not_here_cannot_train_and_leaves_no_configuration(tmp_
 
 def test_evaluation_needs_the_workdir_alone(run):
     workdir, _, best = run
-    result = Trained(workdir, 'last', quiet, {}).evaluate('validation')
+    result = TrainedRun(workdir, 'last', quiet, {}).evaluate('validation').scores
     assert result['loss'] == pytest.approx(events(workdir, 'validation')[-1]['loss'], rel=1e-6)
     assert (result['steps'], result['direction'], result['sentences']) == ([12], 'en-de', 20)
     assert 'version' in result['bleu_signature']
     assert json.loads((workdir / 'evaluations.json').read_text())[-1] == result
-    assert 'exact_match' in table(result)
-    assert Trained(workdir, '', quiet, {}).steps == (best['step'],)
+    assert 'exact_match' in evaluation_table(result)
+    assert TrainedRun(workdir, '', quiet, {}).steps == (best['step'],)
 
 
 def test_what_a_kernel_trained_is_evaluated_where_there_is_none_and_says_so(run, tmp_path):
@@ -129,7 +130,7 @@ def test_what_a_kernel_trained_is_evaluated_where_there_is_none_and_says_so(run,
     shutil.copytree(run[0], workdir)
     path = workdir / 'config.json'
     path.write_text(path.read_text().replace('"engine": "auto"', '"engine": "splash"'))
-    assert Trained(workdir, 'last', remarks.append, {}).config.model.engine == 'auto'
+    assert TrainedRun(workdir, 'last', remarks.append, {}).config.model.engine == 'auto'
     assert any(
         remark.startswith("model.engine='splash' is not on this machine") for remark in remarks
     )
@@ -137,14 +138,14 @@ def test_what_a_kernel_trained_is_evaluated_where_there_is_none_and_says_so(run,
 
 def test_averaging_takes_the_newest(run):
     workdir, *_ = run
-    trained = Trained(workdir, 'avg:2', quiet, {})
+    trained = TrainedRun(workdir, 'avg:2', quiet, {})
     assert trained.steps == (12, 10)
     for mean, a, b in zip(
         jax.tree.leaves(trained.params), host_params(workdir, 12), host_params(workdir, 10)
     ):
         np.testing.assert_allclose(np.asarray(mean), (a.astype(np.float64) + b) / 2, atol=1e-7)
     with pytest.raises(ConfigError, match='avg:9: 9 intact checkpoints are needed and 3 exist'):
-        Trained(workdir, 'avg:9', quiet, {})
+        TrainedRun(workdir, 'avg:9', quiet, {})
 
 
 def test_another_tokenizer_is_refused(run, tmp_path):
@@ -156,7 +157,7 @@ def test_another_tokenizer_is_refused(run, tmp_path):
     with pytest.raises(
         DataError, match=r'holds the tokenizer .* but the checkpoint was trained with'
     ):
-        Trained(tmp_path, 'last', quiet, {})
+        TrainedRun(tmp_path, 'last', quiet, {})
 
 
 # --- Early stopping -------------------------------------------------------------------------------
@@ -205,7 +206,7 @@ def test_steps_that_are_not_finite_may_be_skipped_and_are_counted(tmp_path):
     skipped = [event['step'] for event in events(tmp_path, 'skipped')]
     assert skipped == list(range(2, 13))
     assert sum('not applied' in remark for remark in remarks) == len(skipped)
-    trained = Trained(tmp_path, 'last', quiet, {})
+    trained = TrainedRun(tmp_path, 'last', quiet, {})
     _, state, _ = Checkpoints(tmp_path / 'checkpoints', keep=1, read_only=True).restore(
         make_program(resolve(trained.config)).abstract
     )
@@ -248,7 +249,10 @@ def test_packed_rows_train_and_evaluate(tmp_path):
 
 def test_epochs_are_a_clock_too(tmp_path):
     config = experiment(
-        data__limit=105, checkpoint__every=0, checkpoint__every_epochs=1, evaluate__every_epochs=2
+        data__max_train_examples=105,
+        checkpoint__every=0,
+        checkpoint__every_epochs=1,
+        evaluate__every_epochs=2,
     )
     train(config, tmp_path, quiet)
     assert saved(tmp_path) == [5, 10, 12]  # 5 steps of 21 rows are an epoch

@@ -12,7 +12,7 @@ import jax
 import rich.table
 
 from transformer_jax import config as config_lib
-from transformer_jax.ablation import results
+from transformer_jax.ablation import results, score
 from transformer_jax.ablation import train_seeds as rows
 from transformer_jax.ablation.live_table import LiveTable
 from transformer_jax.ablation.plan import Plan, Trial
@@ -144,7 +144,7 @@ def _free(plan: Plan, trial: Trial, claims: contextlib.ExitStack) -> bool:
 def _scored(plan: Plan, trial: Trial, live_table: LiveTable) -> Failure | None:
     live_table.set_state(trial, 'scoring')
     try:
-        rows.score(
+        score.score(
             trial, plan.experiment.metrics, lambda line: live_table.set_remark([trial], line)
         )
     except Stopped:

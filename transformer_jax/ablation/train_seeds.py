@@ -1,36 +1,21 @@
-"""A row of an ablation: its seeds are trained, scored and measured, each into a result.json in
-its workdir.
-"""
+"""The training of one setting's seeds, side by side where they can share a program."""
 
 import contextlib
 import dataclasses
 import functools
 import json
-import os
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
-import numpy as np
 from etils import epath
-from sacrebleu.metrics import BLEU
 
 from transformer_jax import config as config_lib
 from transformer_jax.ablation import results
-from transformer_jax.ablation.experiment import STEP_TIME, Metric, evaluations, lengths_of
 from transformer_jax.ablation.plan import Trial
-from transformer_jax.ablation.results import BY_METRIC, FAILURE, RESULT, SENTENCES, is_score
-from transformer_jax.data.files import decode_lines
+from transformer_jax.ablation.results import FAILURE
 from transformer_jax.errors import Busy, ConfigError, Stopped, UserError, WorkdirError
-from transformer_jax.evaluation import by_length as lengths
-from transformer_jax.evaluation.evaluator import Trained
 from transformer_jax.host_memory import exhausted
-from transformer_jax.profiling import measure
-from transformer_jax.schema import ExperimentConfig
-from transformer_jax.storage.files import absolute_path, wrap_os_errors, write_text
-from transformer_jax.storage.metrics_writer import encode_non_finite
-from transformer_jax.storage.provenance import describe_run
+from transformer_jax.storage.files import absolute_path, write_text
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import seed_groups as replicas
 from transformer_jax.training.seed_groups import Group
@@ -197,188 +182,3 @@ def _remedy(group: Group) -> str:
 
 def _failure(record: Record) -> Failure | None:
     return Failure.of(record.error) if record.failed else None
-
-
-def score(run: Trial, metrics: Sequence[Metric], log: Callable[[str], None]) -> None:
-    """Measures a trained run, scores it by the metrics that it lacks, and writes its result.json.
-
-    Raises:
-        UserError: it cannot be scored.
-    """
-    costs = _costs(
-        run, anew=any(metric.timed for metric in metrics)
-    )  # First: a failure here loses no evaluation.
-    path, (earlier, sentences) = run.workdir / RESULT, _earlier(run)
-    scores, examples, bins, steps = (earlier[key] for key in BY_METRIC)
-    for key, members in evaluations(metrics).items():
-        checkpoint, split, wanted = members[0].checkpoint, members[0].split, lengths_of(members)
-        lacking = [
-            metric
-            for metric in members
-            if not is_score(scores.get(str(metric)))
-            or not steps.get(str(metric))
-            or (metric.length and bins.get(key) != wanted)
-        ]
-        if not lacking:
-            continue
-        trained = Trained(run.workdir, checkpoint, log, {}, (split,))
-        scores |= _scores(trained, split, lacking, wanted)
-        names = [metric.name for metric in lacking if not metric.length]
-        sentences |= {
-            f'{split} {name}': found
-            for name in names
-            if (found := _sentences(trained, split, name)) is not None
-        }
-        examples |= {
-            f'{split} {name}': _samples(trained, split)
-            for name in names
-            if name in ('bleu', 'chrf')
-        }
-        bins |= {key: wanted} if wanted else {}
-        steps |= {str(metric): list(trained.steps) for metric in lacking}
-    first = next((str(metric) for metric in metrics if not metric.timed), None)
-    scores |= {str(metric): costs[STEP_TIME] for metric in metrics if metric.timed}
-    with wrap_os_errors(path):
-        # First: a result that is there is whole.
-        write_text(run.workdir / SENTENCES, json.dumps(sentences) + '\n')
-        write_text(
-            path,
-            json.dumps(
-                encode_non_finite(
-                    {
-                        'scores': scores,
-                        'examples': examples,
-                        'lengths': bins,
-                        'checkpoints': steps,
-                        'seed': run.seed,
-                        'step': steps[first][0] if first else costs['steps'],
-                        **costs,
-                        **_origin(),
-                    }
-                ),
-                indent=1,
-            )
-            + '\n',
-        )
-        (run.workdir / FAILURE).unlink(missing_ok=True)
-
-
-def _scores(
-    trained: Trained, split: str, metrics: Sequence[Metric], wanted: Sequence[int]
-) -> dict[str, float]:
-    whole = [metric for metric in metrics if not metric.length]
-    found = trained.evaluate(split) if whole else {}
-    by_length = lengths.by_length(trained, split, wanted) if len(whole) < len(metrics) else []
-    rows = {row['length']: row for row in by_length}
-    empty = [length for length in wanted if by_length and length not in rows]
-    if empty:
-        raise ConfigError(
-            f'the {split} split has no examples of length {", ".join(map(str, empty))}'
-        )
-    return {
-        str(metric): (rows[metric.length] if metric.length else found)[metric.name]
-        for metric in metrics
-    }
-
-
-def _samples(trained: Trained, split: str) -> str:
-    return f'samples/{split}-{trained.choice.replace(":", "")}.txt'
-
-
-def _sentences(trained: Trained, split: str, name: str) -> list[list[int]] | None:
-    """What a score is made of, sentence by sentence, in the order of the split; None where it is no
-    sum of sentences.
-
-    Of BLEU: n-grams found, of 1 to 4 words; n-grams there; words of the hypothesis and of
-    the reference.
-    """
-    data, kind = trained.data, trained.config.model.kind
-    if data.form == 'translation' and name in ('bleu', 'exact_match'):
-        hypotheses = decode_lines(
-            (trained.workdir.path / _samples(trained, split)).read_bytes(), 'samples'
-        )
-        references = data.text(split).target
-        if len(hypotheses) != len(
-            references
-        ):  # A model may write line feeds, which no file of lines can hold.
-            return None
-        pairs = list(zip(hypotheses, references, strict=True))
-        if name == 'exact_match':
-            return [[int(hypothesis == reference)] for hypothesis, reference in pairs]
-        bleu = BLEU(
-            tokenize='none' if data.task.drawn else trained.config.evaluate.bleu_tokenize,
-            force=True,
-        )
-        found = [bleu.corpus_score([hypothesis], [[reference]]) for hypothesis, reference in pairs]
-        return [[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in found]
-    if (name == 'accuracy' and kind == 'classifier') or (name == 'exact_match' and data.task.drawn):
-        return [[int(right)] for right in _right(trained, split)]
-    return None
-
-
-def _right(trained: Trained, split: str) -> np.ndarray:
-    """Which examples of a split have all their counted tokens right, teacher-forced, whatever rows
-    they stand in.
-    """
-    plan, examples = trained.data.evaluation(split)
-    right = np.zeros(len(examples.lengths), bool)
-    for number, (batch, predicted_BT) in enumerate(
-        trained.evaluator.predictions(trained.params, split)
-    ):
-        step = plan.step(number)
-        segment = np.arange(len(step.row)) - np.searchsorted(step.row, step.row) + 1
-        wrong_BT = (predicted_BT != batch.targets_BT) & (batch.weights_BT > 0)
-        mine_ET = batch.segments_BT[step.row] == segment[:, None]
-        right[step.examples] = ~(wrong_BT[step.row] & mine_ET).any(1)
-    return right
-
-
-_tried: dict[ExperimentConfig, tuple[measure.Size, measure.Trial]] = {}  # by the config of a row
-
-
-def _costs(run: Trial, anew: bool) -> dict[str, Any]:
-    """Those of a run alone, tried out once for all seeds of a row or `anew`; of its time in all
-    what it really took.
-    """
-    config, workdir = run.setting.config, Workdir(run.workdir)
-    if anew or config not in _tried:
-        components = config_lib.resolve(config)
-        _tried[config] = measure.size(components), measure.trial(components, workdir.tokenizer_path)
-    size, trial = _tried[config]
-    together = 1 if workdir.replica is None else len(replicas.group_of(workdir).folders)
-    return {
-        'params': size.params,
-        'non_embedding_params': size.non_embedding_params,
-        'flops': size.flops,
-        'memory_bytes': trial.memory_bytes,
-        STEP_TIME: trial.step_seconds,
-        'steps': config.train.steps,
-        'wall_seconds': measure.logged(workdir.metrics_path),
-        'side_by_side': together,
-    }
-
-
-def _origin() -> dict[str, Any]:
-    facts = describe_run()
-    machine = {'devices': facts['devices'], 'cpus': os.cpu_count(), 'versions': facts['versions']}
-    return {'machine': machine, 'commit': facts['commit'], 'date': time.strftime('%Y-%m-%d')}
-
-
-def _earlier(run: Trial) -> tuple[dict[str, dict], dict[str, Any]]:
-    """What was scored before, and of what sentences; nothing of what is damaged, or
-    another seed's.
-    """
-    result, sentences = _read(run.workdir / RESULT), _read(run.workdir / SENTENCES)
-    if result.get('seed') != run.seed or not all(
-        isinstance(result.get(key), dict) for key in BY_METRIC
-    ):
-        return {key: {} for key in BY_METRIC}, {}
-    return result, sentences
-
-
-def _read(path: epath.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -38,18 +38,19 @@ def run_evaluate(values: Flags) -> None:
     if values.lengths:
         _evaluate_lengths(values)
         return
-    from transformer_jax.evaluation.evaluator import table
+    from transformer_jax.display.evaluations import evaluation_table
 
-    result = open_trained(values, splits=(values.split,)).evaluate(values.split)
-    print(json.dumps(result) if values.json else table(result))
+    scores = open_trained(values, splits=(values.split,)).evaluate(values.split).scores
+    print(json.dumps(scores) if values.json else evaluation_table(scores))
 
 
 def _evaluate_lengths(values: Flags) -> None:
-    from transformer_jax.evaluation import by_length
+    from transformer_jax.display.evaluations import draw_lengths, lengths_table
+    from transformer_jax.evaluation.by_length import by_length
 
     lengths = whole_numbers(values, 'lengths')
     trained = open_trained(values)
-    rows = by_length.by_length(trained, values.split, lengths)
-    print(json.dumps(rows) if values.json else by_length.table(rows))
+    rows = by_length(trained.evaluator, trained.params, values.split, lengths)
+    print(json.dumps(rows) if values.json else lengths_table(rows))
     path = values.out or trained.workdir.path / f'lengths-{values.split}.png'
-    log(f'wrote {by_length.draw(rows, trained.data.batching.row_lengths()[-1], path)}')
+    log(f'wrote {draw_lengths(rows, trained.data.batching.row_lengths()[-1], path)}')

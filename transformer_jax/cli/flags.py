@@ -12,7 +12,7 @@ from ml_collections import config_flags
 from transformer_jax.errors import ConfigError
 
 if TYPE_CHECKING:
-    from transformer_jax.evaluation.evaluator import Trained
+    from transformer_jax.inference.trained_run import TrainedRun
     from transformer_jax.schema import ExperimentConfig
 
 Flags = flags.FlagValues
@@ -120,7 +120,7 @@ def open_trained(
     values: Flags,
     replaced: tuple[str, ...] = ('beam', 'length_penalty'),
     splits: tuple[str, ...] = (),
-) -> 'Trained':
+) -> 'TrainedRun':
     """Open the run of --workdir at --checkpoint.
 
     Args:
@@ -128,7 +128,7 @@ def open_trained(
         replaced: flags that replace the decode.… keys of the same names where they are given.
         splits: the splits of the data to load.
     """
-    from transformer_jax.evaluation.evaluator import Trained
+    from transformer_jax.inference.trained_run import TrainedRun
 
     given = {name: values[name].value for name in replaced if values[name].value is not None}
-    return Trained(required(values, 'workdir'), values.checkpoint, log, given, splits)
+    return TrainedRun(required(values, 'workdir'), values.checkpoint, log, given, splits)

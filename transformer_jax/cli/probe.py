@@ -45,15 +45,15 @@ def run_probe(values: Flags) -> None:
             f'--checkpoint={values.checkpoint} is one of --all_checkpoints: give either'
         )
     from transformer_jax.display.tables import output_console
-    from transformer_jax.evaluation.evaluator import Trained
-    from transformer_jax.inference import probes
+    from transformer_jax.inference import probe_display, probes
+    from transformer_jax.inference.trained_run import TrainedRun
 
-    trained = Trained(workdir, values.checkpoint, print_remark, {}, (values.split,))
+    trained = TrainedRun(workdir, values.checkpoint, print_remark, {}, (values.split,))
     result = probes.probe(trained, values.split, values.batches, values.all_checkpoints)
     if values.json:
         print(json.dumps(result))
     else:
-        output_console().print(probes.table(result))
+        output_console().print(probe_display.probe_table(result))
     folder = trained.workdir.path
-    print_remark(f'wrote {probes.save(result, folder)}')
-    print_remark(f'wrote {probes.draw(result, values.out or folder / "probes.png")}')
+    print_remark(f'wrote {probes.write_probes(result, folder)}')
+    print_remark(f'wrote {probe_display.draw_probes(result, values.out or folder / "probes.png")}')

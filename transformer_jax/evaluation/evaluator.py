@@ -1,25 +1,18 @@
-"""Scores of a model on a split: loss, perplexity, translations and their metrics."""
+"""The evaluation of parameters on a split: one teacher-forced pass, and translations."""
 
 import copy
 import dataclasses
 import functools
-import io
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import rich.console
-import rich.table
 from etils import epath
 
-from transformer_jax import config as config_lib
-from transformer_jax.attention.engines import is_available
-from transformer_jax.batch import Batch
-from transformer_jax.data import Data, load_data, source_batches
+from transformer_jax.config.components import Components
+from transformer_jax.data import Data, source_batches
+from transformer_jax.data.batching import Batching
 from transformer_jax.decoding.decoder import make_decoder
 from transformer_jax.evaluation.metrics import (
     classification_metrics,
@@ -28,298 +21,192 @@ from transformer_jax.evaluation.metrics import (
     translation_metrics,
     wilson_interval,
 )
-from transformer_jax.losses.cross_entropy import TokenSums
-from transformer_jax.losses.model_loss import loss_sums
-from transformer_jax.models import MODELS, abstract_params, build_model
+from transformer_jax.evaluation.teacher_forcing import ScoredBatch, TokenTotals
+from transformer_jax.losses.token_scores import token_scores
+from transformer_jax.models import abstract_params, build_model
 from transformer_jax.partitioning.partitioner import Partitioner
-from transformer_jax.schema import ExperimentConfig, ParallelConfig
 from transformer_jax.storage.files import wrap_os_errors, write_text
-from transformer_jax.storage.selection import select_steps
-from transformer_jax.storage.workdir import Workdir
-from transformer_jax.training.seed_groups import reader
 
 Log = Callable[[str], None]
+Scores = dict[str, Any]
+Examples = dict[str, list[list[int]]]
 
 
-def predict(model: nn.Module, params: dict, batch: Batch) -> jax.Array:
-    """Return the most likely token at each target place, given the true ones before it.
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What was measured of a split.
 
-    Returns:
-        int32 predicted_BT.
+    Attributes:
+        scores: metrics by name, and what describes them (intervals, signatures, counts): plain
+            values for JSON.
+        examples: what the metrics are made of, example by example in the order of the split, as
+            far as they are made of examples. 'accuracy' of classes and 'exact_match' hold [0] or
+            [1]; 'bleu' the counts that `translation_metrics` describes.
+        hypotheses: the translations of the split's first sentences; None where none are made.
     """
-    x_BTD = model.apply({'params': params}, batch, method='features')
-    return model.apply({'params': params}, x_BTD, method='logits').argmax(-1).astype(jnp.int32)
+
+    scores: Scores
+    examples: Examples
+    hypotheses: list[str] | None = None
+
+    def write_samples(self, path: epath.Path) -> None:
+        """Write the hypotheses, one a line, where there are any; only the first process writes."""
+        if self.hypotheses is None or jax.process_index() != 0:
+            return
+        with wrap_os_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, ''.join(f'{line}\n' for line in self.hypotheses))
 
 
 class Evaluator:
-    """Evaluates parameters against an experiment's data; compiled functions are kept
-    between calls.
+    """Evaluates parameters against an experiment's data; keeps what it compiles between calls.
+
+    Attributes:
+        config: of the experiment.
+        model: of the parameters.
+        data: whose splits are read.
+        log: receives remarks.
     """
 
-    def __init__(
-        self,
-        config: ExperimentConfig,
-        model: nn.Module,
-        data: Data,
-        partitioner: Partitioner,
-        log: Log,
-    ):
-        self.config, self.data, self.log = config, data, log
-        self.model, self.partitioner = model, partitioner
-        self._decoder = make_decoder(model, config.decode, data.tokenizer.vocab_size)
-        params = partitioner.shardings(abstract_params(model))
-        placed = params, partitioner.batch_sharding
-        self._eval_step = partitioner.compile(
-            lambda params, batch: loss_sums(model, params, batch)[0],
-            in_shardings=placed,
-            out_shardings=partitioner.replicated,
-        )
-        self._predict = partitioner.compile(
-            functools.partial(predict, model),
-            in_shardings=placed,
+    def __init__(self, components: Components, data: Data, partitioner: Partitioner, log: Log):
+        """Prepare the compiled functions; each compiles for a shape when it first meets it.
+
+        Args:
+            components: the experiment.
+            data: its data, with the splits that will be evaluated.
+            partitioner: places batches and compiles functions, for a single seed.
+            log: receives remarks.
+        """
+        self.config, self.data, self.log = components.config, data, log
+        self.model = build_model(components.architecture)
+        self._partitioner = partitioner
+        self._score = partitioner.compile(
+            functools.partial(token_scores, self.model),
+            in_shardings=(
+                partitioner.shardings(abstract_params(self.model)),
+                partitioner.batch_sharding,
+            ),
             out_shardings=partitioner.batch_sharding,
         )
-
-    def of(self, config: ExperimentConfig) -> 'Evaluator':
-        """The same for another run of such a model; what is compiled is shared."""
-        other = copy.copy(self)
-        other.config = config
-        return other
-
-    def scores(
-        self, params: Any, split: str, samples: epath.Path, max_examples: int = 0
-    ) -> dict[str, Any]:
-        """All metrics of a split, by what the task predicts.
-
-        Translations: at most `max_examples` sentences are translated (0: all), into the
-        file `samples`.
-        """
-        result = self.likelihood(params, split)
-        if MODELS[self.config.model.kind].predicts_class:
-            return result | self.classification(params, split)
-        if self.data.form == 'translation':
-            return result | self.translation(params, split, samples, max_examples)
-        return result | self.matches(params, split) if self.data.task.drawn else result
-
-    def likelihood(self, params: Any, split: str) -> dict[str, Any]:
-        """Loss in nats per token that counts (EOS too; no label smoothing), accuracy, and what
-        follows for the text.
-        """
-        total, stride = np.zeros(len(TokenSums._fields), np.float64), self.config.evaluate.stride
-        for batch in self.data.eval_batches(
-            split, self.partitioner.rows_multiple, self.partitioner.local_rows, stride
-        ):
-            total += np.array(
-                jax.device_get(self._eval_step(params, self.partitioner.put(batch))),
-                np.float64,
-            )
-        sums = TokenSums(*total.tolist())
-        scores = {
-            'loss': sums.nll / sums.weight,
-            'accuracy': sums.correct / sums.weight,
-            'tokens': sums.weight,
-        }
-        if stride:
-            scores['stride'] = stride
-        if self.data.form == 'classification' or self.data.task.drawn:
-            return scores | {'perplexity': perplexity(scores['loss'])}
-        return scores | perplexities(sums.nll, sums.weight, self.data.text(split).target)
-
-    def classification(self, params: Any, split: str) -> dict[str, Any]:
-        """Accuracy with its interval, and the confusion matrix."""
-        predicted, labels = [], []
-        for batch, predicted_B1 in self.predictions(params, split):
-            real = batch.weights_BT > 0
-            predicted += predicted_B1[real].tolist()
-            labels += batch.targets_BT[real].tolist()
-        return classification_metrics(predicted, labels, self.data.task.classes())
-
-    def matches(self, params: Any, split: str) -> dict[str, Any]:
-        """`exact_match`: the share of examples all of whose counted tokens are the most likely
-        ones, in their place.
-        """
-        right = total = 0
-        for batch, predicted_BT in self.predictions(params, split):
-            wrong_BT = (predicted_BT != batch.targets_BT) & (batch.weights_BT > 0)
-            for segment in range(1, batch.segments_BT.max(initial=0) + 1):
-                mine_BT = batch.segments_BT == segment
-                total += int(mine_BT.any(1).sum())
-                right += int((mine_BT.any(1) & ~(wrong_BT & mine_BT).any(1)).sum())
-        return {
-            'exact_match': right / total,
-            'exact_match_interval': wilson_interval(right, total),
-            'examples': total,
-        }
-
-    def predictions(self, params: Any, split: str) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Every batch of a split whole, with the most likely token at each place."""
-
-        def everything(rows):
-            return 0, rows
-
-        for batch in self.data.eval_batches(split, self.partitioner.rows_multiple, everything):
-            start, stop = self.partitioner.local_rows(len(batch.targets_BT))
-            mine = self.partitioner.put(
-                jax.tree.map(lambda a_BT, i=start, j=stop: a_BT[i:j], batch)
-            )
-            yield batch, self.partitioner.gather(self._predict(params, mine))
-
-    def translation(
-        self, params: Any, split: str, samples: epath.Path, max_examples: int
-    ) -> dict[str, Any]:
-        """BLEU, chrF and exact match of what the decoder writes."""
-        texts = self.data.text(split)
-        count = min(max_examples or len(texts), len(texts))
-        hypotheses = self.translate(params, texts.source[:count])
-        if jax.process_index() == 0:
-            with wrap_os_errors(samples):
-                samples.parent.mkdir(parents=True, exist_ok=True)
-                write_text(samples, ''.join(f'{line}\n' for line in hypotheses))
-        data = self.config.data
-        tokenize = 'none' if self.data.task.drawn else self.config.evaluate.bleu_tokenize
-        return translation_metrics(
-            hypotheses,
-            texts.target[:count],
-            source=data.source,
-            target=data.target,
-            tokenize=tokenize,
+        self._decode = partitioner.compile(
+            make_decoder(self.model, self.config.decode, data.tokenizer.vocab_size)
         )
 
-    def translate(self, params: Any, texts: Sequence[str]) -> list[str]:
-        """One line for each text, in order; '' for an empty one."""
-        hypotheses = [''] * len(texts)
+    def with_batching(self, batching: Batching) -> 'Evaluator':
+        """Make an evaluator that reads the same data in other rows; compiled code is shared."""
+        other = copy.copy(self)
+        other.data = dataclasses.replace(self.data, batching=batching)
+        return other
+
+    def evaluate(
+        self, params: Any, split: str, max_examples: int = 0, seed: int | None = None
+    ) -> Evaluation:
+        """Measure all metrics of a split, `task.scores`.
+
+        Args:
+            params: of the model.
+            split: 'validation' or 'test'.
+            max_examples: how many sentences are translated at most; 0: all.
+            seed: of decoding by sampling; by default `train.seed`.
+        """
+        forced = self.teacher_forced(params, split)
+        if not self.data.task.translates:
+            return forced
+        texts = self.data.text(split)
+        count = min(max_examples or len(texts), len(texts))
+        hypotheses = self.translate(params, texts.source[:count], seed)
+        settings = self.config.data
+        natural = not self.data.task.text_is_tokenized
+        scores, examples = translation_metrics(
+            hypotheses,
+            texts.target[:count],
+            source=settings.source,
+            target=settings.target,
+            tokenize=self.config.evaluate.bleu_tokenize if natural else 'none',
+        )
+        return Evaluation(forced.scores | scores, forced.examples | examples, hypotheses)
+
+    def teacher_forced(self, params: Any, split: str) -> Evaluation:
+        """Measure what needs no decoding, in one pass over a split.
+
+        The loss is in nats per counted token (EOS too), without label smoothing. Exact match is
+        the share of examples all of whose counted tokens are the most likely ones.
+        """
+        task, totals = self.data.task, TokenTotals()
+        _, examples = self.data.evaluation(split, self.config.evaluate.stride)
+        exact_E = np.zeros(len(examples.lengths), bool)
+        predicted, labels = [], []
+        for scored in self.score_batches(params, split):
+            totals.add(scored)
+            exact_E[scored.step.examples] = scored.exact_E()
+            if task.predicts_class:
+                predicted += scored.predicted_BT[scored.counted_BT].tolist()
+                labels += scored.batch.targets_BT[scored.counted_BT].tolist()
+        scores, by_example = self._likelihood(totals, split), {}
+        if task.predicts_class:
+            scores |= classification_metrics(predicted, labels, task.classes())
+            by_example['accuracy'] = [[int(exact)] for exact in exact_E]
+        elif task.exact_match_by_tokens:
+            exact = int(exact_E.sum())
+            scores |= {
+                'exact_match': exact / len(exact_E),
+                'exact_match_interval': wilson_interval(exact, len(exact_E)),
+                'examples': len(exact_E),
+            }
+            by_example['exact_match'] = [[int(exact)] for exact in exact_E]
+        return Evaluation(scores, by_example)
+
+    def score_batches(self, params: Any, split: str) -> Iterator[ScoredBatch]:
+        """Yield every batch of a split, whole on every process, with the scores of its tokens."""
+        stride, partitioner = self.config.evaluate.stride, self._partitioner
+        plan, _ = self.data.evaluation(split, stride)
+        batches = self.data.eval_batches(split, partitioner.rows_multiple, _all_rows, stride)
+        for number, batch in enumerate(batches):
+            start, stop = partitioner.local_rows(len(batch.targets_BT))
+            local = jax.tree.map(lambda a_BT, i=start, j=stop: a_BT[i:j], batch)
+            scores = self._score(params, partitioner.put(local))
+            nll_BT, predicted_BT = map(partitioner.gather, scores)
+            yield ScoredBatch(plan.step(number), batch, nll_BT, predicted_BT)
+
+    def translate(self, params: Any, texts: Sequence[str], seed: int | None = None) -> list[str]:
+        """Return one line for each text, in order; '' for an empty one.
+
+        Args:
+            params: of the model.
+            texts: sentences to translate.
+            seed: of decoding by sampling; by default `train.seed`.
+        """
+        hypotheses, partitioner = [''] * len(texts), self._partitioner
         lengths = self.data.batching.row_lengths()
-        # A beam multiplies the rows; so many tokens keep the step's matrices large and its
-        # caches small.
+        # Beams multiply the rows. As many tokens as a batch of evaluation has keep the matrices of
+        # a step large and its caches small.
         tokens = self.config.evaluate.batch_tokens
-        key = jax.random.PRNGKey(self.config.train.seed)
+        key = jax.random.PRNGKey(self.config.train.seed if seed is None else seed)
         batches = source_batches(self.data.tokenizer, texts, lengths, tokens, self.log)
         for indices, *source in batches:
             rows = np.full(len(source[0]), len(texts), np.int32)
             rows[: len(indices)] = indices
-            source = [self.partitioner.put_whole(a) for a in source]
-            with self.partitioner.context():
-                tokens_BT, _ = self._decoder(params, *source, key, self.partitioner.put_whole(rows))
-            found = self.data.tokenizer.decode(
-                self.partitioner.gather(tokens_BT)[: len(indices)].tolist()
-            )
-            for index, text in zip(indices, found, strict=True):
+            placed = [partitioner.put_whole(a) for a in source]
+            tokens_BT, _ = self._decode(params, *placed, key, partitioner.put_whole(rows))
+            ids_BT = partitioner.gather(tokens_BT)[: len(indices)]
+            decoded = self.data.tokenizer.decode(ids_BT.tolist())
+            for index, text in zip(indices, decoded, strict=True):
                 hypotheses[index] = text if texts[index].strip() else ''
         return hypotheses
 
-
-class Trained:
-    """A finished or running experiment, read from its workdir alone."""
-
-    def __init__(
-        self,
-        path: epath.PathLike,
-        checkpoint: str,
-        log: Log,
-        decode: Mapping[str, Any],
-        splits: Sequence[str] = (),
-    ):
-        """
-        Args:
-            path: the workdir.
-            checkpoint: 'best', 'last', 'avg:N' or a step; '' is the best where one is recorded,
-                else the last.
-            log: receives remarks.
-            decode: keys of DecodeConfig that replace the run's own.
-            splits: what to read at once.
-        """
-        self.workdir = Workdir(path)
-        config = config_lib.from_dict(self.workdir.read_config())
-        if not is_available(config.model.engine):
-            log(
-                f"model.engine={config.model.engine!r} is not on this machine: 'auto' takes its place"
-            )
-            config = config_lib.replace(
-                config, model=dataclasses.replace(config.model, engine='auto')
-            )
-        self.config = config_lib.replace(
-            config, parallel=ParallelConfig(), decode=dataclasses.replace(config.decode, **decode)
-        )
-        self.checkpoints = reader(self.workdir)
-        choice = checkpoint or ('last' if self.checkpoints.best_step() is None else 'best')
-        self.steps = select_steps(self.checkpoints, choice)
-        components = config_lib.resolve(self.config)
-        self.data = load_data(components.pipeline, self.workdir.tokenizer_path, log, splits)
-        self.model = build_model(components.architecture)
-        self.partitioner = Partitioner(self.config.parallel.mesh)
-        meta = self.checkpoints.meta(self.steps[0])
-        self.data.tokenizer.require(meta['tokenizer'], self.workdir.tokenizer_path)
-        self.params = self.params_of(self.steps)
-        self.evaluator = Evaluator(self.config, self.model, self.data, self.partitioner, log)
-        log(f'checkpoint: {choice} (step {", ".join(map(str, self.steps))})')
-        self.choice = choice
-
-    def params_of(self, steps: Sequence[int]) -> Any:
-        """The mean over `steps` of the parameters that evaluation uses."""
-        tree = 'ema' if self.config.train.ema else 'params'
-        return self.checkpoints.params(
-            self.partitioner.abstract(abstract_params(self.model)), steps, tree
-        )
-
-    def evaluate(self, split: str) -> dict[str, Any]:
-        """The scores of a split with all that tells what was scored; appended to
-        evaluations.json.
-        """
-        start = time.time()
-        result = {
-            'task': self.config.data.task,
-            'split': split,
-            'checkpoint': self.choice,
-            'steps': list(self.steps),
-            'decode': config_lib.flatten(self.config.decode),
+    def _likelihood(self, totals: TokenTotals, split: str) -> Scores:
+        loss = totals.nll / totals.weight
+        scores = {
+            'loss': loss,
+            'accuracy': totals.correct / totals.weight,
+            'tokens': totals.weight,
         }
-        samples = self.workdir.samples_path / f'{split}-{self.choice.replace(":", "")}.txt'
-        result |= self.evaluator.scores(self.params, split, samples)
-        result['seconds'] = round(time.time() - start, 2)
-        self.workdir.append_evaluation(result)
-        return result
+        if self.config.evaluate.stride:
+            scores['stride'] = self.config.evaluate.stride
+        if not self.data.task.predicts_natural_text:
+            return scores | {'perplexity': perplexity(loss)}
+        return scores | perplexities(totals.nll, totals.weight, self.data.text(split).target)
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """A result of `Trained.evaluate` as a table for a terminal."""
-    what = result['direction' if 'direction' in result else 'task']
-    rows = rich.table.Table(
-        title=f'{what} {result["split"]}, checkpoint {result["checkpoint"]} '
-        f'(step {", ".join(map(str, result["steps"]))})'
-    )
-    rows.add_column('metric')
-    rows.add_column('value', overflow='fold')
-    for name, value in result.items():
-        if name not in (
-            'direction',
-            'task',
-            'split',
-            'checkpoint',
-            'steps',
-            'decode',
-            'classes',
-            'confusion',
-        ):
-            rows.add_row(name, _readable(value))
-    if 'direction' in result:
-        rows.add_row(
-            'decode', ', '.join(f'{key}={value}' for key, value in result['decode'].items())
-        )
-    tables = [rows]
-    if 'confusion' in result:
-        tables.append(
-            rich.table.Table('class', *result['classes'], title='class (down), taken for (across)')
-        )
-        for name, counts in zip(result['classes'], result['confusion'], strict=True):
-            tables[-1].add_row(name, *map(str, counts))
-    text = io.StringIO()
-    rich.console.Console(file=text, width=110).print(*tables)
-    return text.getvalue().rstrip()
-
-
-def _readable(value: Any) -> str:
-    if isinstance(value, list):
-        return ' … '.join(map(_readable, value))
-    if isinstance(value, float):
-        return f'{value:,.0f}' if value.is_integer() and abs(value) > 1 else f'{value:.4f}'
-    return str(value)
+def _all_rows(rows: int) -> tuple[int, int]:
+    return 0, rows

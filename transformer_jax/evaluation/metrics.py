@@ -1,7 +1,10 @@
-"""Scores of translations that can be compared: each BLEU comes with its signature, direction and
-references' hash.
+"""The table of metrics, and the formulas of those that are made from texts and classes.
+
+Scores of translations can be compared with other people's: each BLEU comes with its sacreBLEU
+signature, its direction and the hash of its references.
 """
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
@@ -13,8 +16,39 @@ from sacrebleu.metrics import BLEU, CHRF
 from transformer_jax.errors import DataError
 
 Z_95 = 1.959963984540054  # the standard normal distribution's 97.5% point
-# Of these less is better; of the other metrics more.
-FALLING = ('loss', 'perplexity', 'word_perplexity', 'bits_per_byte')
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricKind:
+    """A row of METRICS: how a metric is written, and in which direction it is better."""
+
+    label: str  # in lines of the log
+    format: str  # of `str.format`, for one value
+    lower_is_better: bool = False
+    logged: bool = False  # in the line of the log that an evaluation during training writes
+    selects_checkpoint: bool = False  # may be `evaluate.best_metric`
+    from_hypotheses: bool = False  # made from the decoded texts, which a reader may want to see
+    timed: bool = False  # measured by taking training steps, not by an evaluation
+
+
+# A metric that an evaluation reports as a single number. The order is that of lines of the log.
+METRICS = {
+    'loss': MetricKind(
+        'loss', '{:.4f}', lower_is_better=True, logged=True, selects_checkpoint=True
+    ),
+    'perplexity': MetricKind(
+        'perplexity', '{:.3f}', lower_is_better=True, logged=True, selects_checkpoint=True
+    ),
+    'word_perplexity': MetricKind('perplexity per word', '{:.3f}', lower_is_better=True),
+    'bits_per_byte': MetricKind('bits per byte', '{:.4f}', lower_is_better=True),
+    'accuracy': MetricKind('accuracy', '{:.2%}', logged=True, selects_checkpoint=True),
+    'bleu': MetricKind(
+        'BLEU', '{:.2f}', logged=True, selects_checkpoint=True, from_hypotheses=True
+    ),
+    'chrf': MetricKind('chrF', '{:.2f}', selects_checkpoint=True, from_hypotheses=True),
+    'exact_match': MetricKind('exact match', '{:.2%}', logged=True, selects_checkpoint=True),
+    'step_seconds': MetricKind('seconds per step', '{:.4f}', lower_is_better=True, timed=True),
+}
 
 
 def translation_metrics(
@@ -24,67 +58,85 @@ def translation_metrics(
     source: str,
     target: str,
     tokenize: str = '13a',
-) -> dict[str, Any]:
-    """Corpus scores against one reference per sentence, as plain values for JSON.
+) -> tuple[dict[str, Any], dict[str, list[list[int]]]]:
+    """Score translations against one reference for each sentence.
 
     Args:
-        hypotheses: one line a sentence; empty ones count.
-        references: as many.
+        hypotheses: one line for each sentence; empty lines count.
+        references: as many lines.
         source: the language translated from, 'en'.
         target: the language translated to, 'de'.
-        tokenize: sacreBLEU's tokenizer: '13a' for detokenised text, 'none' for text that is
-            tokenised already (the score is then comparable with others on the same tokenisation
-            only; the signature says so).
+        tokenize: sacreBLEU's tokenizer: '13a' for detokenized text, 'none' for text that is
+            tokenized already. The score of the latter can be compared only with scores on the
+            same tokenization; the signature says so.
 
     Returns:
-        bleu (0 to 100; Post 2018) and chrf (0 to 100; chrF2, Popović 2015) with their signatures;
-        exact_match, the share (0 to 1) of hypotheses equal to their reference, with its 95% Wilson
-        interval; direction ('en-de'); reference_sha256 of the references joined by newlines, in
-        UTF-8; sentences, their number.
+        the scores, and what 'bleu' and 'exact_match' are made of, sentence by sentence.
+
+        The scores are plain values for JSON: bleu (0 to 100; Post 2018) and chrf (0 to 100; chrF2,
+        Popović 2015) with their signatures; exact_match, the share (0 to 1) of hypotheses equal to
+        their reference, with its 95% Wilson interval; direction ('en-de'); reference_sha256 of the
+        references joined by newlines, in UTF-8; sentences, their number.
+
+        BLEU is made of ten counts a sentence: n-grams of 1 to 4 words that the reference holds,
+        n-grams of 1 to 4 words of the hypothesis, words of the hypothesis, words of the
+        reference. Exact match is made of 0 or 1.
 
     Raises:
         DataError: no sentences, or not as many hypotheses as references.
     """
     if len(hypotheses) != len(references) or not references:
         raise DataError(
-            f'{len(hypotheses)} translations for {len(references)} references: the files must have the '
-            'same number of lines, at least one'
+            f'{len(hypotheses)} translations for {len(references)} references: the files must have '
+            'the same number of lines, at least one'
         )
-    # `force` only silences the warning that the text looks tokenised, which for 'none' it is meant
+    # `force` only silences the warning that the text looks tokenized, which for 'none' it is meant
     # to be.
     bleu, chrf = BLEU(tokenize=tokenize, force=True), CHRF()
+    pairs = list(zip(hypotheses, references, strict=True))
+    counts = [_bleu_counts(bleu, hypothesis, reference) for hypothesis, reference in pairs]
+    matches = [[int(hypothesis == reference)] for hypothesis, reference in pairs]
+    exact = sum(match for [match] in matches)
     scores = {
-        'bleu': bleu.corpus_score(hypotheses, [references]).score,
+        'bleu': _bleu_score(counts),
         'bleu_signature': str(bleu.get_signature()),
         'chrf': chrf.corpus_score(hypotheses, [references]).score,
         'chrf_signature': str(chrf.get_signature()),
-    }
-    matches = sum(
-        hypothesis == reference
-        for hypothesis, reference in zip(hypotheses, references, strict=True)
-    )
-    return scores | {
-        'exact_match': matches / len(references),
-        'exact_match_interval': wilson_interval(matches, len(references)),
+        'exact_match': exact / len(references),
+        'exact_match_interval': wilson_interval(exact, len(references)),
         'direction': f'{source}-{target}',
         'reference_sha256': hashlib.sha256('\n'.join(references).encode()).hexdigest(),
         'sentences': len(references),
     }
+    return scores, {'bleu': counts, 'exact_match': matches}
+
+
+def _bleu_counts(bleu: BLEU, hypothesis: str, reference: str) -> list[int]:
+    found = bleu.corpus_score([hypothesis], [[reference]])
+    return [*found.counts, *found.totals, found.sys_len, found.ref_len]
+
+
+def _bleu_score(counts: Sequence[Sequence[int]]) -> float:
+    """Return the BLEU of a corpus, given the counts of its sentences."""
+    total = np.sum(counts, axis=0).tolist()
+    score = BLEU.compute_bleu(total[:4], total[4:8], total[8], total[9], smooth_method='exp')
+    return score.score
 
 
 def classification_metrics(
     predicted: Sequence[int], labels: Sequence[int], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Accuracy with its 95% Wilson interval, the share of the largest class, and the
-    confusion matrix.
+    """Score the predicted classes of examples.
 
     Args:
         predicted: a class number for each example.
-        labels: the true ones.
-        classes: their names.
+        labels: the true class numbers.
+        classes: the names of the classes.
 
     Returns:
-        plain values for JSON; `confusion[i][j]` counts examples of class i taken for class j.
+        plain values for JSON: accuracy with its 95% Wilson interval; majority, the share of the
+        largest class; examples, their number; classes; and confusion, where `confusion[i][j]`
+        counts examples of class i that were taken for class j.
     """
     confusion = np.zeros((len(classes), len(classes)), int)
     np.add.at(confusion, (np.asarray(labels), np.asarray(predicted)), 1)
@@ -100,24 +152,35 @@ def classification_metrics(
 
 
 def wilson_interval(successes: int, trials: int, z: float = Z_95) -> list[float]:
-    """[low, high] of a proportion (Wilson 1927): unlike ±z·σ it is sound at 0 and 1, where held-out
-    accuracy ends.
+    """Return [low, high] of a proportion (Wilson 1927).
+
+    Unlike ±z·σ it is sound at 0 and 1, where accuracy on held-out examples often ends.
+
+    Args:
+        successes: at most `trials`.
+        trials: 1 or more.
+        z: quantile of the standard normal distribution; by default of a 95% interval.
     """
     share = successes / trials
     scale = 1 + z**2 / trials
-    centre = (share + z**2 / (2 * trials)) / scale
+    center = (share + z**2 / (2 * trials)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    return [max(0.0, centre - half), min(1.0, centre + half)]
+    return [max(0.0, center - half), min(1.0, center + half)]
 
 
 def perplexities(loss_sum: float, tokens: float, references: Sequence[str]) -> dict[str, float]:
-    """Perplexity per token and per word, and bits per byte, of one negative log-likelihood:
-    `loss_sum` nats in all.
+    """State one negative log-likelihood per token, per word and per byte.
 
-    Per token it is exp(loss_sum / tokens), which depends on the vocabulary. Per word it is
-    exp(loss_sum / words), which compares across vocabularies; words are those between white space,
-    and one end of sentence for each sentence. Bits per byte are loss_sum / ln 2 over the bytes of
-    the text in UTF-8, one end of sentence counted as a byte likewise.
+    - perplexity: exp(loss_sum / tokens), which depends on the vocabulary
+    - word_perplexity: exp(loss_sum / words), which compares across vocabularies; words are those
+      between white space, and one end of sentence for each sentence
+    - bits_per_byte: loss_sum / ln 2 over the bytes of the text in UTF-8; one end of sentence
+      counts as a byte
+
+    Args:
+        loss_sum: in nats, over all tokens.
+        tokens: their number.
+        references: the sentences that the tokens stand for.
     """
     size = sum(len(reference.encode()) + 1 for reference in references)
     return {
@@ -128,10 +191,10 @@ def perplexities(loss_sum: float, tokens: float, references: Sequence[str]) -> d
 
 
 def count_words(sentences: Sequence[str]) -> int:
-    """Words between white space, and one end of sentence for each sentence."""
+    """Count words between white space, and one end of sentence for each sentence."""
     return sum(len(sentence.split()) + 1 for sentence in sentences)
 
 
 def perplexity(loss: float) -> float:
-    """Exp of a mean loss in nats."""
+    """Return exp(loss) of a mean loss in nats, infinite where that is too large a float."""
     return math.exp(loss) if loss < 709 else math.inf  # math.exp raises where a float64 overflows

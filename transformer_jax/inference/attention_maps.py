@@ -1,4 +1,4 @@
-"""Where every attention head of a trained model looks while it translates a sentence."""
+"""The attention weights of every head of a trained model while it translates a sentence."""
 
 import functools
 from collections.abc import Sequence
@@ -10,63 +10,67 @@ import numpy as np
 from etils import epath
 
 from transformer_jax.batch import BOS, EOS, Batch
-from transformer_jax.display.figures import check_format, draw_attention
+from transformer_jax.display.attention_heads import draw_attention
+from transformer_jax.display.figures import check_format
 from transformer_jax.errors import ConfigError, DataError
-from transformer_jax.evaluation.evaluator import Trained
+from transformer_jax.inference.trained_run import TrainedRun
 
 
 def attention_weights(
     model: nn.Module, params: Any, source_S: Sequence[int], target_T: Sequence[int]
 ) -> dict[str, np.ndarray]:
-    """Where every head looks while the model reads a sentence and, teacher-forced, writes its
-    translation.
+    """Compute the attention weights of every head while a model reads and writes a sentence.
+
+    The translation is teacher-forced.
 
     Args:
         model: an encoder-decoder, a Transformer or recurrent.
-        params: its parameters.
+        params: its parameters, unboxed.
         source_S: token ids, EOS included.
         target_T: token ids, EOS included.
 
     Returns:
         float32 weights by layer and head: 'encoder' [L, N, S, S], 'decoder' [L, N, T, T], 'cross'
         [L, N, T, S]. Row t of the last two is the step that produces target t; column t of
-        'decoder' is its input: BOS, then the targets. A recurrent model has 'cross' alone,
+        'decoder' is its input: BOS, then the targets. A recurrent model has 'cross' alone, with
         L = N = 1.
 
     Raises:
         ConfigError: a recurrent model without attention.
     """
-    sides = [np.asarray(ids, np.int32)[None] for ids in (source_S, [BOS, *target_T[:-1]], target_T)]
-    source_BS, inputs_BT, targets_BT = sides
-    places = [
-        (np.arange(a.shape[1], dtype=np.int32)[None], np.ones_like(a))
-        for a in (source_BS, targets_BT)
-    ]
-    batch = Batch(
-        source_BS,
-        *places[0],
-        inputs_BT,
-        targets_BT,
-        *places[1],
-        np.ones(targets_BT.shape, np.float32),
-    )
-    sown = jax.device_get(_intermediates(model, params, batch))
-
-    def stack(blocks: str, layers: int, site: str) -> np.ndarray:
-        return np.stack(
-            [sown[f'{blocks}_{layer}'][site]['weights_BNTS'][0][0] for layer in range(layers)]
-        )
-
+    intermediates = jax.device_get(_intermediates(model, params, _one_pair(source_S, target_T)))
     architecture = model.architecture
     if not architecture.sites:  # a recurrent model
-        if not sown:
+        if not intermediates:
             raise ConfigError('model.rnn has no attention to draw')
-        return {'cross': sown['weights_BNTS'][0]}
+        return {'cross': intermediates['weights_BNTS'][0]}
+
+    def stack(blocks: str, layers: int, site: str) -> np.ndarray:
+        of_layers = (intermediates[f'{blocks}_{layer}'] for layer in range(layers))
+        return np.stack([layer[site]['weights_BNTS'][0][0] for layer in of_layers])
+
     return {
         'encoder': stack('encoder', architecture.encoder_layers, 'attention'),
         'decoder': stack('decoder', architecture.decoder_layers, 'attention'),
         'cross': stack('decoder', architecture.decoder_layers, 'cross'),
     }
+
+
+def _one_pair(source_S: Sequence[int], target_T: Sequence[int]) -> Batch:
+    """Make a batch of one row that holds one pair of sentences."""
+    source_1S = np.asarray(source_S, np.int32)[None]
+    target_1T = np.asarray(target_T, np.int32)[None]
+    inputs_1T = np.asarray([BOS, *target_T[:-1]], np.int32)[None]
+    return Batch(
+        source_1S,
+        np.arange(len(source_S), dtype=np.int32)[None],
+        np.ones_like(source_1S),
+        inputs_1T,
+        target_1T,
+        np.arange(len(target_T), dtype=np.int32)[None],
+        np.ones_like(target_1T),
+        np.ones(target_1T.shape, np.float32),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -76,14 +80,21 @@ def _intermediates(model: nn.Module, params: Any, batch: Batch) -> Any:
 
 
 def draw_translation(
-    trained: Trained, text: str, path: epath.PathLike
+    trained: TrainedRun, text: str, path: epath.PathLike
 ) -> tuple[str, list[epath.Path]]:
-    """Translates a sentence and draws the attention of it; returns (the translation, the
-    files written).
+    """Translate a sentence and draw its attention weights.
+
+    Args:
+        trained: an encoder-decoder.
+        text: the sentence.
+        path: of the picture; its suffix says the format.
+
+    Returns:
+        (the translation, the files written).
 
     Raises:
         DataError: an empty text, or one that is longer than what the model reads.
-        ConfigError: `path` has a suffix that is no picture's.
+        ConfigError: the suffix of `path` is not that of a picture.
     """
     check_format(epath.Path(path))
     tokenizer = trained.data.tokenizer
@@ -94,6 +105,5 @@ def draw_translation(
     [hypothesis] = trained.evaluator.translate(trained.params, [text])
     target = [*tokenizer.encode([hypothesis])[0], EOS]
     weights = attention_weights(trained.model, trained.params, source, target)
-    return hypothesis, draw_attention(
-        weights, tokenizer.pieces(source), tokenizer.pieces(target), path
-    )
+    pieces = tokenizer.pieces(source), tokenizer.pieces(target)
+    return hypothesis, draw_attention(weights, *pieces, path)

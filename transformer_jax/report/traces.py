@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from transformer_jax.inference.probes import FILE as PROBED
-from transformer_jax.inference.probes import PROBES
+from transformer_jax.inference.probes import PROBES, read_probes
 
 PICTURES = 'attention*.png'  # as the command `attention` writes them
 POINTS = 200  # of a curve; where more was logged, a point is the mean of several neighbours
@@ -142,7 +142,7 @@ def read_heads(root: epath.Path, runs: Mapping[str, Sequence[tuple[str, int]]]) 
 def _probed(path: epath.Path) -> dict[str, Any]:
     """A probes.json; {} where there is none that can be read."""
     try:
-        return json.loads(path.read_text())
+        return read_probes(path)
     except (OSError, ValueError):
         return {}
 

@@ -48,7 +48,7 @@ class Trainer:
     ):
         self.config, self.runs = components.config, [run]
         self.program, self.checkpoints, self.log = program, checkpoints, log
-        self.evaluator = Evaluator(self.config, program.model, run.data, program.partitioner, log)
+        self.evaluator = Evaluator(components, run.data, program.partitioner, log)
         self.step = 0
         self.saved = -1
 
@@ -205,10 +205,12 @@ class Trainer:
         """Score the validation split; return whether it is the best so far."""
         start = time.perf_counter()
         samples = run.workdir.samples_path / f'validation-{self.step}.txt'
-        scores = self.evaluator.of(run.config).scores(
-            self.params_of(run), 'validation', samples, run.config.evaluate.max_examples
+        settings = run.config
+        found = self.evaluator.evaluate(
+            self.params_of(run), 'validation', settings.evaluate.max_examples, settings.train.seed
         )
-        return run.take_scores(self.step, scores, time.perf_counter() - start)
+        found.write_samples(samples)
+        return run.take_scores(self.step, found.scores, time.perf_counter() - start)
 
 
 class SeedGroupTrainer(Trainer):

@@ -1,0 +1,192 @@
+"""A trial's result: its scores and costs, written to result.json and sentences.json."""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from etils import epath
+
+from transformer_jax import config as config_lib
+from transformer_jax.ablation.experiment import Metric, evaluations, lengths_of
+from transformer_jax.ablation.plan import Trial
+from transformer_jax.ablation.results import BY_METRIC, FAILURE, RESULT, SENTENCES, is_score
+from transformer_jax.errors import ConfigError
+from transformer_jax.evaluation.by_length import by_length
+from transformer_jax.evaluation.metrics import METRICS
+from transformer_jax.inference.trained_run import TrainedRun
+from transformer_jax.profiling import measure
+from transformer_jax.schema import ExperimentConfig
+from transformer_jax.storage.files import wrap_os_errors, write_text
+from transformer_jax.storage.metrics_writer import encode_non_finite
+from transformer_jax.storage.provenance import describe_run
+from transformer_jax.storage.workdir import Workdir
+from transformer_jax.training import seed_groups
+
+Log = Callable[[str], None]
+
+
+@dataclasses.dataclass
+class Findings:
+    """What is known of a trial's quality so far.
+
+    Attributes:
+        scores: str(metric) -> value.
+        examples: 'test bleu' -> the file of the translations, relative to the workdir.
+        lengths: 'test best' -> the lengths that this evaluation was measured at.
+        checkpoints: str(metric) -> the steps that were scored.
+        sentences: 'test bleu' -> what the score is made of, example by example; the content of
+            sentences.json.
+    """
+
+    scores: dict[str, float]
+    examples: dict[str, str]
+    lengths: dict[str, list[int]]
+    checkpoints: dict[str, list[int]]
+    sentences: dict[str, list[list[int]]]
+
+    def lack(self, metric: Metric, key: str, lengths: Sequence[int]) -> bool:
+        """Say whether a metric must be measured, as one of the evaluation `key` at `lengths`."""
+        label = str(metric)
+        measured = is_score(self.scores.get(label)) and bool(self.checkpoints.get(label))
+        return not measured or bool(metric.length and self.lengths.get(key) != lengths)
+
+
+def score(trial: Trial, metrics: Sequence[Metric], log: Log) -> None:
+    """Measure a trained trial, score it by the metrics that it lacks, and write its result.
+
+    Raises:
+        UserError: the trial cannot be scored.
+    """
+    # Costs come first: a failure there loses no evaluation.
+    costs = _costs(trial, anew=any(metric.timed for metric in metrics))
+    findings = _read_findings(trial)
+    for key, members in evaluations(metrics).items():
+        lengths = lengths_of(members)
+        lacking = [metric for metric in members if findings.lack(metric, key, lengths)]
+        if not lacking:
+            continue
+        first = members[0]
+        trained = TrainedRun(trial.workdir, first.checkpoint, log, {}, (first.split,))
+        _add_whole(findings, trained, [metric for metric in lacking if not metric.length])
+        _add_by_length(findings, trained, [metric for metric in lacking if metric.length], lengths)
+        if lengths:
+            findings.lengths[key] = lengths
+        for metric in lacking:
+            findings.checkpoints[str(metric)] = list(trained.steps)
+    for metric in metrics:
+        if metric.timed:
+            findings.scores[str(metric)] = costs[metric.name]
+    _write(trial, metrics, findings, costs)
+
+
+def _add_whole(findings: Findings, trained: TrainedRun, metrics: Sequence[Metric]) -> None:
+    """Evaluate a split once, and add the scores of some metrics of it."""
+    if not metrics:
+        return
+    split = metrics[0].split
+    evaluation = trained.evaluate(split)
+    for metric in metrics:
+        findings.scores[str(metric)] = evaluation.scores[metric.name]
+        name = f'{split} {metric.name}'
+        if metric.name in evaluation.examples:
+            findings.sentences[name] = evaluation.examples[metric.name]
+        if METRICS[metric.name].from_hypotheses:
+            findings.examples[name] = f'samples/{trained.samples_name(split)}'
+
+
+def _add_by_length(
+    findings: Findings, trained: TrainedRun, metrics: Sequence[Metric], lengths: list[int]
+) -> None:
+    """Measure a split at all `lengths`, and add the scores of some metrics of it.
+
+    Raises:
+        ConfigError: the split has no examples of a length.
+    """
+    if not metrics:
+        return
+    split = metrics[0].split
+    found = by_length(trained.evaluator, trained.params, split, lengths)
+    rows = {row['length']: row for row in found}
+    empty = [str(length) for length in lengths if length not in rows]
+    if empty:
+        raise ConfigError(f'the {split} split has no examples of length {", ".join(empty)}')
+    for metric in metrics:
+        findings.scores[str(metric)] = rows[metric.length][metric.name]
+
+
+def _write(
+    trial: Trial, metrics: Sequence[Metric], findings: Findings, costs: dict[str, Any]
+) -> None:
+    """Write sentences.json, then result.json, and delete an earlier failure.json."""
+    first = next((str(metric) for metric in metrics if not metric.timed), None)
+    result = {
+        **{key: getattr(findings, key) for key in BY_METRIC},
+        'seed': trial.seed,
+        'step': findings.checkpoints[first][0] if first else costs['steps'],
+        **costs,
+        **_origin(),
+    }
+    path = trial.workdir / RESULT
+    with wrap_os_errors(path):
+        # Sentences come first: a result that is there is whole.
+        write_text(trial.workdir / SENTENCES, json.dumps(findings.sentences) + '\n')
+        write_text(path, json.dumps(encode_non_finite(result), indent=1) + '\n')
+        (trial.workdir / FAILURE).unlink(missing_ok=True)
+
+
+# By the config of a setting: its seeds cost the same.
+_tried: dict[ExperimentConfig, tuple[measure.Size, measure.Trial]] = {}
+
+
+def _costs(trial: Trial, anew: bool) -> dict[str, Any]:
+    """Measure what a trial costs.
+
+    Size, memory and step time are those of a seed that is trained alone. They are measured once
+    for all seeds of a setting, or `anew`. The time in all is what the trial really took.
+    """
+    config, workdir = trial.setting.config, Workdir(trial.workdir)
+    if anew or config not in _tried:
+        components = config_lib.resolve(config)
+        measured = measure.trial(components, workdir.tokenizer_path)
+        _tried[config] = measure.size(components), measured
+    size, measured = _tried[config]
+    together = 1 if workdir.replica is None else len(seed_groups.group_of(workdir).folders)
+    return {
+        'params': size.params,
+        'non_embedding_params': size.non_embedding_params,
+        'flops': size.flops,
+        'memory_bytes': measured.memory_bytes,
+        'step_seconds': measured.step_seconds,
+        'steps': config.train.steps,
+        'wall_seconds': measure.logged(workdir.metrics_path),
+        'side_by_side': together,
+    }
+
+
+def _origin() -> dict[str, Any]:
+    """Say on which machine, by which commit and when a result was made."""
+    facts = describe_run()
+    machine = {'devices': facts['devices'], 'cpus': os.cpu_count(), 'versions': facts['versions']}
+    return {'machine': machine, 'commit': facts['commit'], 'date': time.strftime('%Y-%m-%d')}
+
+
+def _read_findings(trial: Trial) -> Findings:
+    """Read what was scored before; nothing where that is damaged or belongs to another seed."""
+    result = _read_object(trial.workdir / RESULT)
+    sound = all(isinstance(result.get(key), dict) for key in BY_METRIC)
+    if not sound or result.get('seed') != trial.seed:
+        return Findings({}, {}, {}, {}, {})
+    parts = {key: result[key] for key in BY_METRIC}
+    return Findings(**parts, sentences=_read_object(trial.workdir / SENTENCES))
+
+
+def _read_object(path: epath.Path) -> dict[str, Any]:
+    """Read a JSON object; return {} where there is none, or a damaged one."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

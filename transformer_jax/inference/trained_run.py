@@ -1,0 +1,127 @@
+"""A finished or running experiment, read from its workdir: its model, data and parameters."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from transformer_jax import config as config_lib
+from transformer_jax.attention.engines import is_available
+from transformer_jax.data import load_data
+from transformer_jax.evaluation.evaluator import Evaluation, Evaluator
+from transformer_jax.models import abstract_params, build_model
+from transformer_jax.partitioning.partitioner import Partitioner
+from transformer_jax.schema import ExperimentConfig, ParallelConfig
+from transformer_jax.storage.selection import select_steps
+from transformer_jax.storage.workdir import Workdir
+from transformer_jax.training.seed_groups import reader
+
+Log = Callable[[str], None]
+
+
+class TrainedRun:
+    """An experiment read from its workdir alone, to evaluate, decode and look into.
+
+    Attributes:
+        workdir: of the run.
+        config: the run's own, but with the decoding that was asked for, the default mesh of this
+            machine, and an engine that this machine has.
+        checkpoints: of the run, read-only.
+        choice: the checkpoint that was asked for: 'best', 'last', 'avg:N' or a step.
+        steps: the steps that it stands for; several are averaged.
+        data: of the experiment, with its tokenizer.
+        model: of the parameters.
+        partitioner: places arrays and compiles functions.
+        params: the parameters that evaluation uses, unboxed and placed.
+        evaluator: of the model on the data.
+    """
+
+    def __init__(
+        self,
+        path: epath.PathLike,
+        checkpoint: str,
+        log: Log,
+        decode: Mapping[str, Any],
+        splits: Sequence[str] = (),
+    ):
+        """Read the configuration, the data and one checkpoint of a workdir.
+
+        Args:
+            path: the workdir.
+            checkpoint: 'best', 'last', 'avg:N' or a step; '' is the best where one is recorded,
+                else the last.
+            log: receives remarks.
+            decode: keys of DecodeConfig that replace the run's own.
+            splits: of the data, read and checked at once; others are read when asked for.
+
+        Raises:
+            ConfigError: the workdir holds no run, or no such checkpoint.
+            WorkdirError: a file of the workdir is damaged.
+            DataError: the data cannot be read, or is not that of training.
+        """
+        self.workdir = Workdir(path)
+        self.config = _usable_here(config_lib.from_dict(self.workdir.read_config()), decode, log)
+        self.checkpoints = reader(self.workdir)
+        self.choice = checkpoint or ('last' if self.checkpoints.best_step() is None else 'best')
+        self.steps = select_steps(self.checkpoints, self.choice)
+        components = config_lib.resolve(self.config)
+        self.data = load_data(components.pipeline, self.workdir.tokenizer_path, log, splits)
+        self.model = build_model(components.architecture)
+        self.partitioner = Partitioner(self.config.parallel.mesh)
+        meta = self.checkpoints.meta(self.steps[0])
+        self.data.tokenizer.require(meta['tokenizer'], self.workdir.tokenizer_path)
+        self.params = self.params_at(self.steps)
+        self.evaluator = Evaluator(components, self.data, self.partitioner, log)
+        log(f'checkpoint: {self.choice} (step {", ".join(map(str, self.steps))})')
+
+    def params_at(self, steps: Sequence[int]) -> Any:
+        """Read the parameters that evaluation uses, averaged over some steps.
+
+        Where `train.ema` is set, these are the moving averages.
+        """
+        tree = 'ema' if self.config.train.ema else 'params'
+        abstract = self.partitioner.abstract(abstract_params(self.model))
+        return self.checkpoints.params(abstract, steps, tree)
+
+    def samples_name(self, split: str) -> str:
+        """Name the file in the workdir's samples/ where `evaluate` writes translations."""
+        return f'{split}-{self.choice.replace(":", "")}.txt'
+
+    def evaluate(self, split: str) -> Evaluation:
+        """Measure all metrics of a split, and write them to the workdir.
+
+        The scores are appended to evaluations.json; translations are written to samples/.
+
+        Args:
+            split: 'validation' or 'test'.
+
+        Returns:
+            the evaluation. Its scores also say what was scored: task, split, checkpoint, steps,
+            decode and seconds.
+        """
+        start = time.time()
+        origin = {
+            'task': self.config.data.task,
+            'split': split,
+            'checkpoint': self.choice,
+            'steps': list(self.steps),
+            'decode': config_lib.flatten(self.config.decode),
+        }
+        found = self.evaluator.evaluate(self.params, split)
+        found.write_samples(self.workdir.samples_path / self.samples_name(split))
+        scores = origin | found.scores | {'seconds': round(time.time() - start, 2)}
+        self.workdir.append_evaluation(scores)
+        return dataclasses.replace(found, scores=scores)
+
+
+def _usable_here(config: ExperimentConfig, decode: Mapping[str, Any], log: Log) -> ExperimentConfig:
+    """Replace what belongs to the machine of training, and the decoding that was asked for."""
+    engine = config.model.engine
+    if not is_available(engine):
+        log(f"model.engine={engine!r} is not on this machine: 'auto' takes its place")
+        config = config_lib.replace(config, model=dataclasses.replace(config.model, engine='auto'))
+    return config_lib.replace(
+        config, parallel=ParallelConfig(), decode=dataclasses.replace(config.decode, **decode)
+    )

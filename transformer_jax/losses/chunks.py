@@ -1,0 +1,42 @@
+"""Chunks of target tokens, so that the logits of a whole batch are never held at once."""
+
+import jax
+import jax.numpy as jnp
+
+# Tokens whose logits are held at once. On a CPU 512 × 10,000 float32 logits still fit a 32 MB
+# cache; accelerators lose nothing to a loop of matrix products of this size.
+CHUNK_TOKENS = 512
+
+
+def counted_first(weights_BT: jax.Array) -> jax.Array:
+    """Return the order_BT that puts the places of each row that count before the others.
+
+    Whole chunks of a prompt, or of padding, then need no logits.
+    """
+    return jnp.argsort(weights_BT == 0, axis=1, stable=True)
+
+
+def reorder(a_BT: jax.Array, order_BT: jax.Array) -> jax.Array:
+    """Permute the places of each row of an array [B, T, …]."""
+    order = order_BT.reshape(*order_BT.shape, *[1] * (a_BT.ndim - 2))
+    return jnp.take_along_axis(a_BT, order, axis=1)
+
+
+def time_chunks(a_BT: jax.Array) -> jax.Array:
+    """Cut the time of an array [B, T, …] into chunks.
+
+    Returns:
+        [L, C, …]: L chunks of C tokens each, all rows' tokens of some times. C is at least
+        CHUNK_TOKENS where the batch has as many.
+    """
+    B, T = a_BT.shape[:2]
+    steps = next(c for c in range(1, T + 1) if T % c == 0 and (c == T or B * c >= CHUNK_TOKENS))
+    a_LBT = jnp.moveaxis(a_BT.reshape(B, T // steps, steps, *a_BT.shape[2:]), 1, 0)
+    return a_LBT.reshape(T // steps, B * steps, *a_BT.shape[2:])
+
+
+def join_chunks(a_LC: jax.Array, rows: int) -> jax.Array:
+    """Undo `time_chunks`: [L, C, …] to [B, T, …] with `rows` rows."""
+    chunks, _, *rest = a_LC.shape
+    a_LBT = a_LC.reshape(chunks, rows, -1, *rest)
+    return jnp.moveaxis(a_LBT, 0, 1).reshape(rows, -1, *rest)
