@@ -6,17 +6,26 @@ import jax.numpy as jnp
 
 
 def dropout(module: nn.Module, x_BTD: jax.Array, rate: jax.Array | None) -> jax.Array:
-    """Zeroes elements with probability `rate` and rescales the rest; `rate` may be traced, None is
-    no dropout.
+    """Apply dropout to activations with a key of the `module`'s own.
+
+    Args:
+        module: whose stream of random numbers 'dropout' is used.
+        x_BTD: activations, of any shape.
+        rate: the probability of dropping an element; may be traced. None: no dropout.
     """
     return x_BTD if rate is None else apply_dropout(module.make_rng('dropout'), x_BTD, rate)
 
 
 def apply_dropout(rng: jax.Array, x: jax.Array, rate: jax.Array | float) -> jax.Array:
-    """Zeroes elements with probability `rate` and rescales the rest; a rate that is not traced but
-    0.0 draws nothing.
+    """Set elements to 0 with probability `rate` and divide the others by 1 − `rate`.
 
-    The decision takes 16 random bits, two of them to a drawn word: the rate is met to within 2⁻¹⁷.
+    Each decision takes 16 random bits, two decisions to a 32-bit random word: the probability
+    differs from `rate` by at most 2⁻¹⁷.
+
+    Args:
+        rng: a key.
+        x: an array of any shape.
+        rate: may be traced. A Python float 0.0 returns `x` without drawing random numbers.
     """
     if isinstance(rate, float) and rate == 0:
         return x

@@ -1,4 +1,4 @@
-"""Token embeddings, and which tables a model shares."""
+"""Token embeddings, and the tables that a model ties to one another."""
 
 import flax.linen as nn
 import jax
@@ -6,13 +6,20 @@ import jax.numpy as jnp
 
 from transformer_jax.layers.parameters import parameter
 
-# Which tables are one with the target embedding's, by model.tie_embeddings.
+# By model.tie_embeddings: the tables that are the same array as the target embedding's.
 TIES = {'all': ('source', 'output'), 'decoder': ('output',), 'inputs': ('source',), 'none': ()}
 
 
 class Embedding(nn.Module):
-    """Tokens to vectors times `scale`, and back to logits (Vaswani et al. 2017, section 3.4,
-    has √d_model).
+    """A table of vectors, one for each token (Vaswani et al. 2017, section 3.4).
+
+    The same table can serve as the output layer: its products with features are logits.
+
+    Attributes:
+        vocab_size: V.
+        d_model: D.
+        dtype: of the activations; the table is float32.
+        scale: factor on what is looked up; √d_model in the paper.
     """
 
     vocab_size: int
@@ -21,8 +28,8 @@ class Embedding(nn.Module):
     scale: float = 1.0
 
     def setup(self):
-        # N(0, 1/d): the logits of a unit-variance output have unit variance, and times √d the input
-        # has it too.
+        # N(0, 1/D): features of variance 1 then have logits of variance 1, and with a scale of √D
+        # the input has variance 1 too.
         self.table_VD = parameter(
             self,
             'table',
@@ -32,4 +39,5 @@ class Embedding(nn.Module):
         )
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
+        """Look up x_BTD of tokens_BT, times the scale."""
         return self.table_VD.astype(self.dtype)[tokens_BT] * jnp.asarray(self.scale, self.dtype)

@@ -1,6 +1,4 @@
-"""Position-wise feed-forward layers: two matrices with an activation between, three with a gate, or
-many experts.
-"""
+"""Position-wise feed-forward layers: plain, gated, or a mixture of experts."""
 
 import abc
 import dataclasses
@@ -18,36 +16,40 @@ from transformer_jax.layers.parameters import parameter
 
 
 class FeedForward(nn.Module):
-    """Owns the parameters of a feed-forward kind."""
+    """The parameters of a plain or gated feed-forward network.
+
+    Attributes:
+        kind: the network.
+        d_ff: F, the hidden units.
+        gain: factor on the initial kernels; 1 is Glorot's.
+    """
 
     kind: 'Plain | Gated'
     d_ff: int
-    gain: float = 1.0  # of the initial kernels: 1 is Glorot's
+    gain: float = 1.0
 
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, tokens: Tokens | None = None, rate: jax.Array | None = None
     ) -> jax.Array:
-        """y_BTD; what `tokens` are padding and what dropout's rate is matters to
-        MixtureOfExperts alone.
-        """
+        """Map x_BTD to y_BTD; only MixtureOfExperts uses `tokens` and dropout's `rate`."""
         return self.kind(self, x_BTD)
 
     @nn.nowrap
-    def wide(self, name: str, x_BTD: jax.Array, width: int) -> jax.Array:
-        """X W + b into `width` hidden units, h_BTF; the bias only where the kind has it."""
+    def widen(self, name: str, x_BTD: jax.Array, width: int) -> jax.Array:
+        """Compute the hidden units h_BTF = x W + b, `width` of them; b only if `kind.bias`."""
         return self._affine(name, x_BTD, width, ('embed', 'mlp'), 'mlp')
 
     @nn.nowrap
     def narrow(self, name: str, h_BTF: jax.Array, d_model: int) -> jax.Array:
-        """H W + b back to y_BTD."""
+        """Compute y_BTD = h W + b, back in `d_model` dimensions; b only if `kind.bias`."""
         return self._affine(name, h_BTF, d_model, ('mlp', 'embed'), 'norm')
 
     @nn.nowrap
     def _affine(
         self, name: str, x_BTI: jax.Array, width: int, axes: tuple[str, str], bias_axis: str
     ) -> jax.Array:
-        """I inputs, O outputs."""
+        """Map I inputs to O outputs: x W + b."""
         init = nn.initializers.variance_scaling(self.gain**2, 'fan_avg', 'uniform')
         y_BTO = matmul(
             x_BTI, parameter(self, f'{name}_kernel', (x_BTI.shape[-1], width), axes, init), 1
@@ -60,49 +62,51 @@ class FeedForward(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Plain(abc.ABC):
-    """f(x W₁ + b₁) W₂ + b₂ with d_ff hidden units."""
+    """Two matrices with an activation between: f(x W₁ + b₁) W₂ + b₂ with d_ff hidden units."""
 
     bias: bool = True
 
     def __call__(self, layer: FeedForward, x_BTD: jax.Array) -> jax.Array:
-        h_BTF = self.activation(layer.wide('in', x_BTD, layer.d_ff))
+        """Map x_BTD to y_BTD with the parameters of `layer`."""
+        h_BTF = self.activation(layer.widen('in', x_BTD, layer.d_ff))
         return layer.narrow('out', h_BTF, x_BTD.shape[-1])
 
     @abc.abstractmethod
     def activation(self, h_BTF: jax.Array) -> jax.Array:
-        """F."""
+        """Apply the activation f."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Gated(abc.ABC):
-    """(f(x W) ⊙ x V) W₂ (Shazeer 2020, equation 6).
+    """Three matrices, one of them a gate: (f(x W) ⊙ x V) W₂ (Shazeer 2020, equation 6).
 
-    `equal_parameters`: ⅔ d_ff hidden units, rounded down, so that three matrices have what the two
-    of a plain layer have (at most 2 d_model fewer); else d_ff hidden units.
+    `equal_parameters`: ⅔ d_ff hidden units, rounded down, so that the three matrices have as many
+    parameters as the two of a plain layer (at most 2 d_model fewer); else d_ff hidden units.
     """
 
     bias: bool = False
     equal_parameters: bool = True
 
     def __call__(self, layer: FeedForward, x_BTD: jax.Array) -> jax.Array:
+        """Map x_BTD to y_BTD with the parameters of `layer`."""
         width = max(2 * layer.d_ff // 3, 1) if self.equal_parameters else layer.d_ff
-        gate_BTF = self.activation(layer.wide('gate', x_BTD, width))
-        return layer.narrow('out', gate_BTF * layer.wide('in', x_BTD, width), x_BTD.shape[-1])
+        gate_BTF = self.activation(layer.widen('gate', x_BTD, width))
+        return layer.narrow('out', gate_BTF * layer.widen('in', x_BTD, width), x_BTD.shape[-1])
 
     @abc.abstractmethod
     def activation(self, h_BTF: jax.Array) -> jax.Array:
-        """F."""
+        """Apply the activation f of the gate."""
 
 
 class Relu(Plain):
-    """max(0, x) (Vaswani et al. 2017, equation 2)."""
+    """f(x) = max(0, x) (Vaswani et al. 2017, equation 2)."""
 
     def activation(self, h_BTF: jax.Array) -> jax.Array:
         return nn.relu(h_BTF)
 
 
 class SquaredRelu(Plain):
-    """max(0, x)² (So et al. 2021, Primer)."""
+    """f(x) = max(0, x)² (So et al. 2021, Primer)."""
 
     def activation(self, h_BTF: jax.Array) -> jax.Array:
         return jnp.square(nn.relu(h_BTF))
@@ -110,7 +114,7 @@ class SquaredRelu(Plain):
 
 @dataclasses.dataclass(frozen=True)
 class Gelu(Plain):
-    """x Φ(x) (Hendrycks & Gimpel 2016); `approximate`: by tanh, as GPT-2 has it."""
+    """f(x) = x Φ(x) (Hendrycks & Gimpel 2016); `approximate`: Φ by tanh, as in GPT-2."""
 
     approximate: bool = True
 
@@ -119,7 +123,7 @@ class Gelu(Plain):
 
 
 class SwiGlu(Gated):
-    """x sigmoid(x) for a gate (Shazeer 2020)."""
+    """A gate f(x) = x sigmoid(x) (Shazeer 2020)."""
 
     def activation(self, h_BTF: jax.Array) -> jax.Array:
         return nn.silu(h_BTF)
@@ -127,7 +131,7 @@ class SwiGlu(Gated):
 
 @dataclasses.dataclass(frozen=True)
 class GeGlu(Gated):
-    """GELU for a gate (Shazeer 2020); `approximate` as for `gelu`."""
+    """A gate f(x) = x Φ(x) (Shazeer 2020); `approximate` as for `gelu`."""
 
     approximate: bool = True
 
@@ -146,14 +150,17 @@ DENSE: dict[str, type] = {
 
 @dataclasses.dataclass(frozen=True)
 class Moe:
-    """Each token through `k` of `experts` networks, each an `expert` of d_ff hidden units (Shazeer
-    et al. 2017).
+    """A mixture of experts: each token passes through `k` of `experts` networks.
 
-    A router, in float32, chooses them: see `moe.route`. In training an expert has `capacity` times
-    the places that an even load of a microbatch would fill, and choices beyond them are dropped; in
-    evaluation none is. Padding is not routed. `balance` and `z` weigh the losses `moe.balance` and
-    `moe.z_loss`, added in training for every layer: means over a microbatch, hence other ones with
-    another `train.accumulate`, or, with parallel.mode='pmap', on another number of devices.
+    Shazeer et al. (2017). Each network is an `expert` with d_ff hidden units. A router, in float32,
+    chooses the experts: see `moe.route`. In training an expert has room for `capacity` times the
+    tokens of an even load, and choices beyond that are dropped; in evaluation none is dropped.
+    Padding is not routed. `balance` and `z` are the weights of the losses `moe.balance` and
+    `moe.z_loss`, which every layer adds in training. These losses are means over a microbatch, so
+    they depend on `train.accumulate` and, with parallel.mode='pmap', on the number of devices.
+
+    Raises:
+        ValueError: a number out of range.
     """
 
     experts: int = 8
@@ -175,8 +182,11 @@ class Moe:
 
 
 class Experts(FeedForward):
-    """Networks side by side: parameters have an axis of experts in front; see `moe` for what
-    `multiply` does.
+    """The networks of a mixture: all parameters have a leading axis of E experts.
+
+    Attributes:
+        number: E.
+        multiply: (x, w_EIO, b_EO or None) → y, each expert's affine map; see `moe.limited`.
     """
 
     number: int = 1
@@ -188,25 +198,17 @@ class Experts(FeedForward):
     ) -> jax.Array:
         init = nn.initializers.variance_scaling(self.gain**2, 'fan_avg', 'uniform', batch_axis=0)
         shape = (self.number, x_BTI.shape[-1], width)
-        w_EIO = parameter(self, f'{name}_kernel', shape, ('experts', *axes), init).astype(
-            x_BTI.dtype
-        )
-        b_EO = (
-            parameter(
-                self,
-                f'{name}_bias',
-                (self.number, width),
-                ('experts', bias_axis),
-                nn.initializers.zeros,
-            ).astype(x_BTI.dtype)
-            if self.kind.bias
-            else None
-        )
-        return self.multiply(x_BTI, w_EIO, b_EO)
+        w_EIO = parameter(self, f'{name}_kernel', shape, ('experts', *axes), init)
+        w_EIO = w_EIO.astype(x_BTI.dtype)
+        if not self.kind.bias:
+            return self.multiply(x_BTI, w_EIO, None)
+        shape, axes = (self.number, width), ('experts', bias_axis)
+        b_EO = parameter(self, f'{name}_bias', shape, axes, nn.initializers.zeros)
+        return self.multiply(x_BTI, w_EIO, b_EO.astype(x_BTI.dtype))
 
 
 class MixtureOfExperts(nn.Module):
-    """Owns the parameters of `moe`."""
+    """The router and the experts of a mixture; attributes as of `FeedForward`."""
 
     kind: Moe
     d_ff: int
@@ -216,7 +218,14 @@ class MixtureOfExperts(nn.Module):
     def __call__(
         self, x_BTD: jax.Array, tokens: Tokens | None = None, rate: jax.Array | None = None
     ) -> jax.Array:
-        """y_BTD, 0 where `tokens` are padding; a `rate`, of whatever size, means training."""
+        """Map x_BTD to y_BTD, 0 at padding.
+
+        Args:
+            x_BTD: activations.
+            tokens: of x_BTD; None: there is no padding.
+            rate: dropout's. Any number means training, where the capacity of experts is limited
+                and `moe.Load` is sown into the collection 'load'; None means evaluation.
+        """
         kind, D = self.kind, x_BTD.shape[-1]
         x_ZD = x_BTD.reshape(-1, D)
         real_Z = (
@@ -238,11 +247,8 @@ class MixtureOfExperts(nn.Module):
         chosen_E = moe.counts(routing.experts_ZJ, kind.experts)
         balance = moe.balance(logits_ZE, chosen_E, real_Z)
         loss = kind.balance * balance + kind.z * moe.z_loss(logits_ZE, real_Z)
-        self.sow(
-            'load',
-            'load',
-            moe.Load(loss, balance, *(a_E.astype(jnp.float32) for a_E in (chosen_E, kept_E))),
-        )
+        load = moe.Load(loss, balance, chosen_E.astype(jnp.float32), kept_E.astype(jnp.float32))
+        self.sow('load', 'load', load)
         return y_ZD.reshape(x_BTD.shape)
 
 

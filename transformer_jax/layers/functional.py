@@ -1,26 +1,25 @@
-"""Small functions that attention, layers, models and losses share."""
+"""Norms and the softcap as pure functions, for attention, layers, models and losses."""
 
 import jax
 import jax.numpy as jnp
 
 
 def layer_norm(x: jax.Array, scale_D: jax.Array, bias_D: jax.Array | None, eps: float) -> jax.Array:
-    """(x − mean) / √(variance + ε) · scale + bias over the last axis, in float32 (Ba et al. 2016,
-    equation 4).
+    """Normalize the last axis: (x − mean) / √(variance + ε) · scale + bias.
+
+    Ba et al. (2016), equation 4. Computed in float32; the result has the type of `x`.
     """
     x32 = x.astype(jnp.float32)
-    centred = x32 - x32.mean(-1, keepdims=True)
-    y = (
-        centred
-        * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
-        * _last(scale_D, x.ndim)
-    )
+    centered = x32 - x32.mean(-1, keepdims=True)
+    factor = jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + eps)
+    y = centered * factor * _last(scale_D, x.ndim)
     return (y if bias_D is None else y + _last(bias_D, x.ndim)).astype(x.dtype)
 
 
 def rms_norm(x: jax.Array, scale_D: jax.Array, eps: float = 1e-6) -> jax.Array:
-    """X / √(mean x² + ε) · scale over the last axis, in float32 (Zhang & Sennrich 2019,
-    equation 4).
+    """Divide the last axis by its root mean square: x / √(mean x² + ε) · scale.
+
+    Zhang & Sennrich (2019), equation 4. Computed in float32; the result has the type of `x`.
     """
     x32 = x.astype(jnp.float32)
     mean = jnp.square(x32).mean(-1, keepdims=True)
@@ -28,9 +27,10 @@ def rms_norm(x: jax.Array, scale_D: jax.Array, eps: float = 1e-6) -> jax.Array:
 
 
 def softcap(x: jax.Array, cap: float) -> jax.Array:
-    """Cap · tanh(x / cap), which stays within ±cap (Gemma Team 2024); 0: x as it is."""
+    """Limit x to ±cap smoothly: cap · tanh(x / cap) (Gemma Team 2024); cap 0 returns x."""
     return cap * jnp.tanh(x / cap) if cap else x
 
 
 def _last(a_D: jax.Array, ndim: int) -> jax.Array:
+    """Give a_D `ndim` dimensions, of which D is the last."""
     return jnp.expand_dims(a_D, tuple(range(ndim - 1)))

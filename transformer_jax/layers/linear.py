@@ -9,10 +9,18 @@ from transformer_jax.layers.parameters import parameter
 
 
 def matmul(x: jax.Array, w: jax.Array, contracted: int) -> jax.Array:
-    """x[B, T, *inner] · w[*inner, *outer], summed over the `contracted` inner dimensions.
+    """Multiply x [B, T, *inner] by w [*inner, *outer], summing over the inner dimensions.
 
-    As one product of two matrices: XLA's CPU kernels lose up to half their speed on more dimensions
-    than that.
+    Both are reshaped to matrices first: XLA's CPU kernels take up to twice as long with more
+    dimensions.
+
+    Args:
+        x: activations; the result has their type.
+        w: a kernel, cast to the type of `x`.
+        contracted: how many dimensions are inner ones, 1 or more.
+
+    Returns:
+        y [B, T, *outer].
     """
     inner, outer = w.shape[:contracted], w.shape[contracted:]
     size = math.prod(inner)
@@ -21,16 +29,27 @@ def matmul(x: jax.Array, w: jax.Array, contracted: int) -> jax.Array:
 
 
 class ProjectToHeads(nn.Module):
-    """x_BTD to x_BTNH; no bias unless asked for, as in the paper's equation for MultiHead."""
+    """Projects x_BTD to heads x_BTNH: W^Q, W^K or W^V of MultiHead.
+
+    Vaswani et al. (2017), section 3.2.2, whose equation has no bias.
+
+    Attributes:
+        heads: how many.
+        size: of a head.
+        axis: the logical axis of the heads, 'heads' or 'kv_heads'.
+        bias: whether to add one.
+        gain: factor on the initial kernel; 1 is Glorot's.
+    """
 
     heads: int
     size: int
     axis: str
     bias: bool = False
-    gain: float = 1.0  # of the initial kernel: 1 is Glorot's
+    gain: float = 1.0
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """Project x_BTD to x_BTNH."""
         D = x_BTD.shape[-1]
         init = nn.initializers.variance_scaling(
             self.gain**2, 'fan_avg', 'uniform', in_axis=0, out_axis=(1, 2)
@@ -48,7 +67,7 @@ class ProjectToHeads(nn.Module):
 
 
 class ProjectFromHeads(nn.Module):
-    """o_BTNH to o_BTD: W^O of MultiHead."""
+    """Projects heads o_BTNH to o_BTD: W^O of MultiHead; attributes as of `ProjectToHeads`."""
 
     d_model: int
     bias: bool = False
@@ -56,6 +75,7 @@ class ProjectFromHeads(nn.Module):
 
     @nn.compact
     def __call__(self, o_BTNH: jax.Array) -> jax.Array:
+        """Project o_BTNH to o_BTD."""
         N, H = o_BTNH.shape[-2:]
         init = nn.initializers.variance_scaling(
             self.gain**2, 'fan_avg', 'uniform', in_axis=(0, 1), out_axis=2

@@ -1,8 +1,9 @@
-"""Mixture of experts: which expert reads which token. Pure functions.
+"""Mixture of experts as pure functions: routing, capacity and auxiliary losses.
 
-Z tokens of a microbatch, in the order of its rows; J choices of each; W = Z·J choices in all, those
-of a token side by side; E experts; C places at each; L layers. `network` is E feed-forward networks
-side by side, see `limited`.
+Letters of shapes: Z tokens of a microbatch, row by row; J choices of each token; W = Z·J choices in
+all, those of a token next to each other; E experts; C slots, the tokens that an expert has room
+for; P = E·C slots in all; I inputs and O outputs of an affine map; L layers. `network` is the E
+feed-forward networks as one function, see `limited`.
 """
 
 import math
@@ -14,33 +15,35 @@ import jax.numpy as jnp
 
 
 class Routing(NamedTuple):
-    """The experts of each token, the most probable first (E at padding), and the weights of their
-    outputs (0 there).
-    """
+    """The chosen experts of each token, the most probable first, with their weights."""
 
-    experts_ZJ: jax.Array
-    gates_ZJ: jax.Array
+    experts_ZJ: jax.Array  # int32, from 0; E at padding
+    gates_ZJ: jax.Array  # float32, the weight of the expert's output; 0 at padding
 
 
 class Load(NamedTuple):
-    """What a layer did with the tokens of a microbatch, float32, padding apart."""
+    """How a layer routed the tokens of a microbatch, without padding; float32."""
 
-    loss: jax.Array  # what is added to the loss of each target token
-    balance: jax.Array  # of `balance`
-    chosen_E: jax.Array  # choices of each expert
-    kept_E: jax.Array  # those that found a place
+    loss: jax.Array  # the auxiliary losses, added to the loss of each target token
+    balance: jax.Array  # see `balance`
+    chosen_E: jax.Array  # how often each expert was chosen
+    kept_E: jax.Array  # how many of these choices were within the capacity
 
     def times(self, weight: jax.Array) -> 'Load':
-        """The same with its means as sums over tokens of this `weight`."""
+        """Turn the means over tokens into sums over tokens of total `weight`."""
         return self._replace(loss=self.loss * weight, balance=self.balance * weight)
 
 
 def route(logits_ZE: jax.Array, real_Z: jax.Array, choices: int) -> Routing:
-    """The `choices` experts of the highest probability, softmax over all of them, for each
-    real token.
+    """Choose the experts of the highest probability for each token; softmax over all E.
 
-    One choice is weighted by its probability (Fedus et al. 2021, equation 2), several by
-    probabilities that sum to 1 over the chosen ones (Lepikhin et al. 2020, Algorithm 1).
+    A single choice is weighted by its probability (Fedus et al. 2021, equation 2), several by
+    probabilities that are divided by their sum (Lepikhin et al. 2020, Algorithm 1).
+
+    Args:
+        logits_ZE: of the router, float32.
+        real_Z: False at padding, which chooses no expert.
+        choices: J.
     """
     gates_ZJ, experts_ZJ = jax.lax.top_k(jax.nn.softmax(logits_ZE, axis=-1), choices)
     if choices > 1:
@@ -52,16 +55,21 @@ def route(logits_ZE: jax.Array, real_Z: jax.Array, choices: int) -> Routing:
 
 
 def counts(experts: jax.Array, number: int) -> jax.Array:
-    """How often each of a `number` of experts was chosen: int32 chosen_E."""
+    """Count how often each of a `number` of experts was chosen: int32 chosen_E."""
     return jnp.bincount(experts.reshape(-1), length=number + 1)[:number]
 
 
 def balance(logits_ZE: jax.Array, chosen_E: jax.Array, real_Z: jax.Array) -> jax.Array:
-    """E Σ f_e P_e: 1 where experts are chosen evenly, E where always the same one is (Fedus et al.
-    2021, equation 4).
+    """Compute the load-balancing loss E Σ f_e P_e (Fedus et al. 2021, equation 4).
 
-    f_e is the share of an expert in all choices and has no gradient, P_e its mean probability over
-    real tokens.
+    f_e is the fraction of all choices that fell on expert e and has no gradient; P_e is the mean
+    probability of e over real tokens. The loss is 1 where experts are chosen evenly and E where
+    always the same one is.
+
+    Args:
+        logits_ZE: of the router, float32.
+        chosen_E: how often each expert was chosen.
+        real_Z: False at padding.
     """
     E, tokens = logits_ZE.shape[1], jnp.maximum(real_Z.sum(), 1)
     share_E = chosen_E / jnp.maximum(chosen_E.sum(), 1)
@@ -72,25 +80,29 @@ def balance(logits_ZE: jax.Array, chosen_E: jax.Array, real_Z: jax.Array) -> jax
 
 
 def z_loss(logits_ZE: jax.Array, real_Z: jax.Array) -> jax.Array:
-    """The mean over real tokens of log² Σ exp(logits) (Zoph et al. 2022, equation 5)."""
+    """Compute the mean over real tokens of log² Σ exp(logits) (Zoph et al. 2022, equation 5)."""
     squares_Z = jnp.square(jax.nn.logsumexp(logits_ZE, axis=-1))
     return jnp.where(real_Z, squares_Z, 0).sum() / jnp.maximum(real_Z.sum(), 1)
 
 
-def places(routing: Routing, experts: int, capacity: int) -> jax.Array:
-    """The place among the E·C that each choice gets, E·C where its expert has none left:
-    int32 places_ZJ.
+def assign_slots(routing: Routing, experts: int, capacity: int) -> jax.Array:
+    """Assign each choice one of the E·C slots, int32 slots_ZJ; E·C where its expert is full.
 
-    First come, first served, in the order of rows and tokens, so that what a token gets never
-    depends on a later one of its row (serving all first choices before the second ones would).
+    Slots are given in the order of rows and tokens, so that the slot of a token never depends on a
+    later token of its row. (It would if all first choices were served before all second ones.)
+
+    Args:
+        routing: of the tokens.
+        experts: E.
+        capacity: C.
     """
     chosen_W = routing.experts_ZJ.reshape(-1)
     chosen_WE = chosen_W[:, None] == jnp.arange(experts)[None]
     before_WE = jnp.cumsum(chosen_WE, axis=0) - chosen_WE
     rank_W = (before_WE * chosen_WE).sum(1)
     free_W = (chosen_W < experts) & (rank_W < capacity)
-    places_W = jnp.where(free_W, chosen_W * capacity + rank_W, experts * capacity)
-    return places_W.reshape(routing.experts_ZJ.shape)
+    slots_W = jnp.where(free_W, chosen_W * capacity + rank_W, experts * capacity)
+    return slots_W.reshape(routing.experts_ZJ.shape)
 
 
 def limited(
@@ -100,68 +112,79 @@ def limited(
     capacity: float,
     network: Callable[..., jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
-    """(y_ZD, kept_E): the mixture where each expert has C = capacity · Z · J / E places, rounded
-    up; Z counts padding.
+    """Compute the mixture where each expert has room for C tokens; choices beyond add nothing.
 
-    A choice without a place adds nothing.
+    C = capacity · Z · J / E, rounded up, and at most Z; Z counts padding.
 
     Args:
         x_ZD: tokens.
         routing: of the tokens.
         experts: E.
-        capacity: places for each that an even load would fill.
-        network: (x_ECD, matmul) → y_ECD, where `matmul(x_ECI, w_EIO, b_EO or None)` is an
-            expert's linear map.
+        capacity: the room of an expert as a multiple of an even load.
+        network: (x_ECD, affine) → y_ECD, where `affine(x_ECI, w_EIO, b_EO or None)` is each
+            expert's affine map x W + b.
+
+    Returns:
+        (y_ZD, kept_E): the outputs, and how many choices of each expert were served.
     """
     Z, J = routing.experts_ZJ.shape
     C = min(math.ceil(capacity * Z * J / experts), Z)
-    places_ZJ = places(routing, experts, C)
-    # An index of Z reads zeros: an empty place, a choice without one.
+    slots_ZJ = assign_slots(routing, experts, C)
+    # Reading at an index out of range gives zeros: index Z for an empty slot, E·C for a choice
+    # without a slot.
     tokens_W = jnp.repeat(jnp.arange(Z), J)
     token_P = (
         jnp.full((experts * C,), Z)
-        .at[places_ZJ.reshape(-1)]
+        .at[slots_ZJ.reshape(-1)]
         .set(tokens_W, mode='drop', unique_indices=False)
     )
     x_PD = x_ZD.at[token_P].get(mode='fill', fill_value=0)
 
-    def matmul(x_ECI, w_EIO, b_EO):
+    def affine(x_ECI, w_EIO, b_EO):
         y_ECO = jnp.einsum('ECI,EIO->ECO', x_ECI, w_EIO)
         return y_ECO if b_EO is None else y_ECO + b_EO[:, None]
 
-    y_PD = network(x_PD.reshape(experts, C, -1), matmul).reshape(experts * C, -1)
-    y_ZJD = y_PD.at[places_ZJ].get(mode='fill', fill_value=0)
+    y_PD = network(x_PD.reshape(experts, C, -1), affine).reshape(experts * C, -1)
+    y_ZJD = y_PD.at[slots_ZJ].get(mode='fill', fill_value=0)
     y_ZD = jnp.einsum('ZJD,ZJ->ZD', y_ZJD, routing.gates_ZJ.astype(x_ZD.dtype))
-    return y_ZD, counts(places_ZJ // C, experts)
+    return y_ZD, counts(slots_ZJ // C, experts)
 
 
 def dropless(
     x_ZD: jax.Array, routing: Routing, experts: int, network: Callable[..., jax.Array]
 ) -> jax.Array:
-    """y_ZD: the mixture where every choice counts; arguments as `limited`, with W choices sorted by
-    expert as x_1WD.
+    """Compute the mixture y_ZD where every choice is served.
+
+    Arguments as of `limited`, but `network` gets all choices, sorted by expert, as x_1WD.
     """
     Z, J = routing.experts_ZJ.shape
     chosen_W = routing.experts_ZJ.reshape(-1)
-    order_W = jnp.argsort(chosen_W, stable=True)  # padding last
+    order_W = jnp.argsort(chosen_W, stable=True)  # padding, expert E, comes last
     sizes_E, sorted_W = counts(chosen_W, experts), chosen_W[order_W]
 
-    def matmul(x_1WI, w_EIO, b_EO):
+    def affine(x_1WI, w_EIO, b_EO):
         y_WO = jax.lax.ragged_dot(x_1WI[0], w_EIO, sizes_E)
         return (y_WO if b_EO is None else y_WO + b_EO.at[sorted_W].get(mode='clip'))[None]
 
-    y_WD = network(x_ZD[order_W // J][None], matmul)[0]
+    y_WD = network(x_ZD[order_W // J][None], affine)[0]
     y_WD = jnp.where((sorted_W < experts)[:, None], y_WD, 0)
     y_ZJD = jnp.zeros_like(y_WD).at[order_W].set(y_WD, unique_indices=True).reshape(Z, J, -1)
     return jnp.einsum('ZJD,ZJ->ZD', y_ZJD, routing.gates_ZJ.astype(x_ZD.dtype))
 
 
 def load_metrics(loads: Sequence[Load], tokens: jax.Array) -> dict[str, jax.Array]:
-    """Scalars for the log from what layers summed up over microbatches of `tokens`; none
-    without layers.
+    """Compute the scalars for the log from the loads of all layers.
 
-    balance: mean over layers; load_min, load_max: the choices of the least and the most wanted
-    expert of any layer, where 1 is an even share; dropped: the share of choices without a place.
+    Args:
+        loads: of each layer, summed over microbatches, see `Load.times`.
+        tokens: the target tokens of the microbatches.
+
+    Returns:
+        experts_balance: `balance`, the mean over layers.
+        experts_load_min, experts_load_max: the choices of the least and of the most chosen expert
+            of any layer, relative to an even share.
+        experts_dropped: the fraction of choices that found no room.
+        Without layers, an empty dictionary.
     """
     if not loads:
         return {}

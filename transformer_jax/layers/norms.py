@@ -1,4 +1,4 @@
-"""Norms, and where a block has them."""
+"""Norms, and their placement along the residual path."""
 
 import abc
 import dataclasses
@@ -13,7 +13,11 @@ from transformer_jax.layers.parameters import parameter
 
 @dataclasses.dataclass(frozen=True)
 class NormKind(abc.ABC):
-    """Divides by a root of mean squares, ε among them."""
+    """A norm; `eps` is the ε that is added before the square root.
+
+    Raises:
+        ValueError: `eps` is not positive.
+    """
 
     eps: float = 1e-6
 
@@ -23,27 +27,27 @@ class NormKind(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, module: nn.Module, x_BTD: jax.Array) -> jax.Array:
-        """The norm of x_BTD, its parameters being those of `module`."""
+        """Normalize the last axis of x_BTD with parameters that `module` owns."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerNorm(NormKind):
-    """Mean 0 and variance 1 (Ba et al. 2016), with statistics in float32."""
+    """Normalize to mean 0 and variance 1 (Ba et al. 2016), with statistics in float32."""
 
     bias: bool = True
 
     def __call__(self, module: nn.Module, x_BTD: jax.Array) -> jax.Array:
         D = x_BTD.shape[-1]
         scale_D = parameter(module, 'scale', (D,), ('norm',), nn.initializers.ones)
-        bias_D = (
-            parameter(module, 'bias', (D,), ('norm',), nn.initializers.zeros) if self.bias else None
-        )
+        if not self.bias:
+            return layer_norm(x_BTD, scale_D, None, self.eps)
+        bias_D = parameter(module, 'bias', (D,), ('norm',), nn.initializers.zeros)
         return layer_norm(x_BTD, scale_D, bias_D, self.eps)
 
 
 @dataclasses.dataclass(frozen=True)
 class RmsNorm(NormKind):
-    """Root mean square 1 (Zhang & Sennrich 2019), with statistics in float32.
+    """Normalize to root mean square 1 (Zhang & Sennrich 2019), with statistics in float32.
 
     `offset`: the factor is 1 + scale and scale starts at 0, as in Gemma; else it is scale, which
     starts at 1.
@@ -64,7 +68,7 @@ NORMS: dict[str, type] = {
 
 
 class Norm(nn.Module):
-    """Owns the parameters of a norm kind."""
+    """The parameters of a norm kind."""
 
     kind: NormKind
 
@@ -74,32 +78,37 @@ class Norm(nn.Module):
 
 
 class Placement(NamedTuple):
-    """Where the residual path x + s(x) past a sublayer s has its norms."""
+    """Where the residual path x + s(x) past a sublayer s has its norms n."""
 
-    # before: s reads the norm of x, and the stack ends with a norm; after: the sum is normalised
+    # 'before': s reads n(x), and the stack ends with a norm; 'after': the sum is normalized.
     outer: str
-    inner: bool = False  # s's output is normalised before it is added
+    inner: bool = False  # the output of s is normalized before it is added
     deep: bool = False  # x and the initial weights of s are scaled by DeepNorm's constants
 
 
 PLACEMENTS: dict[str, Placement] = {
-    'post': Placement('after'),  # n(x + s(x)): Vaswani et al. (2017)
-    'pre': Placement('before'),  # x + s(n(x))
-    'sandwich': Placement(
-        'before', inner=True
-    ),  # x + n'(s(n(x))): Ding et al. (2021, CogView), Gemma 2
-    'deepnorm': Placement('after', deep=True),  # n(αx + s(x)): Wang et al. (2022)
+    # n(x + s(x)): Vaswani et al. (2017)
+    'post': Placement('after'),
+    # x + s(n(x))
+    'pre': Placement('before'),
+    # x + n'(s(n(x))): Ding et al. (2021, CogView), Gemma 2
+    'sandwich': Placement('before', inner=True),
+    # n(αx + s(x)): Wang et al. (2022)
+    'deepnorm': Placement('after', deep=True),
 }
 
 
 def deepnorm(stack: str, encoder_layers: int, decoder_layers: int) -> tuple[float, float]:
-    """(α, β) of Wang et al. (2022), Figure 2: α weighs x; β the initial kernels of feed-forward,
-    values and output.
+    """Compute DeepNorm's constants (Wang et al. 2022, Figure 2).
 
     Args:
         stack: 'encoder' or 'decoder'.
-        encoder_layers: N; 0 in a model that is a decoder alone.
-        decoder_layers: M; 0 in a model that is an encoder alone.
+        encoder_layers: N; 0 in a model without an encoder.
+        decoder_layers: M; 0 in a model without a decoder.
+
+    Returns:
+        (α, β): α multiplies x in the residual sum; β multiplies the initial kernels of the
+        feed-forward network, the values and the output projection.
     """
     N, M = encoder_layers, decoder_layers
     if not N or not M:

@@ -1,4 +1,4 @@
-"""What pure functions see of the module that owns their parameters."""
+"""The interface through which pure functions declare parameters, and the sizes of heads."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -9,16 +9,20 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class HeadDims:
-    """The heads of an attention: how many, and how wide."""
+    """The number and sizes of the heads of an attention layer."""
 
     num_heads: int  # N query heads
-    kv_heads: int  # K key-value heads, which divide N
-    head_dim: int  # d_k, of a query and a key
-    value_dim: int  # d_v, of a value
+    kv_heads: int  # K key-value heads; N is a multiple of K
+    head_dim: int  # d_k, the size of a query and of a key
+    value_dim: int  # d_v, the size of a value
 
 
 class ParamScope(Protocol):
-    """Where a kind of attention, or a position encoding, asks for its learned arrays."""
+    """The module that owns the parameters of an attention kind or of a position encoding.
+
+    Kinds and encodings are pure functions, which declare their learned arrays through this
+    interface.
+    """
 
     heads: HeadDims
     layer: int  # from 0
@@ -27,13 +31,20 @@ class ParamScope(Protocol):
     def project_to_heads(
         self, name: str, x_BTD: jax.Array, heads: int, size: int, axis: str
     ) -> jax.Array:
-        """Projects x_BTD to x_BTNH with a learned kernel, and a bias where the configuration
-        has one.
+        """Project x_BTD to x_BTNH with a learned kernel.
 
-        What attention mixes is named 'value', so that DeepNorm can scale its initial kernel.
+        There is a bias where `model.attention_bias` asks for one. Name the projection of the values
+        'value', so that DeepNorm can scale its initial kernel.
+
+        Args:
+            name: of the parameters.
+            x_BTD: activations.
+            heads: N, how many.
+            size: H, of a head.
+            axis: the logical axis of the heads, 'heads' or 'kv_heads'.
         """
 
     def parameter(
         self, name: str, shape: Sequence[int], axes: Sequence[str], init: Callable[..., jax.Array]
     ) -> jax.Array:
-        """A float32 array whose dimensions carry the logical `axes`."""
+        """Declare a learned float32 array; arguments as of `layers.parameters.parameter`."""

@@ -12,12 +12,20 @@ Initializer = Callable[..., jax.Array]
 def parameter(
     module: nn.Module, name: str, shape: Sequence[int], axes: Sequence[str], init: Initializer
 ) -> jax.Array:
-    """A float32 parameter of `module` whose dimensions carry the logical `axes`."""
+    """Declare a float32 parameter of `module`.
+
+    Args:
+        module: to own the parameter.
+        name: in the module's dictionary of parameters.
+        shape: of the array.
+        axes: the logical axis of each dimension, which `partitioning` maps to the mesh.
+        init: (rng, shape, dtype) → the array before training.
+    """
     return module.param(
         name, nn.with_logical_partitioning(init, tuple(axes)), tuple(shape), jnp.float32
     )
 
 
 def constrain(x_BTD: jax.Array) -> jax.Array:
-    """Pins activations to the mesh at a block's edge; does nothing where no mesh is set."""
+    """Constrain activations at a block's edge to their logical axes; without a mesh, do nothing."""
     return nn.with_logical_constraint(x_BTD, ('batch', 'length', 'activation'))

@@ -1,6 +1,6 @@
-"""Recurrent cells and their loop over time: what `model.rnn` names.
+"""Recurrent cells, the values of `model.rnn`, and the loop over time.
 
-D units of a layer, I inputs of it, Z gates of a cell.
+Letters of shapes: D units of a layer, I inputs of a layer, Z gates of a cell.
 """
 
 import abc
@@ -14,22 +14,19 @@ import jax.numpy as jnp
 from transformer_jax.layers.linear import matmul
 
 ATTENTIONS = ('none', 'additive', 'multiplicative')
-State = tuple[
-    jax.Array, ...
-]  # of a layer: float32 [B, D] each; the first is what the layer puts out
+# The state of a layer: float32 [B, D] each; the first is the layer's output.
+State = tuple[jax.Array, ...]
 
 
 class Weights(NamedTuple):
-    """The learned arrays of a layer in one direction. Of its four biases a cell's gates have the
-    first Z.
-    """
+    """The learned arrays of a layer in one direction."""
 
     input_IZD: jax.Array
     recurrent_DZD: jax.Array
-    bias_4D: jax.Array
+    bias_4D: jax.Array  # the first Z are those of the gates
 
     def project(self, x_BTI: jax.Array) -> jax.Array:
-        """x_BTZD: what the gates take from the inputs, for all times in one matrix product."""
+        """Compute the inputs' part of all gates, x_BTZD, for all times in one matrix product."""
         x_BTZD = matmul(x_BTI, self.input_IZD, 1)
         return x_BTZD + self.bias_4D[None, None, : x_BTZD.shape[2]].astype(x_BTI.dtype)
 
@@ -38,14 +35,20 @@ class Weights(NamedTuple):
 class Recurrent(abc.ABC):
     """A recurrent encoder-decoder: its cell, and how the decoder reads the source.
 
-    attention: 'additive', whose score is vᵀ tanh(W h + U m + b) (Bahdanau et al. 2015, section
-        A.1.2); 'multiplicative', with hᵀ W m (Luong et al. 2015, equation 8, general); or 'none':
-        all that the decoder knows of the source is one vector, its first state (Cho et al. 2014,
-        Sutskever et al. 2014).
-    bidirectional: two layers read the source, one from each end.
-    input_feeding: the decoder reads its last output beside the last token (Luong et al. 2015,
-        section 3.3). What a token attends to is then known to the next; Bahdanau et al. have that
-        in another form.
+    Attributes:
+        attention: the score of a decoder state h and an encoder output m. 'additive':
+            vᵀ tanh(W h + U m + b) (Bahdanau et al. 2015, section A.1.2). 'multiplicative': hᵀ W m
+            (Luong et al. 2015, equation 8, general). 'none': the decoder gets the source as one
+            vector, its first state (Cho et al. 2014, Sutskever et al. 2014).
+        bidirectional: two layers read the source, one from each end.
+        input_feeding: the decoder reads its last output together with the last token (Luong et al.
+            2015, section 3.3), so that it knows what it attended to. Bahdanau et al. reach the same
+            in another way.
+        gates: Z, the number of gates of the cell.
+        states: the number of arrays in a layer's `State`.
+
+    Raises:
+        ValueError: another name of `attention`, or `input_feeding` without attention.
     """
 
     attention: str = 'additive'
@@ -59,7 +62,8 @@ class Recurrent(abc.ABC):
             raise ValueError(f'attention={self.attention!r}, it takes {", ".join(ATTENTIONS)}')
         if self.input_feeding and not self.attends:
             raise ValueError(
-                "input_feeding=True feeds back what attention found, and attention='none' finds nothing"
+                'input_feeding=True feeds back what attention found, '
+                "and attention='none' finds nothing"
             )
 
     @property
@@ -68,7 +72,13 @@ class Recurrent(abc.ABC):
         return self.attention != 'none'
 
     def advance(self, weights: Weights, x_BZD: jax.Array, state: State) -> State:
-        """The state after one more input, `Weights.project` of which is x_BZD."""
+        """Return the state after one more input, whose part of the gates is x_BZD.
+
+        Args:
+            weights: of the layer.
+            x_BZD: one time of `Weights.project`.
+            state: before the input.
+        """
         h_BZD = matmul(state[0].astype(x_BZD.dtype), weights.recurrent_DZD, 1)
         return self.gate(
             x_BZD.astype(jnp.float32), h_BZD.astype(jnp.float32), weights.bias_4D, state
@@ -76,20 +86,25 @@ class Recurrent(abc.ABC):
 
     @abc.abstractmethod
     def gate(self, x_BZD: jax.Array, h_BZD: jax.Array, bias_4D: jax.Array, state: State) -> State:
-        """The next state from what the gates take from the input, biases included, and from the
-        last output.
+        """Compute the next state.
+
+        Args:
+            x_BZD: the input's part of the gates, with their biases; float32.
+            h_BZD: the last output's part of the gates; float32.
+            bias_4D: all biases of the layer.
+            state: before the input.
         """
 
     def initial_bias(self, rng: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
-        """bias_4D before training."""
+        """Return bias_4D before training; zeros unless a cell says otherwise."""
         return jnp.zeros(shape, dtype)
 
 
 class Lstm(Recurrent):
-    """Hochreiter & Schmidhuber (1997) with the forget gate of Gers et al. (2000); no peepholes.
+    """LSTM (Hochreiter & Schmidhuber 1997) with the forget gate of Gers et al. (2000).
 
-    i, f, o = σ(W x + U h + b) and g = tanh(W x + U h + b), a row each in the order i, f, g, o;
-    c' = f ⊙ c + i ⊙ g;  h' = o ⊙ tanh(c').
+    i, f, o = σ(W x + U h + b);  g = tanh(W x + U h + b);  c' = f ⊙ c + i ⊙ g;  h' = o ⊙ tanh(c').
+    The gates are stored in the order i, f, g, o. There are no peepholes.
     """
 
     gates = 4
@@ -102,16 +117,16 @@ class Lstm(Recurrent):
         return jax.nn.sigmoid(o_BD) * jnp.tanh(c_BD), c_BD
 
     def initial_bias(self, rng: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
-        # Forgetting little at first is what lets gradients reach far back (Jozefowicz et al. 2015).
+        # A forget gate that starts near 1 lets gradients reach far back (Jozefowicz et al. 2015).
         return jnp.zeros(shape, dtype).at[1].set(1)
 
 
 class Gru(Recurrent):
-    """Cho et al. (2014), with the reset gate behind the matrix product, as in cuDNN.
+    """GRU (Cho et al. 2014), with the reset gate applied after the matrix product, as in cuDNN.
 
-    r, z = σ(W x + U h + b);  n = tanh(W x + b + r ⊙ (U h + b'));  h' = (1 − z) ⊙ n + z ⊙ h, a row each in the order
-    r, z, n; b' is the fourth bias. The paper's U (r ⊙ h) would need a second product that waits for
-    the first.
+    r, z = σ(W x + U h + b);  n = tanh(W x + b + r ⊙ (U h + b'));  h' = (1 − z) ⊙ n + z ⊙ h. The
+    gates are stored in the order r, z, n; b' is the fourth bias. The paper's U (r ⊙ h) would need a
+    second product that waits for the first.
     """
 
     gates = 3
@@ -131,8 +146,13 @@ def recur(
     initial_BTD: jax.Array | None = None,
     reverse: bool = False,
 ) -> jax.Array:
-    """h_BTD of a layer that reads its inputs from the first to the last, or the other way; see
-    `over_time`.
+    """Run a layer over its inputs x_BTI, in either direction: its outputs h_BTD.
+
+    Args:
+        cell: of the layer.
+        weights: of the layer.
+        x_BTI: inputs.
+        segments_BT, initial_BTD, reverse: see `over_time`.
     """
 
     def step(x_BZD, state):
@@ -157,22 +177,25 @@ def over_time(
     initial_BTD: jax.Array | None = None,
     reverse: bool = False,
 ) -> Any:
-    """The outputs of `step(inputs at t, state) -> (state, output at t)` for all t, by `lax.scan`.
+    """Run `step` over time by `lax.scan`.
 
-    No segment of a row knows of another: with the first token of each, in the order of reading, all
-    leaves of the state start from the initial_BTD of that token, or from 0. Padding leaves the
+    The segments of a row do not influence one another: at the first token of a segment, in the
+    order of reading, the state is set to the initial_BTD of that token, or to 0. Padding leaves the
     state as it is.
 
     Args:
-        step: one token of all rows.
-        sizes: of the state's leaves, float32 [B, size], as a pytree of integers.
-        inputs: a pytree whose leaves, like those of the outputs, have batch and time in front.
+        step: (inputs at t, state) → (state, output at t), for all rows at once.
+        sizes: a pytree of integers, the size of each leaf of the state, float32 [B, size].
+        inputs: a pytree whose leaves begin with batch and time.
         segments_BT: the tokens' segments, each without gaps.
-        initial_BTD: float32; then all sizes are D.
+        initial_BTD: float32, for every leaf of the state; all sizes are D then.
         reverse: whether to read from the last token to the first.
+
+    Returns:
+        the outputs of all times, a pytree whose leaves begin with batch and time.
     """
-    neighbours_BT = jnp.pad(segments_BT, ((0, 0), (0, 1) if reverse else (1, 0)))
-    neighbours_BT = neighbours_BT[:, 1:] if reverse else neighbours_BT[:, :-1]
+    previous_BT = jnp.pad(segments_BT, ((0, 0), (0, 1) if reverse else (1, 0)))
+    previous_BT = previous_BT[:, 1:] if reverse else previous_BT[:, :-1]
 
     def body(state, inputs):
         x, real_B1, first_B1, initial_BD = inputs
@@ -188,7 +211,7 @@ def over_time(
         (
             inputs,
             (segments_BT != 0)[..., None],
-            (segments_BT != neighbours_BT)[..., None],
+            (segments_BT != previous_BT)[..., None],
             initial_BTD,
         ),
     )
