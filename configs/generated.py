@@ -1,34 +1,32 @@
-"""The generated tasks, each with the settings of its paper: algorithms, recall and
-dependency distance.
+"""The synthetic tasks, each with the settings of its paper: algorithms, recall, long distances.
 
     transformer-jax train    --config=configs/generated.py:mqar --workdir=runs/mqar
     transformer-jax train    --config=configs/generated.py:copy,decoder_only --workdir=runs/copy
     transformer-jax evaluate --workdir=runs/copy --lengths=50,62,82
 
 The part before the comma is a task, or a spec of one: "mqar(length=128, pairs=8)". The part behind
-it is the model's kind where the task leaves a choice. `docs/tasks.md` lists tasks, options
-and sources.
+it is the model's kind where the task leaves a choice. `docs/reference/tasks.md` lists tasks,
+options and sources.
 """
 
 from transformer_jax import spec
 from transformer_jax.config import default_config
-from transformer_jax.data.tasks.synthetic import GENERATED
+from transformer_jax.data.tasks.synthetic import SYNTHETIC
 
 
 def get_config(arg='copy'):
-    """`arg`: a generated task, then optionally the model's kind."""
+    """`arg`: a synthetic task, then optionally the model's kind."""
     text, separator, kind = arg.rpartition(',') if not arg.endswith(')') else (arg, '', '')
     text, kind = (text, kind) if separator else (arg, '')
-    task = spec.parse(text, GENERATED, 'data.task')
+    task = spec.parse(text, SYNTHETIC, 'data.task')
     source, target = (
         max(sides) for sides in zip(task.longest('train'), task.longest('validation'), strict=True)
     )
     config = default_config()
     config.data.task = text
     config.data.vocab_size = 4 + len(task.symbols())
-    config.model.kind = kind or {'language': 'decoder_only', 'classification': 'classifier'}.get(
-        task.form, 'encoder_decoder'
-    )
+    own = 'encoder_decoder' if task.translates else 'decoder_only'
+    config.model.kind = kind or ('classifier' if task.predicts_class else own)
     longest = source + target if config.model.kind == 'decoder_only' else max(source, target)
     config.data.batching = f'buckets(lengths=({longest},))'
 
@@ -53,9 +51,9 @@ def get_config(arg='copy'):
     config.optim.clip = 1.0
     config.evaluate.every = 500
     config.evaluate.batch_tokens = 256 * longest
-    config.evaluate.best_metric = 'accuracy' if task.form == 'classification' else 'exact_match'
+    config.evaluate.best_metric = 'accuracy' if task.predicts_class else 'exact_match'
     config.checkpoint.every = 500
     config.checkpoint.average = 1
     config.decode.method = 'greedy'
-    config.decode.max_len = target
+    config.decode.max_extra_tokens = target
     return config

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import strategies
 
 from transformer_jax.batch import BOS, EOS
-from transformer_jax.data.batching import Buckets, Packed, Plan, first_fit, materialise, padded_rows
-from transformer_jax.data.encoding import Encoded, Ragged, cut
+from transformer_jax.data.batching import Buckets, Packed, Plan, first_fit, materialize, padded_rows
+from transformer_jax.data.encoding import Encoded, cut
+from transformer_jax.data.examples import Ragged
 
 BATCHINGS = [Buckets((6, 9, 16)), Packed(16), Packed(40)]
 
@@ -111,10 +112,10 @@ def test_the_rows_of_all_processes_make_the_global_batch(batching, processes, mu
     plan = plan_of(batching, encoded)
     for number in range(plan.steps_per_epoch):
         step = plan.step(number)
-        whole = materialise(step, encoded, 1, everything)
+        whole = materialize(step, encoded, 1, everything)
         assert padded_rows(step.rows, multiple) % multiple == 0
         parts = [
-            materialise(step, encoded, multiple, share(p, processes)) for p in range(processes)
+            materialize(step, encoded, multiple, share(p, processes)) for p in range(processes)
         ]
         for name, array in whole._asdict().items():
             joined = np.concatenate([getattr(part, name) for part in parts])
@@ -128,7 +129,7 @@ def test_a_batch_holds_the_text_of_its_examples(batching):
     encoded = corpus(57)
     plan = plan_of(batching, encoded)
     for step in steps(plan, 0):
-        batch = materialise(step, encoded, 1, everything)
+        batch = materialize(step, encoded, 1, everything)
         tokens = {int(token) for token in batch.source_BS.ravel()} - {0, EOS}
         assert tokens == {10 + 2 * int(index) for index in step.examples}
         assert (batch.source_segments_BS > 0).sum() == encoded.source.lengths[step.examples].sum()
@@ -138,7 +139,7 @@ def test_a_batch_holds_the_text_of_its_examples(batching):
 def test_buckets_of_a_literal_example():
     encoded = Encoded(ragged([[11, 12, EOS], [13, EOS]]), ragged([[21, EOS], [22, 23, EOS]]))
     plan = Buckets((4,)).plan(encoded.lengths, np.arange(2), 12, None)
-    batch = materialise(plan.step(0), encoded, 2, everything)
+    batch = materialize(plan.step(0), encoded, 2, everything)
     assert batch.source_BS.tolist() == [[11, 12, EOS, 0], [13, EOS, 0, 0], [0] * 4, [0] * 4]
     assert batch.source_positions_BS.tolist() == [[0, 1, 2, 0], [0, 1, 0, 0], [0] * 4, [0] * 4]
     assert batch.source_segments_BS.tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [0] * 4, [0] * 4]
@@ -155,7 +156,7 @@ def test_packing_of_a_literal_example():
         ragged([[21, EOS], [22, 23, EOS], [24, 25, 26, EOS]]),
     )
     plan = Packed(6).plan(encoded.lengths, np.arange(3), 12, None)
-    batch = materialise(plan.step(0), encoded, 1, everything)
+    batch = materialize(plan.step(0), encoded, 1, everything)
     assert batch.source_BS.tolist() == [[11, 12, EOS, 13, EOS, 0], [14, 15, EOS, 0, 0, 0]]
     assert batch.source_positions_BS.tolist() == [[0, 1, 2, 0, 1, 0], [0, 1, 2, 0, 0, 0]]
     assert batch.source_segments_BS.tolist() == [[1, 1, 1, 2, 2, 0], [1, 1, 1, 0, 0, 0]]

@@ -12,6 +12,7 @@ from etils import epath
 from transformer_jax.batch import EOS
 from transformer_jax.config import resolve
 from transformer_jax.data import batching, encoding, load_data, pipeline, source_batches
+from transformer_jax.data.tasks import text as text_tasks
 from transformer_jax.errors import ConfigError, DataError
 from transformer_jax.schema import DataConfig, EvaluateConfig, ExperimentConfig, TrainConfig
 
@@ -93,9 +94,9 @@ def test_batches_are_prepared_ahead_by_a_thread_only_where_asked(tmp_path, monke
 
     def spy(*args):
         threads.add(threading.current_thread() is threading.main_thread())
-        return batching.materialise(*args)
+        return batching.materialize(*args)
 
-    monkeypatch.setattr(pipeline, 'materialise', spy)
+    monkeypatch.setattr(pipeline, 'materialize', spy)
     for prefetch, in_main in ((0, True), (2, False)):
         threads.clear()
         take(
@@ -243,13 +244,13 @@ def test_a_vocabulary_too_large_is_refused_before_anything_is_stored(tmp_path):
 
 
 def test_limit_keeps_the_first_examples(tmp_path):
-    data, _ = load(numbers(tmp_path, limit=21), tmp_path)
+    data, _ = load(numbers(tmp_path, max_train_examples=21), tmp_path)
     assert len(data.train.source) == 21
     assert data.tokenizer.decode([data.train.source.take(np.array([3]))[0]]) == ['three']
 
 
 def test_large_sets_are_encoded_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, 'CACHED_FROM', 10)
+    monkeypatch.setattr(text_tasks, 'CACHED_FROM', 10)
     config = files(tmp_path, ('a b\n\n' + 'b a\n' * 20, 'b a\nb\n' + 'a b\n' * 20))
     data, lines = load(config, tmp_path)
     monkeypatch.setattr(encoding, 'store', lambda *_: pytest.fail('encoded again'))
@@ -261,7 +262,7 @@ def test_large_sets_are_encoded_once(tmp_path, monkeypatch):
     assert repeated == lines
     assert 'train.en:2' in lines[0]
     monkeypatch.undo()
-    monkeypatch.setattr(pipeline, 'CACHED_FROM', 10)
+    monkeypatch.setattr(text_tasks, 'CACHED_FROM', 10)
     resized = dataclasses.replace(config, data=dataclasses.replace(config.data, vocab_size=8))
     other, _ = load(resized, tmp_path / 'resized')
     assert other.train.source.values.tolist() != data.train.source.values.tolist()

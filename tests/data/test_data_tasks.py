@@ -11,15 +11,12 @@ from pathlib import Path
 import pytest
 
 from transformer_jax import spec
-from transformer_jax.data import tasks
-from transformer_jax.data.tasks import (
-    SPLITS,
-    TASKS,
-    Multi30k,
-    NumberWords,
-    ParallelText,
-    TfdsTranslation,
-)
+from transformer_jax.data.tasks import TASKS, multi30k
+from transformer_jax.data.tasks.base import SPLITS
+from transformer_jax.data.tasks.multi30k import Multi30k
+from transformer_jax.data.tasks.number_words import NumberWords
+from transformer_jax.data.tasks.parallel_text import ParallelText
+from transformer_jax.data.tasks.tfds import TfdsTranslation
 from transformer_jax.errors import ConfigError, DataError
 from transformer_jax.schema import DataConfig
 
@@ -114,13 +111,13 @@ def test_multi30k_with_bad_files_leaves_nothing_behind(tmp_path):
 def test_multi30k_downloads_from_its_public_layout_once(tmp_path, monkeypatch):
     write_multi30k(tmp_path / 'web' / 'raw')
     write_multi30k(tmp_path / 'web' / 'tok', '.lc.norm.tok', zipped=False)
-    monkeypatch.setattr(tasks, 'MULTI30K_URL', (tmp_path / 'web').as_uri())
+    monkeypatch.setattr(multi30k, 'URL', (tmp_path / 'web').as_uri())
     data = DataConfig(cache_dir=str(tmp_path / 'cache'))
     loaded = {
         version: Multi30k(version=version).load(data, 'train') for version in ('raw', 'lc.norm.tok')
     }
     assert all(len(pairs) == LINES['train'] for pairs in loaded.values())
-    monkeypatch.setattr(tasks, 'MULTI30K_URL', (tmp_path / 'gone').as_uri())
+    monkeypatch.setattr(multi30k, 'URL', (tmp_path / 'gone').as_uri())
     assert Multi30k().load(data, 'train') == loaded['raw']
     with pytest.raises(DataError, match=r'cannot download .*train\.fr\.gz .*set data.source_dir'):
         Multi30k().load(DataConfig(source='fr', cache_dir=str(tmp_path / 'cache')), 'train')

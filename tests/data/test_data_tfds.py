@@ -16,7 +16,7 @@ from transformer_jax import spec
 from transformer_jax.batch import EOS
 from transformer_jax.config import resolve
 from transformer_jax.data import TASKS, load_data
-from transformer_jax.data.tasks.cifar10 import CLASSES, Cifar10, grey
+from transformer_jax.data.tasks.cifar10 import CLASSES, Cifar10, gray
 from transformer_jax.data.tasks.tfds import TfdsClassification, TfdsText
 from transformer_jax.errors import ConfigError, DataError
 from transformer_jax.schema import (
@@ -244,7 +244,7 @@ def test_pixels_are_the_grey_of_long_range_arena():
         math.floor((r / 255 * 0.2989 + g / 255 * 0.587 + b / 255 * 0.114) * 255.5)
         for r, g, b in colours
     ]
-    assert grey(np.array(colours, np.uint8)).tolist() == expected
+    assert gray(np.array(colours, np.uint8)).tolist() == expected
     assert (expected[4000], expected[-1]) == (0, 255)
 
 
@@ -260,12 +260,12 @@ def test_images_are_sequences_of_pixels(cifar, tmp_path):
     )
     for split, start in (('train', 0), ('validation', 5), ('test', 8)):
         for index in range(data.task.count(split)):
-            source, target, weights = data.task.draw(0, split, index)
-            assert source.tolist() == (4 + grey(IMAGES[start + index])).reshape(-1).tolist()
+            source, target, weights = data.task.make_example(0, split, index)
+            assert source.tolist() == (4 + gray(IMAGES[start + index])).reshape(-1).tolist()
             assert (target.tolist(), weights) == ([(start + index) % 10], None)
     texts = data.text('validation')
     assert texts.target == ['dog', 'frog', 'horse']
-    assert texts.source[0].split() == list(map(str, grey(IMAGES[5]).reshape(-1).tolist()))
+    assert texts.source[0].split() == list(map(str, gray(IMAGES[5]).reshape(-1).tolist()))
     batches = list(data.eval_batches('validation', 1, everything))
     assert [(batch.source_BS.shape, batch.targets_BT.tolist()) for batch in batches] == [
         ((1, 1024), [[label]]) for label in (5, 6, 7)
@@ -281,7 +281,7 @@ def test_unfit_images_are_refused(cifar, tmp_path):
     ):
         load(few, tmp_path)
     with pytest.raises(DataError, match=r'^cifar10/test:4: the class -1 is outside 0 ≤ class < 10'):
-        Cifar10(test=4, folder=str(cifar)).draw(0, 'test', 3)
+        Cifar10(test=4, folder=str(cifar)).make_example(0, 'test', 3)
     with pytest.raises(
         DataError, match=r'prepare it with: tfds build cifar10 --data_dir=.* --file_format=array_r'
     ):

@@ -18,7 +18,9 @@ import pytest
 
 from transformer_jax import spec
 from transformer_jax.batch import EOS
-from transformer_jax.data.tasks.synthetic import GENERATED
+from transformer_jax.data.tasks.base import SPLITS
+from transformer_jax.data.tasks.symbols import FIRST
+from transformer_jax.data.tasks.synthetic import SYNTHETIC
 from transformer_jax.data.tasks.synthetic.algorithmic import (
     Addition,
     Copy,
@@ -27,7 +29,7 @@ from transformer_jax.data.tasks.synthetic.algorithmic import (
     Reverse,
     Sort,
 )
-from transformer_jax.data.tasks.synthetic.base import FIRST, SPLITS, Stream
+from transformer_jax.data.tasks.synthetic.base import Stream
 from transformer_jax.data.tasks.synthetic.listops import ListOps
 from transformer_jax.data.tasks.synthetic.recall import (
     MQAR,
@@ -59,7 +61,7 @@ GOLDEN = '01485d463017ca9bc203199d3817b8cef265179437763a05ff3d4987f549c347'
 
 
 def draws(task, split, count, seed=0):
-    return [task.draw(seed, split, index) for index in range(count)]
+    return [task.make_example(seed, split, index) for index in range(count)]
 
 
 def words(task, ids):
@@ -78,9 +80,9 @@ def pairs(task, split, count):
 
 def digest():
     content = hashlib.sha256()
-    for cls, split in itertools.product(GENERATED.values(), SPLITS):
+    for cls, split in itertools.product(SYNTHETIC.values(), SPLITS):
         for index in (7, 0, 123):
-            for array in cls().draw(1, split, index):
+            for array in cls().make_example(1, split, index):
                 content.update(b'none' if array is None else array.tobytes())
     return content.hexdigest()
 
@@ -101,15 +103,18 @@ def test_a_draw_depends_on_seed_split_and_index_alone(task):
     contents = {}
     for split, index in itertools.product(SPLITS, range(12)):
         contents[split, index] = [
-            None if part is None else part.tolist() for part in task.draw(3, split, index)
+            None if part is None else part.tolist() for part in task.make_example(3, split, index)
         ]
     again = dataclasses.replace(task)
     for split, index in reversed(contents):
-        found = [None if part is None else part.tolist() for part in again.draw(3, split, index)]
+        found = [
+            None if part is None else part.tolist() for part in again.make_example(3, split, index)
+        ]
         assert found == contents[split, index]
     assert any(contents['validation', index] != contents['train', index] for index in range(12))
     assert any(
-        task.draw(4, 'train', i).target.tolist() != contents['train', i][1] for i in range(12)
+        task.make_example(4, 'train', i).target.tolist() != contents['train', i][1]
+        for i in range(12)
     )
 
 
@@ -135,13 +140,13 @@ def test_examples_are_well_formed(task):
             sides = [part for part in (example.source, example.target) if part is not None]
             assert all(side.dtype == np.int32 for side in sides)
             assert 0 < len(example.target) <= bounds[1]
-            ids = example.source if task.form == 'classification' else np.concatenate(sides)
+            ids = example.source if task.predicts_class else np.concatenate(sides)
             assert set(ids.tolist()) <= {EOS, *range(FIRST, FIRST + len(task.symbols()))}
-            assert (example.source is None) == (task.form == 'language') == (bounds[0] == 0)
+            assert (example.source is not None) == task.has_source == (bounds[0] > 0)
             if example.source is not None:
                 assert len(example.source) <= bounds[0]
                 assert example.source[-1] == EOS
-            if task.form == 'classification':
+            if task.predicts_class:
                 assert example.target.shape == (1,)
                 assert 0 <= example.target[0] < len(task.classes())
             if example.weights is not None:
@@ -227,7 +232,7 @@ def test_lengths_are_balanced_and_those_of_the_test_split_longer(task):
         assert max(lengths) == (task.test_length if split == 'test' else task.length)
         assert (min(lengths) > task.length) == (split == 'test')
     for index in range(100):
-        example = task.draw(0, 'test', index)
+        example = task.make_example(0, 'test', index)
         length = len(example.target if example.source is None else example.source) - 1
         assert length == task.length_at('test', index) or isinstance(task, Addition)
 
@@ -235,7 +240,7 @@ def test_lengths_are_balanced_and_those_of_the_test_split_longer(task):
 def test_the_defaults_are_the_papers():
     sizes = {
         name: (task.longest('train'), task.longest('test'), task.count('train'), task.count('test'))
-        for name, task in ((name, cls()) for name, cls in GENERATED.items())
+        for name, task in ((name, cls()) for name, cls in SYNTHETIC.items())
     }
     assert sizes == {
         'copy': ((21, 21), (41, 41), 100_000, 10_000),
@@ -339,7 +344,7 @@ def test_dyck_strings_are_as_likely_as_the_automaton_makes_them():
     shapes = {shape: chance(shape) for shape in ('()()()', '(())()', '()(())', '(()())')}
     count, found = 4000, collections.Counter()
     for index in range(2, 10 * count, 10):  # every tenth has six brackets
-        brackets = words(task, task.draw(0, 'train', index).target)[:-1]
+        brackets = words(task, task.make_example(0, 'train', index).target)[:-1]
         found[''.join('(' if bracket.startswith('(') else ')' for bracket in brackets)] += 1
     assert set(found) == set(shapes)
     for shape, times in found.items():
@@ -585,7 +590,7 @@ def test_listops_reaches_its_longest_expression():
 )
 def test_bad_options_are_refused(text, message):
     with pytest.raises(ConfigError) as error:
-        spec.parse(text, GENERATED, 'data.task')
+        spec.parse(text, SYNTHETIC, 'data.task')
     assert message in str(error.value)
 
 
@@ -596,5 +601,5 @@ def test_options_are_spec_strings():
         'listops',
         'dependency(distance=20, seed=3)',
     ):
-        task = spec.parse(text, GENERATED, 'data.task')
-        assert spec.parse(spec.text(task, GENERATED), GENERATED, 'data.task') == task
+        task = spec.parse(text, SYNTHETIC, 'data.task')
+        assert spec.parse(spec.text(task, SYNTHETIC), SYNTHETIC, 'data.task') == task

@@ -2,7 +2,7 @@
 
 A plan is a pure function of the examples' lengths and the seed; neither processes nor devices enter
 it. A step can be looked up by its number, so that the data position of a checkpoint is one integer.
-Every process computes the same plan and materialises only its own rows.
+Every process computes the same plan and materializes only its own rows.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from transformer_jax.batch import BOS, Batch
-from transformer_jax.data.encoding import Examples, Ragged
+from transformer_jax.data.examples import Examples, Ragged
 
 LocalRows = Callable[
     [int], tuple[int, int]
@@ -214,7 +214,7 @@ def padded_rows(rows: int, multiple: int) -> int:
     return -(-rows // multiple) * multiple
 
 
-def materialise(
+def materialize(
     step: Step,
     examples: Examples,
     rows_multiple: int,

@@ -1,69 +1,61 @@
-"""Examples that are made when they are asked for: drawn by a generated task, or joined
-from pairs.
+"""Examples as token ids: the containers that the batch plan reads, and pairs joined into one
+sequence.
 """
 
 import dataclasses
-import functools
-from typing import Any
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from transformer_jax.data.encoding import Examples, Taken
-from transformer_jax.data.files import Texts
-from transformer_jax.data.tokenizers import Tokenizer
 
+class Ragged(NamedTuple):
+    """Sequences of unequal length: sequence i is `values[offsets[i]:offsets[i + 1]]`."""
 
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-    """The examples of a split of a generated task: any process can draw any of them."""
+    values: np.ndarray
+    offsets: np.ndarray
 
-    task: Any
-    split: str
-    limit: int = 0  # 0: all
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
 
-    @functools.cached_property
+    @property
     def lengths(self) -> np.ndarray:
-        """Bounds: how long an example is shows when it is drawn."""
-        count = self.task.count(self.split)
-        return self.task.sizes(self.split, min(self.limit or count, count))
+        """The length of every sequence, [sequences]."""
+        return np.diff(self.offsets)
+
+    def take(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sequences of `index` end to end, and their lengths."""
+        start = self.offsets[index]
+        lengths = self.offsets[index + 1] - start
+        begin = np.cumsum(lengths) - lengths
+        return self.values[np.arange(lengths.sum()) + np.repeat(start - begin, lengths)], lengths
+
+
+class Taken(NamedTuple):
+    """Some examples end to end: (flat tokens, lengths) of each side, and the targets' weights."""
+
+    source: tuple[np.ndarray, np.ndarray] | None
+    target: tuple[np.ndarray, np.ndarray]
+    weights: np.ndarray | None = None  # of each target token; None: all 1
+    starts: np.ndarray | None = None  # the token before each example's first target; None: BOS
+
+
+class Examples(Protocol):
+    """The examples of a split, as the batch plan reads them."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Source and target lengths or upper bounds of them, [examples, 2]; 0: no source."""
+        ...
 
     def take(self, index: np.ndarray) -> Taken:
-        """See Examples."""
-        drawn = [self.task.draw(self.task.seed, self.split, int(number)) for number in index]
-
-        def flat(field, dtype=np.int32):
-            parts = [getattr(example, field) for example in drawn]
-            return np.concatenate([np.zeros(0, dtype), *parts]), np.array(
-                [len(part) for part in parts], np.int64
-            )
-
-        source = None if self.task.form == 'language' else flat('source')
-        weighted = bool(drawn) and drawn[0].weights is not None
-        return Taken(source, flat('target'), flat('weights', np.float32)[0] if weighted else None)
-
-    def texts(self, tokenizer: Tokenizer) -> Texts:
-        """All examples in symbols, without EOS."""
-        name = f'{type(self.task).__name__}/{self.split}'
-        taken = self.take(np.arange(len(self.lengths)))
-
-        def read(side):
-            if side is None:
-                return None
-            values, lengths = side
-            return tokenizer.decode(np.split(values, np.cumsum(lengths)[:-1]))
-
-        classification = self.task.form == 'classification'
-        classes = self.task.classes()
-        targets = (
-            [classes[label] for label in taken.target[0]] if classification else read(taken.target)
-        )
-        return Texts(read(taken.source), targets, name, name)
+        """Return the examples of `index`, in that order."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Joined:
-    """Pairs as a language model reads them: source and target in one sequence, of which the source
-    does not count.
+    """Pairs as a language model reads them: source and target in one sequence, of which only the
+    target counts in the loss.
     """
 
     pairs: Examples
@@ -78,14 +70,15 @@ class Joined:
         """See Examples."""
         taken = self.pairs.take(index)
         (source, source_lengths), (target, target_lengths) = taken.source, taken.target
-        turns = [
+        # Sorted by 2 · example + side, all tokens of an example follow one another, source first.
+        keys = [
             np.repeat(2 * np.arange(len(lengths)) + side, lengths)
             for side, lengths in enumerate((source_lengths, target_lengths))
         ]
-        place = np.argsort(np.concatenate(turns), kind='stable')
+        order = np.argsort(np.concatenate(keys), kind='stable')
         weights = np.ones(len(target), np.float32) if taken.weights is None else taken.weights
         return Taken(
             None,
-            (np.concatenate([source, target])[place], source_lengths + target_lengths),
-            np.concatenate([np.zeros(len(source), np.float32), weights])[place],
+            (np.concatenate([source, target])[order], source_lengths + target_lengths),
+            np.concatenate([np.zeros(len(source), np.float32), weights])[order],
         )

@@ -258,7 +258,7 @@ def load_tokenizer(directory: epath.Path) -> Tokenizer:
             f'{directory}/tokenizer.model has SHA-256 {sha256[:12]}…, but tokenizer.json records '
             f'{record["sha256"][:12]}…: the file was changed or damaged; restore it, or start anew'
         )
-    return TOKENIZERS[record['kind']](model)
+    return TOKENIZERS[record.get('kind', 'bpe')](model)  # The first records had no kind.
 
 
 def _explain(error: str, vocab_size: int) -> str:

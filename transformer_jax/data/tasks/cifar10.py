@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from transformer_jax.data.tasks.base import SPLITS, Task
-from transformer_jax.data.tasks.synthetic.base import FIRST, Example
+from transformer_jax.data.tasks.base import SPLITS
+from transformer_jax.data.tasks.symbols import FIRST, Example, SymbolTask
 from transformer_jax.schema import DataConfig
 
 SHAPE = (32, 32, 3)
@@ -18,8 +18,8 @@ CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'hors
 
 
 @dataclasses.dataclass(frozen=True)
-class Cifar10(Task):
-    """Images (Krizhevsky 2009) as Long Range Arena reads them (Tay et al. 2021): 1,024 grey pixels,
+class Cifar10(SymbolTask):
+    """Images (Krizhevsky 2009) as Long Range Arena reads them (Tay et al. 2021): 1,024 gray pixels,
     row by row.
 
     The fields count the images of each split; validation has those of the training set that follow
@@ -32,7 +32,6 @@ class Cifar10(Task):
     test: int = 10_000
     folder: str = ''
 
-    drawn: ClassVar[bool] = True
     seed: ClassVar[int] = 0  # nothing is random
 
     def __post_init__(self):
@@ -41,65 +40,65 @@ class Cifar10(Task):
                 raise ValueError(f'{split}={self.count(split)}, it takes at least 1')
 
     def opened(self, data: DataConfig) -> 'Cifar10':
-        """See GeneratedTask."""
+        """See Task: the folder is `data.source_dir` where none is given."""
         return dataclasses.replace(self, folder=self.folder or data.source_dir)
 
     def symbols(self) -> tuple[str, ...]:
-        """See GeneratedTask: the shades of grey, from black to white."""
+        """See SymbolTask: the shades of gray, from black to white."""
         return tuple(map(str, range(256)))
 
     def classes(self) -> tuple[str, ...]:
-        """See GeneratedTask."""
+        """See Task."""
         return CLASSES
 
     def count(self, split: str) -> int:
-        """See GeneratedTask."""
+        """See SymbolTask."""
         return getattr(self, split)
 
     def sizes(self, split: str, count: int) -> np.ndarray:
-        """See GeneratedTask.
+        """See SymbolTask.
 
         Raises:
             DataError: the set is not prepared in `folder`, or is no CIFAR-10, or has too
                 few images.
         """
-        self._records(split)  # before training starts
+        self._records(split)  # so that errors are raised before training starts
         return np.tile(self.longest(split), (count, 1))
 
     def longest(self, split: str) -> tuple[int, int]:
-        """See GeneratedTask."""
+        """See SymbolTask."""
         return SHAPE[0] * SHAPE[1], 1
 
-    def draw(self, seed: int, split: str, index: int) -> Example:
-        """See GeneratedTask.
+    def make_example(self, seed: int, split: str, index: int) -> Example:
+        """See SymbolTask.
 
         Raises:
             DataError: the image has a class outside 0 … 9.
         """
-        from transformer_jax.data import tfds_builders as builders
+        from transformer_jax.data import tfds_builders
 
         record = self._records(split)[index]
-        label = builders.checked_class(record['label'], CLASSES, f'cifar10/{split}:{index + 1}')
-        pixels = grey(np.asarray(Image.open(io.BytesIO(record['image']))))
+        origin = f'cifar10/{split}:{index + 1}'
+        label = tfds_builders.checked_class(record['label'], CLASSES, origin)
+        pixels = gray(np.asarray(Image.open(io.BytesIO(record['image']))))
         return Example(FIRST + pixels.reshape(-1), np.array([label], np.int32))
 
     def _records(self, split: str) -> Sequence[Any]:
         start = self.train if split == 'validation' else 0
-        return _open(
-            self.folder, 'test' if split == 'test' else 'train', start, start + self.count(split)
-        )
+        stored = 'test' if split == 'test' else 'train'
+        return _open(self.folder, stored, start, start + self.count(split))
 
 
 @functools.lru_cache(maxsize=8)
 def _open(folder: str, split: str, start: int, stop: int) -> Sequence[Any]:
-    # Importing TFDS takes seconds, which other tasks need not spend.
-    from transformer_jax.data import tfds_builders as builders
+    # Importing TensorFlow Datasets takes seconds, which other tasks need not spend.
+    from transformer_jax.data import tfds_builders
 
-    return builders.images('cifar10', folder, f'{split}[{start}:{stop}]', SHAPE, CLASSES)
+    return tfds_builders.images('cifar10', folder, f'{split}[{start}:{stop}]', SHAPE, CLASSES)
 
 
-def grey(image: np.ndarray) -> np.ndarray:
-    """[..., 3] red, green and blue from 0 to 255 as [...] int32 shades of grey.
+def gray(image: np.ndarray) -> np.ndarray:
+    """Convert [..., 3] red, green and blue from 0 to 255 to [...] int32 shades of gray.
 
     What TensorFlow's rgb_to_grayscale computes, and Long Range Arena with it: 0.2989 R + 0.587
     G + 0.114 B of numbers from 0 to 1, times 255.5, rounded down. Integers make it exact; no

@@ -1,12 +1,11 @@
-"""Tasks of text that stands alone: what language models are trained on."""
+"""Any text file, as one contiguous text or as documents that stand alone."""
 
 import dataclasses
-from typing import ClassVar
 
 from etils import epath
 
 from transformer_jax.data.files import Texts, content_hash, find, read_lines
-from transformer_jax.data.tasks.base import TextTask
+from transformer_jax.data.tasks.text import ContiguousText
 from transformer_jax.errors import DataError
 from transformer_jax.schema import DataConfig
 
@@ -14,13 +13,13 @@ DOCUMENTS = ('whole', 'lines', 'paragraphs')
 
 
 @dataclasses.dataclass(frozen=True)
-class TextFile(TextTask):
+class TextFile(ContiguousText):
     """Any text files, plain or gzipped, paths relative to `data.source_dir` or absolute.
 
     Without a `validation` file the last `share` of the training file's characters is the validation
     split. `documents` says what stands alone: the 'whole' text, which is cut into windows as long
-    as the rows; its 'lines'; or its 'paragraphs', between which lies an empty line. Packed rows
-    keep documents apart.
+    as the rows; its 'lines'; or its 'paragraphs', which an empty line separates. Packed rows keep
+    documents apart.
     """
 
     train: str = 'input.txt'
@@ -28,8 +27,6 @@ class TextFile(TextTask):
     test: str = ''
     share: float = 0.1
     documents: str = 'whole'
-
-    has_source: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.documents not in DOCUMENTS:
@@ -44,11 +41,11 @@ class TextFile(TextTask):
 
     @property
     def contiguous(self) -> bool:
-        """See Task."""
-        return self.documents == 'whole'
+        """Deprecated: see `windowed`."""
+        return self.windowed
 
     def load(self, data: DataConfig, split: str) -> Texts:
-        """See Task."""
+        """See TextTask."""
         path = self._file(data, split)
         lines = read_lines(path)
         text = '\n'.join([*lines, ''])
@@ -59,19 +56,17 @@ class TextFile(TextTask):
             text = text[:at] if split == 'train' else text[at:]
         if not text.strip():
             raise DataError(f'{path}: the {split} text is empty')
-        between = {'lines': '\n', 'paragraphs': '\n\n'}
-        parts = [text] if self.contiguous else text.split(between[self.documents])
+        separators = {'lines': '\n', 'paragraphs': '\n\n'}
+        parts = [text] if self.windowed else text.split(separators[self.documents])
         return Texts(None, [part for part in parts if part.strip()], str(path), str(path))
 
     def fingerprint(self, data: DataConfig, split: str) -> str:
-        """See Task."""
+        """See TextTask."""
         return f'{self} {split} {content_hash(self._file(data, split))}'
 
     def _file(self, data: DataConfig, split: str) -> epath.Path:
         name = self.train if split == 'validation' and not self.validation else getattr(self, split)
         if not name:
             raise DataError(f"data.task: text_file({split}='') has no {split} split")
-        return find(
-            epath.Path(data.source_dir).expanduser() / name,
-            f'data.source_dir and data.task ({split})',
-        )
+        path = epath.Path(data.source_dir).expanduser() / name
+        return find(path, f'data.source_dir and data.task ({split})')

@@ -1,15 +1,18 @@
-"""Tasks whose text TensorFlow Datasets has prepared as ArrayRecord."""
+"""Tasks whose texts TensorFlow Datasets has prepared as ArrayRecord.
+
+Its module is imported by the methods that read: that takes seconds, which other tasks need not
+spend.
+"""
 
 import dataclasses
-from typing import ClassVar
 
 from transformer_jax.data.files import Texts
-from transformer_jax.data.tasks.base import TextTask
+from transformer_jax.data.tasks.text import Documents, TextPairs
 from transformer_jax.schema import DataConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class TfdsTranslation(TextTask):
+class TfdsTranslation(TextPairs):
     """Any translation set of TensorFlow Datasets that is prepared as ArrayRecord under
     `data.source_dir` (TFDS's own data folder when empty); the other fields are its names for the
     splits, slices like 'train[:10%]' included.
@@ -21,23 +24,24 @@ class TfdsTranslation(TextTask):
     test: str = 'test'
 
     def load(self, data: DataConfig, split: str) -> Texts:
-        """See Task."""
-        # importing TFDS takes seconds, which other tasks need not spend
-        from transformer_jax.data import tfds_builders as builders
+        """See TextTask."""
+        from transformer_jax.data import tfds_builders
 
-        return builders.translation(
-            self.name, data.source_dir, getattr(self, split), (data.source, data.target)
+        languages = data.source, data.target
+        return tfds_builders.translation(
+            self.name, data.source_dir, getattr(self, split), languages
         )
 
     def fingerprint(self, data: DataConfig, split: str) -> str:
-        """See Task."""
-        from transformer_jax.data import tfds_builders as builders
+        """See TextTask."""
+        from transformer_jax.data import tfds_builders
 
-        return f'{builders.fingerprint(self.name, data.source_dir, getattr(self, split))} {data.source} {data.target}'
+        found = tfds_builders.fingerprint(self.name, data.source_dir, getattr(self, split))
+        return f'{found} {data.source} {data.target}'
 
 
 @dataclasses.dataclass(frozen=True)
-class TfdsText(TextTask):
+class TfdsText(Documents):
     """Documents that stand alone: a text feature of any set of TensorFlow Datasets, prepared as for
     TfdsTranslation.
 
@@ -51,27 +55,28 @@ class TfdsText(TextTask):
     validation: str = 'test[:2%]'
     test: str = 'test[2%:]'
 
-    has_source: ClassVar[bool] = False
-
     def load(self, data: DataConfig, split: str) -> Texts:
-        """See Task."""
-        from transformer_jax.data import tfds_builders as builders
+        """See TextTask."""
+        from transformer_jax.data import tfds_builders
 
-        return builders.documents(self.name, data.source_dir, getattr(self, split), self.feature)
+        return tfds_builders.documents(
+            self.name, data.source_dir, getattr(self, split), self.feature
+        )
 
     def fingerprint(self, data: DataConfig, split: str) -> str:
-        """See Task."""
-        from transformer_jax.data import tfds_builders as builders
+        """See TextTask."""
+        from transformer_jax.data import tfds_builders
 
-        return f'{builders.fingerprint(self.name, data.source_dir, getattr(self, split))} {self.feature}'
+        found = tfds_builders.fingerprint(self.name, data.source_dir, getattr(self, split))
+        return f'{found} {self.feature}'
 
 
 @dataclasses.dataclass(frozen=True)
-class TfdsClassification(TextTask):
+class TfdsClassification(TextPairs):
     """Texts and their classes: any such set of TensorFlow Datasets, prepared as for
     TfdsTranslation.
 
-    `classes` are the names that the set gives its labels, in their order. The default is IMDB (Maas
+    `names` are the names that the set gives its labels, in their order. The default is IMDB (Maas
     et al. 2011), which has no validation split: it is the last tenth of the training set.
     """
 
@@ -94,17 +99,17 @@ class TfdsClassification(TextTask):
         return self.names
 
     def load(self, data: DataConfig, split: str) -> Texts:
-        """See Task."""
-        from transformer_jax.data import tfds_builders as builders
+        """See TextTask."""
+        from transformer_jax.data import tfds_builders
 
         features = self.feature, self.label
-        return builders.classification(
+        return tfds_builders.classification(
             self.name, data.source_dir, getattr(self, split), features, self.names
         )
 
     def fingerprint(self, data: DataConfig, split: str) -> str:
-        """See Task."""
-        from transformer_jax.data import tfds_builders as builders
+        """See TextTask."""
+        from transformer_jax.data import tfds_builders
 
-        found = builders.fingerprint(self.name, data.source_dir, getattr(self, split))
+        found = tfds_builders.fingerprint(self.name, data.source_dir, getattr(self, split))
         return f'{found} {self.feature} {self.label} {self.names}'

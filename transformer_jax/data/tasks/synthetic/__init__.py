@@ -1,4 +1,4 @@
-"""The table of generated tasks. A new one is a class and a row."""
+"""The table of synthetic tasks. A new one is a class and a row."""
 
 from transformer_jax.data.tasks.synthetic.algorithmic import (
     Addition,
@@ -8,7 +8,7 @@ from transformer_jax.data.tasks.synthetic.algorithmic import (
     Reverse,
     Sort,
 )
-from transformer_jax.data.tasks.synthetic.base import GeneratedTask
+from transformer_jax.data.tasks.synthetic.base import SyntheticTask
 from transformer_jax.data.tasks.synthetic.listops import ListOps
 from transformer_jax.data.tasks.synthetic.recall import (
     MQAR,
@@ -17,7 +17,7 @@ from transformer_jax.data.tasks.synthetic.recall import (
     SelectiveCopying,
 )
 
-GENERATED: dict[str, type[GeneratedTask]] = {
+SYNTHETIC: dict[str, type[SyntheticTask]] = {
     'copy': Copy,
     'reverse': Reverse,
     'sort': Sort,

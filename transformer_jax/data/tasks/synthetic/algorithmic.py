@@ -7,17 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from transformer_jax.data.tasks.synthetic.base import (
-    FIRST,
-    Example,
-    GeneratedTask,
-    Stream,
-    sentence,
-)
+from transformer_jax.data.tasks.symbols import FIRST, Example, sentence
+from transformer_jax.data.tasks.synthetic.base import Stream, SyntheticTask
 
 
 @dataclasses.dataclass(frozen=True)
-class Growing(GeneratedTask):
+class Growing(SyntheticTask):
     """A task with training lengths up to `length` and test lengths above it up to `test_length`
     (`length`: no others).
 
@@ -53,7 +48,7 @@ class Copy(Growing):
     alphabet: int = 50
 
     def symbols(self) -> tuple[str, ...]:
-        """See GeneratedTask."""
+        """See SymbolTask."""
         return tuple(map(str, range(self.alphabet)))
 
     def _sizes(self, length: int) -> tuple[int, int]:
@@ -62,7 +57,7 @@ class Copy(Growing):
     def _outcomes(self, length: int) -> int:
         return self.alphabet**length
 
-    def _example(self, stream: Stream, length: int) -> Example:
+    def _sample(self, stream: Stream, length: int) -> Example:
         symbols = stream.integers(self.alphabet, length)
         return Example(sentence(symbols), sentence(self._answer(symbols)))
 
@@ -100,7 +95,7 @@ class Addition(Growing):
     reversed: bool = False
 
     def symbols(self) -> tuple[str, ...]:
-        """See GeneratedTask."""
+        """See SymbolTask."""
         return (*map(str, range(10)), '+')
 
     def _sizes(self, length: int) -> tuple[int, int]:
@@ -109,7 +104,7 @@ class Addition(Growing):
     def _outcomes(self, length: int) -> int:
         return 8 * length**2 * 10**length  # two equal numbers, and two short ones of as few digits
 
-    def _example(self, stream: Stream, length: int) -> Example:
+    def _sample(self, stream: Stream, length: int) -> Example:
         numbers = [
             _number(stream, digits) for digits in (length, 1 + int(stream.integers(length, 1)[0]))
         ]
@@ -145,11 +140,11 @@ class Parity(Growing):
     held_out: int = dataclasses.field(default=2_000, kw_only=True)
 
     def symbols(self) -> tuple[str, ...]:
-        """See GeneratedTask."""
+        """See SymbolTask."""
         return '0', '1'
 
     def classes(self) -> tuple[str, ...]:
-        """See GeneratedTask."""
+        """See Task."""
         return 'even', 'odd'
 
     def _sizes(self, length: int) -> tuple[int, int]:
@@ -158,7 +153,7 @@ class Parity(Growing):
     def _outcomes(self, length: int) -> int:
         return 2**length
 
-    def _example(self, stream: Stream, length: int) -> Example:
+    def _sample(self, stream: Stream, length: int) -> Example:
         bits = stream.integers(2, length)
         return Example(sentence(bits), np.array([bits.sum() % 2], np.int32))
 
@@ -187,7 +182,7 @@ class Dyck(Growing):
     held_out: int = dataclasses.field(default=2_000, kw_only=True)
 
     def symbols(self) -> tuple[str, ...]:
-        """See GeneratedTask."""
+        """See SymbolTask."""
         return tuple(bracket for kind in range(self.kinds) for bracket in (f'({kind}', f'{kind})'))
 
     def _lengths(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -203,7 +198,7 @@ class Dyck(Growing):
         )  # each four brackets may be ()() or (())
         return self.kinds ** (length // 2) * shapes
 
-    def _example(self, stream: Stream, length: int) -> Example:
+    def _sample(self, stream: Stream, length: int) -> Example:
         chances, draws = _openings(self.depth, length), stream.uniform(length).tolist()
         kinds = iter(stream.integers(self.kinds, length // 2).tolist())
         brackets, stack = [], []

@@ -1,35 +1,21 @@
-"""What a generated task is: examples as a pure function of (seed, split, index), with splits that
-share none.
-"""
+"""Synthetic tasks: examples as a pure function of (seed, split, index), in disjoint splits."""
 
 import abc
 import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar
 
 import numpy as np
 
-from transformer_jax.batch import EOS, UNK
-from transformer_jax.data.tasks.base import SPLITS, Task
-from transformer_jax.schema import DataConfig
+from transformer_jax.data.tasks.base import SPLITS
+from transformer_jax.data.tasks.symbols import Example, SymbolTask
 
-FIRST = UNK + 1  # the id of a task's first symbol
-# A length with fewer different examples than FEW is for training alone. From MANY on a coincidence
-# of two draws is not to be expected: 10⁶ training and 10⁴ held-out examples have one with
-# probability 10⁻¹⁴. In between a hash decides.
+# A length with fewer different examples than FEW is for training alone. From MANY on, two equal
+# examples are not to be expected: 10⁶ training and 10⁴ held-out examples have a pair with
+# probability 10⁻¹⁴. In between a hash decides to which split an example belongs.
 FEW, MANY = 1000, 2**80
-
-
-class Example(NamedTuple):
-    """Token ids, complete; `weights` says which target tokens count (None: all), `source` is None
-    for language.
-    """
-
-    source: np.ndarray | None
-    target: np.ndarray
-    weights: np.ndarray | None = None
 
 
 class Stream:
@@ -43,40 +29,39 @@ class Stream:
         self._bits = np.random.PCG64(key)
 
     def uniform(self, count: int) -> np.ndarray:
-        """[count] numbers in [0, 1)."""
+        """Return [count] float64 numbers in [0, 1)."""
         return (self._bits.random_raw(count) >> np.uint64(11)) * 2.0**-53
 
     def integers(self, below: int, count: int) -> np.ndarray:
-        """[count] integers in [0, below)."""
+        """Return [count] int32 integers in [0, below)."""
         return (self.uniform(count) * below).astype(np.int32)
 
     def distinct(self, below: int, count: int) -> np.ndarray:
-        """[count] different integers in [0, below), in random order."""
+        """Return [count] different integers in [0, below), in random order."""
         keys = self.uniform(below)
         smallest = np.argpartition(keys, count - 1)[:count]
         return smallest[np.argsort(keys[smallest])]
 
     def weighted(self, weights: np.ndarray, count: int) -> np.ndarray:
-        """[count] different indices, drawn one after the other in proportion to the weights of
-        those that are left.
+        """Return [count] different indices, sampled one after the other in proportion to the
+        weights of those that are left.
 
-        The smallest of exponential variables with these rates (Efraimidis & Spirakis 2006).
+        They are the smallest of exponential variables with these rates (Efraimidis & Spirakis
+        2006).
         """
         return np.argsort(-np.log1p(-self.uniform(len(weights))) / weights, kind='stable')[:count]
 
 
 @dataclasses.dataclass(frozen=True)
-class GeneratedTask(Task):
-    """A task whose examples are drawn when they are asked for.
+class SyntheticTask(SymbolTask):
+    """A task whose examples are sampled when they are asked for.
 
-    Any process can draw any example, in any order. Validation has the lengths of training and no
-    example that training could ever see, whatever its seed; the test split has longer examples if
-    the task has a `test_length`, else it is as validation. The lengths of a split take turns, so
-    that each is there equally often.
+    Validation has the lengths of training and no example that training could ever see, whatever its
+    seed; the test split has longer examples if the task has a `test_length`, else it is as
+    validation. The lengths of a split take turns, so that each occurs equally often.
     """
 
-    drawn: ClassVar[bool] = True
-    least: ClassVar[Mapping[str, int]] = {}
+    least: ClassVar[Mapping[str, int]] = {}  # the smallest value of each field that has one
 
     examples: int = dataclasses.field(default=100_000, kw_only=True)
     held_out: int = dataclasses.field(default=2_000, kw_only=True)  # in validation and in test each
@@ -92,84 +77,68 @@ class GeneratedTask(Task):
                 'make them longer or more varied'
             )
 
-    def opened(self, data: DataConfig) -> Self:
-        """The task with what it reads from `data`: nothing."""
-        return self
-
-    @abc.abstractmethod
-    def symbols(self) -> tuple[str, ...]:
-        """The vocabulary beyond the four special tokens: the names of the ids 4, 5, …"""
-
     @abc.abstractmethod
     def _lengths(self) -> tuple[Sequence[int], Sequence[int]]:
-        """The lengths of training, ascending, and those of the test split if they are others,
-        else none.
+        """Return the lengths of training, ascending, and those of the test split where they
+        differ, else an empty sequence.
         """
 
     @abc.abstractmethod
     def _sizes(self, length: int) -> tuple[int, int]:
-        """Upper bounds of the source's and the target's tokens at a length; no source: 0."""
+        """Return upper bounds of the source's and the target's tokens at a length; no source: 0."""
 
     @abc.abstractmethod
     def _outcomes(self, length: int) -> int:
-        """One over this bounds the chance that two draws of a length are equal; it grows with
-        the length.
+        """Return a lower bound of 1 / (the chance that two examples of a length are equal); it
+        grows with the length.
         """
 
     @abc.abstractmethod
-    def _example(self, stream: Stream, length: int) -> Example:
-        """Draws an example of a length."""
+    def _sample(self, stream: Stream, length: int) -> Example:
+        """Sample an example of a length."""
 
     def count(self, split: str) -> int:
-        """Examples of 'train', 'validation' or 'test'."""
+        """See SymbolTask."""
         return self.examples if split == 'train' else self.held_out
 
     def lengths(self, split: str) -> Sequence[int]:
-        """The lengths of a split's examples, in the task's own measure."""
+        """Return the lengths of a split's examples, in the task's own measure."""
         train, longer = self._lengths()
         if split == 'train':
             return train
         if split == 'test' and longer:
             return longer
-        return train[
-            next((place for place, n in enumerate(train) if self._outcomes(n) >= FEW), len(train)) :
-        ]
+        enough = (index for index, length in enumerate(train) if self._outcomes(length) >= FEW)
+        return train[next(enough, len(train)) :]
 
     def length_at(self, split: str, index: int) -> int:
-        """The length of an example, without drawing it."""
+        """Return the length of an example, without sampling it."""
         lengths = self.lengths(split)
         return lengths[index % len(lengths)]
 
     def sizes(self, split: str, count: int) -> np.ndarray:
-        """[count, 2]: upper bounds of the source's and the target's tokens, for the first examples
-        of a split.
-        """
+        """See SymbolTask."""
         bound = functools.cache(self._sizes)
         return np.array([bound(self.length_at(split, index)) for index in range(count)])
 
     def longest(self, split: str) -> tuple[int, int]:
-        """Upper bounds of the tokens of a split's sources (0: there are none) and targets."""
+        """See SymbolTask."""
         return self._sizes(self.lengths(split)[-1])
 
-    def draw(self, seed: int, split: str, index: int) -> Example:
-        """Example `index` ≥ 0 of a split: int32 ids, float32 weights."""
+    def make_example(self, seed: int, split: str, index: int) -> Example:
+        """See SymbolTask."""
         stream, length = Stream(seed, SPLITS.index(split), index), self.length_at(split, index)
         shared = FEW <= self._outcomes(length) < MANY and length in self._lengths()[0]
         while True:
-            example = self._example(stream, length)
+            example = self._sample(stream, length)
             if not shared or _split_of(example) == split:
                 return example
 
 
 def _split_of(example: Example) -> str:
-    """Eight tenths of all examples can only be drawn for training, one tenth each for validation
-    and test.
+    """Return the split of an example by its hash: eight tenths of all are for training, one tenth
+    each for validation and test.
     """
     content = example.target if example.source is None else example.source
     digest = hashlib.blake2b(content.astype('<i4').tobytes(), digest_size=8).digest()
     return {0: 'validation', 1: 'test'}.get(int.from_bytes(digest, 'little') % 10, 'train')
-
-
-def sentence(symbols: np.ndarray) -> np.ndarray:
-    """Symbols, counted from 0, as token ids with EOS."""
-    return np.append(symbols + FIRST, EOS).astype(np.int32)

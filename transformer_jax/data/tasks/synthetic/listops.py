@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from transformer_jax.data.tasks.synthetic.base import Example, GeneratedTask, Stream, sentence
+from transformer_jax.data.tasks.symbols import Example, sentence
+from transformer_jax.data.tasks.synthetic.base import Stream, SyntheticTask
 
 DIGITS = 10
 OPERATORS: dict[str, Callable[[list[int]], int]] = {
@@ -24,7 +25,7 @@ RAREST = 1e-250  # smaller chances of a whole expression begin to vanish in floa
 
 
 @dataclasses.dataclass(frozen=True)
-class ListOps(GeneratedTask):
+class ListOps(SyntheticTask):
     """`[MAX 4 [MIN 7 2 ] 0 ]` → class 4 (Nangia & Bowman 2018), as set in Long Range Arena (Tay
     et al. 2021).
 
@@ -70,15 +71,15 @@ class ListOps(GeneratedTask):
             )
 
     def symbols(self) -> tuple[str, ...]:
-        """See GeneratedTask."""
+        """See SymbolTask."""
         return (*map(str, range(DIGITS)), *OPERATORS, ']')
 
     def classes(self) -> tuple[str, ...]:
-        """See GeneratedTask: the digits."""
+        """See Task: the digits."""
         return tuple(map(str, range(DIGITS)))
 
     def length_at(self, split: str, index: int) -> int:
-        """See GeneratedTask. Lengths have their natural frequencies, which any run of indices keeps
+        """See SyntheticTask. Lengths have their natural frequencies, which any run of indices keeps
         to closely.
         """
         lengths = self.lengths(split)
@@ -100,7 +101,7 @@ class ListOps(GeneratedTask):
         forests = _forests(self.max_depth, self.max_args, self.max_length)
         return forests[1][1, lengths[0] : lengths[-1] + 1]
 
-    def _example(self, stream: Stream, length: int) -> Example:
+    def _sample(self, stream: Stream, length: int) -> Example:
         forests = _forests(self.max_depth, self.max_args, self.max_length)
         symbols, value = _expression(forests, length, 1 - stream.uniform(3 * length))
         return Example(sentence(np.array(symbols)), np.array([value], np.int32))

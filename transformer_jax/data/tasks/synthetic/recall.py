@@ -7,17 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from transformer_jax.data.tasks.synthetic.base import (
-    FIRST,
-    Example,
-    GeneratedTask,
-    Stream,
-    sentence,
-)
+from transformer_jax.data.tasks.symbols import FIRST, Example, sentence
+from transformer_jax.data.tasks.synthetic.base import Stream, SyntheticTask
 
 
 @dataclasses.dataclass(frozen=True)
-class Recall(GeneratedTask):
+class Recall(SyntheticTask):
     """A task with one length for training and another, if given, for the test split."""
 
     length: int = dataclasses.field(default=256, kw_only=True)
@@ -76,7 +71,7 @@ class MQAR(Recall):
         super().__post_init__()
 
     def symbols(self) -> tuple[str, ...]:
-        """See GeneratedTask."""
+        """See SymbolTask."""
         half = self.vocab_size // 2
         return (
             '_',
@@ -91,7 +86,7 @@ class MQAR(Recall):
         half = self.vocab_size // 2
         return max(1, half - self.pairs) ** (2 * self.pairs)
 
-    def _example(self, stream: Stream, length: int) -> Example:
+    def _sample(self, stream: Stream, length: int) -> Example:
         half, slots = self.vocab_size // 2, length // 2 - self.pairs
         keys = 1 + stream.distinct(half - 1, self.pairs)
         values = half + stream.distinct(self.vocab_size - half, self.pairs)
@@ -123,7 +118,7 @@ class Induction(Recall):
     examples: int = dataclasses.field(default=1_638_400, kw_only=True)
 
     def symbols(self) -> tuple[str, ...]:
-        """See GeneratedTask."""
+        """See SymbolTask."""
         return ('*', *map(str, range(1, self.alphabet)))
 
     def _sizes(self, length: int) -> tuple[int, int]:
@@ -132,7 +127,7 @@ class Induction(Recall):
     def _outcomes(self, length: int) -> int:
         return (self.alphabet - 1) ** (length - 3)
 
-    def _example(self, stream: Stream, length: int) -> Example:
+    def _sample(self, stream: Stream, length: int) -> Example:
         symbols = 1 + stream.integers(self.alphabet - 1, length)
         place = stream.integers(length - 3, 1)[0]
         symbols[[place, -2]] = 0
@@ -165,7 +160,7 @@ class SelectiveCopying(Recall):
         super().__post_init__()
 
     def symbols(self) -> tuple[str, ...]:
-        """See GeneratedTask."""
+        """See SymbolTask."""
         return ('_', *map(str, range(1, self.alphabet)), '>')
 
     def _sizes(self, length: int) -> tuple[int, int]:
@@ -174,7 +169,7 @@ class SelectiveCopying(Recall):
     def _outcomes(self, length: int) -> int:
         return (self.alphabet - 1) ** self.items * math.comb(length, self.items)
 
-    def _example(self, stream: Stream, length: int) -> Example:
+    def _sample(self, stream: Stream, length: int) -> Example:
         items = 1 + stream.integers(self.alphabet - 1, self.items)
         context = np.zeros(length, np.int32)
         context[np.sort(stream.distinct(length, self.items))] = items
@@ -183,7 +178,7 @@ class SelectiveCopying(Recall):
 
 
 @dataclasses.dataclass(frozen=True)
-class Dependency(GeneratedTask):
+class Dependency(SyntheticTask):
     """`3 1 4 * 7 5 0 2` → `7`: the symbol after `*`, with `distance` noise symbols before it and
     behind it.
 
@@ -199,7 +194,7 @@ class Dependency(GeneratedTask):
     alphabet: int = 10
 
     def symbols(self) -> tuple[str, ...]:
-        """See GeneratedTask."""
+        """See SymbolTask."""
         return (*map(str, range(self.alphabet)), '*')
 
     def _lengths(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -212,7 +207,7 @@ class Dependency(GeneratedTask):
     def _outcomes(self, length: int) -> int:
         return self.alphabet ** (2 * length + 1)
 
-    def _example(self, stream: Stream, length: int) -> Example:
+    def _sample(self, stream: Stream, length: int) -> Example:
         symbols = stream.integers(self.alphabet, 2 * length + 2)
         symbols[length] = self.alphabet
         return Example(sentence(symbols), sentence(symbols[length + 1 : length + 2]))
