@@ -166,7 +166,7 @@ class Attention(abc.ABC):
         def look(places):
             first_keys, key = jax.tree.map(lambda a_BS: a_BS[:, :places], (keys, tokens))
             past = past_BTS if past_BTS is None else past_BTS[..., :places]
-            return self.look(
+            return self.attend_decode(
                 queries, first_keys, inputs.replace(query=query, key=key, past_BTS=past)
             )
 
