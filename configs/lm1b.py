@@ -45,5 +45,5 @@ def get_config(arg='softmax'):
     config.checkpoint.average = 1
     config.decode.method = 'sample'
     config.decode.temperature = 0.8
-    config.decode.max_len = 128
+    config.decode.max_extra_tokens = 128
     return config

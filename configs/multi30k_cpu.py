@@ -43,7 +43,7 @@ def get_config(arg='en-de'):
     config.checkpoint.every = 325
     config.decode.beam = 5
     config.decode.length_penalty = 1.0
-    config.decode.max_len = 20
+    config.decode.max_extra_tokens = 20
     if size == 'small':
         _shrink(config)
     return config

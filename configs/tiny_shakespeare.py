@@ -52,5 +52,5 @@ def get_config(arg='cpu'):
     config.checkpoint.average = 1
     config.decode.method = 'sample'
     config.decode.temperature = 0.8
-    config.decode.max_len = 4 * context
+    config.decode.max_extra_tokens = 4 * context
     return config

@@ -70,7 +70,7 @@ class DataConfig:
     vocab_size: int = 8000  # special tokens included
     batching: str = 'buckets(lengths=(16, 32, 64, 128))'
     prefetch: int = 2  # batches prepared ahead by a thread; 0: none
-    limit: int = 0  # train on the first so many examples; 0: all
+    max_train_examples: int = 0  # train on the first so many examples; 0: all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class TrainConfig:
 
     steps: int = 100_000
     seed: int = 0
-    replicas: int = 1  # seeds trained side by side in one program, each from `seed` on
+    num_seeds: int = 1  # seeds trained side by side in one program, counted up from `seed`
     batch_tokens: int = 25_000  # target tokens per step on all devices together, padding included
     accumulate: int = 1  # microbatches per step
     label_smoothing: float = 0.1
@@ -136,7 +136,7 @@ class DecodeConfig:
     method: str = 'beam'
     beam: int = 4
     length_penalty: float = 0.6
-    max_len: int = 50  # beyond the source's length
+    max_extra_tokens: int = 50  # output tokens beyond the length of the source
     temperature: float = 1.0
     top_k: int = 0  # 0: all
     top_p: float = 1.0

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformer_jax.errors import ConfigError
+from transformer_jax.renames import new_name
 
 Table = Mapping[str, type]
 # Instances of some tables combine: the result has the attributes `symbol`, `left` and `right`, so
@@ -30,8 +31,13 @@ def nested(table: Table, default: Any = dataclasses.MISSING) -> Any:
 
 
 def nearest(name: str, names: typing.Iterable[str]) -> str:
-    """Suggest the one of `names` that is close to `name`; if none is, list all of them."""
+    """Suggest the one of `names` that is close to `name`; if none is, list all of them.
+
+    Of an old name (see `renames`) it tells the new one.
+    """
     names = sorted(names)
+    if new_name(name) in names:
+        return f'it is called {new_name(name)!r} now'
     close = difflib.get_close_matches(name, names, n=1)
     return f'did you mean {close[0]!r}?' if close else f'valid: {", ".join(names)}'
 

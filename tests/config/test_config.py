@@ -70,7 +70,7 @@ def test_the_defaults_are_the_papers_base_model():
         'adam(b1=0.9, b2=0.98, eps=1e-9)',
         'noam(warmup=4000)',
     )
-    assert (decode.beam, decode.length_penalty, decode.max_len) == (4, 0.6, 50)
+    assert (decode.beam, decode.length_penalty, decode.max_extra_tokens) == (4, 0.6, 50)
 
 
 def test_a_config_survives_json():
@@ -229,7 +229,7 @@ def test_positions_must_reach_as_far_as_the_text():
     assert said.startswith(
         "model.position='learned(max_len=100)' ends before the text, at 100 tokens: "
     )
-    assert 'decode.max_len=50' in said
+    assert 'decode.max_extra_tokens=50' in said
     assert said.endswith('it must reach to 178')  # 128 in the longest bucket, 50 beyond
     from_dict(changed(model__position='learned(max_len=178)'))
 

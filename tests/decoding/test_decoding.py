@@ -426,7 +426,7 @@ def source_rows(lengths, width):
 
 
 CONFIGS = {
-    method: DecodeConfig(method=method, beam=3, max_len=4, temperature=3.0, top_k=8)
+    method: DecodeConfig(method=method, beam=3, max_extra_tokens=4, temperature=3.0, top_k=8)
     for method in ('beam', 'greedy', 'sample')
 }
 

@@ -52,7 +52,7 @@ TINY = {
     'checkpoint.every': 4,
     'checkpoint.average': 1,
     'decode.method': 'greedy',
-    'decode.max_len': 4,
+    'decode.max_extra_tokens': 4,
 }
 
 

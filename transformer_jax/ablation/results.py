@@ -18,8 +18,9 @@ from typing import Any
 from etils import epath
 
 from transformer_jax import config as config_lib
-from transformer_jax.ablation.statistics import references_of
+from transformer_jax.ablation.seed_values import references_of
 from transformer_jax.errors import ConfigError, WorkdirError
+from transformer_jax.storage.config_versions import migrate_config, migrate_flat_config
 from transformer_jax.storage.files import absolute_path, wrap_os_errors, write_text
 from transformer_jax.storage.workdir import config_changes, may_change
 
@@ -141,7 +142,8 @@ def read_run(
     if not (workdir / RESULT).exists():
         raise Damaged(_unfinished(workdir, config))
     try:
-        there = config_lib.flatten(json.loads((workdir / 'config.json').read_text()))
+        path = workdir / 'config.json'
+        there = config_lib.flatten(migrate_config(json.loads(path.read_text()), str(path)))
         result = json.loads((workdir / RESULT).read_text())
     except (OSError, ValueError, AttributeError) as error:
         raise Damaged(f'damaged: {error}') from error
@@ -245,8 +247,10 @@ def _checked(experiment: Any, path: epath.Path) -> dict[str, Any]:
     """Return the content of an experiment.json, in its present form, or raise WorkdirError."""
     try:
         for entry in (*experiment['metrics'], *experiment['published']):
-            if 'falling' in entry:  # as it was called at first
+            if 'falling' in entry:  # Its name in version 1.
                 entry['lower_is_better'] = entry.pop('falling')
+        for variant in experiment['variants'].values():
+            variant['config'] = migrate_flat_config(variant['config'])
         labels = [metric['label'] for metric in experiment['metrics']]
         known = [
             variant['folder'] and variant['config'] for variant in experiment['variants'].values()

@@ -14,6 +14,7 @@ from transformer_jax.cli.commands import COMMANDS
 from transformer_jax.cli.flags import Flags
 from transformer_jax.errors import ConfigError, UserError
 from transformer_jax.host_memory import exhausted, tune_host_memory
+from transformer_jax.renames import RENAMED_KEYS
 from transformer_jax.schema import ExperimentConfig, flatten
 
 RENAMED = {'replicas': 'seeds_per_program'}  # flags, old name to new
@@ -164,7 +165,12 @@ def _last_line(error: BaseException) -> str:
     while error.args and isinstance(error.args[0], BaseException):
         error = error.args[0]
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return ': '.join([type(error).__name__, *text.strip().splitlines()[-1:]])
+    hints = [
+        f'{old} is called {new} now'
+        for old, new in RENAMED_KEYS.items()
+        if f'"{old.rpartition(".")[2]}"' in text
+    ]
+    return ': '.join([type(error).__name__, *text.strip().splitlines()[-1:], *hints])
 
 
 def _prepare_process(values: Flags) -> None:

@@ -10,6 +10,7 @@ from transformer_jax import spec
 from transformer_jax.config.components import Components
 from transformer_jax.config.resolve import resolve, resolve_architecture
 from transformer_jax.errors import ConfigError
+from transformer_jax.renames import new_name
 from transformer_jax.schema import ExperimentConfig, flatten
 
 __all__ = [
@@ -68,9 +69,9 @@ def _convert(values: Mapping[str, Any], cls: type, prefix: str) -> Any:
     fields = {field.name: field.type for field in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
-            raise ConfigError(
-                f'{prefix}{key}: unknown configuration key; {spec.nearest(key, fields)}'
-            )
+            new = new_name(prefix + key)
+            hint = f'it is called {new} now' if new else spec.nearest(key, fields)
+            raise ConfigError(f'{prefix}{key}: unknown configuration key; {hint}')
     missing = [prefix + key for key in fields if key not in values]
     if missing:
         raise ConfigError(

@@ -53,7 +53,7 @@ POSITIVE = (
     'model.num_heads',
     'train.batch_tokens',
     'train.accumulate',
-    'train.replicas',
+    'train.num_seeds',
     'train.log_every',
     'evaluate.batch_tokens',
     'decode.beam',
@@ -115,7 +115,7 @@ def check_combinations(components: Components) -> None:
             "parallel.mode='pmap' is data parallel only: set parallel.mesh.fsdp=1 and "
             "parallel.mesh.tensor=1, or parallel.mode='jit'"
         )
-    if config.train.replicas > 1:
+    if config.train.num_seeds > 1:
         _check_replicas(components)
 
 
@@ -124,7 +124,7 @@ def _check_replicas(components: Components) -> None:
     for them all.
     """
     config, batching = components.config, components.batching
-    replicas = f'train.replicas={config.train.replicas}'
+    replicas = f'train.num_seeds={config.train.num_seeds}'
     if isinstance(batching, Buckets) and len(batching.lengths) > 1:
         longest = batching.lengths[-1]
         raise ConfigError(
@@ -136,7 +136,7 @@ def _check_replicas(components: Components) -> None:
         raise ConfigError(
             f"{replicas} cannot work with parallel.mode='pmap': set parallel.mode='jit'"
         )
-    last = config.train.seed + config.train.replicas
+    last = config.train.seed + config.train.num_seeds
     if last > RANGES['train.seed'][1]:
         raise ConfigError(
             f'{replicas} counts train.seed={config.train.seed} up beyond {RANGES["train.seed"][1] - 1}'
@@ -162,15 +162,16 @@ def _check_task(components: Components) -> None:
     if (
         not model_kind.reads_source
         and components.architecture.prefix_length > 1
-        and task.form != 'language'
+        and task.has_source
     ):
         raise ConfigError(
             f'model.attention={config.model.attention!r}: a prefix of fixed length suits no sources of '
             'different lengths; take it out of the mask'
         )
-    if not task.drawn:
-        return
-    size = 4 + len(task.symbols())
+    symbols = task.symbols()
+    if not symbols:
+        return  # what the text needs is known when it is read
+    size = 4 + len(symbols)
     if config.data.vocab_size != size:
         raise ConfigError(
             f'data.vocab_size={config.data.vocab_size}, but data.task={config.data.task!r} has {size} '
@@ -202,7 +203,7 @@ def _check_rows(components: Components) -> None:
     longest = components.batching.row_lengths()[-1] + (
         model_kind.predicts_class and architecture.pooling == 'first'
     )
-    more = 0 if model_kind.predicts_class else config.decode.max_len
+    more = 0 if model_kind.predicts_class else config.decode.max_extra_tokens
     limits = [
         ('model.position', config.model.position, architecture.position.max_len, longest + more)
     ]
@@ -223,7 +224,7 @@ def _check_rows(components: Components) -> None:
         if limit and needed > limit:
             raise ConfigError(
                 f'{key}={text!r} ends before the text, at {limit} tokens: rows of data.batching have {longest} tokens '
-                f'and decode.max_len={more} more may follow; it must reach to {needed}'
+                f'and decode.max_extra_tokens={more} more may follow; it must reach to {needed}'
             )
 
 

@@ -21,8 +21,8 @@ def make_decoder(model: Any, decode: DecodeConfig, vocab_size: int) -> DecoderFn
 
     Returns:
         (params, source_BS, positions_BS, segments_BS, key, rows_B) -> (tokens_BT int32, scores_B
-        float32): the best hypothesis of each row, PAD after EOS, T = S + decode.max_len, and
-        |Y| ≤ the row's own source length + decode.max_len (EOS counted in both). One sentence per
+        float32): the best hypothesis of each row, PAD after EOS, T = S + decode.max_extra_tokens, and
+        |Y| ≤ the row's own source length + decode.max_extra_tokens (EOS counted in both). One sentence per
         row; a row without source yields PAD and -inf. Scores are log P / lp for method 'beam' and
         log P for the others. `rows_B` are the rows' numbers in the data set: with `key` they decide
         what 'sample' draws; 'beam' and 'greedy' ignore both.
@@ -39,12 +39,12 @@ def make_decoder(model: Any, decode: DecodeConfig, vocab_size: int) -> DecoderFn
     @jax.jit
     def best(params, source_BS, positions_BS, segments_BS, key, rows_B):
         variables = {'params': params}
-        max_len = source_BS.shape[1] + decode.max_len
+        max_len = source_BS.shape[1] + decode.max_extra_tokens
         source = Tokens(positions_BS, segments_BS)
         room = max_len * (decode.beam if decode.method == 'beam' else 1)
         cache, memory = model.apply(variables, source_BS, source, room, method='start')
         lengths_B = jnp.sum(segments_BS > 0, axis=1)
-        limits_B = jnp.where(lengths_B > 0, lengths_B + decode.max_len, 0)
+        limits_B = jnp.where(lengths_B > 0, lengths_B + decode.max_extra_tokens, 0)
 
         def step(tokens_R, cache):
             return model.apply(variables, tokens_R, cache, memory, method='step')

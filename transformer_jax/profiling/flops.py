@@ -1,9 +1,8 @@
-"""What a model costs, read off its shapes and its traced program: no array is made and no device
-is needed.
+"""Parameters, FLOPs and activations of a model, counted without making arrays or using a device.
 
-FLOPs are those of matrix products alone, 2·m·n·k each, counted in the traced forward pass so that
-every kind of attention is right by construction. A masked score is counted like any other, a
-recomputed one is not, a `while` loop counts once.
+FLOPs are those of matrix products alone, 2·m·n·k each, counted in the traced forward pass, so that
+the count is right for every kind of attention. Masked scores are counted like others, recomputed
+ones are not, and a `while` loop counts once.
 """
 
 import math
@@ -24,11 +23,10 @@ from transformer_jax.training.train_state import TrainState, dropout_rate
 
 
 def traceable(architecture: Architecture) -> Architecture:
-    """The same model to trace, not to run: chunked where a kernel would be, which makes the
-    same products.
+    """Replace kernels by the chunked engine, which has the same products; for tracing only.
 
-    What happens inside a kernel no trace shows, and without the accelerator that has it not even a
-    trace can be made.
+    A trace does not show the products inside a kernel, and without the kernel's accelerator the
+    model could not even be traced.
     """
     return architecture.with_engines(
         lambda site, layer: 'chunked' if layer.engine in KERNELS else layer.engine
@@ -36,9 +34,9 @@ def traceable(architecture: Architecture) -> Architecture:
 
 
 def portable(architecture: Architecture) -> Architecture:
-    """The same model with the engines that `auto` takes on a machine without kernels.
+    """Replace kernels by the engines that `auto` chooses on a machine without kernels.
 
-    So whatever machine counts finds the same number, and a window costs what it shows of the keys.
+    So the counts are the same on every machine, and a window is counted as the keys that it shows.
     """
 
     def choose(site: str, layer: LayerAttention) -> str:
@@ -53,8 +51,9 @@ def portable(architecture: Architecture) -> Architecture:
 
 
 def non_embedding_params(components: Components) -> int:
-    """Parameters but for tables of tokens and of positions that are added to them; all experts of a
-    mixture count.
+    """Count the parameters without embedding tables, see `is_embedding`.
+
+    All experts of a mixture count.
     """
     boxed = jax.tree.leaves(
         _boxed_params(build_model(components.architecture)),
@@ -64,31 +63,31 @@ def non_embedding_params(components: Components) -> int:
 
 
 def is_embedding(axes: Sequence[str | None]) -> bool:
-    """Whether the logical `axes` of a parameter are those of a table of tokens, or of positions
-    added to them.
+    """Whether logical axes are those of a table of tokens, or of positions added to tokens.
 
-    What attention itself learns for positions (relative ones, Linformer's mixtures, the
-    synthesizer's scores) is none.
+    Parameters of attention that belong to positions (relative positions, Linformer's projections,
+    the synthesizer's scores) are not embeddings.
+
+    Args:
+        axes: the logical axes of a parameter.
     """
     return 'vocab' in axes or tuple(axes) == ('position', 'embed')
 
 
 def flops_per_token(components: Components) -> float:
-    """Forward FLOPs per target token of a row, padding included, as long as the middle one of
-    `data.batching`.
+    """Count the forward FLOPs of each target token (of a classifier: source token).
 
-    For a classifier per source token. The same number on every machine.
+    Padding counts. The row has the median length of `data.batching`. The number is the same on
+    every machine.
     """
     model = build_model(portable(components.architecture))
     lengths = sorted(length for _, length in batch_shapes(components))
-    length = lengths[(len(lengths) - 1) // 2]  # Sentences crowd in the shorter half of the buckets.
+    length = lengths[(len(lengths) - 1) // 2]  # Most sentences are in the shorter half of the buckets, so the lower median.
     return forward_flops(model, nn.meta.unbox(_boxed_params(model)), 1, length) / length
 
 
 def batch_shapes(components: Components) -> tuple[tuple[int, int], ...]:
-    """(rows, length) of every shape that training compiles, before rows are padded for
-    the devices.
-    """
+    """List (rows, length) of every shape that training compiles, before padding for devices."""
     batching = components.batching
     lengths = np.array([(length, length) for length in batching.row_lengths()])
     plan = batching.plan(
@@ -98,8 +97,13 @@ def batch_shapes(components: Components) -> tuple[tuple[int, int], ...]:
 
 
 def forward_flops(model: nn.Module, params: Any, rows: int, length: int) -> int:
-    """FLOPs of all matrix products from a batch to its logits; source and target have
-    `length` tokens.
+    """Count the FLOPs from a batch to its logits.
+
+    Args:
+        model: the model.
+        params: its parameters, arrays or abstract ones.
+        rows: of the batch.
+        length: tokens of the source, and of the target.
     """
     batch = jax.eval_shape(lambda: dummy_batch(model.architecture, rows, length))
     return matmul_flops(
@@ -108,8 +112,10 @@ def forward_flops(model: nn.Module, params: Any, rows: int, length: int) -> int:
 
 
 def matmul_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
-    """2·m·n·k summed over the matrix products of a traced function, those in inner functions and
-    loops included.
+    """Sum 2·m·n·k over the matrix products of a traced function.
+
+    Products in inner functions count, those in a scan as often as it runs, and of the branches of a
+    `cond` the one with most.
     """
     total = 0
     for equation in jaxpr.eqns:
@@ -127,7 +133,7 @@ def matmul_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
                     * equation.outvars[0].aval.size
                     * math.prod(shape[axis] for axis in contracted)
                 )
-            case 'ragged_dot_general':  # each row meets one of the matrices
+            case 'ragged_dot_general':  # Each row is multiplied by one of the matrices.
                 total += 2 * equation.outvars[0].aval.size * equation.invars[0].aval.shape[-1]
             case 'scan':
                 total += equation.params['length'] * sum(map(matmul_flops, inner))
@@ -139,14 +145,13 @@ def matmul_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
 
 
 def activation_bytes(model: nn.Module, state: TrainState, rows: int, length: int) -> int:
-    """Bytes that autodiff keeps between the forward and the backward pass of one microbatch of
-    `rows`, weights apart.
+    """Count the bytes that autodiff keeps between forward and backward pass, without parameters.
 
     Args:
         model: the model.
-        state: abstract.
-        rows: of one device.
-        length: of source and target.
+        state: its abstract train state.
+        rows: of one microbatch on one device.
+        length: tokens of the source, and of the target.
     """
 
     def residuals(params, hyper, rng, batch):
@@ -166,7 +171,7 @@ def activation_bytes(model: nn.Module, state: TrainState, rows: int, length: int
 
 
 def _boxed_params(model: nn.Module) -> Any:
-    """The parameters as shapes with their logical axes."""
+    """Return the abstract parameters, boxed with their logical axes."""
     return jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch(model.architecture))[
         'params'
     ]

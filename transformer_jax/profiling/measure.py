@@ -1,6 +1,4 @@
-"""What a config costs on this machine: its size, its memory, and the time of its training step,
-tried out.
-"""
+"""The size of a config, and the time and memory of its training step, measured on this machine."""
 
 import collections
 import dataclasses
@@ -26,21 +24,24 @@ from transformer_jax.profiling.timing import seconds
 from transformer_jax.training.programs import make_program
 from transformer_jax.training.train_state import init_state
 
-TRIED, ENOUGH_S, MOST = (
-    3,
-    1.0,
-    50,
-)  # so many steps of each batch shape are timed, more until so long, or so many
-LOOKED_AT = 200  # steps of an epoch, for how often each batch shape comes
+# Timed steps of each batch shape: at least MIN_STEPS, then until ENOUGH_S seconds or MAX_STEPS.
+MIN_STEPS, ENOUGH_S, MAX_STEPS = 3, 1.0, 50
+COUNTED_STEPS = 200  # steps of an epoch that are read to count how often each batch shape occurs
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """What the config alone tells."""
+    """What can be counted without running anything.
+
+    Attributes:
+        params: all parameters.
+        non_embedding_params: see `flops.non_embedding_params`.
+        flops: forward, for each target token, see `flops.flops_per_token`.
+    """
 
     params: int
     non_embedding_params: int
-    flops: int  # forward, per target token, see `costs`
+    flops: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Trial:
 
 
 def size(components: Components) -> Size:
-    """Parameters and FLOPs, counted without a device."""
+    """Count parameters and FLOPs, without a device."""
     params = jax.eval_shape(
         functools.partial(init_state, components, build_model(components.architecture))
     ).params
@@ -83,11 +84,11 @@ def trial(components: Components, tokenizer: epath.Path | None = None) -> Trial:
     program = make_program(components)
     counts = collections.Counter(
         (planned.rows, planned.length)
-        for planned in map(data.plan.step, range(min(LOOKED_AT, data.steps_per_epoch)))
+        for planned in map(data.plan.step, range(min(COUNTED_STEPS, data.steps_per_epoch)))
     )
     batches: dict[tuple[int, int], Any] = {}
     for batch in itertools.islice(
-        data.train_iterator(program.partitioner.local_rows, program.rows_multiple), LOOKED_AT
+        data.train_iterator(program.partitioner.local_rows, program.rows_multiple), COUNTED_STEPS
     ):
         batches.setdefault(batch.shape, batch)
         if len(batches) == len(counts):
@@ -119,7 +120,7 @@ def _timed(compiled: Callable, state: Any, batch: Batch) -> tuple[Any, float]:
     current = state
     seconds(update)  # the first is slower
     taken = []
-    while len(taken) < TRIED or (sum(taken) < ENOUGH_S and len(taken) < MOST):
+    while len(taken) < MIN_STEPS or (sum(taken) < ENOUGH_S and len(taken) < MAX_STEPS):
         taken.append(seconds(update))
     return current, statistics.median(taken)
 

@@ -12,6 +12,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from absl import logging
 from etils import epath
 
 from transformer_jax.errors import ConfigError, WorkdirError
+from transformer_jax.schema import flatten
+from transformer_jax.storage.config_versions import migrate_config, with_version
 from transformer_jax.storage.files import absolute_path, wrap_os_errors, write_text
 from transformer_jax.storage.locks import lock
 from transformer_jax.storage.metrics_writer import MetricsWriter, encode_non_finite
@@ -82,7 +85,7 @@ class Workdir:
                         raise WorkdirError(f'--workdir={self.path} is a file: choose a directory')
                     self.path.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(lock(self.path / 'lock'))
-                    self._write_config(_flatten(json.loads(json.dumps(config))), config)
+                    self._write_config(flatten(json.loads(json.dumps(config))), config)
                 return 0
 
             run_on_primary(claim)
@@ -99,7 +102,7 @@ class Workdir:
             raise ConfigError(
                 f'--workdir={self.path} has no config.json: name the workdir of a training run'
             )
-        return _read_json(self.config_path)
+        return migrate_config(_read_json(self.config_path), str(self.config_path))
 
     def metrics_writer(self, resumed: int | None) -> MetricsWriter:
         """Open the metrics for a run that starts after step `resumed` (None: from step 0)."""
@@ -116,7 +119,7 @@ class Workdir:
     def _write_config(self, new: dict, config: Mapping[str, Any]) -> None:
         """Write config.json, or raise ConfigError if an older one differs in a key that matters."""
         if self.config_path.exists():
-            old = _flatten(_read_json(self.config_path))
+            old = flatten(self.read_config())
             lines = config_changes(old, new)
             refused = [line for key, line in lines.items() if not may_change(key)]
             if refused:
@@ -131,7 +134,7 @@ class Workdir:
             raise WorkdirError(
                 f'{self.path} has checkpoints but no config.json: choose another --workdir'
             )
-        write_text(self.config_path, json.dumps(config, indent=2) + '\n')
+        write_text(self.config_path, json.dumps(with_version(config), indent=2) + '\n')
 
     def _record_run(self, facts: Mapping[str, Any]) -> Iterator[dict]:
         """Yield this start's record; process 0 writes it to run.json before and after the run."""
@@ -161,10 +164,14 @@ def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, 
     def value_text(flat: Mapping[str, Any], key: str) -> str:
         return json.dumps(flat[key]) if key in flat else '(absent)'
 
+    def canonical(flat: Mapping[str, Any], key: str) -> str:
+        # In a spec a name needs no quotes: talking='both' is talking=both.
+        return re.sub(r"'([A-Za-z_]\w*)'", r'\1', value_text(flat, key))
+
     return {
         key: f'{key}: {value_text(old, key)} -> {value_text(new, key)}'
         for key in sorted(old.keys() | new.keys())
-        if value_text(old, key) != value_text(new, key)
+        if canonical(old, key) != canonical(new, key)
     }
 
 
@@ -174,18 +181,6 @@ def may_change(key: str) -> bool:
         key.startswith(allowed) if allowed.endswith('.') else key == allowed
         for allowed in MAY_CHANGE
     )
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    """Flatten nested dictionaries: {'train': {'steps': 2}} -> {'train.steps': 2}."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= (
-            _flatten(value, f'{prefix}{key}.')
-            if isinstance(value, Mapping)
-            else {f'{prefix}{key}': value}
-        )
-    return flat
 
 
 def _read_json(path: epath.Path) -> Any:

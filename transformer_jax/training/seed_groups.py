@@ -1,6 +1,6 @@
 """Seeds side by side: what may share one program, and where the parts of a group lie.
 
-    W/               config.json (of the first replica, with `train.replicas`), replicas.json (the replicas' folders),
+    W/               config.json (of the first replica, with `train.num_seeds`), replicas.json (the replicas' folders),
                      run.json, checkpoints/, tokenizer/
     W/0/, W/1/, …    of each replica, by its seed: config.json, replica.json, metrics.jsonl, samples/, …
 
@@ -76,15 +76,15 @@ class Group:
 
 
 def seeds(config: ExperimentConfig) -> tuple[ExperimentConfig, ...]:
-    """The runs alone that `train.replicas` stands for: of seeds `train.seed`,
+    """The runs alone that `train.num_seeds` stands for: of seeds `train.seed`,
     `train.seed` + 1, …
     """
     return tuple(
         config_lib.replace(
             config,
-            train=dataclasses.replace(config.train, seed=config.train.seed + index, replicas=1),
+            train=dataclasses.replace(config.train, seed=config.train.seed + index, num_seeds=1),
         )
-        for index in range(config.train.replicas)
+        for index in range(config.train.num_seeds)
     )
 
 
@@ -108,7 +108,7 @@ def group_config(configs: Sequence[ExperimentConfig]) -> ExperimentConfig:
                 f'{"; ".join(keys)}; replicas may differ in {", ".join(VARIES)}'
             )
     return config_lib.replace(
-        configs[0], train=dataclasses.replace(configs[0].train, replicas=len(configs))
+        configs[0], train=dataclasses.replace(configs[0].train, num_seeds=len(configs))
     )
 
 

@@ -1,0 +1,94 @@
+"""The version of stored configurations, and how those of earlier versions are read.
+
+config.json of a workdir, and the configurations in experiment.json and results.json of an
+ablation, may have been written by an earlier version of this package. `migrate_config` reads them
+as today's, by the tables of `renames` and by ADDED_KEYS.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from transformer_jax.errors import WorkdirError
+from transformer_jax.renames import RENAMED_KEYS, RENAMED_NAMES, RENAMED_OPTIONS
+from transformer_jax.schema import flatten
+
+VERSION = 2  # of what is written today; files without a version are of version 1
+
+# Keys that were added within version 1, with the value that their absence meant.
+ADDED_KEYS = {
+    'model.attention_bias': 'none',
+    'model.attention_dropout': False,
+    'model.engine': 'auto',
+    'model.rnn': 'lstm',
+    'model.block': 'sequential',
+    'model.pooling': 'mean',
+    'model.towers': 1,
+    'model.embedding_scale': 'sqrt',
+    'model.embedding_norm': False,
+    'model.logit_softcap': 0.0,
+    'data.tokenizer': 'bpe',
+    'train.num_seeds': 1,
+    'train.ema': 0.0,
+    'optim.decay_embeddings': True,
+    'evaluate.stride': 0,
+    'evaluate.bleu_tokenize': '13a',
+}
+# The keys whose values are specs; the strings of others, such as paths, are left alone.
+SPEC_KEYS = ('attention', 'schedule')
+
+
+def with_version(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a nested configuration as config.json holds it, with its version."""
+    return {'version': VERSION, **config}
+
+
+def migrate_config(stored: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Read the nested configuration of a config.json of any version.
+
+    Args:
+        stored: the content of the file.
+        name: of the file, for messages.
+
+    Returns:
+        today's nested configuration, without a version.
+
+    Raises:
+        WorkdirError: a later version of this package wrote it.
+    """
+    values = dict(stored)
+    version = values.pop('version', 1)
+    if version == VERSION:
+        return values
+    if version != 1:
+        raise WorkdirError(
+            f'{name} has version {version}, this package reads up to {VERSION}: update it'
+        )
+    nested: dict[str, Any] = {}
+    for key, value in migrate_flat_config(flatten(values)).items():
+        *sections, last = key.split('.')
+        section = nested
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[last] = value
+    return nested
+
+
+def migrate_flat_config(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a flat configuration of version 1, {'train.steps': 100, …}, as today's.
+
+    Today's configurations are returned as they are.
+    """
+    renamed = {RENAMED_KEYS.get(key, key): value for key, value in flat.items()}
+    added = {key: value for key, value in ADDED_KEYS.items() if key not in renamed}
+    return {key: _migrate_value(key, value) for key, value in (renamed | added).items()}
+
+
+def _migrate_value(key: str, value: Any) -> Any:
+    if not isinstance(value, str) or not key.endswith(SPEC_KEYS):
+        return value
+    for old, new in RENAMED_OPTIONS.items():
+        value = re.sub(rf'\b{old}(?=\s*=)', new, value)
+    for old, new in RENAMED_NAMES.items():
+        value = re.sub(rf'\b{old}\b(?!\s*=)', new, value)
+    return value
