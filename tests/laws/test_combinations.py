@@ -96,7 +96,7 @@ def experiment(row):
     return ExperimentConfig(
         model=model,
         data=DataConfig(batching='buckets(lengths=(12,))'),
-        decode=DecodeConfig(max_len=0),
+        decode=DecodeConfig(max_extra_tokens=0),
     )
 
 

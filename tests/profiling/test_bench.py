@@ -16,8 +16,16 @@ from transformer_jax.config import resolve
 from transformer_jax.data import load_data
 from transformer_jax.display.tables import print_benchmark
 from transformer_jax.errors import ConfigError
-from transformer_jax.profiling import bench_attention, bench_decode, timing
-from transformer_jax.profiling import bench_train as bench
+from transformer_jax.profiling import (
+    bench_attention_result,
+    bench_decode,
+    bench_train_result,
+    step_parts,
+    timing,
+)
+from transformer_jax.profiling.bench_attention import bench_attention
+from transformer_jax.profiling.bench_train import bench_train
+from transformer_jax.profiling.bench_train_result import TrainBench
 from transformer_jax.profiling.cost_report import cost_report
 from transformer_jax.schema import DataConfig, DecodeConfig, ExperimentConfig, TrainConfig
 from transformer_jax.storage.workdir import Workdir
@@ -52,8 +60,8 @@ def data(config, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def result(config, data) -> bench.TrainBench:
-    return bench.bench_train(config, data.steps_per_epoch, lambda line: None, matmul_size=64)
+def result(config, data) -> TrainBench:
+    return bench_train(config, data.steps_per_epoch, lambda line: None, matmul_size=64)
 
 
 def test_an_epochs_padding_and_tokens_are_the_plans(data, result):
@@ -81,7 +89,7 @@ def test_every_shape_is_compiled_and_counted_as_inspect_counts(config, data, res
 def test_times_agree_with_each_other(result):
     assert 0 < result.data_wait < 1
     assert result.loop_over_bare == pytest.approx(result.loop_seconds / result.bare_seconds)
-    assert tuple(result.parts) == bench.PARTS
+    assert tuple(result.parts) == step_parts.PARTS
     assert min(result.parts.values()) >= 0
     assert sum(result.parts.values()) > 0
     assert result.parts_shape in [(shape.rows, shape.length) for shape in result.shapes]
@@ -100,9 +108,7 @@ def test_language_models_and_classifiers_are_measured_too(task, config):
             'data.cache_dir': config.data.cache_dir,
         }
     )
-    result = bench.bench_train(
-        config_lib.from_config_dict(changed), 2, lambda line: None, matmul_size=64
-    )
+    result = bench_train(config_lib.from_config_dict(changed), 2, lambda line: None, matmul_size=64)
     assert 0 <= result.padding < 1
     assert result.shapes[0].steps == 2
     assert min(result.parts.values()) >= 0
@@ -115,10 +121,10 @@ def test_parts_add_up_to_the_step(config, data, monkeypatch):
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=2))
     program = make_program(resolve(config))
     batch = next(data.train_iterator(program.partitioner.local_rows, program.rows_multiple))
-    clock = iter([1.0, 2.0, 7.0, 8.0, 19.0] * bench.ROUNDS)
-    monkeypatch.setattr(bench, 'seconds', lambda program: next(clock))
-    parts = bench.step_parts(config, program, batch)
-    assert parts == dict(zip(bench.PARTS, [2.0, 4.0, 8.0, 2.0, 3.0], strict=True))
+    clock = iter([1.0, 2.0, 7.0, 8.0, 19.0] * step_parts.ROUNDS)
+    monkeypatch.setattr(step_parts, 'seconds', lambda program: next(clock))
+    parts = step_parts.time_step_parts(config, program, batch)
+    assert parts == dict(zip(step_parts.PARTS, [2.0, 4.0, 8.0, 2.0, 3.0], strict=True))
 
 
 @pytest.mark.parametrize('method', bench_decode.METHODS)
@@ -149,7 +155,7 @@ def test_the_peak_is_of_all_devices_and_the_best_of_ten(monkeypatch):
 
 def test_both_results_are_one_json_object_or_tables(config, result, capsys):
     decoded = bench_decode.bench_decode(config, 16, 8, lambda line: None)
-    for made, tables in ((result, bench.tables), (decoded, bench_decode.tables)):
+    for made, tables in ((result, bench_train_result.tables), (decoded, bench_decode.tables)):
         print_benchmark(made, tables(made), as_json=True)
         assert json.loads(capsys.readouterr().out).keys() == dataclasses.asdict(made).keys()
         print_benchmark(made, tables(made), as_json=False)
@@ -173,18 +179,18 @@ def test_commands_of_two_words(capsys):
 
 
 @pytest.fixture(scope='module')
-def attention() -> bench_attention.AttentionBench:
+def attention() -> bench_attention_result.AttentionBench:
     kinds = (
         'softmax',
         'softmax(mask=window(16))',
         'linear(chunk=32)',
         'linformer(length={T}, rank=8)',
     )
-    return bench_attention.bench_attention(
+    return bench_attention(
         kinds,
         ('dense', 'chunked', 'blocked'),
         (1024, 4096),
-        bench_attention.Sizes(1, 2, 1, 8),
+        bench_attention_result.Sizes(1, 2, 1, 8),
         lambda line: None,
         timed=False,
     )
@@ -195,7 +201,7 @@ def test_memory_grows_as_the_engines_promise(attention):
     slopes = {
         (slope['attention'], slope['engine']): slope['temporary_bytes']
         for slope in attention.slopes
-        if slope['direction'] == bench_attention.PASSES[-1]
+        if slope['direction'] == bench_attention_result.PASSES[-1]
     }
     assert (
         len(slopes) == 2 + 3 + 1 + 1
@@ -209,20 +215,16 @@ def test_a_points_flops_are_those_of_its_products(attention):
     flops = {
         (p.engine, p.length): p.flops
         for p in attention.points
-        if p.attention == 'softmax' and p.direction == bench_attention.PASSES[0]
+        if p.attention == 'softmax' and p.direction == bench_attention_result.PASSES[0]
     }
     assert flops['dense', 1024] == 2 * 2 * 2 * 1024**2 * 8  # two products of 2 heads
 
 
 @pytest.mark.slow
 def test_the_table_and_the_picture_hold_every_kind(attention, tmp_path):
-    print_benchmark(attention, bench_attention.tables(attention), as_json=False)
-    assert bench_attention.draw(attention, tmp_path / 'slopes.png').stat().length > 10_000
+    print_benchmark(attention, bench_attention_result.tables(attention), as_json=False)
+    assert bench_attention_result.draw(attention, tmp_path / 'slopes.png').stat().length > 10_000
     with pytest.raises(ConfigError, match='none of them can do'):
-        bench_attention.bench_attention(
-            ['softmax'], ['blocked'], [64], attention.sizes, lambda line: None
-        )
+        bench_attention(['softmax'], ['blocked'], [64], attention.sizes, lambda line: None)
     with pytest.raises(ConfigError, match='needs an NVIDIA GPU'):
-        bench_attention.bench_attention(
-            ['softmax'], ['cudnn'], [64], attention.sizes, lambda line: None
-        )
+        bench_attention(['softmax'], ['cudnn'], [64], attention.sizes, lambda line: None)
