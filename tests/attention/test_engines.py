@@ -24,7 +24,8 @@ from transformer_jax.attention.masks import Segments
 from transformer_jax.config import resolve, resolve_architecture
 from transformer_jax.errors import ConfigError
 from transformer_jax.layers.param_scope import HeadDims
-from transformer_jax.models.blocks import PAST, Block
+from transformer_jax.models.blocks import Block
+from transformer_jax.models.multi_head import PAST
 from transformer_jax.partitioning.rules import logical_rules
 from transformer_jax.positions import POSITIONS, Position
 from transformer_jax.profiling.cost_report import cost_report
@@ -386,7 +387,7 @@ def test_splash_sees_a_whole_other_sequence():
 
 # --- What they refuse -----------------------------------------------------------------------------
 
-HALF = SiteSpec('decoder', HeadDims(N, K, 64, 64), 'bfloat16', drops=False)
+HALF = SiteSpec('decoder', HeadDims(N, K, 64, 64), 'bfloat16', attention_dropout=False)
 
 
 @pytest.mark.parametrize(
@@ -448,10 +449,10 @@ def test_an_engine_refuses_what_it_cannot_do(engine, attention, position, messag
         ),
         ('cudnn', 'softmax', {'heads': (N, K, 64, 32)}, 'heads of 64 and values of 32'),
         ('cudnn', 'softmax', {'heads': (N, K, 60, 60)}, 'multiples of 8'),
-        ('cudnn', 'softmax', {'drops': True}, 'set model.attention_dropout=False'),
+        ('cudnn', 'softmax', {'attention_dropout': True}, 'set model.attention_dropout=False'),
         ('splash', 'softmax', {'name': 'cross', 'dtype': 'float32'}, ''),
         ('splash', 'softmax(mask=window(4))', {'name': 'cross'}, 'count places'),
-        ('splash', 'softmax', {'drops': True}, 'set model.attention_dropout=False'),
+        ('splash', 'softmax', {'attention_dropout': True}, 'set model.attention_dropout=False'),
         ('cudnn', 'linear', {'dtype': 'float32'}, ''),  # It has a form of its own.
     ],
 )

@@ -139,10 +139,10 @@ def stepped(kind, queries, keys, context, cache):
     for t in range(9):
         one_queries, one_keys, token = (
             jax.tree.map(lambda leaf, t=t: leaf[:, t : t + 1], tree)
-            for tree in (queries, keys, context.query)
+            for tree in (queries, keys, context.query_tokens)
         )
         o_B1NH, cache = kind.step(
-            one_queries, one_keys, context.replace(query=token, key=token), cache
+            one_queries, one_keys, context.replace(query_tokens=token, key_tokens=token), cache
         )
         outputs.append(o_B1NH)
     return jnp.concatenate(outputs, axis=1)

@@ -28,7 +28,7 @@ from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.errors import ConfigError
 from transformer_jax.layers.param_scope import HeadDims
-from transformer_jax.models.blocks import PAST, Projection
+from transformer_jax.models.multi_head import PAST, Projection
 from transformer_jax.positions import Position
 
 B, T, N, K, H, VALUE_H = 2, 13, 4, 2, 4, 3
@@ -121,7 +121,8 @@ def stepwise(kind, context, splits, q_BTNH, *keys):
     cache, outputs = kind.init_cache(KeysValues(*keys), T, PAST), []
     for start, stop in itertools.pairwise(splits):
         inputs = jax.tree.map(
-            lambda a_BT, i=start, j=stop: a_BT[:, i:j], (q_BTNH, KeysValues(*keys), context.query)
+            lambda a_BT, i=start, j=stop: a_BT[:, i:j],
+            (q_BTNH, KeysValues(*keys), context.query_tokens),
         )
         o_BTNH, cache = kind.step(*inputs[:2], AttentionInputs(PAST, inputs[2], inputs[2]), cache)
         outputs.append(o_BTNH)
@@ -137,7 +138,7 @@ def recurrent(kind, context, q_BTNH, *keys):
         return cache, o_B1NH[:, 0]
 
     inputs = jax.tree.map(
-        lambda a_BT: jnp.moveaxis(a_BT, 1, 0), (q_BTNH, KeysValues(*keys), context.query)
+        lambda a_BT: jnp.moveaxis(a_BT, 1, 0), (q_BTNH, KeysValues(*keys), context.query_tokens)
     )
     _, o_TBNH = jax.lax.scan(step, kind.init_cache(KeysValues(*keys), T, PAST), inputs)
     return jnp.moveaxis(o_TBNH, 0, 1)
@@ -146,7 +147,7 @@ def recurrent(kind, context, q_BTNH, *keys):
 def by_definition(kind, context, inputs):
     """What padding decays is left out: it is no token."""
     q_BTNH, k_BSKH, v_BSKH, decay_BSKR = inputs
-    real_BS11 = (np.asarray(context.key.segments_BT) != 0)[..., None, None]
+    real_BS11 = (np.asarray(context.key_tokens.segments_BT) != 0)[..., None, None]
     return definition(
         kind, q_BTNH, k_BSKH, v_BSKH, decay_BSKR * real_BS11, np.asarray(context.allowed_BTS())
     )

@@ -277,7 +277,7 @@ def test_directions_come_from_the_seed_and_the_layer():
 
 def test_the_hash_reads_float32_and_rotated_queries():
     x_BTD = jnp.ones((B, T, 2), jnp.bfloat16)
-    tokens = context(Reformer(), REAL_BT).query
+    tokens = context(Reformer(), REAL_BT).query_tokens
     queries, values = (
         Reformer().project_queries(ParamScope(), x_BTD, tokens),
         Reformer().project_keys_values(ParamScope(), x_BTD, tokens),

@@ -271,7 +271,7 @@ class ParamScope:
 
 
 def test_queries_and_keys_are_rotated_and_what_sorts_is_not():
-    scope, x_BTD, tokens = ParamScope(), np.ones((B, T, 2)), context(REAL_BT).query
+    scope, x_BTD, tokens = ParamScope(), np.ones((B, T, 2)), context(REAL_BT).query_tokens
     queries, keys = (
         Sinkhorn().project_queries(scope, x_BTD, tokens),
         Sinkhorn().project_keys_values(scope, x_BTD, tokens),

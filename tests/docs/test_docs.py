@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from laws.contract import CHECKS, PROMISE, Case, applies, site
+from laws.contract import CHECKS, SITE_CAPABILITY, Case, applies, site
 
 from transformer_jax.attention import KINDS, supports
 
@@ -36,7 +36,7 @@ def kinds(tmp_path_factory):
 @pytest.mark.slow
 def test_the_kind_of_the_page_keeps_every_promise(kinds):
     case, held = Case('cosine', 'rope', kv_heads=2), 0
-    for name in PROMISE:
+    for name in SITE_CAPABILITY:
         for check in CHECKS:
             if applies(check, name, KINDS['cosine']().supports()):
                 check(site(case, name))

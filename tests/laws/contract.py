@@ -19,12 +19,12 @@ from transformer_jax.attention.cache import reorder
 from transformer_jax.attention.masks import Full, Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.config import resolve_architecture
-from transformer_jax.models.blocks import PAST, MultiHead
+from transformer_jax.models.multi_head import PAST, MultiHead
 from transformer_jax.schema import ModelConfig
 
 B, T, D, N = 3, 20, 16, 4
 MASKS = {'encoder': Segments(), 'decoder': PAST, 'cross': Segments()}
-PROMISE = {'encoder': 'encoder', 'decoder': 'causal', 'cross': 'cross'}
+SITE_CAPABILITY = {'encoder': 'encoder', 'decoder': 'causal', 'cross': 'cross'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -386,5 +386,5 @@ CHECKS = {
 
 def applies(check, at_name: str, promises: frozenset[str]) -> bool:
     """Whether a kind with these promises is held to a check at a site."""
-    needs = CHECKS[check] | {PROMISE[at_name]}
+    needs = CHECKS[check] | {SITE_CAPABILITY[at_name]}
     return needs <= promises and ('causal' not in CHECKS[check] or at_name == 'decoder')

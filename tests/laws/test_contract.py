@@ -4,7 +4,7 @@ be supported.
 
 import pytest
 from laws import contract
-from laws.contract import CHECKS, PROMISE, Case, applies, site
+from laws.contract import CHECKS, SITE_CAPABILITY, Case, applies, site
 
 from transformer_jax import spec
 from transformer_jax.attention import KINDS
@@ -84,7 +84,7 @@ def marks(case, check):
 
 def held_to():
     for case in CASES:
-        for name in PROMISE:
+        for name in SITE_CAPABILITY:
             for check in CHECKS:
                 if applies(check, name, promises(case)):
                     yield pytest.param(

@@ -17,10 +17,10 @@ from transformer_jax.layers.param_scope import HeadDims, ParamScope
 from transformer_jax.positions import Position
 
 GATES = ('none', 'head', 'element')
-FEW = 64  # keys that are not worth a choice of how many to look at
+MIN_READ = 64  # keys that are not worth a choice of how many to look at
 # What a kind may promise; `Attention.supports` says which it keeps, and the contract tests hold it
 # to them.
-PROMISES = ('encoder', 'causal', 'cross', 'padding', 'segments', 'decode', 'bias')
+CAPABILITIES = ('encoder', 'causal', 'cross', 'padding', 'segments', 'decode', 'bias')
 
 
 @flax.struct.dataclass
@@ -30,8 +30,8 @@ class AttentionInputs:
     """
 
     mask: Mask = flax.struct.field(pytree_node=False)
-    query: Tokens
-    key: Tokens
+    query_tokens: Tokens
+    key_tokens: Tokens
     position: Position = flax.struct.field(pytree_node=False, default=Position())
     params: Any = ()  # of the kind
     position_params: Any = ()
@@ -43,10 +43,10 @@ class AttentionInputs:
 
     def allowed_BTS(self) -> jax.Array:
         """The whole matrix, for an engine that does not tile."""
-        allowed_BTS = self.mask.allowed(self.query, self.key)
+        allowed_BTS = self.mask.allowed(self.query_tokens, self.key_tokens)
         return allowed_BTS if self.past_BTS is None else allowed_BTS & self.past_BTS
 
-    def dropped(self, weights: jax.Array) -> jax.Array:
+    def apply_dropout(self, weights: jax.Array) -> jax.Array:
         """Weights of any shape, some of them set to 0 and the rest scaled up where attention
         has dropout.
         """
@@ -72,7 +72,7 @@ class Attention(abc.ABC):
     engines: ClassVar[tuple[str, ...]] = ()  # (): the kind has one form of its own
     mask: ClassVar[Mask] = Full()
     max_len: ClassVar[int] = 0  # 0: any length
-    drops: ClassVar[bool] = True  # has weights that dropout can act on
+    supports_dropout: ClassVar[bool] = True  # has weights that dropout can act on
 
     def __post_init__(self):
         if self.gate not in GATES:
@@ -80,7 +80,7 @@ class Attention(abc.ABC):
 
     @abc.abstractmethod
     def supports(self) -> frozenset[str]:
-        """The PROMISES that it keeps, with the options it has."""
+        """The CAPABILITIES that it keeps, with the options it has."""
 
     def tile_heads(self, heads: HeadDims) -> HeadDims:
         """Those of the queries, keys and values that position encodings meet, of a
@@ -96,7 +96,7 @@ class Attention(abc.ABC):
         """Why it cannot work with a position encoding or an engine, and what would; '' where
         it can.
         """
-        if position.biases() and 'bias' not in self.supports():
+        if position.acts_on_scores() and 'bias' not in self.supports():
             return 'it has no scores that the position encoding could act on; none, sinusoidal, learned and rope work'
         if engine not in (*self.engines, 'auto') and self.engines:
             return f'engines that can: auto, {", ".join(self.engines)}'
@@ -150,31 +150,33 @@ class Attention(abc.ABC):
     def step(
         self, queries: Any, keys: Any, inputs: AttentionInputs, cache: Any
     ) -> tuple[jax.Array, Any]:
-        """Attends from new tokens, inputs.query, to all so far: (o_RTNH, the cache with the new
+        """Attends from new tokens, inputs.query_tokens, to all so far: (o_RTNH, the cache with the new
         tokens in it).
         """
-        (keys, tokens, past_RTS, end), cache = cache.append(keys, inputs.query)
-        (R, T), S = inputs.query.positions_BT.shape, tokens.positions_BT.shape[1]
+        (keys, tokens, past_RTS, end), cache = cache.append(keys, inputs.query_tokens)
+        (R, T), S = inputs.query_tokens.positions_BT.shape, tokens.positions_BT.shape[1]
 
         # The hypotheses that share a row of keys are to them what the times of a query are: one
         # matrix product.
         def fold(a_RT):
             return a_RT.reshape(len(tokens.positions_BT), -1, *a_RT.shape[2:])
 
-        queries, query, past_BTS = jax.tree.map(fold, (queries, inputs.query, past_RTS))
+        queries, query, past_BTS = jax.tree.map(fold, (queries, inputs.query_tokens, past_RTS))
 
         def look(places):
             first_keys, key = jax.tree.map(lambda a_BS: a_BS[:, :places], (keys, tokens))
             past = past_BTS if past_BTS is None else past_BTS[..., :places]
             return self.attend_decode(
-                queries, first_keys, inputs.replace(query=query, key=key, past_BTS=past)
+                queries,
+                first_keys,
+                inputs.replace(query_tokens=query, key_tokens=key, past_BTS=past),
             )
 
         # A step costs what there is to see, to a factor of two, and not what there is room for.
         sizes = (
             [S]
             if end is None
-            else [S >> n for n in range(S.bit_length()) if S >> n >= FEW or n == 0][::-1]
+            else [S >> n for n in range(S.bit_length()) if S >> n >= MIN_READ or n == 0][::-1]
         )
         branch = 0 if len(sizes) == 1 else sum(end > size for size in sizes[:-1])
         o_BTNH = jax.lax.switch(branch, [functools.partial(look, size) for size in sizes])

@@ -13,7 +13,7 @@ import jax
 
 from transformer_jax import spec
 from transformer_jax.attention import masks, normalizers
-from transformer_jax.attention.base import PROMISES, Attention, AttentionInputs
+from transformer_jax.attention.base import CAPABILITIES, Attention, AttentionInputs
 from transformer_jax.attention.cache import GrowingCache, RingCache
 from transformer_jax.attention.engines import ENGINES, dense
 from transformer_jax.attention.masks import MASKS, Mask
@@ -31,7 +31,7 @@ class Scored(Attention):
     normalizer: Normalizer = spec.nested(NORMALIZERS, normalizers.Softmax())
     softcap: float = 0.0  # c·tanh(score / c) before the position's bias (Gemma 2); 0: none
     engines: ClassVar[tuple[str, ...]] = tuple(ENGINES)
-    content: ClassVar[bool] = True  # its tiles hold queries and keys
+    has_queries_keys: ClassVar[bool] = True  # its tiles hold queries and keys
 
     def __post_init__(self):
         super().__post_init__()
@@ -40,12 +40,12 @@ class Scored(Attention):
 
     def supports(self) -> frozenset[str]:
         # A prefix is seen before its turn.
-        return frozenset(PROMISES) - (
+        return frozenset(CAPABILITIES) - (
             {'causal', 'decode'} if self.mask.prefix_length() > 1 else set()
         )
 
     def incompatibility(self, position: Position, engine: str) -> str:
-        if position.content and not self.content:
+        if position.reads_queries_keys and not self.has_queries_keys:
             return 'it has no queries and keys that the position encoding could read; t5, alibi, kerple and fire work'
         return super().incompatibility(position, engine) or (
             '' if engine == 'auto' else ENGINES[engine].incompatibility(self, position)
@@ -62,8 +62,8 @@ class Scored(Attention):
         """
         *_, N, H = queries.q_BTNH.shape
         return Tile(
-            inputs.query,
-            inputs.key,
+            inputs.query_tokens,
+            inputs.key_tokens,
             allowed_BTS,
             queries.q_BTNH,
             keys.k_BSKH,

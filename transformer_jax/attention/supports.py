@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformer_jax import spec
 from transformer_jax.attention import KINDS, Attention
-from transformer_jax.attention.base import PROMISES
+from transformer_jax.attention.base import CAPABILITIES
 from transformer_jax.attention.masks import Window
 from transformer_jax.positions import Position
 
@@ -39,13 +39,13 @@ def table() -> str:
     """Markdown: a row for each kind, a column for each promise, and the engines that it can
     run on.
     """
-    head = ['`model.attention`', *(HEADS[promise] for promise in PROMISES), 'engines']
+    head = ['`model.attention`', *(HEADS[promise] for promise in CAPABILITIES), 'engines']
     lines = [head, ['---'] * len(head)]
     for text in sorted(
         (*KINDS, *OPTIONS), key=lambda text: list(KINDS).index(text.partition('(')[0])
     ):
         kind = spec.parse(text, KINDS, 'model.attention')
-        kept = ['✓' if promise in kind.supports() else '–' for promise in PROMISES]
+        kept = ['✓' if promise in kind.supports() else '–' for promise in CAPABILITIES]
         engines = filter(functools.partial(_can, kind), kind.engines)
         lines.append([f'`{text}`', *kept, ', '.join(engines) or 'its own form'])
     return ''.join(f'| {" | ".join(cells)} |\n' for cells in lines)

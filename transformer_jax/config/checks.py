@@ -273,7 +273,7 @@ def _check_attention(components: Components, site: str, layer: int) -> None:
             raise ConfigError(
                 f'{key}={text!r} cannot {what} ({site} layers{own}); kinds that can: {_able(promise)}'
             )
-    if model.attention_dropout and not kind.drops:
+    if model.attention_dropout and not kind.supports_dropout:
         raise ConfigError(
             f'{key}={text!r} has no weights to drop ({site} layers): set model.attention_dropout=False'
         )

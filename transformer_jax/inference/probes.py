@@ -138,8 +138,8 @@ def attention_records(
             kind.weights(queries, keys, inputs),
             kind.logits(queries, keys, inputs),
             inputs.allowed_BTS(),
-            inputs.query,
-            inputs.key,
+            inputs.query_tokens,
+            inputs.key_tokens,
         )
     return records
 

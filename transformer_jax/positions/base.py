@@ -19,8 +19,8 @@ class Tile:
     keys leave both None.
     """
 
-    query: Tokens
-    key: Tokens
+    query_tokens: Tokens
+    key_tokens: Tokens
     allowed_BTS: jax.Array
     q_BTNH: jax.Array | None
     k_BSKH: jax.Array | None
@@ -32,9 +32,9 @@ class Tile:
 
     def offsets_BTS(self) -> jax.Array:
         """Query position − key position."""
-        return self.query.positions_BT[:, :, None] - self.key.positions_BT[:, None, :]
+        return self.query_tokens.positions_BT[:, :, None] - self.key_tokens.positions_BT[:, None, :]
 
-    def grouped(self, x_BTNH: jax.Array) -> jax.Array:
+    def group_heads(self, x_BTNH: jax.Array) -> jax.Array:
         """x_BTNH as x_BTKGH: the query heads of each key-value head together."""
         N, K = self.heads
         return x_BTNH.reshape(*x_BTNH.shape[:2], K, N // K, x_BTNH.shape[-1])
@@ -50,7 +50,9 @@ class Position:
     """
 
     max_len: int = dataclasses.field(default=0, init=False)  # 0: any length
-    content: ClassVar[bool] = False  # `score` or `value` reads q_BTNH or k_BSKH of the tile
+    reads_queries_keys: ClassVar[bool] = (
+        False  # `score` or `value` reads q_BTNH or k_BSKH of the tile
+    )
     needs_all_keys: ClassVar[bool] = (
         False  # the score of one key depends on the row's other keys: no tiles along S
     )
@@ -59,7 +61,7 @@ class Position:
     )  # `parameters` belong to the stack, not to each layer
 
     @classmethod
-    def biases(cls) -> bool:
+    def acts_on_scores(cls) -> bool:
         """Whether `score` or `value` does anything: the kind must have scores."""
         return cls.score is not Position.score or cls.value is not Position.value
 
@@ -90,14 +92,14 @@ class Position:
         return None
 
 
-def by_group(bias_BTSN: jax.Array, heads: tuple[int, int]) -> jax.Array:
+def group_bias(bias_BTSN: jax.Array, heads: tuple[int, int]) -> jax.Array:
     """bias_BTSN as bias_BKGTS."""
     B, T, S, _ = bias_BTSN.shape
     N, K = heads
     return jnp.moveaxis(bias_BTSN, -1, 1).reshape(B, K, N // K, T, S)
 
 
-def per_head(x_N: jax.Array, heads: tuple[int, int]) -> jax.Array:
+def broadcast_heads(x_N: jax.Array, heads: tuple[int, int]) -> jax.Array:
     """x_N as x_1KG11, which multiplies scores_BKGTS."""
     N, K = heads
     return x_N.reshape(1, K, N // K, 1, 1)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax.layers.param_scope import ParamScope
-from transformer_jax.positions.base import Position, Tile, by_group, per_head
+from transformer_jax.positions.base import Position, Tile, group_bias, broadcast_heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,9 @@ class Alibi(Position):
     """
 
     def score(self, params: Any, scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
-        slopes_1KG11 = per_head(jnp.asarray(alibi_slopes(tile.heads[0]), jnp.float32), tile.heads)
+        slopes_1KG11 = broadcast_heads(
+            jnp.asarray(alibi_slopes(tile.heads[0]), jnp.float32), tile.heads
+        )
         return scores_BKGTS - slopes_1KG11 * _distance_B11TS(tile)
 
 
@@ -75,7 +77,7 @@ class T5(Position):
         far = self.max_distance
         buckets_O = t5_buckets(np.arange(-far, far + 1), self.buckets, far, tile.causal)
         bias_ON = params[buckets_O]
-        return scores_BKGTS + by_group(
+        return scores_BKGTS + group_bias(
             bias_ON[jnp.clip(tile.offsets_BTS(), -far, far) + far], tile.heads
         )
 
@@ -121,7 +123,7 @@ class Kerple(Position):
         return {name: scope.parameter(name, shape, ('heads',), init) for name in ('r1', 'r2')}
 
     def score(self, params: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
-        r1_1KG11, r2_1KG11 = (per_head(params[name], tile.heads) for name in ('r1', 'r2'))
+        r1_1KG11, r2_1KG11 = (broadcast_heads(params[name], tile.heads) for name in ('r1', 'r2'))
         distance_B11TS = _distance_B11TS(tile)
         if self.form == 'log':
             kernel_BKGTS = jnp.log1p(jax.nn.softplus(r2_1KG11) * distance_B11TS)
@@ -166,12 +168,14 @@ class Fire(Position):
 
     def score(self, params: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
         c, length = jnp.abs(params['c']), jnp.abs(params['length']) * self.length
-        furthest_BT1 = jnp.maximum(length, tile.query.positions_BT.astype(jnp.float32))[..., None]
+        furthest_BT1 = jnp.maximum(length, tile.query_tokens.positions_BT.astype(jnp.float32))[
+            ..., None
+        ]
         x_BTS = jnp.log1p(c * jnp.abs(tile.offsets_BTS())) / (jnp.log1p(c * furthest_BT1) + 1e-6)
         w_F, b_F, w_FN = params['w_F'], params['b_F'], params['w_FN']
         h_BTSF = jax.nn.relu(x_BTS[..., None] * w_F[None, None, None] + b_F[None, None, None])
         bias_BTSN = jnp.einsum('BTSF,FN->BTSN', h_BTSF, w_FN)
-        return scores_BKGTS + by_group(bias_BTSN, tile.heads)
+        return scores_BKGTS + group_bias(bias_BTSN, tile.heads)
 
 
 def _distance_B11TS(tile: Tile) -> jax.Array:

@@ -22,7 +22,7 @@ class Cope(Position):
     """
 
     max_positions: int = 64
-    content: ClassVar[bool] = True
+    reads_queries_keys: ClassVar[bool] = True
     needs_all_keys: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -39,9 +39,9 @@ class Cope(Position):
 
     def score(self, params: jax.Array, scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
         seen_BKGTS = jnp.where(tile.allowed_BTS[:, None, None], scores_BKGTS, -jnp.inf)
-        counts_BKGTS = _sum_from(jax.nn.sigmoid(seen_BKGTS), tile.key.positions_BT)
+        counts_BKGTS = _sum_from(jax.nn.sigmoid(seen_BKGTS), tile.key_tokens.positions_BT)
         P = self.max_positions
-        q_BTKGH = tile.grouped(tile.q_BTNH)
+        q_BTKGH = tile.group_heads(tile.q_BTNH)
         e_PH = params.astype(q_BTKGH.dtype)
         products_BKGTP = jnp.einsum(
             'BTKGH,PH->BKGTP', q_BTKGH, e_PH, preferred_element_type=jnp.float32

@@ -22,7 +22,7 @@ class Shaw(Position):
 
     clip: int = 16
     values: bool = True
-    content: ClassVar[bool] = True
+    reads_queries_keys: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.clip < 0:
@@ -42,7 +42,7 @@ class Shaw(Position):
         }
 
     def score(self, params: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
-        q_BTKGH = tile.grouped(tile.q_BTNH * tile.scale)
+        q_BTKGH = tile.group_heads(tile.q_BTNH * tile.scale)
         table_CH = params['keys'].astype(q_BTKGH.dtype)
         products_BKGTC = jnp.einsum(
             'BTKGH,CH->BKGTC', q_BTKGH, table_CH, preferred_element_type=jnp.float32
@@ -78,7 +78,7 @@ class TransformerXL(Position):
     either sign.
     """
 
-    content: ClassVar[bool] = True
+    reads_queries_keys: ClassVar[bool] = True
 
     def params(self, scope: ParamScope) -> dict[str, jax.Array]:
         N, H = scope.heads.num_heads, scope.heads.head_dim
@@ -103,8 +103,10 @@ class TransformerXL(Position):
         )
         qv_BTNH = q_BTNH + v_NH[None, None]
         z_BTNE = jnp.einsum('BTNH,ENH->BTNE', qv_BTNH, w_ENH, preferred_element_type=jnp.float32)
-        z_BTKGE = tile.grouped(_turned_back(z_BTNE, tile.query.positions_BT).astype(q_BTNH.dtype))
-        r_BSE = sinusoids(tile.key.positions_BT, len(w_ENH)).astype(q_BTNH.dtype)
+        z_BTKGE = tile.group_heads(
+            _turned_back(z_BTNE, tile.query_tokens.positions_BT).astype(q_BTNH.dtype)
+        )
+        r_BSE = sinusoids(tile.key_tokens.positions_BT, len(w_ENH)).astype(q_BTNH.dtype)
         offset_BKGTS = jnp.einsum(
             'BTKGE,BSE->BKGTS', z_BTKGE, r_BSE, preferred_element_type=jnp.float32
         )

@@ -51,7 +51,7 @@ def attend(kind: Any, queries: Any, keys: Any, inputs: Any, size: int = 0) -> ja
     sides of the block. So all keys of a row are there, and whatever needs them at once works.
     `size` of a block; 0: by the mask's reach.
     """
-    (B, T), S = inputs.query.positions_BT.shape, inputs.key.positions_BT.shape[1]
+    (B, T), S = inputs.query_tokens.positions_BT.shape, inputs.key_tokens.positions_BT.shape[1]
     if T != S:
         raise ValueError(f'{T} queries and {S} keys: the blocked engine is for self-attention')
     back, ahead = (int(min(distance, T)) for distance in inputs.mask.reach())
@@ -68,10 +68,12 @@ def attend(kind: Any, queries: Any, keys: Any, inputs: Any, size: int = 0) -> ja
     def rows(cut_BCT: jax.Array) -> jax.Array:
         return cut_BCT.reshape(-1, *cut_BCT.shape[2:])
 
-    queries, query = jax.tree.map(rows, cut_time(pad_time((queries, inputs.query), 0, fill), size))
-    padded = pad_time((keys, inputs.key), before * size, after * size + fill)
+    queries, query = jax.tree.map(
+        rows, cut_time(pad_time((queries, inputs.query_tokens), 0, fill), size)
+    )
+    padded = pad_time((keys, inputs.key_tokens), before * size, after * size + fill)
     keys, key = jax.tree.map(lambda leaf: rows(slabs(leaf)), cut_time(padded, size))
     # Of another segment, a key may be near in position and far away in the array.
-    inputs = inputs.replace(query=query, key=key, mask=inputs.mask & Segments())
+    inputs = inputs.replace(query_tokens=query, key_tokens=key, mask=inputs.mask & Segments())
     o_BTNH = dense.attend(kind, queries, keys, inputs)
     return o_BTNH.reshape(B, -1, *o_BTNH.shape[2:])[:, :T]

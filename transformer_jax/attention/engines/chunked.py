@@ -46,11 +46,13 @@ def incompatibility(kind: Any, position: Any) -> str:
 
 def attend(kind: Any, queries: Any, keys: Any, inputs: Any, chunk: int = CHUNK) -> jax.Array:
     """o_BTNH of a scored kind."""
-    T = inputs.query.positions_BT.shape[1]
+    T = inputs.query_tokens.positions_BT.shape[1]
     inputs = inputs.replace(
         mask=inputs.mask & Segments()
     )  # What fills up the last chunk has segment 0.
-    asking, asked = (_chunks(tree, chunk) for tree in ((queries, inputs.query), (keys, inputs.key)))
+    asking, asked = (
+        _chunks(tree, chunk) for tree in ((queries, inputs.query_tokens), (keys, inputs.key_tokens))
+    )
     o_CBTNH = jax.lax.map(rematerialized(functools.partial(_chunk, kind, inputs, asked)), asking)
     _, B, _, N, H = o_CBTNH.shape
     return jnp.moveaxis(o_CBTNH, 0, 1).reshape(B, -1, N, H)[:, :T]
@@ -70,13 +72,13 @@ def _chunk(kind: Any, inputs: Any, asked: Any, asking: Any) -> jax.Array:
     keys, tokens).
     """
     number, queries, query = asking
-    inputs = inputs.replace(query=query)
+    inputs = inputs.replace(query_tokens=query)
     seen_BT = None if isinstance(kind.normalizer, Exponential) else _seen_BT(inputs, asked[2])
 
     @rematerialized
     def add(sums: Sums, one: Any) -> Sums:
         place, keys, key = one
-        here = inputs.replace(key=key)
+        here = inputs.replace(key_tokens=key)
         if inputs.dropout is not None:
             rng, rate = inputs.dropout
             here = here.replace(
@@ -91,7 +93,7 @@ def _chunk(kind: Any, inputs: Any, asked: Any, asking: Any) -> jax.Array:
             top_BKGT1,
             shrunk_BKGT1 * sums.total_BKGT1 + weights_BKGTS.sum(-1, keepdims=True),
             _by_head(shrunk_BKGT1) * sums.o_BTNH
-            + dense.mix(kind, here.dropped(weights_BKGTS), keys, tile, here, jnp.float32),
+            + dense.mix(kind, here.apply_dropout(weights_BKGTS), keys, tile, here, jnp.float32),
         )
 
     def step(sums: Sums, one: Any) -> tuple[Sums, None]:
@@ -100,7 +102,9 @@ def _chunk(kind: Any, inputs: Any, asked: Any, asking: Any) -> jax.Array:
         return jax.lax.cond(sees, add, lambda sums, _: sums, sums, one), None
 
     _, first, key = jax.tree.map(lambda leaf: leaf[0], asked)
-    sums, _ = jax.lax.scan(step, _nothing(kind, queries, first, inputs.replace(key=key)), asked)
+    sums, _ = jax.lax.scan(
+        step, _nothing(kind, queries, first, inputs.replace(key_tokens=key)), asked
+    )
     o_BTNH = sums.o_BTNH
     if isinstance(kind.normalizer, Exponential):
         o_BTNH /= _by_head(
@@ -112,7 +116,7 @@ def _chunk(kind: Any, inputs: Any, asked: Any, asking: Any) -> jax.Array:
 def _nothing(kind: Any, queries: Any, keys: Any, inputs: Any) -> Sums:
     """The sums before the first key: of a logit without key, where the normalizer has one."""
     N, K = kind.tile(queries, keys, inputs, inputs.allowed_BTS()).heads
-    B, T = inputs.query.positions_BT.shape
+    B, T = inputs.query_tokens.positions_BT.shape
     top_BKGT1 = jnp.full((B, K, N // K, T, 1), neg_inf(jnp.float32))
     total_BKGT1 = jnp.zeros_like(top_BKGT1)
     extra_KG11 = None
@@ -151,9 +155,9 @@ def _seen_BT(inputs: Any, keys: Any) -> jax.Array:
     """How many keys each query may see, at least 1."""
 
     def count(seen_BT, key):
-        return seen_BT + inputs.mask.allowed(inputs.query, key).sum(-1), None
+        return seen_BT + inputs.mask.allowed(inputs.query_tokens, key).sum(-1), None
 
-    seen_BT, _ = jax.lax.scan(count, jnp.zeros_like(inputs.query.positions_BT), keys)
+    seen_BT, _ = jax.lax.scan(count, jnp.zeros_like(inputs.query_tokens.positions_BT), keys)
     return jnp.maximum(seen_BT, 1)
 
 

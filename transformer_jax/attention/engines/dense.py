@@ -16,7 +16,7 @@ def incompatibility(kind: Any, position: Any) -> str:
 def attend(kind: Any, queries: Any, keys: Any, inputs: Any) -> jax.Array:
     """o_BTNH of a scored kind."""
     weights_BKGTS, tile = weigh(kind, queries, keys, inputs)
-    return mix(kind, inputs.dropped(weights_BKGTS), keys, tile, inputs)
+    return mix(kind, inputs.apply_dropout(weights_BKGTS), keys, tile, inputs)
 
 
 def weigh(kind: Any, queries: Any, keys: Any, inputs: Any) -> tuple[jax.Array, Tile]:

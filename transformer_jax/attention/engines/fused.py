@@ -38,7 +38,7 @@ def band(mask: Mask) -> tuple[float, float] | None:
 
 
 def _bias_or_score_incompatibility(kind: Any, position: Any) -> str:
-    if position.biases():
+    if position.acts_on_scores():
         return 'the kernel takes no scores from a position encoding: none, sinusoidal, learned and rope work'
     return kind.kernel_incompatibility()
 
@@ -82,7 +82,11 @@ def splash_site_incompatibility(kind: Any, site: SiteSpec) -> str:
 
 
 def _dropout_incompatibility(site: SiteSpec) -> str:
-    return 'the kernel drops no weights: set model.attention_dropout=False' if site.drops else ''
+    return (
+        'the kernel drops no weights: set model.attention_dropout=False'
+        if site.attention_dropout
+        else ''
+    )
 
 
 def skips_tiles(kind: Any, site: SiteSpec) -> bool:
@@ -125,7 +129,7 @@ def cudnn(
         # A sum over no keys would divide by nothing: such rows take a key, and become 0 below.
         lengths = [
             jnp.maximum((tokens.segments_BT != 0).sum(-1), 1)
-            for tokens in (inputs.query, inputs.key)
+            for tokens in (inputs.query_tokens, inputs.key_tokens)
         ]
         return kernel(
             q_BTNH,
@@ -141,7 +145,7 @@ def cudnn(
     if reach is None or not (reach[1] == 0 or reach == NO_BOUND):
         o_BTNH = by_matrix()
     else:
-        plain = _one_segment(inputs.query) & _one_segment(inputs.key)
+        plain = _one_segment(inputs.query_tokens) & _one_segment(inputs.key_tokens)
         o_BTNH = jax.lax.cond(plain, by_lengths, by_matrix)
     return _zero_where_empty(o_BTNH, allowed_BTS)
 
@@ -166,8 +170,10 @@ def splash(kind: Any, queries: Any, keys: Any, inputs: Any, interpret: bool = Fa
     library = _splash()
     tile = kind.tile(queries, keys, inputs, inputs.allowed_BTS())
     T, S = tile.allowed_BTS.shape[1:]
-    q_BTNH, query = pad_time((tile.q_BTNH * tile.scale, inputs.query), 0, -T % LANES)
-    k_BSKH, v_BSKH, key = pad_time((tile.k_BSKH, kind.values(keys), inputs.key), 0, -S % LANES)
+    q_BTNH, query = pad_time((tile.q_BTNH * tile.scale, inputs.query_tokens), 0, -T % LANES)
+    k_BSKH, v_BSKH, key = pad_time(
+        (tile.k_BSKH, kind.values(keys), inputs.key_tokens), 0, -S % LANES
+    )
     N, K = tile.heads
     extra_KG11 = kind.normalizer.extra_KG11(inputs.params['normalizer'])
     sinks_N = (

@@ -14,7 +14,7 @@ class SiteSpec(NamedTuple):
     name: str  # encoder, decoder, cross
     heads: HeadDims
     dtype: str  # of the computation
-    drops: bool  # whether weights are dropped in training
+    attention_dropout: bool  # whether weights are dropped in training
 
 
 def pad_time(tree: Any, before: int, after: int) -> Any:

@@ -112,8 +112,8 @@ class Latent(Scored):
         _, K, H = inputs.params['key_RKH'].shape
         _, _, N, P = queries.turned_BTNP.shape
         return Tile(
-            inputs.query,
-            inputs.key,
+            inputs.query_tokens,
+            inputs.key_tokens,
             allowed_BTS,
             queries.q_BTNH,
             keys.k_BSKH,
@@ -138,7 +138,7 @@ class Latent(Scored):
     def attend_decode(self, queries: Queries, keys: Latents, inputs: AttentionInputs) -> jax.Array:
         position = inputs.position
         if (
-            position.content or type(position).value is not Position.value
+            position.reads_queries_keys or type(position).value is not Position.value
         ):  # It reads keys, or adds to the values.
             return super().attend_decode(queries, keys, inputs)
         return self.absorbed(queries, keys, inputs)

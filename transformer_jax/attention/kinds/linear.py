@@ -62,7 +62,7 @@ class Linear(Attention):
     feature: FeatureMap = spec.nested(FEATURES, Elu())
     decay: Decay = spec.nested(DECAYS, NoDecay())
     chunk: int = 0
-    drops: ClassVar[bool] = False
+    supports_dropout: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -105,11 +105,11 @@ class Linear(Attention):
         )
 
     def attend(self, queries: jax.Array, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
-        q_BTNH, counted = _blank(queries, inputs.query), self._count(keys, inputs.key)
+        q_BTNH, counted = _blank(queries, inputs.query_tokens), self._count(keys, inputs.key_tokens)
         _, ahead = inputs.mask.reach()
         if ahead == 0:
             o_BTNH, _ = self._recur(
-                Row(q_BTNH, counted, inputs.query), self.init_cache(keys, 0, inputs.mask)
+                Row(q_BTNH, counted, inputs.query_tokens), self.init_cache(keys, 0, inputs.mask)
             )
         elif q_BTNH.shape[1] <= self._chunk():
             o_BTNH = self._all_pairs(q_BTNH, counted, inputs.allowed_BTS())
@@ -132,7 +132,11 @@ class Linear(Attention):
     def step(
         self, queries: jax.Array, keys: KeysValues, inputs: AttentionInputs, cache: State
     ) -> tuple[jax.Array, State]:
-        row = Row(_blank(queries, inputs.query), self._count(keys, inputs.query), inputs.query)
+        row = Row(
+            _blank(queries, inputs.query_tokens),
+            self._count(keys, inputs.query_tokens),
+            inputs.query_tokens,
+        )
         o_BTNH, cache = self._recur(row, cache)
         return self._divide(o_BTNH).astype(keys.v_BSKH.dtype), cache
 
@@ -253,7 +257,9 @@ def _in_line(q_BTNH: jax.Array, keys: KeysValues, inputs: AttentionInputs) -> tu
     another sequence cost what causal attention does, packed or not.
     """
     T, S = q_BTNH.shape[1], keys.k_BSKH.shape[1]
-    segments_BL = jnp.concatenate([inputs.key.segments_BT, inputs.query.segments_BT], axis=1)
+    segments_BL = jnp.concatenate(
+        [inputs.key_tokens.segments_BT, inputs.query_tokens.segments_BT], axis=1
+    )
     order_BL = jnp.argsort(segments_BL, axis=1, stable=True)
 
     def place(x, before=0, after=0):

@@ -95,15 +95,15 @@ class Linformer(Attention):
             raise ValueError(
                 f'linformer(length={self.length}) was given {keys.v_BSKH.shape[1]} keys'
             )
-        segment_B1 = inputs.key.segments_BT.max(-1, keepdims=True)
-        real_BS = inputs.key.segments_BT != 0
+        segment_B1 = inputs.key_tokens.segments_BT.max(-1, keepdims=True)
+        real_BS = inputs.key_tokens.segments_BT != 0
         k_BRKH = mix(keys.k_BSKH, real_BS, inputs.params['keys'])
         v_BRKH = mix(keys.v_BSKH, real_BS, inputs.params['values'])
         scores_BKGTR = dot_product_scores(queries.q_BTNH, k_BRKH) * queries.q_BTNH.shape[-1] ** -0.5
-        weights_BKGTR = inputs.dropped(jax.nn.softmax(scores_BKGTR)).astype(v_BRKH.dtype)
+        weights_BKGTR = inputs.apply_dropout(jax.nn.softmax(scores_BKGTR)).astype(v_BRKH.dtype)
         o_BTKGH = jnp.einsum('BKGTR,BRKH->BTKGH', weights_BKGTR, v_BRKH)
         B, T, K, G, H = o_BTKGH.shape
-        seen_BT = (inputs.query.segments_BT == segment_B1) & (segment_B1 != 0)
+        seen_BT = (inputs.query_tokens.segments_BT == segment_B1) & (segment_B1 != 0)
         return jnp.where(seen_BT[..., None, None], o_BTKGH.reshape(B, T, K * G, H), 0)
 
 

@@ -89,7 +89,7 @@ class Reformer(Attention):
         return {'directions': jnp.asarray(rng.normal(size=shape), jnp.float32)}
 
     def attend(self, queries: Queries, keys: Values, inputs: AttentionInputs) -> jax.Array:
-        real_BT, dtype = inputs.key.segments_BT != 0, keys.v_BSKH.dtype
+        real_BT, dtype = inputs.key_tokens.segments_BT != 0, keys.v_BSKH.dtype
         T = real_BT.shape[1]
         real_BL = jnp.pad(real_BT, ((0, 0), (0, -T % self.chunk)))
         qk_BLNH, v_BLKH = (clear(x, real_BL) for x in (queries.qk_BTNH, keys.v_BSKH))
@@ -109,7 +109,9 @@ class Reformer(Attention):
             scores_BNRCMW * q_BNRCMH.shape[-1] ** -0.5, order_BNRL, places_BNRL
         )
         z_BNRCM = jax.nn.logsumexp(scores_BNRCMW, axis=-1)
-        weights_BNRCMW = inputs.dropped(jnp.exp(scores_BNRCMW - z_BNRCM[..., None])).astype(dtype)
+        weights_BNRCMW = inputs.apply_dropout(jnp.exp(scores_BNRCMW - z_BNRCM[..., None])).astype(
+            dtype
+        )
         o_BNRCMH = jnp.einsum('BNRCMW,BNRCWH->BNRCMH', weights_BNRCMW, v_BNRCWH)
 
         o_BNRLH = jnp.take_along_axis(
@@ -118,7 +120,7 @@ class Reformer(Attention):
         z_BNRL = jnp.take_along_axis(z_BNRCM.reshape(order_BNRL.shape), back_BNRL, axis=3)
         shares_BNRL = jax.nn.softmax(z_BNRL, axis=2).astype(dtype)
         o_BLNH = jnp.einsum('BNRL,BNRLH->BLNH', shares_BNRL, o_BNRLH)
-        return jnp.where((inputs.query.segments_BT != 0)[..., None, None], o_BLNH[:, :T], 0)
+        return jnp.where((inputs.query_tokens.segments_BT != 0)[..., None, None], o_BLNH[:, :T], 0)
 
     def sort(
         self, qk_BLNH: jax.Array, real_BL: jax.Array, a_RNHE: jax.Array

@@ -90,7 +90,7 @@ class Sinkhorn(Attention):
     def attend(self, queries: Queries, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
         B, T, N, H = queries.q_BTNH.shape
         K = keys.v_BSKH.shape[2]
-        real_BT = inputs.key.segments_BT != 0
+        real_BT = inputs.key_tokens.segments_BT != 0
         real_BCM = jnp.pad(real_BT, ((0, 0), (0, -T % self.block))).reshape(B, -1, self.block)
         q_BCMNH, k_BCMKH, v_BCMKH = (
             cut(x, real_BCM) for x in (queries.q_BTNH, keys.k_BSKH, keys.v_BSKH)
@@ -116,10 +116,10 @@ class Sinkhorn(Attention):
         scores_BKGCMW = jnp.where(
             seen_BKCW[:, :, None, :, None], scores_BKGCMW, neg_inf(scores_BKGCMW.dtype)
         )
-        weights_BKGCMW = inputs.dropped(jax.nn.softmax(scores_BKGCMW)).astype(v_BCWKH.dtype)
+        weights_BKGCMW = inputs.apply_dropout(jax.nn.softmax(scores_BKGCMW)).astype(v_BCWKH.dtype)
         o_BCMKGH = jnp.einsum('BKGCMW,BCWKH->BCMKGH', weights_BKGCMW, v_BCWKH)
         o_BTNH = o_BCMKGH.reshape(B, -1, N, o_BCMKGH.shape[-1])[:, :T]
-        return jnp.where((inputs.query.segments_BT != 0)[..., None, None], o_BTNH, 0)
+        return jnp.where((inputs.query_tokens.segments_BT != 0)[..., None, None], o_BTNH, 0)
 
     def sort(self, a_BCMKH: jax.Array, b_BEMKH: jax.Array, real_BCM: jax.Array) -> jax.Array:
         """float32 shares_BKCE: how much of block E comes to block C."""

@@ -54,7 +54,7 @@ class Synthesizer(Scored):
             raise ValueError(f'max_len={self.max_len} must be positive')
 
     @property
-    def content(self) -> bool:
+    def has_queries_keys(self) -> bool:
         """Whether its tiles hold queries and keys."""
         return self.mix
 
@@ -129,7 +129,13 @@ class Synthesizer(Scored):
         heads = table.shape[-1], keys.v_BSKH.shape[2]
         scale = queries.q_BTNH.shape[-1] ** -0.5 if self.mix else 1.0
         return Tile(
-            inputs.query, inputs.key, allowed_BTS, queries.q_BTNH, keys.k_BSKH, heads, scale
+            inputs.query_tokens,
+            inputs.key_tokens,
+            allowed_BTS,
+            queries.q_BTNH,
+            keys.k_BSKH,
+            heads,
+            scale,
         )
 
     def raw_scores(self, queries: Queries, keys: KeysValues, tile: Tile, params: Any) -> jax.Array:
@@ -156,12 +162,14 @@ def dense_scores(
     """float32 (W₂ hidden + b₂)_l as scores_BNTS, l the position of key s: row l of W₂ stands in the
     place of a key.
     """
-    k_BSNH = kernel_LNH.astype(hidden_BTNH.dtype)[tile.key.positions_BT]
-    b_BN1S = jnp.moveaxis(bias_LN[tile.key.positions_BT], -1, 1)[:, :, None]
+    k_BSNH = kernel_LNH.astype(hidden_BTNH.dtype)[tile.key_tokens.positions_BT]
+    b_BN1S = jnp.moveaxis(bias_LN[tile.key_tokens.positions_BT], -1, 1)[:, :, None]
     return dot_product_scores(hidden_BTNH, k_BSNH)[:, :, 0] + b_BN1S
 
 
 def random_scores(matrix_LMN: jax.Array, tile: Tile) -> jax.Array:
     """float32 R_lm as scores_BNTS, l and m the positions of query t and key s."""
-    scores_BTSN = matrix_LMN[tile.query.positions_BT[:, :, None], tile.key.positions_BT[:, None, :]]
+    scores_BTSN = matrix_LMN[
+        tile.query_tokens.positions_BT[:, :, None], tile.key_tokens.positions_BT[:, None, :]
+    ]
     return jnp.moveaxis(scores_BTSN, -1, 1)
