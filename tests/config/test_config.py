@@ -19,7 +19,7 @@ from transformer_jax.config import (
     resolve,
     to_dict,
 )
-from transformer_jax.config.checks import CHOICES, POSITIVE, RANGES
+from transformer_jax.config.values import CHOICES, POSITIVE, RANGES
 from transformer_jax.config.resolve import SPECS
 from transformer_jax.errors import ConfigError
 from transformer_jax.layers.param_scope import HeadDims

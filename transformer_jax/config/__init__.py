@@ -28,12 +28,12 @@ __all__ = [
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """All keys with their defaults, locked: what a file in `configs/` starts from."""
+    """Make a locked ConfigDict of all keys with their defaults, for files in `configs/`."""
     return ml_collections.ConfigDict(dataclasses.asdict(ExperimentConfig())).lock()
 
 
 def from_config_dict(config: ml_collections.ConfigDict) -> ExperimentConfig:
-    """Converts strictly and checks.
+    """Convert a ConfigDict strictly, and check it.
 
     Raises:
         ConfigError: a missing, unknown or wrongly typed key, a value out of range, or an impossible
@@ -43,19 +43,19 @@ def from_config_dict(config: ml_collections.ConfigDict) -> ExperimentConfig:
 
 
 def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
-    """`from_config_dict` for a plain dictionary, as `config.json` holds it."""
+    """Convert a nested dictionary, as `config.json` holds it; errors as `from_config_dict`."""
     config = _convert(values, ExperimentConfig, '')
     resolve(config)
     return config
 
 
 def to_dict(config: ExperimentConfig) -> dict[str, Any]:
-    """The nested dictionary that `from_dict` reads back as `config`."""
+    """Return the nested dictionary that `from_dict` reads back as `config`."""
     return dataclasses.asdict(config)
 
 
 def replace(config: ExperimentConfig, **sections: Any) -> ExperimentConfig:
-    """`config` with whole sections replaced, checked again."""
+    """Replace whole sections of a configuration, and check it again."""
     changed = dataclasses.replace(config, **sections)
     resolve(changed)
     return changed

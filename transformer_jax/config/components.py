@@ -13,8 +13,15 @@ from transformer_jax.schema import ExperimentConfig
 
 @dataclasses.dataclass(frozen=True)
 class Components:
-    """An experiment with every spec string resolved: what modules, data and training are
-    built from.
+    """An experiment with every spec string resolved.
+
+    Attributes:
+        config: the keys, for numbers such as `train.steps`.
+        architecture: what the model is built from.
+        task: what the data is read from.
+        batching: how examples become rows.
+        optimizer: the rule from gradients to the direction of the update.
+        schedule: the learning rate over the steps.
     """
 
     config: ExperimentConfig
@@ -26,12 +33,12 @@ class Components:
 
     @property
     def model_kind(self) -> ModelKind:
-        """The row of MODELS that the model belongs to."""
+        """The row of MODELS for the kind of the model."""
         return MODELS[self.architecture.kind]
 
     @property
     def pipeline(self) -> PipelineConfig:
-        """What the data pipeline needs to know."""
+        """The settings of the data pipeline."""
         config = self.config
         return PipelineConfig(
             self.task,

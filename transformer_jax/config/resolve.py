@@ -1,6 +1,4 @@
-"""From the keys of an experiment to what they name: spec strings are parsed here, once, and
-nowhere below.
-"""
+"""Parse the spec strings of an experiment: here, once, and nowhere below."""
 
 import dataclasses
 from typing import Any
@@ -8,8 +6,9 @@ from typing import Any
 from transformer_jax import spec
 from transformer_jax.attention import KINDS
 from transformer_jax.attention.engines import SiteSpec, resolve_engine
-from transformer_jax.config.checks import attention_key, check_combinations, check_values
+from transformer_jax.config.checks import attention_key, check_combinations
 from transformer_jax.config.components import Components
+from transformer_jax.config.values import check_values
 from transformer_jax.data.batching import BATCHING
 from transformer_jax.data.tasks import TASKS
 from transformer_jax.layers.embedding import TIES
@@ -69,7 +68,7 @@ def parse_components(config: ExperimentConfig) -> Components:
 
 
 def resolve_architecture(model: ModelConfig, vocab_size: int, num_classes: int = 0) -> Architecture:
-    """The architecture that a model's keys describe.
+    """Build the architecture that the keys of a model describe.
 
     Args:
         model: the keys.
@@ -81,9 +80,7 @@ def resolve_architecture(model: ModelConfig, vocab_size: int, num_classes: int =
             cannot have.
     """
     row = MODELS[model.kind]
-    position, norm, ffn, cell = (
-        _parsed(f'model.{key}', getattr(model, key)) for key in ('position', 'norm', 'ffn', 'rnn')
-    )
+    position = _parsed('model.position', model.position)
     architecture = Architecture(
         kind=model.kind,
         vocab_size=vocab_size,
@@ -97,10 +94,10 @@ def resolve_architecture(model: ModelConfig, vocab_size: int, num_classes: int =
         decoder_attention=(),
         cross_attention=(),
         position=position,
-        norm=norm,
+        norm=_parsed('model.norm', model.norm),
         placement=PLACEMENTS[model.norm_placement],
-        ffn=ffn,
-        cell=cell,
+        ffn=_parsed('model.ffn', model.ffn),
+        cell=_parsed('model.rnn', model.rnn),
         block=model.block,
         attention_bias=model.attention_bias,
         attention_dropout=model.attention_dropout,
@@ -134,7 +131,7 @@ def _parsed(key: str, text: str) -> Any:
 
 
 def head_dims(model: ModelConfig) -> HeadDims:
-    """The heads of a model with the zeros of its keys resolved."""
+    """Return the heads of a model, with the zeros of its keys resolved."""
     head_dim = model.head_dim or model.d_model // model.num_heads
     return HeadDims(
         model.num_heads,
@@ -148,10 +145,9 @@ def _site_attention(
     model: ModelConfig, site: SiteSpec, layers: int, position: Position
 ) -> tuple[LayerAttention, ...]:
     key = attention_key(model, site.name)
-    pattern = spec.parse_pattern(getattr(model, key), KINDS, f'model.{key}')
-    position = (
-        Position() if site.name == 'cross' else position
-    )  # Between two sequences positions do not compare.
+    pattern = spec.parse_pattern(getattr(model, key.removeprefix('model.')), KINDS, key)
+    if site.name == 'cross':  # Positions of two sequences do not compare.
+        position = Position()
     kinds = (pattern[layer % len(pattern)] for layer in range(layers))
     return tuple(
         LayerAttention(kind, position, resolve_engine(model.engine, kind, position, site))

@@ -1,4 +1,4 @@
-"""What a person sees of a running loop: a bar on a terminal, lines elsewhere."""
+"""The progress of a running loop: a bar on a terminal, log lines elsewhere."""
 
 import contextlib
 import contextvars
@@ -13,8 +13,9 @@ _drawn = contextvars.ContextVar('drawn', default=True)
 
 @contextlib.contextmanager
 def without_bars() -> Iterator[None]:
-    """Inside, a loop logs lines, as where there is no terminal: who runs many has a display of
-    its own.
+    """Show no progress bars inside the block: loops log lines, as where there is no terminal.
+
+    For a caller that runs many loops and has a display of its own.
     """
     token = _drawn.set(False)
     try:
@@ -51,19 +52,22 @@ class Progress:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time inside does not count as training."""
+        """Leave the time inside the block out of the speed."""
         start = time.perf_counter()
         yield
         self._since += time.perf_counter() - start
 
     def advance(self, step: int, values: dict[str, float], waited: float) -> dict[str, Any] | None:
-        """Takes in a step; every `log_every` steps returns what is to be logged, `seconds` since
-        the last time too.
+        """Count a step in; return the metrics to log, every `log_every` steps.
 
         Args:
-            step: just done.
-            values: its metrics, see `step.train_step`.
+            step: the step that was just done.
+            values: its metrics, see `training.train_step`.
             waited: seconds that the loop waited for its data.
+
+        Returns:
+            `values` with tokens_per_second, steps_per_second, data_wait (the share of the time
+            that the loop waited for data) and seconds, all since the last log; None between.
         """
         self._tokens += values['tokens']
         self._waited += waited

@@ -1,6 +1,4 @@
-"""Logical axes to mesh axes: one table, checked by name, collision and divisibility before
-anything compiles.
-"""
+"""Logical axes to mesh axes: one table, checked before anything compiles."""
 
 import math
 from typing import Any
@@ -47,15 +45,15 @@ def stacked_spec(partition: PartitionSpec) -> PartitionSpec:
 
 
 def logical_rules() -> list[tuple[str, tuple[str, ...] | None]]:
-    """RULES as linen's constraints read them."""
+    """Return RULES in the form that linen's constraints read."""
     return [(name, axes or None) for name, axes in RULES.items()]
 
 
 def partition_specs(boxed: Any, sizes: dict[str, int]) -> Any:
-    """The PartitionSpec of every array of a boxed abstract tree; unboxed arrays are replicated.
+    """Give every array of a tree its PartitionSpec; unboxed arrays are replicated.
 
     Args:
-        boxed: `jax.eval_shape` of `init_state`, its parameters boxed with their logical axes.
+        boxed: abstract arrays, boxed with their logical axes where they have any.
         sizes: mesh axis to size, see `mesh_sizes`.
 
     Raises:
@@ -93,11 +91,12 @@ def _partition_spec(
         if size % parts:
             below = size // parts * parts
             raise ConfigError(
-                f'{name}: dimension {logical!r} of size {size} cannot be cut over {parts} devices (mesh '
-                f'{"×".join(RULES[logical])}); sizes that fit: {f"{below} or " if below else ""}{below + parts}'
+                f'{name}: dimension {logical!r} of size {size} cannot be cut over {parts} devices '
+                f'(mesh {"×".join(RULES[logical])}); sizes that fit: '
+                f'{f"{below} or " if below else ""}{below + parts}'
             )
         for axis in RULES[logical]:
-            if axis in used:  # whatever the axis's size: JAX refuses it on one device too
+            if axis in used:  # JAX refuses it on one device too.
                 raise ConfigError(
                     f'{name}: mesh axis {axis!r} would cut both {used[axis]!r} and {logical!r}'
                 )

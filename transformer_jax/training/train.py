@@ -1,4 +1,4 @@
-"""The training loop, of one run or of several side by side."""
+"""Train one run, or several seeds side by side, in a workdir."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -26,14 +26,22 @@ Log = Callable[[str], None]
 
 
 def train(config: ExperimentConfig, path: epath.PathLike, log: Log) -> dict[str, Any] | None:
-    """Trains to `train.steps`, resuming what `path` holds; returns the best evaluation, or None
-    without any.
+    """Train to `train.steps`, resuming what the workdir at `path` holds.
 
-    With `train.num_seeds` a group of seeds, see `train_group`; then the log tells the best of each.
+    With `train.num_seeds` > 1 several seeds train side by side, see `train_group`.
+
+    Args:
+        config: of the experiment.
+        path: the workdir.
+        log: receives one-line messages.
+
+    Returns:
+        the best evaluation, {'step', 'metric', 'value'}; None without any, and for a seed group.
 
     Raises:
-        UserError: anything that a user can mend, see `errors`; Stopped after SIGINT or SIGTERM, its
-            state saved; Diverged, of a group at its end, where one seed or more did.
+        UserError: anything that a user can mend, see `errors`. Stopped after SIGINT or SIGTERM,
+            with the state saved. Diverged after a non-finite update; of a seed group at its end,
+            if one seed or more diverged.
     """
     if config.train.num_seeds == 1:
         [record] = _train(config, Workdir(path), {}, log)
@@ -59,25 +67,24 @@ def train(config: ExperimentConfig, path: epath.PathLike, log: Log) -> dict[str,
 def train_group(
     configs: Sequence[ExperimentConfig], path: epath.PathLike, log: Log, folders: Sequence[str] = ()
 ) -> list[Record]:
-    """Trains runs side by side in one compiled program, resuming what `path` holds.
+    """Train several runs side by side in one compiled program, resuming what `path` holds.
 
-    Each has a workdir of its own, as if it had been trained alone, but the group at `path` holds
-    the checkpoints, see `replicas`. One that diverges or stops early stands still from there on;
-    the others go on.
+    Each run has a workdir of its own, as if it had been trained alone, but the group at `path`
+    holds the checkpoints, see `seed_groups`. A run that diverges or stops early keeps its state
+    from there on, and the others continue.
 
     Args:
-        configs: of the runs, which differ in `seed_groups.VARIES` alone. One of them is trained alone,
-            in its folder.
+        configs: of the runs, which differ in `seed_groups.VARIES` alone. A single one is trained
+            alone, in its folder.
         path: the workdir of the group.
-        log: receives remarks.
+        log: receives one-line messages.
         folders: the runs' workdirs, relative to `path`; by default their seeds.
 
     Returns:
-        what is remembered of each run: `best`, its best evaluation, and `failed`, how it diverged
-            if it did.
+        the record of each run: `best`, its best evaluation, and `failed`, how it diverged.
 
     Raises:
-        UserError: as `train`, but for Diverged; ConfigError where the runs cannot be trained side
+        UserError: as `train`, but for Diverged. ConfigError where the runs cannot be trained side
             by side.
     """
     names = folders or [str(config.train.seed) for config in configs]
@@ -94,9 +101,7 @@ def train_group(
 def _train(
     config: ExperimentConfig, workdir: Workdir, members: Mapping[str, ExperimentConfig], log: Log
 ) -> list[Record]:
-    """Trains the group of `members` (folder to configuration), or without any the run that
-    `config` is.
-    """
+    """Train one run, or the group of `members` (folder to configuration) where there are some."""
     if workdir.replica is not None:
         raise WorkdirError(
             f'{workdir.path} holds a run of a group, whose checkpoints are in '

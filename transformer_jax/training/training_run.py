@@ -1,6 +1,4 @@
-"""One run as the training loop sees it: what it remembers, when it is due, what it writes. A group
-has several.
-"""
+"""One run in the training loop: its record, when it is due to evaluate or save, its logs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,36 +12,43 @@ from transformer_jax.storage.metrics_writer import MetricsWriter
 from transformer_jax.storage.workdir import Workdir
 
 REMEDY = (
-    'lower optim.learning_rate, raise the warmup or set optim.clip, or go on without such steps with '
-    "train.on_nonfinite='skip'"
+    'lower optim.learning_rate, raise the warmup or set optim.clip, or go on without such steps '
+    "with train.on_nonfinite='skip'"
 )
 
 
 @dataclasses.dataclass
 class Record:
-    """What a run remembers beside its state."""
+    """The history of a run that each checkpoint stores with its state, as JSON.
 
-    best: dict[str, Any] | None = None  # the best evaluation
+    Attributes:
+        best: the best evaluation, {'step', 'metric', 'value'}.
+        evaluations_since_best: evaluations after it, for `evaluate.patience`.
+        stopped_early: the patience was used up.
+        evaluated: the step of the last evaluation.
+        failed: how the run diverged, '' if it did not.
+        saves: the steps whose checkpoints are kept.
+    """
+
+    best: dict[str, Any] | None = None
     evaluations_since_best: int = 0
     stopped_early: bool = False
-    evaluated: int = 0  # the step of the last evaluation
-    failed: str = ''  # how it diverged
-    saves: list[int] = dataclasses.field(
-        default_factory=list
-    )  # the checkpoints that are to be kept of it
+    evaluated: int = 0
+    failed: str = ''
+    saves: list[int] = dataclasses.field(default_factory=list)
 
     @property
     def live(self) -> bool:
-        """Whether it goes on."""
+        """Whether the run still trains."""
         return not (self.stopped_early or self.failed)
 
     @property
     def error(self) -> Diverged | None:
-        """That of a run that failed."""
+        """The error of a run that diverged."""
         return Diverged(f'{self.failed}; {REMEDY}') if self.failed else None
 
     def update(self, step: int, metric: str, scores: dict[str, Any]) -> bool:
-        """Takes in an evaluation; returns whether it is the best so far."""
+        """Record an evaluation; return whether it is the best so far."""
         self.evaluated = step
         value = scores[metric]
         sign = -1 if METRICS[metric].lower_is_better else 1
@@ -54,7 +59,7 @@ class Record:
         return better
 
     def saved(self, step: int, keep: int) -> None:
-        """Takes in a checkpoint; the newest `keep` and the best one stay."""
+        """Record a checkpoint; the newest `keep` and the best one stay in `saves`."""
         saves = [*self.saves, step]
         self.saves = [
             each
@@ -64,7 +69,7 @@ class Record:
 
 
 class TrainingRun:
-    """One run: its configuration, its order of the data, its record, and its workdir."""
+    """One run: its configuration, its data in the order of its seed, its record, its workdir."""
 
     metrics: MetricsWriter
 
@@ -75,21 +80,18 @@ class TrainingRun:
         self.record = Record()
 
     def start(self, resumed: int | None) -> None:
-        """Opens the metrics of a run that goes on after step `resumed`, or begins (None)."""
+        """Open the metrics of a run that resumes after step `resumed`, or begins (None)."""
         self.metrics = self.workdir.metrics_writer(resumed)
 
     def due(self, step: int) -> tuple[bool, bool]:
-        """(whether to evaluate, whether to save) after a step."""
+        """Return (whether to evaluate, whether to save) after a step."""
 
         def due(every: int, every_epochs: int) -> bool:
             epoch = every_epochs * self.data.steps_per_epoch
             return any(period and step % period == 0 for period in (every, epoch))
 
-        evaluate, checkpoint, last = (
-            self.config.evaluate,
-            self.config.checkpoint,
-            step == self.config.train.steps,
-        )
+        evaluate, checkpoint = self.config.evaluate, self.config.checkpoint
+        last = step == self.config.train.steps
         evaluates = bool(evaluate.every or evaluate.every_epochs)
         return (
             due(evaluate.every, evaluate.every_epochs) or (evaluates and last),
@@ -97,14 +99,16 @@ class TrainingRun:
         )
 
     def accept_step(self, step: int, values: dict[str, Any]) -> bool:
-        """Takes 'finite' out of a step's metrics; returns whether the run goes on from there, else
-        it has failed.
+        """Take 'finite' out of a step's metrics; return whether the run still trains.
+
+        A run whose update was not finite has failed, or logs the skipped step, as
+        `train.on_nonfinite` says.
         """
         if values.pop('finite'):
             return True
         message = (
-            f'step {step}: loss {values["loss"]}, gradient norm {values["grad_norm"]}: the update was not '
-            'finite and was not applied'
+            f'step {step}: loss {values["loss"]}, gradient norm {values["grad_norm"]}: the update '
+            'was not finite and was not applied'
         )
         self.log(message)
         if self.config.train.on_nonfinite == 'stop':
@@ -114,9 +118,7 @@ class TrainingRun:
         return self.record.live
 
     def take_scores(self, step: int, scores: dict[str, Any], seconds: float) -> bool:
-        """Records and writes an evaluation on the validation split; returns whether it is the best
-        so far.
-        """
+        """Record and log scores of the validation split; return whether they are the best."""
         settings = self.config.evaluate
         best = self.record.update(step, settings.best_metric, scores)
         self.record.stopped_early = bool(settings.patience) and (
@@ -129,11 +131,8 @@ class TrainingRun:
             for name, kind in METRICS.items()
             if kind.logged and name in scores
         )
-        self.log(
-            f'step {step}: validation {shown}{" (best " + settings.best_metric + ")" if best else ""}'
-        )
+        metric = settings.best_metric
+        self.log(f'step {step}: validation {shown}{f" (best {metric})" if best else ""}')
         if self.record.stopped_early:
-            self.log(
-                f'stopping early: {settings.patience} evaluations without a better {settings.best_metric}'
-            )
+            self.log(f'stopping early: {settings.patience} evaluations without a better {metric}')
         return best
