@@ -18,7 +18,7 @@ from transformer_jax.attention.masks import MASKS, BigBird, Causal, Prefix, Segm
 from transformer_jax.batch import Tokens
 from transformer_jax.config import resolve_architecture
 from transformer_jax.errors import ConfigError
-from transformer_jax.models.blocks import PAST, MultiHead
+from transformer_jax.models.multi_head import PAST, MultiHead
 from transformer_jax.schema import ModelConfig
 
 LENGTH = 8

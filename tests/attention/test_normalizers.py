@@ -12,7 +12,7 @@ import pytest
 
 from transformer_jax.attention.normalizers import NORMALIZERS, Elementwise
 from transformer_jax.layers.param_scope import HeadDims
-from transformer_jax.models.blocks import Projection
+from transformer_jax.models.multi_head import Projection
 from transformer_jax.positions import Position
 
 B, K, G, T, S = 2, 2, 2, 4, 7

@@ -16,7 +16,8 @@ from transformer_jax.batch import Tokens
 from transformer_jax.errors import ConfigError
 from transformer_jax.layers.norms import PLACEMENTS, deepnorm
 from transformer_jax.losses.model_loss import loss_sums
-from transformer_jax.models.blocks import PAST, Block, Connection
+from transformer_jax.models.blocks import Block, Connection
+from transformer_jax.models.multi_head import PAST
 from transformer_jax.positions import sinusoids
 from transformer_jax.schema import ExperimentConfig, ModelConfig
 

@@ -386,7 +386,9 @@ def test_the_alignment_is_drawn(models):
 
 def test_without_attention_there_is_nothing_to_draw(models):
     model = models('none')
-    with pytest.raises(ConfigError, match=r"gru\(attention='none'\).* has no attention to draw"):
+    with pytest.raises(
+        ConfigError, match=r"model.rnn='gru\(attention=none\)' has no attention to draw"
+    ):
         attention_maps.attention_weights(model.module, model.params, [5, EOS], [9, EOS])
 
 

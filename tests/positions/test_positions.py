@@ -19,7 +19,7 @@ from transformer_jax.batch import Tokens
 from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError
 from transformer_jax.layers.param_scope import HeadDims
-from transformer_jax.models.blocks import Projection
+from transformer_jax.models.multi_head import Projection
 from transformer_jax.positions import POSITIONS, sinusoids
 from transformer_jax.positions.biases import alibi_slopes, t5_buckets
 from transformer_jax.schema import ExperimentConfig, ModelConfig

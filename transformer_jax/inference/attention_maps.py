@@ -9,11 +9,13 @@ import jax
 import numpy as np
 from etils import epath
 
+from transformer_jax import spec
 from transformer_jax.batch import BOS, EOS, Batch
 from transformer_jax.display.attention_heads import draw_attention
 from transformer_jax.display.figures import check_format
 from transformer_jax.errors import ConfigError, DataError
 from transformer_jax.inference.trained_run import TrainedRun
+from transformer_jax.layers.recurrent import RNNS
 
 
 def attention_weights(
@@ -42,7 +44,8 @@ def attention_weights(
     architecture = model.architecture
     if not architecture.sites:  # a recurrent model
         if not intermediates:
-            raise ConfigError('model.rnn has no attention to draw')
+            cell = spec.text(architecture.cell, RNNS)
+            raise ConfigError(f'model.rnn={cell!r} has no attention to draw')
         return {'cross': intermediates['weights_BNTS'][0]}
 
     def stack(blocks: str, layers: int, site: str) -> np.ndarray:

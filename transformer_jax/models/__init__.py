@@ -1,4 +1,4 @@
-"""Whole models, each built from an Architecture."""
+"""The table of models, each built from an Architecture."""
 
 from typing import Any, NamedTuple
 
@@ -15,16 +15,16 @@ from transformer_jax.models.token_model import TokenModel
 
 
 class ModelKind(NamedTuple):
-    """A row of MODELS: all that the program needs to know of a kind of model beside its module."""
+    """A row of MODELS: what the program needs to know about a kind of model."""
 
     module: type[TokenModel]
-    sites: tuple[str, ...]  # where it attends: encoder, decoder, cross
-    stacks: tuple[str, ...]  # the layers that it has: encoder, decoder
+    sites: tuple[str, ...]  # where it has attention layers: encoder, decoder, cross
+    stacks: tuple[str, ...]  # the stacks of layers that it has: encoder, decoder
     learns: tuple[str, ...]  # the forms of tasks that it can learn
-    commands: tuple[str, ...]  # what it can be asked for, beside train, evaluate and inspect
-    size_key: str = 'd_ff'  # the key of the configuration that is solved for at equal size
-    reads_source: bool = True  # a batch has a source; else a pair is read as one sequence
-    predicts_class: bool = False  # a target is one class; else it is text
+    commands: tuple[str, ...]  # which it serves, apart from train, evaluate and inspect
+    size_key: str = 'd_ff'  # the configuration key that is solved for at equal parameters
+    reads_source: bool = True  # batches have a source; otherwise a pair is one sequence
+    predicts_class: bool = False  # the target is one class; otherwise it is text
 
 
 MODELS: dict[str, ModelKind] = {
@@ -63,13 +63,17 @@ MODELS: dict[str, ModelKind] = {
 
 
 def build_model(architecture: Architecture) -> TokenModel:
-    """The linen module of an architecture."""
+    """Build the linen module of an architecture."""
     return MODELS[architecture.kind].module(architecture)
 
 
 def dummy_batch(architecture: Architecture, rows: int = 1, length: int = 1) -> Batch:
-    """A batch of ones of the right types, to initialise and to trace with; source and target have
-    `length` tokens.
+    """Make a batch of ones to initialize and trace a model with.
+
+    Args:
+        architecture: of the model.
+        rows: B.
+        length: of source and target, in tokens; a class has length 1.
     """
     kind = MODELS[architecture.kind]
     source = jnp.ones((rows, length), jnp.int32) if kind.reads_source else None

@@ -1,6 +1,4 @@
-"""The architecture: a model's configuration with every spec string resolved to the object that
-it names.
-"""
+"""A model's architecture: its configuration with every spec string resolved."""
 
 import dataclasses
 import math
@@ -27,9 +25,10 @@ class LayerAttention:
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """All that decides what a model computes; hashable, so that compiled programs are keyed by it.
+    """Everything that decides what a model computes.
 
-    The fields that are not explained here have the meaning of their key in `schema.ModelConfig`.
+    Hashable, so that it can be a key of compiled programs. Fields that are not explained here mean
+    the same as their key in `schema.ModelConfig`.
     """
 
     kind: str  # a row of MODELS
@@ -51,7 +50,7 @@ class Architecture:
     block: str
     attention_bias: str
     attention_dropout: bool
-    tied: tuple[str, ...]  # which tables are one with the target embedding's: 'source', 'output'
+    tied: tuple[str, ...]  # the tables tied to the target embedding's: 'source', 'output'
     pooling: str
     towers: int
     embedding_scale: float
@@ -62,7 +61,7 @@ class Architecture:
 
     @property
     def sites(self) -> tuple[tuple[str, int], ...]:
-        """(site, layer) of every attention layer; none in a recurrent model."""
+        """List (site, layer) of every attention layer; empty for a recurrent model."""
         return tuple(
             (site, layer)
             for site in ('encoder', 'decoder', 'cross')
@@ -70,28 +69,25 @@ class Architecture:
         )
 
     def attention_at(self, site: str, layer: int) -> LayerAttention:
-        """The attention of a layer, from 0, at a site: 'encoder', 'decoder' or 'cross'."""
+        """Return the attention of a layer, from 0, at a site: 'encoder', 'decoder' or 'cross'."""
         return self._layers(site)[layer]
 
     def site_spec(self, site: str) -> SiteSpec:
-        """What an engine must suit at a site."""
+        """Describe a site for the choice of an engine."""
         return SiteSpec(site, self.heads, self.dtype, self.attention_dropout)
 
     def residual_scales(self, stack: str) -> tuple[float, float]:
-        """(α of the residual path, β of the initial weights beside it) in the 'encoder'
-        or 'decoder'.
+        """Return DeepNorm's (α, β) for the 'encoder' or 'decoder', see `norms.deepnorm`.
+
+        Other placements of norms have (1, 1).
         """
-        return (
-            deepnorm(stack, self.encoder_layers, self.decoder_layers)
-            if self.placement.deep
-            else (1.0, 1.0)
-        )
+        if not self.placement.deep:
+            return 1.0, 1.0
+        return deepnorm(stack, self.encoder_layers, self.decoder_layers)
 
     @property
     def max_length(self) -> float:
-        """The most tokens that attention and positions can take in; math.inf where nothing
-        bounds them.
-        """
+        """The longest sequence that attention and positions support; math.inf: no limit."""
         limits = [self.attention_at(site, layer).kind.max_len for site, layer in self.sites]
         if limits:
             limits.append(self.position.max_len)
@@ -99,7 +95,7 @@ class Architecture:
 
     @property
     def prefix_length(self) -> int:
-        """The longest prefix that any layer's mask shows at once; 0 without any."""
+        """The longest prefix that a layer's mask shows to all tokens; 0 without a prefix mask."""
         return max(
             (
                 self.attention_at(site, layer).kind.mask.prefix_length()
@@ -109,9 +105,7 @@ class Architecture:
         )
 
     def engines(self) -> dict[str, str]:
-        """Site to the engines of its layers: {'encoder': 'dense', 'decoder': '5*blocked,
-        dense', …}.
-        """
+        """Name the engines of each site: {'encoder': 'dense', 'decoder': '5*blocked, dense'}."""
         return {
             site: _pattern([layer.engine for layer in self._layers(site)])
             for site in ('encoder', 'decoder', 'cross')
@@ -119,7 +113,7 @@ class Architecture:
         }
 
     def with_engines(self, choose: Callable[[str, LayerAttention], str]) -> 'Architecture':
-        """The same model with the engine of each layer replaced by `choose(site, layer)`."""
+        """Return the architecture with the engine `choose(site, layer)` in each layer."""
         return dataclasses.replace(
             self,
             **{
@@ -140,9 +134,7 @@ class Architecture:
 
 
 def _pattern(names: list[str]) -> str:
-    """The engines of a stack's layers as a pattern is written: '5*blocked, dense', or one name
-    for all.
-    """
+    """Write names as a pattern of layers: '5*blocked, dense', or one name for all."""
     runs = [(name, len(list(run))) for name, run in groupby(names)]
     if len(runs) == 1:
         return runs[0][0]

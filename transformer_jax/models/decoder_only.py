@@ -9,7 +9,7 @@ from transformer_jax.models.transformer_model import DecodingCache, Memory, Tran
 
 
 class DecoderOnly(TransformerModel):
-    """A language model: a stack that sees the past, and no source (Radford et al. 2018; 2019)."""
+    """A causal language model without an encoder (Radford et al. 2018; 2019)."""
 
     def setup(self):
         architecture = self.architecture
@@ -22,10 +22,10 @@ class DecoderOnly(TransformerModel):
             Block(architecture, 'decoder', n, self.decoder_relative)
             for n in range(architecture.decoder_layers)
         ]
-        self.decoder_norm = self._end()
+        self.decoder_norm = self._final_norm()
 
     def features(self, batch: Batch, rate: jax.Array | None = None) -> jax.Array:
-        """x_BTD: what the output layer turns into logits."""
+        """Compute x_BTD, the input of the output layer; `rate` is dropout's."""
         tokens = batch.target_tokens
         x_BTD = self._embed(batch.inputs_BT, tokens, rate)
         for block in self.decoder:
@@ -35,13 +35,17 @@ class DecoderOnly(TransformerModel):
     def start(
         self, source_BS: jax.Array, source: Tokens, length: int
     ) -> tuple[DecodingCache, Memory]:
-        """The state of decoding behind a prompt, which is read at once, with room for `length` more
-        keys a row.
+        """Read a prompt in one pass and make the state of decoding after it.
+
+        Args:
+            source_BS: the prompt's token ids.
+            source: their positions and segments.
+            length: the keys that the cache has room for in each row, beyond the prompt.
         """
         inputs_BS = jnp.pad(source_BS, ((0, 0), (1, 0)), constant_values=BOS)[:, :-1]
-        first_B1 = jnp.maximum(source.segments_BT.sum(1, keepdims=True) - 1, 0)
-        # The last token of a prompt is what decoding starts from; a prompt of none starts from BOS.
-        last_B = jnp.take_along_axis(source_BS, first_B1, axis=1)[:, 0]
+        last_place_B1 = jnp.maximum(source.segments_BT.sum(1, keepdims=True) - 1, 0)
+        # Decoding starts from the last token of the prompt, or from BOS after an empty prompt.
+        last_B = jnp.take_along_axis(source_BS, last_place_B1, axis=1)[:, 0]
         lengths_B = source.segments_BT.sum(1)
         x_BSD = self._embed(inputs_BS, source, None)
         layers = []
@@ -49,14 +53,13 @@ class DecoderOnly(TransformerModel):
             cache = block.init_cache(x_BSD, source, source_BS.shape[1] + length)
             x_BSD, cache = block.step(x_BSD, source, cache)
             layers.append(cache)
-        return DecodingCache(
-            tuple(layers), lengths_B, jnp.where(lengths_B > 0, last_B, BOS)
-        ), Memory((), None)
+        first_B = jnp.where(lengths_B > 0, last_B, BOS)
+        return DecodingCache(tuple(layers), lengths_B, first_B), Memory((), None)
 
     def step(
         self, tokens_R: jax.Array, cache: DecodingCache, memory: Memory
     ) -> tuple[jax.Array, DecodingCache]:
-        """logits_RV of the tokens that follow `tokens_R`, and the cache with them in it.
+        """Read one token of each hypothesis: (logits_RV of the next one, the new cache).
 
         BOS, which is never generated, stands for the last token of the prompt.
         """

@@ -9,7 +9,7 @@ from transformer_jax.models.transformer_model import DecodingCache, Memory, Tran
 
 
 class EncoderDecoder(TransformerModel):
-    """The Transformer of Vaswani et al. (2017)."""
+    """The Transformer of Vaswani et al. (2017), Figure 1."""
 
     def setup(self):
         architecture = self.architecture
@@ -29,10 +29,10 @@ class EncoderDecoder(TransformerModel):
             Block(architecture, 'decoder', n, self.decoder_relative, True)
             for n in range(architecture.decoder_layers)
         ]
-        self.encoder_norm, self.decoder_norm = self._end(), self._end()
+        self.encoder_norm, self.decoder_norm = self._final_norm(), self._final_norm()
 
     def features(self, batch: Batch, rate: jax.Array | None = None) -> jax.Array:
-        """x_BTD: what the output layer turns into logits."""
+        """Compute x_BTD, the input of the output layer; `rate` is dropout's."""
         source, target = batch.source_tokens, batch.target_tokens
         memory = self.encode(batch.source_BS, source, rate), source
         x_BTD = self._embed_target(batch.inputs_BT, target.positions_BT, rate)
@@ -43,7 +43,7 @@ class EncoderDecoder(TransformerModel):
     def encode(
         self, source_BS: jax.Array, tokens: Tokens, rate: jax.Array | None = None
     ) -> jax.Array:
-        """memory_BSD of the source."""
+        """Encode the source as memory_BSD; `rate` is dropout's."""
         embedding = self.target_embedding if self._tied('source') else self.source_embedding
         x_BSD = self.source_positions(embedding(source_BS), tokens.positions_BT)
         x_BSD = self._enter(x_BSD, self.source_norm, rate)
@@ -54,8 +54,12 @@ class EncoderDecoder(TransformerModel):
     def start(
         self, source_BS: jax.Array, source: Tokens, length: int
     ) -> tuple[DecodingCache, Memory]:
-        """The state of decoding before its first token, with room for `length` keys a row, and what
-        it reads.
+        """Encode the source and make the state of decoding before its first token.
+
+        Args:
+            source_BS: token ids.
+            source: their positions and segments.
+            length: the keys that the cache has room for in each row.
         """
         memory_BSD = self.encode(source_BS, source)
         layers = tuple(block.init_cache(memory_BSD, source, length) for block in self.decoder)
@@ -66,9 +70,9 @@ class EncoderDecoder(TransformerModel):
     def step(
         self, tokens_R: jax.Array, cache: DecodingCache, memory: Memory
     ) -> tuple[jax.Array, DecodingCache]:
-        """logits_RV of the tokens that follow `tokens_R`, and the cache with them in it.
+        """Read one token of each hypothesis: (logits_RV of the next one, the new cache).
 
-        R is B, or a multiple: the beams of a sentence side by side, which share its memory.
+        R is B or a multiple of it: the beams of a sentence are adjacent rows and share its memory.
         """
         target = Tokens(cache.position_R[:, None], jnp.ones_like(cache.position_R)[:, None])
         x_R1D = self._embed_target(tokens_R[:, None], target.positions_BT, None)

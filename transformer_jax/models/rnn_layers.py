@@ -1,7 +1,8 @@
-"""The learned arrays of recurrent models: layers of cells, and attention.
+"""The modules that own the parameters of recurrent models: layers of cells, and attention.
 
-D units of a layer and size of an embedding, E size of the memory: D, or 2 D where both directions
-read the source; I inputs of a layer, Z gates of a cell.
+Letters of shapes: D units of a layer and size of an embedding; E size of the memory, which is D, or
+2 D where two layers read the source from both ends; I inputs of a layer; Z gates of a cell; C = E +
+D.
 """
 
 from typing import Any
@@ -19,21 +20,24 @@ GLOROT_GATES = nn.initializers.variance_scaling(
     1.0, 'fan_avg', 'uniform', in_axis=0, out_axis=2, batch_axis=1
 )
 
-GATES = (
-    'embed',
-    'rank',
-    'mlp',
-)  # logical axes of kernels to gates: a device has all gates of its units
+# Logical axes of kernels [inputs, gates, units]: a device has all gates of its units.
+GATES = ('embed', 'rank', 'mlp')
 
 
 class Layer(nn.Module):
-    """Owns the parameters of a recurrent layer in one direction."""
+    """The parameters of a recurrent layer in one direction.
+
+    Attributes:
+        cell: of the layer.
+        units: D.
+    """
 
     cell: Recurrent
     units: int
 
     @nn.compact
     def __call__(self, inputs: int) -> Weights:
+        """Return the weights of a layer with `inputs` inputs, I."""
         Z, D = self.cell.gates, self.units
         return Weights(
             parameter(self, 'input_kernel', (inputs, Z, D), GATES, GLOROT_GATES),
@@ -43,21 +47,30 @@ class Layer(nn.Module):
 
 
 def _orthogonal(rng: jax.Array, shape: tuple[int, int, int], dtype: Any) -> jax.Array:
-    """A random orthogonal matrix for each gate (Bahdanau et al. 2015, section B.1)."""
+    """Draw an orthogonal matrix for each gate (Bahdanau et al. 2015, section B.1)."""
     D, Z, _ = shape
     gates = [nn.initializers.orthogonal()(key, (D, D), dtype) for key in jax.random.split(rng, Z)]
     return jnp.stack(gates, axis=1)
 
 
 class Alignment(nn.Module):
-    """Owns the parameters of attention, and of the output that what it finds is joined to."""
+    """The parameters of attention, and of the output layer after it.
+
+    Attributes:
+        score: 'additive' or 'multiplicative', see `Recurrent`.
+        units: D.
+    """
 
     score: str
     units: int
 
     @nn.compact
     def __call__(self, memory_size: int) -> dict[str, jax.Array]:
-        """Arrays by name; those of a query belong to the additive score alone."""
+        """Return the arrays by name; only the additive score has arrays of a query.
+
+        Args:
+            memory_size: E.
+        """
         E, D = memory_size, self.units
         arrays = {
             'key_ED': parameter(self, 'key_kernel', (E, D), ('embed', 'mlp'), GLOROT),

@@ -1,8 +1,6 @@
-"""The recurrent encoder-decoder, with and without attention: what the Transformer replaced, as
-its baseline.
+"""The recurrent encoder-decoder, with and without attention: the Transformer's baseline.
 
-D units of a layer and size of an embedding, E size of the memory: D, or 2 D where both directions
-read the source; I inputs of a layer, Z gates of a cell.
+Letters of shapes as in `rnn_layers`.
 """
 
 from typing import Any
@@ -30,15 +28,15 @@ from transformer_jax.models.token_model import TokenModel
 
 
 class RnnSeq2Seq(TokenModel):
-    """An encoder and a decoder of recurrent layers (Sutskever et al. 2014), with attention where
-    `model.rnn` has it.
+    """An encoder and a decoder of recurrent layers (Sutskever et al. 2014).
 
-    The decoder is that of Luong et al. (2015), Figures 2 and 4, whatever the score of attention.
-    All that it carries starts from one vector, tanh(W m + b) of the encoder's last outputs m, as in
-    Bahdanau et al. (2015), section A.2.2 (there of the backward one alone). Dropout acts on what
-    layers read and on the features, never from one token to the next (Zaremba et al. 2014).
-    `model.d_model` is the size of embeddings and of each layer in each direction; the keys of
-    attention, positions, norms and feed-forward layers have no meaning here.
+    `model.rnn` is the cell and says whether there is attention. The decoder is that of Luong et al.
+    (2015), Figures 2 and 4, for both scores of attention. Its whole state starts as one vector,
+    tanh(W m + b), where m are the encoder's last outputs (Bahdanau et al. 2015, section A.2.2, has
+    the backward one alone). Dropout is applied to the inputs of layers and to the features, never
+    between one token and the next (Zaremba et al. 2014). `model.d_model` is the size of embeddings
+    and of each layer in each direction; the keys of attention, positions, norms and feed-forward
+    layers have no effect.
     """
 
     def setup(self):
@@ -66,11 +64,11 @@ class RnnSeq2Seq(TokenModel):
             )
 
     def features(self, batch: Batch, rate: jax.Array | None = None) -> jax.Array:
-        """x_BTD: what the output layer turns into logits."""
+        """Compute x_BTD, the input of the output layer; `rate` is dropout's."""
         source, target = batch.source_tokens, batch.target_tokens
         memory = self._memory(self.encode(batch.source_BS, source, rate), source)
         x_BTD = constrain(self.target_embedding(batch.inputs_BT))
-        decode = self._decode_fed if self.cell.input_feeding else self._decode
+        decode = self._decode_by_token if self.cell.input_feeding else self._decode_by_layer
         x_BTD, weights_BTS = decode(x_BTD, target, memory, rate)
         if weights_BTS is not None:
             self.sow('intermediates', 'weights_BNTS', weights_BTS[:, None])
@@ -79,11 +77,12 @@ class RnnSeq2Seq(TokenModel):
     def encode(
         self, source_BS: jax.Array, tokens: Tokens, rate: jax.Array | None = None
     ) -> jax.Array:
-        """memory_BSE of the source: the outputs of the last layer, forward beside backward."""
+        """Encode the source as memory_BSE: forward and backward outputs of the last layer."""
         embedding = self.target_embedding if self._tied('source') else self.source_embedding
         x_BSI = constrain(embedding(source_BS))
         for index, layer in enumerate(self.encoder):
-            x_BSI, (*_, inputs) = dropout(self, x_BSI, rate), x_BSI.shape
+            x_BSI = dropout(self, x_BSI, rate)
+            inputs = x_BSI.shape[-1]
             outputs = [recur(self.cell, layer(inputs), x_BSI, tokens.segments_BT)]
             if self.cell.bidirectional:
                 weights = self.encoder_backward[index](inputs)
@@ -94,36 +93,39 @@ class RnnSeq2Seq(TokenModel):
     def start(
         self, source_BS: jax.Array, source: Tokens, length: int
     ) -> tuple[DecoderState, Memory]:
-        """The state of decoding before its first token, and what it reads; neither grows
-        with `length`.
+        """Encode the source and make the state of decoding before its first token.
+
+        Args:
+            source_BS: token ids.
+            source: their positions and segments.
+            length: not used: the state does not grow.
         """
-        memory, zeros_B1 = (
-            self._memory(self.encode(source_BS, source), source),
-            jnp.zeros_like(source_BS[:, :1]),
-        )
-        return self._carried(self._initial(memory, Tokens(zeros_B1, zeros_B1 + 1))[:, 0]), memory
+        memory = self._memory(self.encode(source_BS, source), source)
+        zeros_B1 = jnp.zeros_like(source_BS[:, :1])
+        initial_BD = self._initial(memory, Tokens(zeros_B1, zeros_B1 + 1))[:, 0]
+        return self._fill_state(initial_BD), memory
 
     def step(
         self, tokens_R: jax.Array, cache: DecoderState, memory: Memory
     ) -> tuple[jax.Array, DecoderState]:
-        """logits_RV of the tokens that follow `tokens_R`, and the cache with them in it.
+        """Read one token of each hypothesis: (logits_RV of the next one, the new state).
 
-        R is B, or a multiple: the beams of a sentence side by side, which share its memory.
+        R is B or a multiple of it: the beams of a sentence are adjacent rows and share its memory.
         """
         decoder = self._decoder()
         x_RZD = decoder.layers[0].project(self.target_embedding(tokens_R[:, None]))[:, 0]
         states, h_RD = advance(self.cell, decoder, x_RZD, cache, [])
-        # The hypotheses of a sentence are to its memory what the times of a target are.
+        # The hypotheses of a sentence become the times of one target: one attention to its memory.
         h_BTD = h_RD.reshape(len(memory.memory_BSE), -1, h_RD.shape[-1])
         ones_BT = jnp.ones(h_BTD.shape[:2], jnp.int32)
         x_BTD, _ = self._align(decoder, h_BTD, Tokens(ones_BT, ones_BT), memory)
         logits_RV = self.logits(x_BTD).reshape(len(tokens_R), -1)
         return logits_RV, DecoderState(states, x_BTD.reshape(h_RD.shape).astype(jnp.float32))
 
-    def _decode(
+    def _decode_by_layer(
         self, x_BTD: jax.Array, target: Tokens, memory: Memory, rate: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """(features, weights_BTS) layer by layer, each for all tokens."""
+        """Decode layer by layer, each for all tokens: (features, weights_BTS)."""
         decoder, initial_BTD = self._decoder(), self._initial(memory, target)
         for weights in decoder.layers:
             x_BTD = recur(
@@ -131,11 +133,12 @@ class RnnSeq2Seq(TokenModel):
             )
         return self._align(decoder, x_BTD, target, memory)
 
-    def _decode_fed(
+    def _decode_by_token(
         self, x_BTD: jax.Array, target: Tokens, memory: Memory, rate: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """The same token by token, each through all layers and attention: it reads the output of
-        the one before.
+        """Decode token by token, through all layers and attention: (features, weights_BTS).
+
+        With input feeding a token reads the output of the token before.
         """
         decoder, ones_BTD = self._decoder(), jnp.ones_like(x_BTD)
         drops = (
@@ -147,19 +150,20 @@ class RnnSeq2Seq(TokenModel):
         def step(inputs, state):
             x_BZD, allowed_BS, drops = inputs
             states, h_BD = advance(self.cell, decoder, x_BZD, state, drops)
-            found_B1 = align(decoder.alignment, h_BD[:, None], memory, allowed_BS[:, None])
-            output_BD, weights_BS = (a_B1[:, 0] for a_B1 in found_B1)
+            aligned_B1 = align(decoder.alignment, h_BD[:, None], memory, allowed_BS[:, None])
+            output_BD, weights_BS = (a_B1[:, 0] for a_B1 in aligned_B1)
             return DecoderState(states, output_BD.astype(jnp.float32)), (output_BD, weights_BS)
 
         return over_time(
             step,
-            self._carried(x_BTD.shape[-1]),
+            self._fill_state(x_BTD.shape[-1]),
             inputs,
             target.segments_BT,
             self._initial(memory, target),
         )
 
     def _decoder(self) -> Decoder:
+        """Collect the learned arrays of the decoder."""
         D = self.architecture.d_model
         return Decoder(
             [layer(D) for layer in self.decoder],
@@ -168,29 +172,29 @@ class RnnSeq2Seq(TokenModel):
         )
 
     def _memory(self, memory_BSE: jax.Array, source: Tokens) -> Memory:
+        """Add the keys of attention to the encoder's output."""
         alignment = self._decoder().alignment
-        return Memory(memory_BSE, alignment and matmul(memory_BSE, alignment['key_ED'], 1), source)
+        if alignment is None:
+            return Memory(memory_BSE, None, source)
+        return Memory(memory_BSE, matmul(memory_BSE, alignment['key_ED'], 1), source)
 
     def _initial(self, memory: Memory, target: Tokens) -> jax.Array:
-        """The float32 vector_BTD from which the decoder starts a segment, at each of the
-        segment's tokens.
-        """
+        """Compute the decoder's initial state of each target token's segment: float32 [B, T, D]."""
         m_BTE = last_outputs(memory.memory_BSE, memory.tokens, target, self.cell.bidirectional)
         initial_BTD = (
             matmul(m_BTE, self.bridge_ED, 1).astype(jnp.float32) + self.bridge_bias_D[None, None]
         )
         return jnp.tanh(initial_BTD)
 
-    def _carried(self, value: Any) -> DecoderState:
-        """All that the decoder carries, one `value` everywhere."""
-        return DecoderState(
-            self.architecture.decoder_layers * (self.cell.states * (value,),), value
-        )
+    def _fill_state(self, value: Any) -> DecoderState:
+        """Make a state of the decoder whose leaves are all `value`."""
+        layer = self.cell.states * (value,)
+        return DecoderState(self.architecture.decoder_layers * (layer,), value)
 
     def _align(
         self, decoder: Decoder, h_BTD: jax.Array, target: Tokens, memory: Memory
     ) -> tuple[jax.Array, jax.Array | None]:
-        """(features, weights_BTS) of the decoder's last layer."""
+        """Attend from the decoder's last layer: (features, weights_BTS or None)."""
         if decoder.alignment is None:
             return h_BTD, None
         return align(decoder.alignment, h_BTD, memory, Segments().allowed(target, memory.tokens))

@@ -1,4 +1,4 @@
-"""The base of all models: embeddings of tokens, and logits by a table that may be one of theirs."""
+"""The base of all models: token embeddings, and logits by an output table."""
 
 import flax.linen as nn
 import jax
@@ -11,24 +11,25 @@ from transformer_jax.models.architecture import Architecture
 
 
 class TokenModel(nn.Module):
-    """What all models share: embeddings of tokens, and logits by a table that may be one
-    of theirs.
+    """A model of tokens: features of a batch, and logits by an output table.
+
+    The output table can be the target embedding's, see `layers.embedding.TIES`.
     """
 
     architecture: Architecture
 
     def __call__(self, batch: Batch, rate: jax.Array | None = None) -> jax.Array:
-        """logits_BTV of the targets; `rate` is dropout's, None where nothing is dropped."""
+        """Compute logits_BTV of the targets; `rate` is dropout's, None: no dropout."""
         return self.logits(self.features(batch, rate))
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
-        """logits_BTV in float32."""
+        """Compute float32 logits_BTV of features x_BTD."""
         w_VD = self.output_table().astype(x_BTD.dtype)
         logits_BTV = jnp.einsum('BTD,VD->BTV', x_BTD, w_VD, preferred_element_type=jnp.float32)
         return softcap(logits_BTV, self.architecture.logit_softcap)
 
     def output_table(self) -> jax.Array:
-        """w_VD: the vectors whose products with the features are the logits."""
+        """Return w_VD, whose products with the features are the logits."""
         return (self.target_embedding if self._tied('output') else self.output).table_VD
 
     @nn.nowrap

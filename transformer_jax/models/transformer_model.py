@@ -1,4 +1,4 @@
-"""The base of all Transformers, and what their decoding carries from step to step."""
+"""The base of all Transformers, and the state of their decoding."""
 
 from typing import Any
 
@@ -9,62 +9,59 @@ import jax
 from transformer_jax.batch import Tokens
 from transformer_jax.layers.dropout import dropout
 from transformer_jax.layers.parameters import constrain
-from transformer_jax.models.blocks import Projection, make_norm
+from transformer_jax.models.blocks import make_norm
+from transformer_jax.models.multi_head import Projection
 from transformer_jax.models.token_model import TokenModel
 
 
 @flax.struct.dataclass
 class DecodingCache:
-    """What step-by-step decoding carries from token to token, of R hypotheses.
+    """The state of step-by-step decoding of R hypotheses."""
 
-    One cache a layer, the position of the next token, and the token that decoding starts from.
-    """
-
-    layers: tuple[Any, ...]
-    position_R: jax.Array
-    first_R: jax.Array
+    layers: tuple[Any, ...]  # the cache of each layer's self-attention
+    position_R: jax.Array  # int32, of the next token
+    first_R: jax.Array  # int32, the token that decoding starts from
 
 
 @flax.struct.dataclass
 class Memory:
-    """What decoding reads and never changes: the encoder's output as each decoder layer
-    projects it.
-    """
+    """The encoder's output, which decoding reads and never changes."""
 
-    keys: tuple[Any, ...]
-    tokens: Tokens | None
+    keys: tuple[Any, ...]  # the keys and values that each decoder layer projects it to
+    tokens: Tokens | None  # of the source; None in a model without an encoder
 
 
 class TransformerModel(TokenModel):
-    """What all Transformers share: positions beside the embeddings, and stacks."""
+    """A model of embeddings, positions and stacks of blocks."""
 
     @nn.nowrap
     def _positions(self) -> Projection:
+        """Make the module that adds positions to embeddings."""
         position = self.architecture.position
         return Projection(position.embed, self.architecture.heads, 0, position)
 
     @nn.nowrap
     def _relative(self) -> Projection | None:
-        """A position encoding with one set of parameters for all layers of a stack."""
+        """Make the parameters of a position encoding that all layers of a stack share."""
         position = self.architecture.position
-        return (
-            Projection(position.params, self.architecture.heads, 0, position)
-            if position.shared
-            else None
-        )
+        if not position.shared:
+            return None
+        return Projection(position.params, self.architecture.heads, 0, position)
 
     @nn.nowrap
-    def _end(self) -> nn.Module | None:
-        """A stack that normalises before each sublayer leaves the last sum for a norm of
-        its own.
+    def _final_norm(self) -> nn.Module | None:
+        """Make the norm after the last block.
+
+        Where norms come before the sublayers, nothing else would normalize the last sum.
         """
-        return (
-            make_norm(self.architecture) if self.architecture.placement.outer == 'before' else None
-        )
+        before = self.architecture.placement.outer == 'before'
+        return make_norm(self.architecture) if before else None
 
     @nn.nowrap
     def _embedding_norm(self) -> nn.Module | None:
+        """Make the norm after the embedding, where the architecture has one."""
         return make_norm(self.architecture) if self.architecture.embedding_norm else None
 
     def _enter(self, x_BTD: jax.Array, norm: nn.Module | None, rate: jax.Array | None) -> jax.Array:
+        """Prepare embeddings for the first block: norm, dropout and sharding."""
         return constrain(dropout(self, norm(x_BTD) if norm else x_BTD, rate))

@@ -22,7 +22,7 @@ from transformer_jax.batch import Tokens
 from transformer_jax.errors import ConfigError
 from transformer_jax.host_memory import machine_memory
 from transformer_jax.layers.param_scope import HeadDims
-from transformer_jax.models.blocks import PAST, Projection
+from transformer_jax.models.multi_head import PAST, Projection
 from transformer_jax.positions import Position
 from transformer_jax.profiling.bench_attention_result import (
     PASSES,
