@@ -13,7 +13,6 @@ import shutil
 import signal
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -22,15 +21,15 @@ from helpers.support import CONFIG_FILE, TINY, experiment, finish, quiet, start,
 from sacrebleu.metrics import BLEU
 
 from transformer_jax import config as config_lib
-from transformer_jax.ablation import runner as ablate_lib
-from transformer_jax.ablation import train_seeds as rows
 from transformer_jax.ablation import Experiment, Metric
+from transformer_jax.ablation import runner as ablate_lib
+from transformer_jax.ablation import score as score_lib
+from transformer_jax.ablation import train_seeds as rows
 from transformer_jax.ablation.live_table import LiveTable
 from transformer_jax.ablation.plan import Plan
 from transformer_jax.ablation.results import differences, load_results
 from transformer_jax.ablation.runner import Unfinished, ablate, dry_run, duration
 from transformer_jax.config import resolve
-from transformer_jax.data import load_data
 from transformer_jax.data.tokenizers import BytePairs
 from transformer_jax.errors import Busy, ConfigError, DataError, Diverged, Stopped, WorkdirError
 from transformer_jax.profiling import measure
@@ -284,7 +283,7 @@ def pretend(monkeypatch):
 
     monkeypatch.setattr(rows, 'train', train)
     monkeypatch.setattr(rows, 'train_group', train_group)
-    monkeypatch.setattr(rows, 'score', lambda run, metrics, log: write_result(run))
+    monkeypatch.setattr(score_lib, 'score', lambda run, metrics, log: write_result(run))
     monkeypatch.setattr(replicas, 'can_share', lambda config: False)
     errors['trained'] = trained
     return errors
@@ -370,7 +369,7 @@ def test_a_signal_stops_at_once_and_the_same_command_goes_on(pretend, tmp_path, 
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(rows, 'score', interrupted)
+    monkeypatch.setattr(score_lib, 'score', interrupted)
     with pytest.raises(
         Stopped, match=r'stopped by SIGTERM; the same command goes on \(0 of 6 runs are done\)'
     ) as stop:
@@ -862,8 +861,8 @@ def test_the_time_of_a_step_is_a_metric(real, monkeypatch):
     root, _ = real
     made = plan(root, {'base': {}}, (*METRICS, Metric('step_seconds')), seeds=1)
     assert made.lacks(made.trials[0]) == 'its step_seconds is not measured'
-    monkeypatch.setattr(rows, 'TrainedRun', None)  # nothing is evaluated again
-    rows.score(made.trials[0], made.experiment.metrics, quiet)
+    monkeypatch.setattr(score_lib, 'TrainedRun', None)  # nothing is evaluated again
+    score_lib.score(made.trials[0], made.experiment.metrics, quiet)
     result = json.loads((root / 'base/0/result.json').read_text())
     assert result['scores']['step_seconds'] == result['step_seconds'] > 0
     assert not made.lacks(made.trials[0])
@@ -875,11 +874,11 @@ def test_a_row_is_tried_once_and_a_timed_run_every_time(real, tmp_path, monkeypa
     def trial(components, tokenizer):
         tried.append(components.config.train.seed)
         assert (tokenizer / 'tokenizer.json').exists()
-        return measure.Trial(1.0, 0.25 * len(tried), 3)
+        return measure.StepMeasurement(1.0, 0.25 * len(tried), 3)
 
-    monkeypatch.setattr(measure, 'trial', trial)
-    monkeypatch.setattr(rows, '_tried', {})
-    monkeypatch.setattr(rows, 'TrainedRun', None)
+    monkeypatch.setattr(measure, 'measure_step', trial)
+    monkeypatch.setattr(score_lib, '_tried', {})
+    monkeypatch.setattr(score_lib, 'TrainedRun', None)
     made = plan(root, BASE, seeds=1)
     for metrics, times in (
         (METRICS, 1),
@@ -887,7 +886,7 @@ def test_a_row_is_tried_once_and_a_timed_run_every_time(real, tmp_path, monkeypa
         ((*METRICS, Metric('step_seconds')), 2),
         ((Metric('step_seconds'),), 3),
     ):
-        rows.score(made.trials[0], metrics, quiet)
+        score_lib.score(made.trials[0], metrics, quiet)
         assert len(tried) == times
         result = json.loads((root / 'base/0/result.json').read_text())
         assert (result['step_seconds'], result['memory_bytes']) == (0.25 * times, 3)
@@ -915,7 +914,7 @@ def test_a_trial_compiles_once_and_times_until_it_is_enough(
     monkeypatch.setattr(measure, 'seconds', seconds)
     monkeypatch.setattr(BytePairs, 'train', None)  # the tokenizer is not learned anew
     config = plan(tmp_path, BASE).trials[0].config
-    found = measure.trial(resolve(config), storage.absolute_path(real[0]) / 'base/0/tokenizer')
+    found = measure.measure_step(resolve(config), storage.absolute_path(real[0]) / 'base/0/tokenizer')
     assert found.step_seconds == pytest.approx(median)
     assert len(traced) == 1
     assert left in ([7], [1e-3, 7])  # a second is over, or 50 steps
@@ -924,9 +923,9 @@ def test_a_trial_compiles_once_and_times_until_it_is_enough(
 @pytest.mark.slow
 def test_a_trial_under_pmap(real, tmp_path):
     config = plan(tmp_path, BASE, **{'parallel.mode': 'pmap'}).trials[0].config
-    found = measure.trial(resolve(config), storage.absolute_path(real[0]) / 'base/0/tokenizer')
+    found = measure.measure_step(resolve(config), storage.absolute_path(real[0]) / 'base/0/tokenizer')
     assert found.step_seconds > 0
-    assert found.memory_bytes > 12 * measure.size(resolve(config)).params
+    assert found.memory_bytes > 12 * measure.model_size(resolve(config)).params
 
 
 @pytest.mark.parametrize(
@@ -952,10 +951,10 @@ def test_only_a_sound_score_of_this_run_is_taken_over(real, tmp_path, monkeypatc
     root = shutil.copytree(real[0], tmp_path / 'root')
     path = root / 'base/0/result.json'
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    monkeypatch.setattr(rows, 'TrainedRun', trained)
-    monkeypatch.setattr(rows, '_costs', lambda run, anew: {})
+    monkeypatch.setattr(score_lib, 'TrainedRun', trained)
+    monkeypatch.setattr(score_lib, '_costs', lambda run, anew: {})
     with pytest.raises(Evaluated) if changes else contextlib.nullcontext():
-        rows.score(plan(root, BASE).trials[0], METRICS, quiet)
+        score_lib.score(plan(root, BASE).trials[0], METRICS, quiet)
 
 
 def test_a_new_metric_is_scored_without_training(real, monkeypatch):
@@ -999,7 +998,7 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path):
         ['base, two heads'],
     )
     assert float(columns['ms per step'][0]) > 0
-    size = measure.size(resolve(plan(tmp_path / 'root').settings[0].config))
+    size = measure.model_size(resolve(plan(tmp_path / 'root').settings[0].config))
     assert columns['parameters'] == [f'{size.params:,}']
     assert '2 of 2 runs to do' in shown.title
 
@@ -1025,49 +1024,6 @@ def test_durations():
         '60 min',
         '1.5 h',
     ]
-
-
-def test_examples_of_packed_rows_are_told_apart():
-    """Against a loop over rows and segments; which tokens are right is drawn, since the model
-    knows nothing.
-    """
-    task = 'mqar(vocab_size=16, pairs=2, length=8, held_out=30)'
-    config = experiment(
-        **{
-            'data.task': task,
-            'data.vocab_size': 20,
-            'model.kind': 'decoder_only',
-            'data.batching': 'packed(length=32)',
-            'evaluate.batch_tokens': 96,
-        }
-    )
-    data = load_data(resolve(config).pipeline, Path('none'), quiet, ('train', 'validation'))
-    right, by_hand, plan_ = (
-        np.random.default_rng(0).random((20, 3, 32)) < 0.7,
-        {},
-        data.evaluation('validation')[0],
-    )
-    batches = list(data.eval_batches('validation', 1, lambda count: (0, count)))
-    predicted = [
-        np.where(right[number], batch.targets_BT, 0) for number, batch in enumerate(batches)
-    ]
-    for number, batch in enumerate(batches):
-        numbers = iter(plan_.step(number).examples)
-        for row in range(len(batch.targets_BT)):
-            for segment in range(1, batch.segments_BT[row].max() + 1):
-                places = (batch.segments_BT[row] == segment) & (batch.weights_BT[row] > 0)
-                by_hand[int(next(numbers))] = right[number][row][places].all()
-    trained = SimpleNamespace(
-        data=data,
-        params=None,
-        evaluator=SimpleNamespace(
-            predictions=lambda params, split: zip(batches, predicted, strict=True)
-        ),
-    )
-    found = rows._right(trained, 'validation')
-    assert len(batches) > 1
-    assert 0 < found.sum() < 30
-    assert found.tolist() == [by_hand[number] for number in range(30)]
 
 
 # --- The command ----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.build import build_model, dummy_batch
+from helpers.build import build, build_model, dummy_batch
 from helpers.support import experiment, quiet
 from matplotlib.image import imread
 
@@ -28,6 +28,7 @@ from transformer_jax.inference.probes import (
     HeadSums,
     attention_records,
     head_sums,
+    read_probes,
 )
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.schema import EvaluateConfig, ModelConfig
@@ -428,6 +429,21 @@ def test_pictures_leave_out_what_has_no_meaning(steps, monkeypatch, tmp_path):
         assert len(entropy.lines) == 6
 
 
+def test_files_with_old_names_are_read(tmp_path):
+    row = {'site': 'encoder', 'layer': 0, 'head': 0, 'normalised_entropy': 0.5, 'sink': None}
+    old = {'split': 'test', 'checkpoints': [{'step': 3, 'sites': [row]}]}
+    (tmp_path / 'probes.json').write_text(json.dumps(old))
+    [checkpoint] = read_probes(tmp_path / 'probes.json')['checkpoints']
+    [found] = checkpoint['sites']
+    assert found == {
+        'site': 'encoder',
+        'layer': 0,
+        'head': 0,
+        'normalized_entropy': 0.5,
+        'sink': None,
+    }
+
+
 # --- The command ----------------------------------------------------------------------------------
 
 
@@ -506,5 +522,6 @@ def test_mistakes_are_refused(call):
     code, _, errors = call('--checkpoint=5')
     assert (code, 'there is no step 5' in errors) == (2, True)
     config = experiment(model__kind='rnn_seq2seq', model__rnn="gru(attention='none')")
+    trained = types.SimpleNamespace(config=config, model=build(config))
     with pytest.raises(ConfigError, match='has no attention'):
-        probes.probe(types.SimpleNamespace(config=config), 'validation', 1)
+        probes.probe(trained, 'validation', 1)
