@@ -1,9 +1,8 @@
-"""The keys of an experiment as frozen dataclasses: every key and its default stand here and
-nowhere else.
+"""The keys of an experiment as frozen dataclasses: every key, its default and its meaning.
 
 `configs/*.py` start from `config.default_config()`, a locked ConfigDict made of these classes;
 `config.from_config_dict` converts it back strictly, and `config.resolve` turns the strings in it
-into what they name.
+into what they name. The comment before a key, or behind it, is its entry in the documentation.
 """
 
 import dataclasses
@@ -15,146 +14,211 @@ from typing import Any
 class ModelConfig:
     """The architecture; the defaults are the base model of Vaswani et al. (2017), Table 3."""
 
+    # The kind of model: encoder_decoder, decoder_only, classifier, or the recurrent rnn_seq2seq.
     kind: str = 'encoder_decoder'
     encoder_layers: int = 6
     decoder_layers: int = 6
+    # The width D of embeddings and of the residual stream.
     d_model: int = 512
+    # The hidden width F of feed-forward layers.
     d_ff: int = 2048
+    # Query heads, N.
     num_heads: int = 8
-    num_kv_heads: int = 0  # 0: as many as num_heads
-    head_dim: int = 0  # d_k; 0: d_model / num_heads
-    value_dim: int = 0  # d_v; 0: as head_dim
-    attention: str = (
-        'softmax'  # a spec, or a pattern of layers: '5*softmax(mask=window(64)), softmax', cycled
-    )
-    encoder_attention: str = ''  # '': as attention
+    # Key-value heads, K; 0: as many as num_heads. Fewer is grouped-query attention, 1 multi-query.
+    num_kv_heads: int = 0
+    # d_k, the size of queries and keys in a head; 0: d_model / num_heads.
+    head_dim: int = 0
+    # d_v, the size of values in a head; 0: as head_dim.
+    value_dim: int = 0
+    # The kind of attention: a spec, or a pattern of layers that is repeated, as in
+    # '5*softmax(mask=window(64)), softmax'.
+    attention: str = 'softmax'
+    # The attention of encoder layers; '': as attention.
+    encoder_attention: str = ''
+    # The self-attention of decoder layers; '': as attention.
     decoder_attention: str = ''
+    # The attention of decoder layers to the encoder; '': as attention.
     cross_attention: str = ''
-    attention_bias: str = 'none'  # of the projections: none, qkv, all
-    attention_dropout: bool = False  # drops weights too, at model.dropout
+    # Which projections of attention have a bias: none, qkv (into heads), all (the output too).
+    attention_bias: str = 'none'
+    # Whether dropout acts on attention weights too, at the rate model.dropout.
+    attention_dropout: bool = False
+    # How attention is computed: auto takes the best that the machine has; dense, chunked, blocked,
+    # cudnn, splash.
     engine: str = 'auto'
+    # The position encoding, a spec.
     position: str = 'sinusoidal'
+    # The norm, a spec: layer or rms.
     norm: str = 'layer'
+    # Where norms stand: post (the paper), pre, sandwich, deepnorm.
     norm_placement: str = 'post'
-    block: str = (
-        'sequential'  # or parallel: the sublayers read one norm and are added at once (GPT-J, PaLM)
-    )
+    # sequential; or parallel: the sublayers read one norm of the input, and their outputs are added
+    # at once (GPT-J, PaLM).
+    block: str = 'sequential'
+    # The feed-forward layer, a spec: relu, gelu, relu2, swiglu, geglu, moe.
     ffn: str = 'relu'
-    rnn: str = (
-        'lstm'  # of rnn_seq2seq alone: cell and attention, in place of the keys from d_ff to ffn
-    )
-    tie_embeddings: str = (
-        'all'  # all: source, target, output; decoder: target, output; inputs: source, target; none
-    )
-    pooling: str = 'mean'  # of a classifier: mean, or first: a token put before the text ([CLS])
-    towers: int = 1  # of a classifier: 2 reads two texts, each ended by EOS, apart
-    embedding_scale: str = 'sqrt'  # embeddings times √d_model, or none: as they are
-    embedding_norm: bool = False  # after embedding and position
-    logit_softcap: float = 0.0  # c·tanh(logit / c); 0: none
+    # Of rnn_seq2seq alone: the recurrent cell and its attention, a spec; the keys from d_ff to ffn
+    # have no meaning there.
+    rnn: str = 'lstm'
+    # Which tables are one: all (source, target, output), decoder (target, output), inputs (source,
+    # target), none.
+    tie_embeddings: str = 'all'
+    # Of a classifier: mean over the tokens, or first, a token put before the text ([CLS]).
+    pooling: str = 'mean'
+    # Of a classifier: 2 reads two texts, each ended by EOS, that do not see one another.
+    towers: int = 1
+    # sqrt: embeddings times √d_model, as in the paper; none: as they are.
+    embedding_scale: str = 'sqrt'
+    # Whether there is a norm after the embedding and its position.
+    embedding_norm: bool = False
+    # Final logits become c·tanh(logit / c); 0: unchanged.
+    logit_softcap: float = 0.0
     dropout: float = 0.1
-    dtype: str = 'float32'  # of the computation; parameters are float32
+    # The type of the computation: float32, bfloat16 or float16. Parameters are float32.
+    dtype: str = 'float32'
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What is read and how it becomes batches."""
+    """The data, and how it becomes batches."""
 
+    # What is learned, a spec.
     task: str = 'number_words'
+    # The language of the source.
     source: str = 'en'
+    # The language of the target.
     target: str = 'de'
-    source_dir: str = ''  # '': the task's public source
-    cache_dir: str = ''  # '': ~/.cache/transformer_jax
-    tokenizer: str = (
-        'bpe'  # bpe (joint), characters or bytes; generated tasks have symbols of their own
-    )
-    vocab_size: int = 8000  # special tokens included
+    # The folder with the task's files; '': the public source of the task.
+    source_dir: str = ''
+    # Where prepared data is kept between runs; '': ~/.cache/transformer_jax.
+    cache_dir: str = ''
+    # bpe (joint over both languages), characters or bytes; synthetic tasks have symbols of their
+    # own.
+    tokenizer: str = 'bpe'
+    # The size of the vocabulary, special tokens included.
+    vocab_size: int = 8000
+    # How examples become rows, a spec: buckets or packed.
     batching: str = 'buckets(lengths=(16, 32, 64, 128))'
-    prefetch: int = 2  # batches prepared ahead by a thread; 0: none
-    max_train_examples: int = 0  # train on the first so many examples; 0: all
+    # Batches that a thread prepares ahead; 0: none.
+    prefetch: int = 2
+    # Train on the first so many examples; 0: all.
+    max_train_examples: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The loop."""
+    """The training loop."""
 
     steps: int = 100_000
     seed: int = 0
-    num_seeds: int = 1  # seeds trained side by side in one program, counted up from `seed`
-    batch_tokens: int = 25_000  # target tokens per step on all devices together, padding included
-    accumulate: int = 1  # microbatches per step
+    # Seeds trained side by side in one program, counted up from seed.
+    num_seeds: int = 1
+    # Target tokens of a step on all devices together, padding included.
+    batch_tokens: int = 25_000
+    # Microbatches of a step; gradients are summed over them.
+    accumulate: int = 1
     label_smoothing: float = 0.1
+    # Steps between two lines of the log.
     log_every: int = 100
-    ema: float = (
-        0.0  # a moving average of the parameters with this decay, which evaluation uses; 0: none
-    )
-    on_nonfinite: str = 'stop'  # stop: exit code 4; skip: keep the old state, count and go on
+    # The decay of a moving average of the parameters, which evaluation then uses; 0: none.
+    ema: float = 0.0
+    # After an update that is not finite: stop, with exit code 4; or skip it, keep the old state and
+    # continue.
+    on_nonfinite: str = 'stop'
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """The update; `learning_rate` is the schedule's peak (for `paper` a factor on the
-    paper's formula).
-    """
+    """The update of the parameters."""
 
+    # The optimizer, a spec: adam, adafactor, lion, muon.
     optimizer: str = 'adam(b1=0.9, b2=0.98, eps=1e-9)'
+    # The learning rate over the steps, a spec: noam, inverse_sqrt, linear, cosine, constant.
     schedule: str = 'noam(warmup=4000)'
+    # The peak of the schedule; of noam a factor on the paper's formula.
     learning_rate: float = 1.0
-    weight_decay: float = 0.0  # of kernels; never of norms and biases
-    decay_embeddings: bool = True  # of tables of tokens and places too
-    clip: float = 0.0  # global norm; 0: off
+    # Decoupled weight decay of kernels; norms and biases never decay.
+    weight_decay: float = 0.0
+    # Whether tables of tokens and positions decay too.
+    decay_embeddings: bool = True
+    # Gradients are scaled down to this global norm; 0: never.
+    clip: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Evaluation during training, on the validation split."""
+    """Evaluation on the validation split during training."""
 
-    every: int = 0  # steps; 0: never
-    every_epochs: int = 0  # beside it
+    # Steps between evaluations; 0: never.
+    every: int = 0
+    # Epochs between evaluations, in addition; 0: never.
+    every_epochs: int = 0
+    # The metric that decides which checkpoint is the best.
     best_metric: str = 'loss'
-    patience: int = 0  # stop after so many evaluations without a new best; 0: never
-    max_examples: int = 0  # translated for BLEU; 0: all
-    # tokens between windows of contiguous text, each with the context that fits; 0: no overlap
+    # Stop after so many evaluations without a new best; 0: never.
+    patience: int = 0
+    # Sentences that are translated for BLEU; 0: all.
+    max_examples: int = 0
+    # Tokens between windows of contiguous text, each read with the context that fits; 0: windows
+    # side by side, without overlap.
     stride: int = 0
-    bleu_tokenize: str = '13a'  # sacreBLEU's tokenizer; none: the text is tokenised already
+    # SacreBLEU's tokenizer: 13a, intl, char, zh; none for text that is tokenized already.
+    bleu_tokenize: str = '13a'
+    # Target tokens of a batch in evaluation, padding included.
     batch_tokens: int = 8192
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """What is kept."""
+    """When checkpoints are saved, and which are kept."""
 
-    every: int = 1000  # steps; 0: only at the end
-    every_epochs: int = 0  # beside it
-    keep: int = 3  # newest checkpoints kept, the best one beside them
-    average: int = 5  # `--checkpoint=avg:N` must be possible up to this N
+    # Steps between checkpoints; 0: only at the end.
+    every: int = 1000
+    # Epochs between checkpoints, in addition; 0: never.
+    every_epochs: int = 0
+    # The newest checkpoints that are kept; the best one is always kept.
+    keep: int = 3
+    # At least so many of the newest are kept, so that `--checkpoint=avg:N` can average N of them.
+    average: int = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeConfig:
     """Generation; the defaults are those of Vaswani et al. (2017), section 6.1."""
 
+    # beam, greedy or sample.
     method: str = 'beam'
+    # Hypotheses of beam search.
     beam: int = 4
+    # The exponent α of the length penalty (Wu et al. 2016, equation 14).
     length_penalty: float = 0.6
-    max_extra_tokens: int = 50  # output tokens beyond the length of the source
+    # Output tokens beyond the length of the source.
+    max_extra_tokens: int = 50
+    # Of sampling; 0: greedy.
     temperature: float = 1.0
-    top_k: int = 0  # 0: all
+    # Sample among the k most probable tokens; 0: all.
+    top_k: int = 0
+    # Sample among the most probable tokens that together have this probability.
     top_p: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices per mesh axis; one of them may be -1: the rest."""
+    """Devices per mesh axis; one of them may be -1, the devices that are left."""
 
+    # Rows of a batch are cut over this axis.
     data: int = -1
+    # Parameters, and rows too, are cut over this axis.
     fsdp: int = 1
+    # Heads and hidden units are cut over this axis.
     tensor: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
-    """How the step is laid out over devices."""
+    """How a step is laid out over devices."""
 
+    # jit with shardings, or pmap, which is data parallel alone.
     mode: str = 'jit'
     mesh: MeshConfig = MeshConfig()
 
@@ -174,13 +238,12 @@ class ExperimentConfig:
 
 
 def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
-    """{'train.steps': 100, …} of a config or of its dictionary."""
+    """Flatten a configuration, or its dictionary, to {'train.steps': 100, …}."""
     values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= (
-            flatten(value, f'{prefix}{key}.')
-            if isinstance(value, Mapping)
-            else {prefix + key: value}
-        )
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f'{prefix}{key}.')
+        else:
+            flat[prefix + key] = value
     return flat
