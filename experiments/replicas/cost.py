@@ -49,7 +49,7 @@ def main(seeds: int, overrides: dict[str, str]) -> None:
     together = SeedGroupProgram(resolve(config), members)
     one = together.single
     rows = together.partitioner.local_rows, together.rows_multiple
-    stacked = list(itertools.islice(orders[0].replicas_iterator(orders[1:], *rows), STEPS))
+    stacked = list(itertools.islice(orders[0].stacked_iterator(orders[1:], *rows), STEPS))
     alone = [
         list(
             itertools.islice(

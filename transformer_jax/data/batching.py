@@ -1,8 +1,8 @@
 """The global batch plan: which examples step n sees, and in which rows.
 
-A plan is a pure function of the examples' lengths and the seed; neither processes nor devices enter
-it. A step can be looked up by its number, so that the data position of a checkpoint is one integer.
-Every process computes the same plan and materializes only its own rows.
+A plan is a pure function of the examples' lengths and the seed; it depends on neither processes nor
+devices. A step can be looked up by its number, so that the data position of a checkpoint is one
+integer. Every process computes the same plan and materializes only its own rows.
 """
 
 import dataclasses
@@ -15,40 +15,38 @@ import numpy as np
 from transformer_jax.batch import BOS, Batch
 from transformer_jax.data.examples import Examples, Ragged
 
-LocalRows = Callable[
-    [int], tuple[int, int]
-]  # (rows of the global batch) -> [start, stop) of this process
+# From the rows of the global batch to the [start, stop) of this process.
+LocalRows = Callable[[int], tuple[int, int]]
 
 
 class Step(NamedTuple):
-    """What one step sees: `examples[k]` stands in row `row[k]`, rows ascending, the examples of a
-    row in order.
+    """The examples of one step, row by row.
+
+    `examples[k]` is in row `row[k]`, rows ascending, the examples of a row in order.
     """
 
     rows: int
     length: int
-    examples: np.ndarray
-    row: np.ndarray
+    examples: np.ndarray  # [examples of the step] indices
+    row: np.ndarray  # [examples of the step]
 
 
 class Plan:
-    """Rows of examples, in groups that share a batch shape; the rows of a group are spread evenly
-    over its batches.
+    """Rows of examples in groups of one shape, spread evenly over the batches of their group.
 
     Args:
         rows: the examples of every row.
         group: the group of every row.
         shapes: (rows, length) of a batch, by group.
         lengths: [examples, 2] source and target lengths, EOS included.
-        seed: of the order, drawn anew for every epoch; None: the order given, as evaluation
-            wants it.
+        seed: of the order, which every epoch shuffles again; None: the given order, for evaluation.
 
     Attributes:
-        steps_per_epoch: the same for every epoch.
-        shapes: (rows, length) of the groups that occur: what is compiled, before rows are padded
-            for the devices.
-        fill: the share of the batches' slots, on all sides that there are, that hold tokens; the
-            rest is padding.
+        steps_per_epoch: batches of an epoch, the same for every epoch.
+        shapes: (rows, length) of the groups that occur, one compilation each; before rows are
+            padded for the devices.
+        fill: the share of the batches' slots, source and target where both exist, that hold
+            tokens; the rest is padding.
     """
 
     def __init__(
@@ -77,15 +75,16 @@ class Plan:
         self._epoch = functools.lru_cache(maxsize=2)(self._order)
 
     def step(self, number: int) -> Step:
-        """Step `number` from 0; epochs follow one another without end."""
+        """Return step `number`, from 0; epochs follow one another without end."""
         epoch, index = divmod(number, self.steps_per_epoch)
         (rows, length), members = self._epoch(epoch)[index]
         examples, counts = self._rows.take(members)
         return Step(rows, length, examples, np.repeat(np.arange(len(members)), counts))
 
     def _order(self, epoch: int) -> list[tuple[tuple[int, int], np.ndarray]]:
-        """The batches of an epoch: shape and rows. Rows are spread evenly, so that no step is taken
-        on a mere rest.
+        """Return the batches of an epoch: shape and rows.
+
+        Rows are spread evenly, so that no batch is nearly empty.
         """
         batches = []
         for index, (shape, members) in enumerate(self._groups):
@@ -99,30 +98,38 @@ class Plan:
         return [batches[index] for index in self._random(epoch, 0).permutation(len(batches))]
 
     def _random(self, epoch: int, stream: int) -> np.random.RandomState:
-        # NumPy promises that RandomState's stream never changes, which default_rng's may: resuming
-        # needs that.
+        # NumPy promises that RandomState's stream never changes (default_rng's may): a resumed run
+        # must see the same order.
         return np.random.RandomState([self._seed, epoch, stream])
 
 
 class Batching(Protocol):
-    """How examples become rows."""
+    """The way in which examples become rows."""
 
     def row_lengths(self) -> tuple[int, ...]:
-        """Lengths of the rows that translation uses, ascending; the last one is the longest
-        sentence, with EOS.
+        """Return the lengths of the rows that translation uses, ascending.
+
+        The last one is that of the longest text, EOS included.
         """
+        ...
 
     def plan(
         self, lengths: np.ndarray, examples: np.ndarray, batch_tokens: int, seed: int | None
     ) -> Plan:
-        """The plan over `examples`, indices into `lengths` [all examples, 2] (EOS included, none
-        above the longest).
+        """Plan the batches of some examples.
+
+        Args:
+            lengths: [all examples, 2] source and target lengths, EOS included.
+            examples: [some examples] indices into `lengths`, none above the longest row.
+            batch_tokens: target tokens of a batch, padding included.
+            seed: as in Plan.
         """
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Buckets:
-    """One pair per row; the row is as long as the smallest of `lengths` that holds both sides."""
+    """One example a row, as long as the smallest of `lengths` that holds source and target."""
 
     lengths: tuple[int, ...] = (16, 32, 64, 128)
 
@@ -150,8 +157,9 @@ class Buckets:
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Rows of `length` tokens on both sides that hold several pairs as segments: one shape, hardly
-    any padding.
+    """Rows of several examples as segments: one shape, hardly any padding.
+
+    A row has `length` source tokens and `length` target tokens.
     """
 
     length: int = 256
@@ -170,7 +178,9 @@ class Packed:
     def plan(
         self, lengths: np.ndarray, examples: np.ndarray, batch_tokens: int, seed: int | None
     ) -> Plan:
-        """See Batching. Texts are packed once, in an order drawn from the seed; epochs shuffle the
+        """See Batching.
+
+        Examples are packed once, in an order that the seed determines; every epoch shuffles the
         packed rows.
         """
         if seed is not None:
@@ -188,11 +198,18 @@ BATCHING = {'buckets': Buckets, 'packed': Packed}
 
 
 def first_fit(lengths: np.ndarray, capacity: int, window: int = 64) -> np.ndarray:
-    """The row of each example when every one goes to the first of `window` open rows that has room
-    on both sides.
+    """Assign each example to the first of `window` open rows that has room for source and target.
 
-    When none has, the fullest is closed for good, which bounds the work per example whatever the
-    number of rows.
+    Where none has, the fullest row is closed for good, which bounds the work per example whatever
+    the number of rows.
+
+    Args:
+        lengths: [examples, 2] source and target lengths, none above `capacity`.
+        capacity: source tokens, and target tokens, of a row.
+        window: the number of open rows.
+
+    Returns:
+        [examples] the row of each, numbered from 0.
     """
     room = np.full((window, lengths.shape[1]), capacity)
     number = np.arange(window)
@@ -210,7 +227,7 @@ def first_fit(lengths: np.ndarray, capacity: int, window: int = 64) -> np.ndarra
 
 
 def padded_rows(rows: int, multiple: int) -> int:
-    """Rows of a batch once empty ones fill it up to what the devices need."""
+    """Round the rows of a batch up to a multiple that the devices can share."""
     return -(-rows // multiple) * multiple
 
 
@@ -221,12 +238,20 @@ def materialize(
     local_rows: LocalRows,
     target_length: int = 0,
 ) -> Batch:
-    """The rows of one step that `local_rows` asks for, of the batch padded to a multiple of
-    `rows_multiple` rows.
+    """Make this process's rows of the batch of one step.
 
     Concatenating the rows of all processes gives the same batch however many there are; padding has
-    segment 0 and weight 0. `target_length`: of the target side, where that is not as long as the
-    source's (0).
+    segment 0 and weight 0.
+
+    Args:
+        step: the examples and their rows.
+        examples: the examples of the split.
+        rows_multiple: empty rows fill the batch up to a multiple of so many.
+        local_rows: from the rows of that batch to the [start, stop) of this process.
+        target_length: tokens of a target row; 0: as many as of a source row.
+
+    Returns:
+        The batch, int32 arrays [stop − start, length] and float32 weights.
     """
     start, stop = local_rows(padded_rows(step.rows, rows_multiple))
     mine = (step.row >= start) & (step.row < stop)
@@ -248,7 +273,7 @@ def materialize(
 def _layout(
     lengths: np.ndarray, row: np.ndarray, shape: tuple[int, int]
 ) -> tuple[Callable, np.ndarray, np.ndarray]:
-    """How sequences of `lengths`, laid end to end in their rows, fill an array of `shape`.
+    """Lay sequences of `lengths` end to end in their rows of an array of `shape`.
 
     Returns:
         (a function from the flat tokens to the array, the position of each token, its segment).

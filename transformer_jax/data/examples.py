@@ -1,6 +1,4 @@
-"""Examples as token ids: the containers that the batch plan reads, and pairs joined into one
-sequence.
-"""
+"""Examples as token ids: the containers that the batch plan reads, and pairs as one sequence."""
 
 import dataclasses
 from typing import NamedTuple, Protocol
@@ -54,9 +52,7 @@ class Examples(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Joined:
-    """Pairs as a language model reads them: source and target in one sequence, of which only the
-    target counts in the loss.
-    """
+    """Pairs as a language model reads them, as one sequence: only the target counts in the loss."""
 
     pairs: Examples
 

@@ -1,4 +1,4 @@
-"""Reading aligned text files, and writing to the cache so that no reader ever sees half of it."""
+"""Reading of aligned text files, and atomic writes to the cache."""
 
 import contextlib
 import dataclasses
@@ -16,8 +16,7 @@ from transformer_jax.schema import DataConfig
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """Aligned sentences, or documents that stand alone; the names say where they come from, as
-    `name:line` in messages.
+    """Aligned texts, or documents that stand alone; messages give their origin as `name:line`.
 
     `target` holds what is to be predicted: translations, documents, or the names of classes.
     """
@@ -31,24 +30,24 @@ class Texts:
         return len(self.target)
 
     def head(self, count: int) -> 'Texts':
-        """The first `count` of them."""
+        """Return the first `count` texts."""
         source = None if self.source is None else self.source[:count]
         return dataclasses.replace(self, source=source, target=self.target[:count])
 
     def everything(self) -> list[str]:
-        """All texts of both sides: what a vocabulary is learned from."""
+        """Return all texts of both sides: a vocabulary is learned from them."""
         return [*(self.source or ()), *self.target]
 
     def origin(self, index: int, side: str) -> str:
-        """'file:line' of one sentence; `side` is 'source' or 'target'."""
+        """Return 'name:line' of one text; `side` is 'source' or 'target'."""
         return f'{getattr(self, side + "_name")}:{index + 1}'
 
 
 def find(path: epath.Path, key: str) -> epath.Path:
-    """`path`, or `path.gz` where only that exists.
+    """Return `path`, or `path.gz` where only that exists.
 
     Raises:
-        DataError: neither exists; the message names the configuration `key` to mend.
+        DataError: neither exists; the message names the configuration `key` to check.
     """
     zipped = path.parent / f'{path.name}.gz'
     for candidate in (path, zipped):
@@ -58,7 +57,7 @@ def find(path: epath.Path, key: str) -> epath.Path:
 
 
 def read_lines(path: epath.Path) -> list[str]:
-    """The lines of a plain or gzipped UTF-8 file.
+    """Read the lines of a plain or gzipped UTF-8 file.
 
     Only a line feed ends a line: Unicode's other separators occur inside sentences, and splitting
     there would shift one side against the other.
@@ -79,7 +78,7 @@ def read_lines(path: epath.Path) -> list[str]:
 
 
 def decode_lines(raw: bytes, name: str) -> list[str]:
-    """The lines of UTF-8 text; `name` is what messages call it.
+    """Split UTF-8 text into lines; messages call it `name`.
 
     Only a line feed ends a line: Unicode's other separators occur inside sentences, and splitting
     there would shift one side against the other.
@@ -101,7 +100,7 @@ def decode_lines(raw: bytes, name: str) -> list[str]:
 
 
 def read_pairs(source: epath.Path, target: epath.Path) -> Texts:
-    """Two files aligned line by line.
+    """Read two files that are aligned line by line.
 
     Raises:
         DataError: as `read_lines`, or the files differ in length.
@@ -116,7 +115,7 @@ def read_pairs(source: epath.Path, target: epath.Path) -> Texts:
 
 
 def content_hash(*paths: epath.Path) -> str:
-    """SHA-256 over the names and the bytes of files."""
+    """Return the SHA-256 of the names and the bytes of files, in hexadecimal."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f'{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0'.encode())
@@ -124,14 +123,12 @@ def content_hash(*paths: epath.Path) -> str:
 
 
 def cache_dir(data: DataConfig) -> epath.Path:
-    """Where prepared data is kept between runs: `data.cache_dir`, by default
-    ~/.cache/transformer_jax.
-    """
+    """Return the folder of prepared data: `data.cache_dir`, by default ~/.cache/transformer_jax."""
     return epath.Path(data.cache_dir or '~/.cache/transformer_jax').expanduser()
 
 
 def write_atomically(path: epath.Path, content: bytes) -> None:
-    """Writes a file so that other processes see all of it or nothing."""
+    """Write a file so that other processes see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / f'{path.name}.{uuid.uuid4().hex}.partial'
     partial.write_bytes(content)
@@ -140,11 +137,10 @@ def write_atomically(path: epath.Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def new_directory(path: epath.Path) -> Iterator[epath.Path]:
-    """A directory to fill, which becomes `path` when the block ends well and vanishes when
-    it fails.
+    """Open a directory to fill, which becomes `path` at the end, or is deleted after an error.
 
-    Several processes may fill the same one at once: the first to finish wins, and the others drop
-    their equal copies.
+    Several processes may do so at once: the first to finish wins, and the others delete their equal
+    copies.
     """
     partial = path.parent / f'{path.name}.{uuid.uuid4().hex}.partial'
     partial.mkdir(parents=True)

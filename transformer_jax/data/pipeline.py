@@ -53,11 +53,6 @@ class Data:
     )
 
     @property
-    def form(self) -> str:
-        """Deprecated: ask the task."""
-        return self.task.form
-
-    @property
     def steps_per_epoch(self) -> int:
         """Training steps in which every example is seen once."""
         return self.plan.steps_per_epoch
@@ -81,8 +76,9 @@ class Data:
         return self._texts[split]
 
     def train_iterator(self, local_rows: LocalRows, rows_multiple: int) -> grain.DatasetIterator:
-        """Return training batches without end; `get_state` is the position after the batches that
-        were returned.
+        """Return training batches without end.
+
+        Its `get_state` is the position after the batches that were returned.
 
         Args:
             local_rows: from the number of rows of a (padded) global batch to the [start, stop) of
@@ -91,11 +87,12 @@ class Data:
         """
         return self._without_end(lambda n: self._train_batch(n, local_rows, rows_multiple))
 
-    def replicas_iterator(
+    def stacked_iterator(
         self, others: Sequence['Data'], local_rows: LocalRows, rows_multiple: int
     ) -> grain.DatasetIterator:
-        """Return the training batches of this run and of `others`, stacked along a new first axis:
-        all must have one shape.
+        """Return the training batches of this run and of `others`, stacked along a new first axis.
+
+        All batches must have one shape.
         """
 
         def stacked(number):
@@ -120,8 +117,9 @@ class Data:
     def eval_batches(
         self, split: str, rows_multiple: int, local_rows: LocalRows, stride: int = 0
     ) -> Iterator[Batch]:
-        """Yield every example of a split once, teacher-forced, in a fixed order; what is too long
-        is cut.
+        """Yield every example of a split once, teacher-forced, in a fixed order.
+
+        What is too long is cut.
 
         Args:
             split: 'validation' or 'test'.
@@ -135,8 +133,9 @@ class Data:
             yield self._batch(plan, examples, number, local_rows, rows_multiple)
 
     def evaluation(self, split: str, stride: int = 0) -> tuple[Plan, Examples]:
-        """Return the plan and the examples of `eval_batches`; the first call for a split logs its
-        empty and overlong lines.
+        """Return the plan and the examples of `eval_batches`.
+
+        The first call for a split logs its empty and overlong lines.
 
         Raises:
             ConfigError: examples of fixed symbols are longer than the model can read.
@@ -184,7 +183,7 @@ class Data:
         return ReadContext(self.config.data, self.tokenizer, longest, self.log, self.text)
 
     def _as_read(self, examples: Examples) -> Examples:
-        """Return the examples as the model reads them: to a language model a pair is one sequence."""
+        """Return the examples as the model reads them; a language model reads a pair as one."""
         joins = self.config.joins_pairs and self.task.translates
         return Joined(examples) if joins else examples
 

@@ -17,10 +17,17 @@ def source_batches(
     batch_tokens: int,
     log: Log,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Batches of sentences to translate, of similar length, one shape per row length.
+    """Yield batches of texts to translate, of similar length, one shape per row length.
 
     A row ends with EOS; an empty text is a row of EOS alone, and one longer than the last of
     `lengths` is cut and reported. Rows beyond the texts are empty (segment 0).
+
+    Args:
+        tokenizer: of the model.
+        texts: what is to be translated.
+        lengths: of the rows, ascending.
+        batch_tokens: tokens of a batch, padding included; small inputs make smaller batches.
+        log: receives the report.
 
     Yields:
         (indices [n ≤ B] into `texts`, source_BS, positions_BS, segments_BS).
@@ -29,12 +36,13 @@ def source_batches(
     too_long = np.flatnonzero(whole.lengths > lengths[-1])
     if len(too_long):
         log(
-            f'input lines longer than {lengths[-1]} tokens cut: {len(too_long)} (first: line {too_long[0] + 1})'
+            f'input lines longer than {lengths[-1]} tokens cut: {len(too_long)} '
+            f'(first: line {too_long[0] + 1})'
         )
     encoded = encoding.cut(whole, lengths[-1])
     order = np.argsort(encoded.lengths, kind='stable')
     bucket = np.searchsorted(lengths, encoded.lengths[order])
-    few = 1 << max(0, len(texts) - 1).bit_length()  # a handful of texts need not fill a whole batch
+    few = 1 << max(0, len(texts) - 1).bit_length()  # few texts need not fill a whole batch
     for index, length in enumerate(lengths):
         rows = min(few, max(1, batch_tokens // length))
         members = order[bucket == index]
@@ -45,7 +53,8 @@ def source_batches(
 
 def _source_rows(
     values: np.ndarray, lengths: np.ndarray, shape: tuple[int, int]
-) -> tuple[np.ndarray, ...]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (source_BS, positions_BS, segments_BS) of texts that are laid end to end."""
     real = np.arange(shape[1]) < np.pad(lengths, (0, shape[0] - len(lengths)))[:, None]
     source = np.zeros(shape, np.int32)
     source[real] = values

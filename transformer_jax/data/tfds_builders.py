@@ -1,4 +1,4 @@
-"""TensorFlow Datasets without TensorFlow: ArrayRecord files, built here or prepared elsewhere."""
+"""Sets of TensorFlow Datasets, read as ArrayRecord files without TensorFlow."""
 
 import contextlib
 import io
@@ -17,21 +17,22 @@ tfds.disable_progress_bar()
 
 
 class Multi30kBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Multi30k (Elliott et al. 2016), task 1: image captions and their translations, in the order
-    of the files.
-    """
+    """Multi30k, task 1 (Elliott et al. 2016): captions and translations in the files' order."""
 
     name = 'multi30k'
     VERSION = tfds.core.Version('1.0.0')
-    # TFDS would look for checksums of downloads beside this file, through a package that it does
-    # not install.
+    # Otherwise TFDS looks for checksums of downloads next to this file, through a package that it
+    # does not install.
     code_path = None
 
     def __init__(
         self, languages: tuple[str, str], splits: Mapping[str, Texts], data_dir: epath.Path
     ):
-        """`splits` is what `download_and_prepare` writes; it is empty for a set that is
-        prepared already.
+        """
+        Args:
+            languages: of source and target.
+            splits: what `download_and_prepare` writes; empty for a set that is prepared already.
+            data_dir: the folder of the prepared set.
         """
         self._languages = languages
         self._splits = splits
@@ -47,7 +48,7 @@ class Multi30kBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        del dl_manager  # the files are at hand: they were needed for the directory's name
+        del dl_manager  # the files were read already, for the hash in the directory's name
         return {split: self._generate_examples(pairs) for split, pairs in self._splits.items()}
 
     def _generate_examples(self, pairs: Texts) -> Iterator[tuple[int, dict[str, str]]]:
@@ -61,46 +62,42 @@ def multi30k(
     cache: epath.Path,
     split: str,
 ) -> Texts:
-    """One split of the set made of `files`, prepared once in a directory named by the hash of
-    their content.
+    """Read one split of the set made of `files`, as ArrayRecord.
+
+    The set is prepared once, in a directory that is named by the hash of its content.
 
     Raises:
         DataError: the files cannot be read as aligned text.
     """
-    root = (
-        cache
-        / 'tfds'
-        / f'multi30k-{content_hash(*(path for pair in files.values() for path in pair))}'
-    )
+    digest = content_hash(*(path for pair in files.values() for path in pair))
+    root = cache / 'tfds' / f'multi30k-{digest}'
     if not root.exists():
         splits = {name: read_pairs(*pair) for name, pair in files.items()}
         with new_directory(root) as partial, contextlib.redirect_stdout(io.StringIO()):
             Multi30kBuilder(languages, splits, partial).download_and_prepare()
-    return _read(
-        Multi30kBuilder(languages, {}, root), split, languages, tuple(map(str, files[split]))
-    )
+    source, target = map(str, files[split])
+    return _read(Multi30kBuilder(languages, {}, root), split, languages, (source, target))
 
 
 def translation(name: str, data_dir: str, split: str, languages: tuple[str, str]) -> Texts:
-    """One split of any TFDS translation set that is prepared as ArrayRecord.
+    """Read one split of any TFDS translation set that is prepared as ArrayRecord.
 
     Raises:
-        DataError: it is not prepared so (the message is the command that does it), or lacks the
+        DataError: it is not prepared so (the message gives the command that does it), or lacks the
             split or a language.
     """
     builder = _with_split(name, data_dir, split)
     for key, language in zip(('source', 'target'), languages, strict=True):
         if language not in builder.info.features:
-            raise DataError(
-                f'data.{key}={language!r}: {name} has the languages {", ".join(builder.info.features)}'
-            )
-    return _read(
-        builder, split, languages, tuple(f'{name}/{split}.{language}' for language in languages)
-    )
+            known = ', '.join(builder.info.features)
+            raise DataError(f'data.{key}={language!r}: {name} has the languages {known}')
+    source, target = languages
+    names = f'{name}/{split}.{source}', f'{name}/{split}.{target}'
+    return _read(builder, split, languages, names)
 
 
 def documents(name: str, data_dir: str, split: str, feature: str) -> Texts:
-    """The texts of one feature of a prepared set, each of which stands alone.
+    """Read the texts of one feature of a prepared set, each of which stands alone.
 
     Raises:
         DataError: as `translation`, or the set has no such text.
@@ -117,12 +114,13 @@ def documents(name: str, data_dir: str, split: str, feature: str) -> Texts:
 def classification(
     name: str, data_dir: str, split: str, features: tuple[str, str], classes: Sequence[str]
 ) -> Texts:
-    """The texts of a prepared set and the names of their classes; `features` are its names for text
-    and label.
+    """Read the texts of a prepared set and the names of their classes.
+
+    `features` are the set's names for text and label.
 
     Raises:
-        DataError: as `translation`, the set has no such text or label or other classes, or a record
-            has none of them.
+        DataError: as `translation`, the set has no such text or label, or other classes, or a
+            record has none of them.
     """
     builder, origin, (text, label) = _with_split(name, data_dir, split), f'{name}/{split}', features
     _feature(builder, text, tfds.features.Text)
@@ -137,8 +135,9 @@ def classification(
 def images(
     name: str, data_dir: str, split: str, shape: tuple[int, ...], classes: Sequence[str]
 ) -> Sequence[Any]:
-    """The records of a prepared set of images, read when they are asked for: 'image' as it is
-    stored, and 'label'.
+    """Open the records of a prepared set of images, which are read when they are asked for.
+
+    A record has 'image', as it is stored, and 'label'.
 
     Raises:
         DataError: as `translation`, or images of another shape or classes other than these.
@@ -152,26 +151,26 @@ def images(
 
 
 def checked_class(label: int, classes: Sequence[str], origin: str) -> int:
-    """The number of a class; DataError where it is none (TFDS writes -1 where a record has
-    no label).
+    """Return the number of a class.
+
+    Raises:
+        DataError: it is no class (TFDS writes -1 where a record has no label).
     """
     if not 0 <= label < len(classes):
-        raise DataError(
-            f'{origin}: the class {label} is outside 0 ≤ class < {len(classes)} ({", ".join(classes)})'
-        )
+        bounds = f'0 ≤ class < {len(classes)} ({", ".join(classes)})'
+        raise DataError(f'{origin}: the class {label} is outside {bounds}')
     return int(label)
 
 
 def fingerprint(name: str, data_dir: str, split: str) -> str:
-    """Identifies the text of a prepared split without reading it."""
+    """Identify the text of a prepared split without reading it."""
     info = _prepared(name, data_dir).info
-    return (
-        f'{info.full_name} {split} {[(s.num_examples, s.num_bytes) for s in info.splits.values()]}'
-    )
+    sizes = [(found.num_examples, found.num_bytes) for found in info.splits.values()]
+    return f'{info.full_name} {split} {sizes}'
 
 
 def _prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
-    # Only what lies on disk is opened: a set's own code may need TensorFlow.
+    """Open the files of a set; its own code is not run, because it may need TensorFlow."""
     overwrite = ''
     try:
         return tfds.core.read_only_builder.builder_from_files(
@@ -183,8 +182,9 @@ def _prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         reason, overwrite = str(error).splitlines()[0].rstrip('.'), ' --overwrite'
     where = f' --data_dir={data_dir}' if data_dir else ''
     raise DataError(
-        f'data.task: {name} cannot be read as ArrayRecord from {data_dir or "~/tensorflow_datasets"} '
-        f'({reason}); prepare it with: tfds build {name}{where} --file_format=array_record{overwrite}'
+        f'data.task: {name} cannot be read as ArrayRecord from '
+        f'{data_dir or "~/tensorflow_datasets"} ({reason}); prepare it with: '
+        f'tfds build {name}{where} --file_format=array_record{overwrite}'
     )
 
 
@@ -216,15 +216,12 @@ def _feature(
 
 
 def _check_classes(builder: tfds.core.DatasetBuilder, label: str, classes: Sequence[str]) -> None:
-    """The set's classes must be these, in this order; where it only counts them, there must be
-    as many.
-    """
+    """Raise DataError unless the set's classes are these, in order, or as many without names."""
     names = list(_feature(builder, label, tfds.features.ClassLabel).names)
     counted = names == [str(number) for number in range(len(names))]
     if names != list(classes) and not (counted and len(names) == len(classes)):
-        raise DataError(
-            f'data.task: the classes of {builder.info.name} are {tuple(names)}, not {tuple(classes)}'
-        )
+        found = f'the classes of {builder.info.name} are {tuple(names)}'
+        raise DataError(f'data.task: {found}, not {tuple(classes)}')
 
 
 def _records(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[dict[str, Any]]:
@@ -239,13 +236,14 @@ def _read(
     languages: tuple[str, str],
     names: tuple[str, str],
 ) -> Texts:
-    """A line feed inside a record would break the alignment of line-based output: it becomes
-    a space.
+    """Read both sides of a split.
+
+    A line feed inside a record would break the alignment of line-based output: it becomes a space.
     """
     texts = ([], [])
     for number, row in enumerate(_records(builder, split), 1):
-        for side, language in enumerate(languages):
-            texts[side].append(_text(row[language], f'{names[side]}:{number}').replace('\n', ' '))
+        for side, language, name in zip(texts, languages, names, strict=True):
+            side.append(_text(row[language], f'{name}:{number}').replace('\n', ' '))
     return Texts(*texts, *names)
 
 

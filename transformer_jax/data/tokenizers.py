@@ -1,6 +1,4 @@
-"""From text to token ids and back: byte pairs, characters, bytes, or the symbols of a
-generated task.
-"""
+"""Tokenizers: byte pairs, characters, bytes, and the symbols of a synthetic task."""
 
 import abc
 import hashlib
@@ -17,17 +15,17 @@ from transformer_jax.batch import BOS, EOS, PAD, UNK
 from transformer_jax.data.files import write_atomically
 from transformer_jax.errors import DataError
 
-# Byte fallback spells characters that training never saw, at the price of 256 pieces. A vocabulary
+# Byte fallback spells characters that training never saw, at the cost of 256 pieces. A vocabulary
 # under this size (number words need about 100 pieces) has no room for them and maps such characters
 # to UNK instead.
 BYTE_FALLBACK_FROM = 1024
-# merges are learned from at most so many sentences, spread evenly: more change nothing
+# Merges are learned from at most so many texts, spread evenly: more change nothing.
 TRAINING_TEXTS = 2_000_000
 SPECIAL = ('<pad>', '<s>', '</s>', '<unk>')  # by their ids PAD, BOS, EOS, UNK
 
 
 class Tokenizer(abc.ABC):
-    """Text to token ids and back, identified by the hash of its stored form, `model`."""
+    """A map between text and token ids, identified by the SHA-256 of its stored form, `model`."""
 
     kind: ClassVar[str]
 
@@ -38,49 +36,51 @@ class Tokenizer(abc.ABC):
     @property
     @abc.abstractmethod
     def vocab_size(self) -> int:
-        """Ids, the four special ones included."""
+        """The number of ids, the four special ones included."""
 
     @classmethod
     @abc.abstractmethod
     def train(cls, texts: Sequence[str], vocab_size: int) -> 'Tokenizer':
-        """Learns a vocabulary of exactly `vocab_size` ids from text.
+        """Learn a vocabulary of exactly `vocab_size` ids from text.
 
         Raises:
-            DataError: that size does not fit the text; the message says what does.
+            DataError: that size does not fit the text; the message names one that does.
         """
 
     @abc.abstractmethod
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids, without BOS and EOS; an empty text gives an empty list."""
+        """Return the token ids of texts, without BOS and EOS; an empty text gives an empty list."""
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """Texts; special tokens (PAD, BOS, EOS) vanish."""
+        """Return the texts of token ids; special tokens (PAD, BOS, EOS) are left out."""
 
     @abc.abstractmethod
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The piece of each id, for plots; '▁' marks the start of a word."""
+        """Return the piece of each id, for plots; '▁' marks the start of a word."""
 
     def save(self, directory: epath.Path) -> None:
-        """Writes tokenizer.model, then tokenizer.json (kind, size, SHA-256): who sees the second
-        can read both.
+        """Write tokenizer.model, then tokenizer.json (kind, size, SHA-256).
+
+        Where the second exists, both are complete.
         """
         record = {'kind': self.kind, 'vocab_size': self.vocab_size, 'sha256': self.sha256}
         write_atomically(directory / 'tokenizer.model', self._model)
         write_atomically(directory / 'tokenizer.json', json.dumps(record, indent=2).encode())
 
     def require(self, sha256: str, directory: epath.Path) -> None:
-        """Raises DataError unless this is the tokenizer whose hash a checkpoint recorded."""
+        """Raise DataError unless this is the tokenizer whose SHA-256 a checkpoint recorded."""
         if self.sha256 != sha256:
             raise DataError(
-                f'{directory} holds the tokenizer {self.sha256[:12]}…, but the checkpoint was trained with '
-                f'{sha256[:12]}…; restore that one, or start anew'
+                f'{directory} holds the tokenizer {self.sha256[:12]}…, but the checkpoint was '
+                f'trained with {sha256[:12]}…; restore that one, or start anew'
             )
 
 
 class BytePairs(Tokenizer):
-    """One joint byte-pair encoding for source and target, by sentencepiece; equal text gives
-    equal bytes.
+    """Joint byte-pair encoding (Sennrich et al. 2016) of source and target, by sentencepiece.
+
+    Equal text gives an equal `model`.
     """
 
     kind = 'bpe'
@@ -96,9 +96,7 @@ class BytePairs(Tokenizer):
 
     @classmethod
     def train(cls, texts: Sequence[str], vocab_size: int) -> 'BytePairs':
-        """See Tokenizer. The text is taken as it is (no Unicode normalisation), so that decoding
-        can reproduce it.
-        """
+        """See Tokenizer. The text is not normalized, so that decoding reproduces it."""
         texts = texts[:: -(-len(texts) // TRAINING_TEXTS) or 1]
         model = io.BytesIO()
         try:
@@ -136,7 +134,7 @@ class BytePairs(Tokenizer):
 
 
 class Symbols(Tokenizer):
-    """A fixed list of symbols, written with a space between: the language of a generated task."""
+    """A fixed list of symbols, separated by spaces: the vocabulary of a synthetic task."""
 
     kind, between = 'symbols', ' '
 
@@ -147,7 +145,7 @@ class Symbols(Tokenizer):
 
     @classmethod
     def of(cls, symbols: Sequence[str]) -> 'Symbols':
-        """The tokenizer of these symbols, whose ids count from 4."""
+        """Make the tokenizer of these symbols, whose ids count from 4."""
         return cls(json.dumps(list(symbols), ensure_ascii=False).encode())
 
     @property
@@ -162,7 +160,8 @@ class Symbols(Tokenizer):
         if found.vocab_size != vocab_size:
             raise DataError(
                 f'data.vocab_size={vocab_size}, but the training text has {found.vocab_size - 4} '
-                f'different {cls.kind}; set data.vocab_size={found.vocab_size}, special tokens included'
+                f'different {cls.kind}; set data.vocab_size={found.vocab_size}, special tokens '
+                'included'
             )
         return found
 
@@ -211,8 +210,8 @@ class Bytes(Tokenizer):
         found = cls(b'')
         if found.vocab_size != vocab_size:
             raise DataError(
-                f'data.vocab_size={vocab_size}, but there are 256 bytes and {len(SPECIAL)} special tokens; '
-                f'set data.vocab_size={found.vocab_size}'
+                f'data.vocab_size={vocab_size}, but there are 256 bytes and {len(SPECIAL)} special '
+                f'tokens; set data.vocab_size={found.vocab_size}'
             )
         return found
 
@@ -221,7 +220,7 @@ class Bytes(Tokenizer):
         return [[byte + len(SPECIAL) for byte in text.encode()] for text in texts]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """See Tokenizer; what is no UTF-8 shows as �."""
+        """See Tokenizer; invalid UTF-8 becomes �."""
         return [
             bytes(token - len(SPECIAL) for token in row if token >= len(SPECIAL)).decode(
                 errors='replace'
@@ -242,7 +241,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 
 
 def load_tokenizer(directory: epath.Path) -> Tokenizer:
-    """Reads what `Tokenizer.save` wrote.
+    """Read the tokenizer that `Tokenizer.save` wrote.
 
     Raises:
         DataError: a file is missing, or the model is not the one whose hash was recorded.
@@ -262,7 +261,7 @@ def load_tokenizer(directory: epath.Path) -> Tokenizer:
 
 
 def _explain(error: str, vocab_size: int) -> str:
-    """One line for what sentencepiece says when the vocabulary does not fit the text."""
+    """Explain sentencepiece's error about a vocabulary that does not fit the text, in one line."""
     fallback = vocab_size >= BYTE_FALLBACK_FROM
     if found := re.search(r'vocab_size.*too high.*<= (\d+)', error, re.IGNORECASE | re.DOTALL):
         largest = int(found[1])

@@ -233,7 +233,7 @@ class SeedGroupTrainer(Trainer):
     def _make_iterator(self) -> grain.DatasetIterator:
         first, *others = (run.data for run in self.runs)
         rows = self.program.partitioner.local_rows, self.program.rows_multiple
-        return first.replicas_iterator(others, *rows)
+        return first.stacked_iterator(others, *rows)
 
     def _take_step(self, batch: Any) -> dict[str, jax.Array]:
         live = self.program.place_live([run.record.live for run in self.runs])

@@ -59,8 +59,6 @@ class Task(abc.ABC):
     """
 
     has_source: ClassVar[bool] = True  # False: the targets stand alone, as in language modeling
-    drawn: ClassVar[bool] = False  # deprecated
-    contiguous: ClassVar[bool] = False  # deprecated
 
     # --- What is predicted ------------------------------------------------------------------------
 
@@ -73,8 +71,9 @@ class Task(abc.ABC):
         return ()
 
     def longest(self, split: str) -> tuple[int, int]:
-        """Return upper bounds of a split's source and target tokens, EOS included; 0: unknown
-        before the texts are read, or no source.
+        """Return upper bounds of a split's source and target tokens, EOS included.
+
+        0: unknown before the texts are read, or there is no source.
         """
         del split
         return 0, 0
@@ -116,8 +115,9 @@ class Task(abc.ABC):
     @property
     @abc.abstractmethod
     def exact_match_by_tokens(self) -> bool:
-        """True where exact match is teacher-forced: every counted token of an example is the most
-        likely one.
+        """True where exact match is teacher-forced.
+
+        An example matches where each of its counted tokens is the most likely one.
         """
 
     @property

@@ -19,8 +19,9 @@ CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'hors
 
 @dataclasses.dataclass(frozen=True)
 class Cifar10(SymbolTask):
-    """Images (Krizhevsky 2009) as Long Range Arena reads them (Tay et al. 2021): 1,024 gray pixels,
-    row by row.
+    """CIFAR-10 (Krizhevsky 2009) as in Long Range Arena (Tay et al. 2021): 1,024 gray pixels.
+
+    Pixels are read row by row.
 
     The fields count the images of each split; validation has those of the training set that follow
     `train`. Images are read one by one from the set that TensorFlow Datasets has prepared in

@@ -15,8 +15,9 @@ from transformer_jax.schema import DataConfig
 
 @dataclasses.dataclass(frozen=True)
 class NumberWords(TextPairs):
-    """The numbers 0 … limit−1 written in words, from one language to another
-    ('twenty-four' → 'vierundzwanzig').
+    """The numbers 0 … limit−1 in words, from one language to another.
+
+    For example 'twenty-four' → 'vierundzwanzig'.
 
     Validation and test hold `held_out` numbers each that training never sees. The numbers below 20
     are always in training: they are the words that all others are made of.

@@ -32,7 +32,6 @@ class SymbolTask(Task):
     Any process can make any example, in any order.
     """
 
-    drawn: ClassVar[bool] = True  # deprecated
     seed: int  # of the random numbers of the examples
     predicts_natural_text: ClassVar[bool] = False
     text_is_tokenized: ClassVar[bool] = True
@@ -47,13 +46,11 @@ class SymbolTask(Task):
 
     @abc.abstractmethod
     def longest(self, split: str) -> tuple[int, int]:
-        """Return upper bounds of the tokens of a split's sources (0: there are none) and targets."""
+        """Return upper bounds of a split's source (0: there is none) and target tokens."""
 
     @abc.abstractmethod
     def sizes(self, split: str, count: int) -> np.ndarray:
-        """Return upper bounds of the source's and the target's tokens, [count, 2], for the first
-        `count` examples of a split.
-        """
+        """Return upper bounds of the source and target tokens of the first examples, [count, 2]."""
 
     @abc.abstractmethod
     def make_example(self, seed: int, split: str, index: int) -> Example:

@@ -88,7 +88,10 @@ class TextTask(Task):
     def _encode_training(self, context: ReadContext, texts: Texts | None) -> tuple[Encoded, Texts]:
         data = context.data
         path = encoding.cache_path(
-            cache_dir(data), context.tokenizer, self.fingerprint(data, 'train'), data.max_train_examples
+            cache_dir(data),
+            context.tokenizer,
+            self.fingerprint(data, 'train'),
+            data.max_train_examples,
         )
         if path.exists():
             return encoding.restore(path)

@@ -39,11 +39,6 @@ class TextFile(ContiguousText):
         """See Task."""
         return self.documents == 'whole'
 
-    @property
-    def contiguous(self) -> bool:
-        """Deprecated: see `windowed`."""
-        return self.windowed
-
     def load(self, data: DataConfig, split: str) -> Texts:
         """See TextTask."""
         path = self._file(data, split)

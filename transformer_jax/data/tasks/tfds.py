@@ -13,9 +13,10 @@ from transformer_jax.schema import DataConfig
 
 @dataclasses.dataclass(frozen=True)
 class TfdsTranslation(TextPairs):
-    """Any translation set of TensorFlow Datasets that is prepared as ArrayRecord under
-    `data.source_dir` (TFDS's own data folder when empty); the other fields are its names for the
-    splits, slices like 'train[:10%]' included.
+    """Any translation set of TensorFlow Datasets that is prepared as ArrayRecord.
+
+    It is read from `data.source_dir`, or from TFDS's own data folder when that is empty. The other
+    fields are its names for the splits, slices like 'train[:10%]' included.
     """
 
     name: str = 'wmt14_translate/de-en'
@@ -42,8 +43,9 @@ class TfdsTranslation(TextPairs):
 
 @dataclasses.dataclass(frozen=True)
 class TfdsText(Documents):
-    """Documents that stand alone: a text feature of any set of TensorFlow Datasets, prepared as for
-    TfdsTranslation.
+    """A text feature of any prepared set of TensorFlow Datasets, each a document that stands alone.
+
+    It is prepared as for TfdsTranslation.
 
     The default is the One Billion Word Benchmark (Chelba et al. 2014), which has no validation
     split: it is cut from the held-out text, the rest of which is the test split.
@@ -73,8 +75,9 @@ class TfdsText(Documents):
 
 @dataclasses.dataclass(frozen=True)
 class TfdsClassification(TextPairs):
-    """Texts and their classes: any such set of TensorFlow Datasets, prepared as for
-    TfdsTranslation.
+    """Texts and their classes, from any such set of TensorFlow Datasets.
+
+    It is prepared as for TfdsTranslation.
 
     `names` are the names that the set gives its labels, in their order. The default is IMDB (Maas
     et al. 2011), which has no validation split: it is the last tenth of the training set.

@@ -13,13 +13,14 @@ from transformer_jax.data.tasks.synthetic.base import Stream, SyntheticTask
 
 @dataclasses.dataclass(frozen=True)
 class Growing(SyntheticTask):
-    """A task with training lengths up to `length` and test lengths above it up to `test_length`
-    (`length`: no others).
+    """A task with training lengths up to `length` and longer ones, up to `test_length`, for tests.
 
-    Where not said otherwise, the defaults are those of Kazemnejad et al. (2023), "The Impact of
+    Where both are equal, the test split has the lengths of training.
+
+    Unless a task says otherwise, the defaults are those of Kazemnejad et al. (2023), "The Impact of
     Positional Encoding on Length Generalization in Transformers", section 3 and appendix D.1:
-    lengths to L = 20, each equally often, tests up to 2 L (of which the test split here has those
-    above L), 100,000 and 10,000 examples.
+    lengths up to L = 20, each equally often, tests up to 2 L (of which the test split here has
+    those above L), 100,000 training and 10,000 test examples.
     """
 
     length: int = dataclasses.field(default=20, kw_only=True)
@@ -39,8 +40,9 @@ class Growing(SyntheticTask):
 
 @dataclasses.dataclass(frozen=True)
 class Copy(Growing):
-    """`4 1 3` → `4 1 3` (Kazemnejad et al. 2023): symbols all equally likely, as many as
-    they sort.
+    """`4 1 3` → `4 1 3` (Kazemnejad et al. 2023).
+
+    Symbols of the alphabet, 50 as in the paper's sorting task, are equally likely.
     """
 
     least: ClassVar = {'alphabet': 2, 'length': 1}
@@ -75,8 +77,9 @@ class Reverse(Copy):
 
 @dataclasses.dataclass(frozen=True)
 class Sort(Copy):
-    """`4 1 3` → `1 3 4`: the single-token variant of Kazemnejad et al. (2023), an alphabet of 50 in
-    a fixed order.
+    """`4 1 3` → `1 3 4`, the single-token variant of Kazemnejad et al. (2023).
+
+    The alphabet has 50 symbols in a fixed order.
     """
 
     def _answer(self, symbols: np.ndarray) -> np.ndarray:
@@ -85,9 +88,11 @@ class Sort(Copy):
 
 @dataclasses.dataclass(frozen=True)
 class Addition(Growing):
-    """`9 5 + 7` → `1 0 2` (Kazemnejad et al. 2023): the longer number has `length` digits, the
-    other any number of them up to that; either comes first. With `reversed` the answer starts at
-    its last digit, as carries run (Lee et al. 2023, "Teaching Arithmetic to Small Transformers").
+    """`9 5 + 7` → `1 0 2` (Kazemnejad et al. 2023).
+
+    The longer number has `length` digits, the other any number of them up to that; either comes
+    first. With `reversed` the answer starts at its last digit, as carries run (Lee et al. 2023,
+    "Teaching Arithmetic to Small Transformers").
     """
 
     least: ClassVar = {'length': 1}
@@ -102,7 +107,8 @@ class Addition(Growing):
         return 2 * length + 2, length + 2
 
     def _outcomes(self, length: int) -> int:
-        return 8 * length**2 * 10**length  # two equal numbers, and two short ones of as few digits
+        # Two equal numbers of `length` digits, and two short ones of equally few digits.
+        return 8 * length**2 * 10**length
 
     def _sample(self, stream: Stream, length: int) -> Example:
         numbers = [
@@ -116,7 +122,7 @@ class Addition(Growing):
 
 
 def _number(stream: Stream, digits: int) -> np.ndarray:
-    """The digits of a number that starts with 0 only if it is 0."""
+    """Sample the digits of a number that starts with 0 only if it is 0."""
     number = stream.integers(10, digits)
     if digits > 1:
         number[0] = 1 + stream.integers(9, 1)[0]
@@ -160,15 +166,14 @@ class Parity(Growing):
 
 @dataclasses.dataclass(frozen=True)
 class Dyck(Growing):
-    """Well-nested brackets of `kinds` kinds, at most `depth` open at a time: Dyck-(k, m) of Hewitt
-    et al. (2020).
+    """Well-nested brackets of `kinds` kinds, at most `depth` open: Dyck-(k, m).
 
-    A string comes from the paper's automaton (open, close and end equally likely where they are
-    possible; the kind uniform), given its length, in brackets. What counts is the kind of each
-    closing bracket, as the paper evaluates: only that is determined by what stands before.
-    `every_token=True` counts all tokens, EOS included, as the paper trains. Its setting: lengths up
-    to 84 for depth 3 (180 for depth 5), tests up to twice that; 100,000 strings are about 4 million
-    tokens, between its 2 and 20 million.
+    A string comes from the automaton of Hewitt et al. (2020), given its length in brackets: open,
+    close and end are equally likely where they are possible, and so are the kinds. Only closing
+    brackets count, as the paper evaluates: only their kinds are determined by the tokens before
+    them. `every_token=True` counts all tokens, EOS included, as the paper trains. Its setting:
+    lengths up to 84 for depth 3 (180 for depth 5), tests up to twice that; 100,000 strings are
+    about 4 million tokens, between its 2 and 20 million.
     """
 
     has_source = False
@@ -193,17 +198,16 @@ class Dyck(Growing):
         return 0, length + 1
 
     def _outcomes(self, length: int) -> int:
-        shapes = (
-            2 ** (length // 4) if self.depth > 1 else 1
-        )  # each four brackets may be ()() or (())
+        # Every four brackets may be ()() or, from depth 2 on, (()).
+        shapes = 2 ** (length // 4) if self.depth > 1 else 1
         return self.kinds ** (length // 2) * shapes
 
     def _sample(self, stream: Stream, length: int) -> Example:
-        chances, draws = _openings(self.depth, length), stream.uniform(length).tolist()
+        chances, uniform = _openings(self.depth, length), stream.uniform(length).tolist()
         kinds = iter(stream.integers(self.kinds, length // 2).tolist())
         brackets, stack = [], []
-        for left, draw in zip(range(length, 0, -1), draws, strict=True):
-            if draw < chances[left][len(stack)]:
+        for left, number in zip(range(length, 0, -1), uniform, strict=True):
+            if number < chances[left][len(stack)]:
                 stack.append(next(kinds))
                 brackets.append(2 * stack[-1])
             else:
@@ -215,14 +219,15 @@ class Dyck(Growing):
 
 @functools.lru_cache(maxsize=64)
 def _openings(depth: int, length: int) -> list[list[float]]:
-    """[left][open]: the chance that a bracket opens, with `left` brackets to write and `open` open,
-    if all are to be closed at the end.
+    """Return [left][open]: the chance that the next bracket opens.
+
+    `left` brackets are still to come, `open` of those before are open, and all must be closed at
+    the end.
     """
     up = np.array([0.5] * depth + [0])
     down = np.array([0] + [0.5] * (depth - 1) + [1])
-    ends = np.eye(depth + 1)[
-        0
-    ]  # of the ways on from each depth, the share that ends with none open; up to a factor
+    # For each depth the chance that the rest of the string ends with none open, up to a factor.
+    ends = np.eye(depth + 1)[0]
     chances = [np.zeros(depth + 1)]
     for _ in range(length):
         opening, closing = up * np.append(ends[1:], 0), down * np.append(0, ends[:-1])

@@ -43,8 +43,7 @@ class Stream:
         return smallest[np.argsort(keys[smallest])]
 
     def weighted(self, weights: np.ndarray, count: int) -> np.ndarray:
-        """Return [count] different indices, sampled one after the other in proportion to the
-        weights of those that are left.
+        """Return [count] different indices, sampled one after the other in proportion to `weights`.
 
         They are the smallest of exponential variables with these rates (Efraimidis & Spirakis
         2006).
@@ -79,8 +78,9 @@ class SyntheticTask(SymbolTask):
 
     @abc.abstractmethod
     def _lengths(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Return the lengths of training, ascending, and those of the test split where they
-        differ, else an empty sequence.
+        """Return the lengths of training, ascending, and those of the test split.
+
+        The second is empty where the test split has the lengths of training.
         """
 
     @abc.abstractmethod
@@ -89,8 +89,9 @@ class SyntheticTask(SymbolTask):
 
     @abc.abstractmethod
     def _outcomes(self, length: int) -> int:
-        """Return a lower bound of 1 / (the chance that two examples of a length are equal); it
-        grows with the length.
+        """Return a lower bound of 1 / (the chance that two examples of a length are equal).
+
+        It grows with the length.
         """
 
     @abc.abstractmethod
@@ -136,8 +137,9 @@ class SyntheticTask(SymbolTask):
 
 
 def _split_of(example: Example) -> str:
-    """Return the split of an example by its hash: eight tenths of all are for training, one tenth
-    each for validation and test.
+    """Return the split of an example by its hash.
+
+    Eight tenths of all examples are for training, one tenth each for validation and test.
     """
     content = example.target if example.source is None else example.source
     digest = hashlib.blake2b(content.astype('<i4').tobytes(), digest_size=8).digest()

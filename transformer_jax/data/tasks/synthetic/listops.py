@@ -1,4 +1,4 @@
-"""ListOps: nested operations on lists of digits, and the digit that comes out."""
+"""ListOps: nested operations on lists of digits, and their value."""
 
 import dataclasses
 import functools
@@ -19,27 +19,28 @@ OPERATORS: dict[str, Callable[[list[int]], int]] = {
     '[SM': lambda values: sum(values) % DIGITS,
 }
 CLOSE = DIGITS + len(OPERATORS)
-OPERATION_P = 0.25  # the chance that an argument is itself an operation, not a digit
+OPERATION_P = 0.25  # the probability that an argument is itself an operation, not a digit
 GOLDEN = (math.sqrt(5) - 1) / 2
-RAREST = 1e-250  # smaller chances of a whole expression begin to vanish in float64
+RAREST = 1e-250  # probabilities of a whole expression below this begin to underflow float64
 
 
 @dataclasses.dataclass(frozen=True)
 class ListOps(SyntheticTask):
-    """`[MAX 4 [MIN 7 2 ] 0 ]` → class 4 (Nangia & Bowman 2018), as set in Long Range Arena (Tay
-    et al. 2021).
+    """`[MAX 4 [MIN 7 2 ] 0 ]` → class 4 (Nangia & Bowman 2018).
+
+    The settings are those of Long Range Arena (Tay et al. 2021).
 
     Operators are the minimum, the maximum, the median (of an even number of digits the mean of the
     two in the middle, rounded down) and the sum modulo 10. An argument is a digit with probability
     3/4, else an operation with 2 to `max_args` arguments, all numbers equally likely; the outermost
-    operation stands at depth 1, and at `max_depth` there are digits only. An expression has
+    operation is at depth 1, and at `max_depth` there are digits only. An expression has
     `min_length` to `max_length` tokens: an operator with its bracket, a digit and a closing bracket
-    are one each (EOS comes on top).
+    are one token each (EOS is not counted).
 
-    The published set was made by drawing at random and dropping what was too short or too long.
-    Here each length is drawn first, as often as it is among those, and then an expression of that
-    length: the same distribution, without retries. 96,000 training examples, 2,000 each for
-    validation and test.
+    The published set was made by sampling expressions and dropping those that were too short or too
+    long. Here each length is chosen first, as often as it occurs among those, and then an
+    expression of that length: the same distribution, without retries. 96,000 training examples,
+    2,000 each for validation and test.
     """
 
     least: ClassVar = {'min_length': 4, 'max_depth': 2, 'max_args': 2}
@@ -60,14 +61,14 @@ class ListOps(SyntheticTask):
         if self.max_length > longest:
             raise ValueError(
                 f'max_length={self.max_length}, but with max_depth={self.max_depth} and max_args='
-                f'{self.max_args} an expression has at most {longest} tokens; lower max_length, or raise '
-                'max_depth or max_args'
+                f'{self.max_args} an expression has at most {longest} tokens; lower max_length, or '
+                'raise max_depth or max_args'
             )
-        if self._chances(self.lengths('validation')).sum() < RAREST:
+        if self._probabilities(self.lengths('validation')).sum() < RAREST:
             raise ValueError(
                 f'min_length={self.min_length}, max_length={self.max_length}: with max_depth='
-                f'{self.max_depth} and max_args={self.max_args} next to no expression is as long as that; '
-                'lower min_length, or raise max_depth or max_args'
+                f'{self.max_depth} and max_args={self.max_args} next to no expression is as long '
+                'as that; lower min_length, or raise max_depth or max_args'
             )
 
     def symbols(self) -> tuple[str, ...]:
@@ -79,12 +80,14 @@ class ListOps(SyntheticTask):
         return tuple(map(str, range(DIGITS)))
 
     def length_at(self, split: str, index: int) -> int:
-        """See SyntheticTask. Lengths have their natural frequencies, which any run of indices keeps
-        to closely.
+        """See SyntheticTask.
+
+        Lengths have their natural frequencies; multiples of the golden ratio spread consecutive
+        indices evenly over them.
         """
         lengths = self.lengths(split)
-        until = np.cumsum(self._chances(lengths))
-        return lengths[int(np.searchsorted(until, (1 - (index * GOLDEN) % 1) * until[-1]))]
+        sums = np.cumsum(self._probabilities(lengths))
+        return lengths[int(np.searchsorted(sums, (1 - (index * GOLDEN) % 1) * sums[-1]))]
 
     def _lengths(self) -> tuple[Sequence[int], Sequence[int]]:
         return range(self.min_length, self.max_length + 1), ()
@@ -93,11 +96,10 @@ class ListOps(SyntheticTask):
         return length + 1, 1
 
     def _outcomes(self, length: int) -> int:
-        return DIGITS ** -(
-            -(length + 2) // 3
-        )  # each operation adds two tokens, and a digit at least
+        # Each operation adds two tokens and at least one digit.
+        return DIGITS ** -(-(length + 2) // 3)
 
-    def _chances(self, lengths: Sequence[int]) -> np.ndarray:
+    def _probabilities(self, lengths: Sequence[int]) -> np.ndarray:
         forests = _forests(self.max_depth, self.max_args, self.max_length)
         return forests[1][1, lengths[0] : lengths[-1] + 1]
 
@@ -112,7 +114,7 @@ def _median(ordered: list[int]) -> int:
 
 
 def _longest(max_depth: int, max_args: int) -> int:
-    """The tokens of the expression that has as many operations as can be."""
+    """Return the tokens of the longest expression: all arguments above max_depth are operations."""
     longest = 1
     for _ in range(max_depth - 1):
         longest = 2 + max_args * longest
@@ -121,9 +123,9 @@ def _longest(max_depth: int, max_args: int) -> int:
 
 @functools.lru_cache(maxsize=8)
 def _forests(max_depth: int, max_args: int, max_length: int) -> list[np.ndarray]:
-    """[depth][n, tokens]: the chance that n arguments at a depth have so many tokens together."""
+    """Return [depth][n, tokens]: the chance that n arguments at a depth have so many tokens."""
     nothing, tree = np.zeros((2, max_length + 1))
-    nothing[0] = tree[1] = 1  # no arguments have no tokens; at max_depth an argument is a digit
+    nothing[0] = tree[1] = 1  # no argument has 0 tokens; at max_depth an argument is a digit
     forests = []
     for _ in range(max_depth):
         forest = [nothing]
@@ -136,23 +138,29 @@ def _forests(max_depth: int, max_args: int, max_length: int) -> list[np.ndarray]
     return [np.zeros(0), *reversed(forests)]
 
 
-def _expression(forests: list[np.ndarray], length: int, draws: np.ndarray) -> tuple[list[int], int]:
-    """The symbols of an expression of `length` tokens, as likely as it is among all of that length,
-    and its value.
+def _expression(
+    forests: list[np.ndarray], length: int, uniform: np.ndarray
+) -> tuple[list[int], int]:
+    """Sample an expression of `length` tokens, as likely as it is among all of that length.
 
-    Each argument's number of tokens is drawn given what it shares with those to its right. `draws`
-    in (0, 1], three for each token, and a search for the first sum that reaches a draw: what has no
-    chance is never drawn.
+    Each argument's number of tokens is sampled given the tokens that it shares with those to its
+    right, by a search for the first cumulative sum that reaches a random number: what has
+    probability 0 never occurs.
+
+    Args:
+        forests: see `_forests`.
+        length: tokens of the expression.
+        uniform: random numbers in (0, 1], three for each token.
+
+    Returns:
+        (the symbols, the value).
     """
-    draws = iter(draws.tolist())
+    numbers = iter(uniform.tolist())
     operators = list(OPERATORS.values())
-    symbols, open_lists = (
-        [],
-        [(None, [])],
-    )  # the operator and the values so far of each list that is not closed
-    waiting = [
-        (1, 1, length)
-    ]  # (depth, arguments, tokens of them together) still to be written, innermost last
+    symbols = []
+    open_lists = [(None, [])]  # (operator, values so far) of each list that is not closed
+    # (depth, arguments, tokens of them together) that are still to be written, innermost last
+    waiting = [(1, 1, length)]
     while waiting:
         depth, arguments, tokens = waiting.pop()
         if not arguments:
@@ -161,29 +169,30 @@ def _expression(forests: list[np.ndarray], length: int, draws: np.ndarray) -> tu
                 open_lists[-1][1].append(operator(values))
                 symbols.append(CLOSE)
             continue
-        size = _first_size(forests[depth], arguments, tokens, next(draws))
+        size = _first_size(forests[depth], arguments, tokens, next(numbers))
         waiting.append((depth, arguments - 1, tokens - size))
         if size == 1:
-            symbols.append(math.ceil(next(draws) * DIGITS) - 1)
+            symbols.append(math.ceil(next(numbers) * DIGITS) - 1)
             open_lists[-1][1].append(symbols[-1])
             continue
-        operator = math.ceil(next(draws) * len(operators)) - 1
+        operator = math.ceil(next(numbers) * len(operators)) - 1
         symbols.append(DIGITS + operator)
         open_lists.append((operators[operator], []))
-        until = forests[depth + 1][2:, size - 2].cumsum()
-        waiting.append((depth + 1, 2 + int(until.searchsorted(next(draws) * until[-1])), size - 2))
+        sums = forests[depth + 1][2:, size - 2].cumsum()
+        inner = 2 + int(sums.searchsorted(next(numbers) * sums[-1]))
+        waiting.append((depth + 1, inner, size - 2))
     return symbols, open_lists[0][1][0]
 
 
-def _first_size(forest: np.ndarray, arguments: int, tokens: int, draw: float) -> int:
-    """The tokens of the first of some arguments that have `tokens` together."""
+def _first_size(forest: np.ndarray, arguments: int, tokens: int, uniform: float) -> int:
+    """Sample the tokens of the first of some arguments that have `tokens` together."""
     if arguments == 1:
         return tokens
     if tokens == arguments:
         return 1
-    reached = draw * forest.item(arguments, tokens)
+    reached = uniform * forest.item(arguments, tokens)
     if reached <= forest.item(1, 1) * forest.item(arguments - 1, tokens - 1):  # a digit: most are
         return 1
     most = tokens - arguments + 1
-    until = (forest[1, 1 : most + 1] * forest[arguments - 1, tokens - most : tokens][::-1]).cumsum()
-    return 1 + int(until.searchsorted(min(reached, until[-1])))
+    sums = (forest[1, 1 : most + 1] * forest[arguments - 1, tokens - most : tokens][::-1]).cumsum()
+    return 1 + int(sums.searchsorted(min(reached, sums[-1])))

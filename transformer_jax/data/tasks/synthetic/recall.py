@@ -1,4 +1,4 @@
-"""What has to be found again in the context: associations, copies, and a symbol far back."""
+"""Recall from the context: associations, copies, and a symbol far back."""
 
 import dataclasses
 import math
@@ -27,22 +27,24 @@ class Recall(SyntheticTask):
         super().__post_init__()
 
     def _lengths(self) -> tuple[Sequence[int], Sequence[int]]:
-        other = self.test_length not in (0, self.length)
-        return (self.length,), (self.test_length,) * other
+        longer = () if self.test_length in (0, self.length) else (self.test_length,)
+        return (self.length,), longer
 
 
 @dataclasses.dataclass(frozen=True)
 class MQAR(Recall):
-    """Multi-query associative recall, `k3 v8 k5 v2 _ _ k5 v2 _ _ k3 v8` (Arora et al. 2023,
-    "Zoology", section 4).
+    """Multi-query associative recall, `k3 v8 k5 v2 _ _ k5 v2 _ _ k3 v8`.
 
-    Key-value pairs, then every key once more, and the model is to say its value: only these values
+    Arora et al. (2023), "Zoology", section 4.
+
+    Key-value pairs, then every key once more, whose value is to be predicted: only these values
     count. Keys come from the lower half of the vocabulary, values from the upper; no key and no
-    value occurs in two pairs. After the pairs the sequence is a row of two-token slots: each query
-    takes one, slot i = 1, 2, … with probability proportional to a·i^(a−1), blanks the others, so
-    that most gaps are short, as in text. In the paper's data the answer is a label alone; here it
-    also stands in the sequence, after its query, as in its definition of the problem. The settings
-    are those of its Figure 2 at T = 64; the others are (128, 8), (256, 16) and (512, 64).
+    value occurs in two pairs. After the pairs the sequence consists of two-token slots: each query
+    takes one, slot i = 1, 2, … with probability proportional to a·i^(a−1), and blanks fill the
+    others, so that most gaps are short, as in text. In the paper's data the answer is a label
+    alone; here it is also in the sequence, after its query, as in the paper's definition of the
+    problem. The settings are those of its Figure 2 at T = 64; the others are (length, pairs) =
+    (128, 8), (256, 16) and (512, 64).
     """
 
     has_source = False
@@ -57,14 +59,14 @@ class MQAR(Recall):
     def __post_init__(self):
         if self.pairs >= self.vocab_size // 2:
             raise ValueError(
-                f'pairs={self.pairs} of vocab_size={self.vocab_size}: the lower half of the vocabulary '
-                f'has {self.vocab_size // 2 - 1} keys'
+                f'pairs={self.pairs} of vocab_size={self.vocab_size}: the lower half of the '
+                f'vocabulary has {self.vocab_size // 2 - 1} keys'
             )
         for name in ('length', 'test_length') if self.test_length else ('length',):
             if getattr(self, name) % 2 or getattr(self, name) < 4 * self.pairs:
                 raise ValueError(
-                    f'{name}={getattr(self, name)} must be even, and at least 4·pairs={4 * self.pairs}: '
-                    'a pair and its query take two tokens each'
+                    f'{name}={getattr(self, name)} must be even, and at least '
+                    f'4·pairs={4 * self.pairs}: a pair and its query take two tokens each'
                 )
         if self.power_a <= 0:
             raise ValueError(f'power_a={self.power_a} must be positive')
@@ -101,13 +103,14 @@ class MQAR(Recall):
 
 @dataclasses.dataclass(frozen=True)
 class Induction(Recall):
-    """Induction heads, `4 * 7 2 … 5 * 7`: what followed the `*` before follows it again (Olsson
-    et al. 2022).
+    """Induction heads, `4 * 7 2 … 5 * 7`: what followed the first `*` follows the second.
+
+    Olsson et al. (2022).
 
     The form and the defaults are those of Gu & Dao (2023), "Mamba", section 4.1 and appendix E.1:
     one `*` among random symbols and one at the end, 16 symbols, trained at length 256 and tested
-    from 64 to 2²⁰. The length is that of the sequence, the answer included. As many examples as the
-    204,800 steps of 8 that the paper takes.
+    from 64 to 2²⁰. The length is that of the sequence, the answer included. An epoch has as many
+    examples as the paper's 204,800 steps of 8.
     """
 
     has_source = False
@@ -139,9 +142,9 @@ class Induction(Recall):
 class SelectiveCopying(Recall):
     """`_ 3 _ _ 1 _ 7 _ > 3 1 7`: the symbols among the blanks, in order (Gu & Dao 2023, "Mamba").
 
-    The settings are those of its appendix E.1: 16 symbols to memorise among `length` = 4,096
-    tokens, of 16 kinds with the blank. Only the answer counts; in it each symbol sees the ones
-    before. The paper draws anew for each of its 400,000 steps of 64; here an epoch has a
+    The settings are those of its appendix E.1: 16 symbols to memorize among `length` = 4,096
+    tokens, of 16 kinds with the blank. Only the answer counts; each symbol of it sees those before
+    it. The paper samples new examples for each of its 400,000 steps of 64; here an epoch has a
     million examples.
     """
 
@@ -179,12 +182,13 @@ class SelectiveCopying(Recall):
 
 @dataclasses.dataclass(frozen=True)
 class Dependency(SyntheticTask):
-    """`3 1 4 * 7 5 0 2` → `7`: the symbol after `*`, with `distance` noise symbols before it and
-    behind it.
+    """`3 1 4 * 7 5 0 2` → `7`: the symbol after `*`, among noise.
 
-    What a recurrent state has to carry over noise, as in the long time lags of
-    Hochreiter & Schmidhuber (1997), section 5. The noise on both sides keeps a bidirectional
-    encoder as far from the symbol as any other.
+    `distance` noise symbols come before the pair of `*` and the symbol, and as many after it.
+
+    A recurrent state has to carry the symbol over the noise, as over the long time lags of
+    Hochreiter & Schmidhuber (1997), section 5. The noise on both sides makes the distance the same
+    for a bidirectional encoder.
     """
 
     least: ClassVar = {'alphabet': 2, 'distance': 1, 'test_distance': 0}
@@ -198,8 +202,8 @@ class Dependency(SyntheticTask):
         return (*map(str, range(self.alphabet)), '*')
 
     def _lengths(self) -> tuple[Sequence[int], Sequence[int]]:
-        other = self.test_distance not in (0, self.distance)
-        return (self.distance,), (self.test_distance,) * other
+        longer = () if self.test_distance in (0, self.distance) else (self.test_distance,)
+        return (self.distance,), longer
 
     def _sizes(self, length: int) -> tuple[int, int]:
         return 2 * length + 3, 2
@@ -214,5 +218,5 @@ class Dependency(SyntheticTask):
 
 
 def _last(length: int, count: int) -> np.ndarray:
-    """Weights of the last `count` tokens of `length`."""
+    """Return [length] float32 weights: 1 for the last `count` tokens, else 0."""
     return (np.arange(length) >= length - count).astype(np.float32)
