@@ -131,7 +131,7 @@ def test_parts_add_up_to_the_step(config, data, monkeypatch):
 def test_every_hypothesis_is_as_long_as_it_is_forced_to_be(config, method):
     program = make_program(resolve(config))
     decode = bench_decode.forced_decoder(
-        config, program, program.init_state().params, method, (8, 3, 6)
+        config, program, program.init_state().params, method, 8, 3, 6
     )
     np.testing.assert_array_equal((np.asarray(decode()) > 0).sum(axis=1), 6)
 
@@ -164,10 +164,10 @@ def test_both_results_are_one_json_object_or_tables(config, result, capsys):
 
 
 def test_positions_that_end_before_the_output_are_refused(config):
-    short = dataclasses.replace(config.model, position='learned(max_len=60)')
-    with pytest.raises(ConfigError, match=r'--longest=64 .*max_len=60'):
+    short = dataclasses.replace(config.model, position='learned(max_len=80)')
+    with pytest.raises(ConfigError, match=r'--longest=128 .*max_len=80'):
         bench_decode.bench_decode(
-            dataclasses.replace(config, model=short), 64, 8, lambda line: None
+            dataclasses.replace(config, model=short), 128, 8, lambda line: None
         )
 
 

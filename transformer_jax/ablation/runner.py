@@ -232,7 +232,7 @@ def dry_run(plan: Plan, log: Log) -> rich.table.Table:
         )
         try:
             components = config_lib.resolve(setting.config)
-            size, trial = measure.size(components), measure.trial(components)
+            size, trial = measure.model_size(components), measure.measure_step(components)
         except Exception as error:
             failures[members[0]] = Failure.of(error)
             lines.append((*cells, *'????'))

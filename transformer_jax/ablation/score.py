@@ -138,7 +138,7 @@ def _write(
 
 
 # By the config of a setting: its seeds cost the same.
-_tried: dict[ExperimentConfig, tuple[measure.Size, measure.Trial]] = {}
+_tried: dict[ExperimentConfig, tuple[measure.ModelSize, measure.StepMeasurement]] = {}
 
 
 def _costs(trial: Trial, anew: bool) -> dict[str, Any]:
@@ -150,8 +150,8 @@ def _costs(trial: Trial, anew: bool) -> dict[str, Any]:
     config, workdir = trial.setting.config, Workdir(trial.workdir)
     if anew or config not in _tried:
         components = config_lib.resolve(config)
-        measured = measure.trial(components, workdir.tokenizer_path)
-        _tried[config] = measure.size(components), measured
+        measured = measure.measure_step(components, workdir.tokenizer_path)
+        _tried[config] = measure.model_size(components), measured
     size, measured = _tried[config]
     together = 1 if workdir.replica is None else len(seed_groups.group_of(workdir).folders)
     return {
@@ -161,7 +161,7 @@ def _costs(trial: Trial, anew: bool) -> dict[str, Any]:
         'memory_bytes': measured.memory_bytes,
         'step_seconds': measured.step_seconds,
         'steps': config.train.steps,
-        'wall_seconds': measure.logged(workdir.metrics_path),
+        'wall_seconds': measure.logged_seconds(workdir.metrics_path),
         'side_by_side': together,
     }
 

@@ -24,13 +24,14 @@ def define_bench_train(values: Flags) -> None:
 def run_bench_train(values: Flags) -> None:
     """Time training steps and print the result."""
     from transformer_jax.display.tables import print_benchmark
-    from transformer_jax.profiling import bench_train
+    from transformer_jax.profiling.bench_train import bench_train
+    from transformer_jax.profiling.bench_train_result import tables
 
     config = read_config(values)
     # The time to compile is a part of the result, so nothing may come from the cache.
     jax.config.update('jax_enable_compilation_cache', False)
-    result = bench_train.bench_train(config, values.steps, log)
-    print_benchmark(result, bench_train.tables(result), values.json)
+    result = bench_train(config, values.steps, log)
+    print_benchmark(result, tables(result), values.json)
 
 
 def define_bench_decode(values: Flags) -> None:
@@ -50,10 +51,10 @@ def define_bench_decode(values: Flags) -> None:
 def run_bench_decode(values: Flags) -> None:
     """Time decoding and print the result."""
     from transformer_jax.display.tables import print_benchmark
-    from transformer_jax.profiling import bench_decode
+    from transformer_jax.profiling.bench_decode import bench_decode, tables
 
-    result = bench_decode.bench_decode(read_config(values), values.longest, values.rows, log)
-    print_benchmark(result, bench_decode.tables(result), values.json)
+    result = bench_decode(read_config(values), values.longest, values.rows, log)
+    print_benchmark(result, tables(result), values.json)
 
 
 def define_bench_attention(values: Flags) -> None:
@@ -92,18 +93,15 @@ def define_bench_attention(values: Flags) -> None:
 def run_bench_attention(values: Flags) -> None:
     """Time attention against the sequence length and print the result."""
     from transformer_jax.display.tables import print_benchmark
-    from transformer_jax.profiling import bench_attention
+    from transformer_jax.profiling.bench_attention import bench_attention
+    from transformer_jax.profiling.bench_attention_result import Sizes, draw, tables
 
     lengths = whole_numbers(values, 'lengths')
-    sizes = bench_attention.Sizes(
-        values.rows, values.heads, values.kv_heads or values.heads, values.head_dim
-    )
+    sizes = Sizes(values.rows, values.heads, values.kv_heads or values.heads, values.head_dim)
     if sizes.heads % sizes.kv_heads:
         raise ConfigError(f'--heads={sizes.heads} is not divisible by --kv_heads={sizes.kv_heads}')
     attentions = [text.strip() for text in values.attention.split(';')]
-    result = bench_attention.bench_attention(
-        attentions, values.engines, lengths, sizes, log, values.timed
-    )
-    print_benchmark(result, bench_attention.tables(result), values.json)
+    result = bench_attention(attentions, values.engines, lengths, sizes, log, values.timed)
+    print_benchmark(result, tables(result), values.json)
     if values.out:
-        log(f'wrote {bench_attention.draw(result, values.out)}')
+        log(f'wrote {draw(result, values.out)}')

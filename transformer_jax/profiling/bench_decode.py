@@ -1,9 +1,9 @@
-"""How long a config decodes for outputs of a given length: `transformer-jax bench decode`.
+"""The time of decoding against the length of the output: `transformer-jax bench decode`.
 
-The decoders are those of `translate`; the model is untrained, and its logit for EOS is lowered so
-that every hypothesis is as long as its limit. Caches have a fixed size, so that a step costs the
-same throughout and time should be a line in the number of steps; attention over a longer cache
-bends it upwards, slowly.
+The decoders are those of `translate`. The model is untrained, and its logit for EOS is lowered so
+that every hypothesis is as long as its limit. Caches have a fixed size, so all steps cost the same
+and the time is nearly linear in the number of steps; attention over a longer cache adds a slow
+growth.
 """
 
 import dataclasses
@@ -28,28 +28,46 @@ from transformer_jax.training.programs import TrainProgram, make_program
 Log = Callable[[str], None]
 METHODS = ('greedy', 'beam')
 REPEATS = 3  # translations of each length
-NEVER = (
-    -1e9
-)  # below any other logit, yet finite: at the limit beam search must still be able to end
+# The logit of EOS: below any other, but finite, so that beam search can still end at the limit.
+EOS_LOGIT = -1e9
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeTimes:
-    """Translations by one method, every one of them forced to the same length."""
+    """The times of one decoding method; all outputs of a batch have the same length.
 
-    lengths: tuple[int, ...]  # EOS included
-    seconds: tuple[float, ...]  # of the whole batch, the least of `REPEATS`
+    Attributes:
+        lengths: of the outputs, EOS included.
+        seconds: of the whole batch at each length, the fastest of REPEATS.
+        sentences_per_second: at each length.
+        tokens_per_second: at each length.
+        seconds_per_step: the slope of the line through seconds against length.
+        constant_seconds: the value of that line at length 0: the encoder and the start.
+        r_squared: of that line.
+        exponent: p of the power law c·lengthᵖ through the same points; 1 is linear.
+    """
+
+    lengths: tuple[int, ...]
+    seconds: tuple[float, ...]
     sentences_per_second: tuple[float, ...]
     tokens_per_second: tuple[float, ...]
-    seconds_per_step: float  # the slope of the line through seconds against length
-    constant_seconds: float  # its value at length 0: the encoder and the start
-    r_squared: float  # of the line
-    exponent: float  # p of the power law c·lengthᵖ through the same points: 1 is linear
+    seconds_per_step: float
+    constant_seconds: float
+    r_squared: float
+    exponent: float
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeBench:
-    """What decoding costs, by method."""
+    """The result of `bench decode`.
+
+    Attributes:
+        machine: see `provenance.describe_machine`.
+        rows: sentences of a batch.
+        source_length: tokens of each source.
+        beam: of beam search.
+        methods: the times of each of METHODS.
+    """
 
     machine: dict[str, Any]
     rows: int
@@ -59,7 +77,7 @@ class DecodeBench:
 
 
 def bench_decode(config: ExperimentConfig, longest: int, rows: int, log: Log) -> DecodeBench:
-    """Times greedy and beam search of an untrained model that may not end before its limit.
+    """Time greedy and beam search of an untrained model that may not end before its limit.
 
     Output lengths are an eighth, a quarter, a half and the whole of `longest`; sources are as long
     as the first.
@@ -83,7 +101,7 @@ def bench_decode(config: ExperimentConfig, longest: int, rows: int, log: Log) ->
     for method in METHODS:
         taken = []
         for length in lengths:
-            decode = forced_decoder(config, program, params, method, (rows, lengths[0], length))
+            decode = forced_decoder(config, program, params, method, rows, lengths[0], length)
             jax.block_until_ready(decode())
             taken.append(min(seconds(decode) for _ in range(REPEATS)))
             log(f'{method}, {rows} × {length} tokens: {taken[-1]:.3f} s')
@@ -93,19 +111,17 @@ def bench_decode(config: ExperimentConfig, longest: int, rows: int, log: Log) ->
 
 @dataclasses.dataclass(frozen=True)
 class Endless:
-    """A model that never prefers to end: what a decoder makes of it is as long as the
-    limit allows.
-    """
+    """A model with a very low logit for EOS, so that outputs are as long as the limit allows."""
 
     model: nn.Module
 
     def apply(self, variables: Any, *args: Any, method: str) -> Any:
-        """As the model's, but for the logit of EOS."""
+        """Apply the model, and lower the logit of EOS in its decoding step."""
         result = self.model.apply(variables, *args, method=method)
         if method != 'step':
             return result
         logits_BV, cache = result
-        return logits_BV.at[:, EOS].set(NEVER), cache
+        return logits_BV.at[:, EOS].set(EOS_LOGIT), cache
 
 
 def forced_decoder(
@@ -113,20 +129,21 @@ def forced_decoder(
     program: TrainProgram,
     params: Any,
     method: str,
-    sizes: tuple[int, int, int],
+    rows: int,
+    source_length: int,
+    length: int,
 ) -> Callable[[], jax.Array]:
-    """A function that decodes a batch of random sources and returns its tokens_BT, all of
-    one length.
+    """Make a function that decodes random sources to tokens_BT, all of one length.
 
     Args:
-        config: of its decoding, all but the method and the limit.
+        config: the decoding settings, without the method and the limit.
         program: of the model.
         params: of the model.
         method: 'greedy', 'beam' or 'sample'.
-        sizes: rows, the length of the sources, the length of the outputs (no shorter); EOS counts
-            in both.
+        rows: sentences of a batch.
+        source_length: tokens of each source, EOS included.
+        length: tokens of each output, EOS included; at least `source_length`.
     """
-    rows, source_length, length = sizes
     vocab_size = program.model.architecture.vocab_size
     settings = dataclasses.replace(
         config.decode, method=method, max_extra_tokens=length - source_length
@@ -150,8 +167,12 @@ def forced_decoder(
 
 
 def fit(lengths: tuple[int, ...], taken: list[float], rows: int) -> DecodeTimes:
-    """The rates of a batch of `rows` that took `taken` seconds, and the line and the power law
-    through them.
+    """Compute rates, and fit a line and a power law to seconds against length.
+
+    Args:
+        lengths: of the outputs.
+        taken: seconds of the batch at each length.
+        rows: sentences of the batch.
     """
     slope, constant = np.polyfit(lengths, taken, 1).tolist()
     residuals = np.array(taken) - slope * np.array(lengths) - constant
@@ -168,7 +189,7 @@ def fit(lengths: tuple[int, ...], taken: list[float], rows: int) -> DecodeTimes:
 
 
 def tables(bench: DecodeBench) -> tuple[rich.table.Table, ...]:
-    """What a person reads: a table for each method."""
+    """Make the tables that are printed, one for each method."""
     return tuple(_table(bench, method, times) for method, times in bench.methods.items())
 
 

@@ -82,7 +82,9 @@ def flops_per_token(components: Components) -> float:
     """
     model = build_model(portable(components.architecture))
     lengths = sorted(length for _, length in batch_shapes(components))
-    length = lengths[(len(lengths) - 1) // 2]  # Most sentences are in the shorter half of the buckets, so the lower median.
+    length = lengths[
+        (len(lengths) - 1) // 2
+    ]  # Most sentences are in the shorter half of the buckets, so the lower median.
     return forward_flops(model, nn.meta.unbox(_boxed_params(model)), 1, length) / length
 
 

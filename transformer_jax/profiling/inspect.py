@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
-import rich.box
 import rich.console
 import rich.table
 from etils import epath
 
 from transformer_jax import config as config_lib
-from transformer_jax.display.tables import output_console
+from transformer_jax.display.tables import output_console, result_table
 from transformer_jax.models import build_model
 from transformer_jax.profiling.cost_report import CostReport, Parameter, StepCost, cost_report
 from transformer_jax.schema import ExperimentConfig
@@ -78,85 +77,82 @@ def inspect_workdir(path: epath.PathLike, console: rich.console.Console | None =
     print_line(f'sha256 {fingerprint(state, meta["data"])}  step {newest}')
 
 
-def _table(title: str, columns: tuple[str, ...], numbers: tuple[str, ...]) -> rich.table.Table:
-    table = rich.table.Table(
-        title=title, title_justify='left', box=rich.box.SIMPLE_HEAD, pad_edge=False
-    )
-    for name in columns:
-        table.add_column(name, overflow='fold')
-    for name in numbers:
-        table.add_column(name, justify='right')
-    return table
-
-
 def _parameter_table(report: CostReport) -> rich.table.Table:
     """Make a table with one line for all layers that are alike.
 
     A dimension that is cut shows the mesh axes after its logical axis, as in embed/fsdp.
     """
-    table = _table(
-        'parameters', ('path', 'array', 'axes/cut over'), ('arrays', 'count', 'bytes per device')
-    )
+    groups = collections.defaultdict(list)
+    for p in report.parameters:
+        axes = ' '.join(
+            '/'.join((axis, *cut)) for axis, cut in zip(p.axes, p.cut_over, strict=True)
+        )
+        path = re.sub(r'_\d+(?=\.)', '_*', p.path)
+        groups[path, f'{p.dtype}[{", ".join(map(str, p.shape))}]', axes].append(p)
 
-    def add(cells: tuple[str, str, str], members: Sequence[Parameter]) -> None:
-        table.add_row(
+    def row(cells: tuple[str, str, str], members: Sequence[Parameter]) -> tuple[str, ...]:
+        return (
             *cells,
             str(len(members)),
             f'{sum(p.count for p in members):,}',
             _bytes(sum(p.bytes_per_device for p in members)),
         )
 
-    lines = collections.defaultdict(list)
-    for p in report.parameters:
-        axes = ' '.join(
-            '/'.join((axis, *cut)) for axis, cut in zip(p.axes, p.cut_over, strict=True)
-        )
-        lines[
-            re.sub(r'_\d+(?=\.)', '_*', p.path), f'{p.dtype}[{", ".join(map(str, p.shape))}]', axes
-        ].append(p)
-    for cells, members in lines.items():
-        add(cells, members)
+    table = result_table(
+        'parameters',
+        ('path', 'array', 'axes/cut over', 'arrays', 'count', 'bytes per device'),
+        [row(cells, members) for cells, members in groups.items()],
+        text_columns=3,
+        overflow='fold',
+    )
     table.add_section()
-    add(('embedding', '', ''), [p for p in report.parameters if p.is_embedding])
-    add(('non-embedding', '', ''), [p for p in report.parameters if not p.is_embedding])
-    add(('all', '', ''), report.parameters)
+    embedding = [p for p in report.parameters if p.is_embedding]
+    others = [p for p in report.parameters if not p.is_embedding]
+    table.add_row(*row(('embedding', '', ''), embedding))
+    table.add_row(*row(('non-embedding', '', ''), others))
+    table.add_row(*row(('all', '', ''), report.parameters))
     return table
 
 
 def _step_table(title: str, costs: Sequence[StepCost]) -> rich.table.Table:
-    table = _table(
+    return result_table(
         title,
-        (),
         ('rows', 'length', 'FLOPs per step', 'FLOPs per target token', 'activations per device'),
+        [
+            (
+                f'{cost.rows:,}',
+                f'{cost.length:,}',
+                _flops(cost.flops),
+                _flops(cost.flops_per_token),
+                _bytes(cost.activation_bytes),
+            )
+            for cost in costs
+        ],
+        text_columns=0,
     )
-    for cost in costs:
-        table.add_row(
-            f'{cost.rows:,}',
-            f'{cost.length:,}',
-            _flops(cost.flops),
-            _flops(cost.flops_per_token),
-            _bytes(cost.activation_bytes),
-        )
-    return table
 
 
 def _memory_table(report: CostReport) -> rich.table.Table:
-    table = _table('memory per device, estimated', ('part',), ('bytes',))
-    for name, size in report.memory().items():
-        table.add_row(name, _bytes(size))
+    table = result_table(
+        'memory per device, estimated',
+        ('part', 'bytes'),
+        [(name, _bytes(size)) for name, size in report.memory().items()],
+        overflow='fold',
+    )
     table.add_section()
     table.add_row('together', _bytes(sum(report.memory().values())))
     return table
 
 
-def _scaled(number: float, base: int, units: tuple[str, ...]) -> str:
+def _with_unit(number: float, base: int, units: tuple[str, ...]) -> str:
+    """Format a number with the largest unit that leaves at least 1 before the point."""
     exponent = min(int(math.log(max(number, 1), base)), len(units) - 1)
     return f'{number / base**exponent:.{2 if exponent else 0}f} {units[exponent]}'
 
 
 _bytes: Callable[[float], str] = functools.partial(
-    _scaled, base=1024, units=('B', 'KiB', 'MiB', 'GiB', 'TiB')
+    _with_unit, base=1024, units=('B', 'KiB', 'MiB', 'GiB', 'TiB')
 )
 _flops: Callable[[float], str] = functools.partial(
-    _scaled, base=1000, units=('', 'k', 'M', 'G', 'T', 'P', 'E')
+    _with_unit, base=1000, units=('', 'k', 'M', 'G', 'T', 'P', 'E')
 )

@@ -16,12 +16,12 @@ from etils import epath
 
 from transformer_jax.batch import Batch
 from transformer_jax.config import Components
-from transformer_jax.data import load_data
+from transformer_jax.data import Data, load_data
 from transformer_jax.data.batching import padded_rows
 from transformer_jax.models import build_model
 from transformer_jax.profiling import flops as costs
 from transformer_jax.profiling.timing import seconds
-from transformer_jax.training.programs import make_program
+from transformer_jax.training.programs import TrainProgram, make_program
 from transformer_jax.training.train_state import init_state
 
 # Timed steps of each batch shape: at least MIN_STEPS, then until ENOUGH_S seconds or MAX_STEPS.
@@ -30,7 +30,7 @@ COUNTED_STEPS = 200  # steps of an epoch that are read to count how often each b
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
+class ModelSize:
     """What can be counted without running anything.
 
     Attributes:
@@ -45,37 +45,41 @@ class Size:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
-    """Some steps on real batches; means over the batch shapes as often as they come."""
+class StepMeasurement:
+    """The training step on real batches; each batch shape has the weight of how often it occurs.
+
+    Attributes:
+        step_flops: the mean of the FLOPs, forward and backward.
+        step_seconds: the mean of the time.
+        memory_bytes: per device, arguments and temporary arrays, of the shape that needs most.
+    """
 
     step_flops: float
     step_seconds: float
-    memory_bytes: (
-        int  # per device, of the shape that needs most: what the step is given and what it needs
-    )
+    memory_bytes: int
 
 
-def size(components: Components) -> Size:
+def model_size(components: Components) -> ModelSize:
     """Count parameters and FLOPs, without a device."""
     params = jax.eval_shape(
         functools.partial(init_state, components, build_model(components.architecture))
     ).params
-    return Size(
+    return ModelSize(
         sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
         costs.non_embedding_params(components),
         round(costs.flops_per_token(components)),
     )
 
 
-def trial(components: Components, tokenizer: epath.Path | None = None) -> Trial:
-    """Compiles the training step for each batch shape and takes some; leaves nothing behind.
+def measure_step(components: Components, tokenizer: epath.Path | None = None) -> StepMeasurement:
+    """Compile the training step for each batch shape and time some steps; writes no files.
 
     Args:
-        components: of a run, which is tried alone.
-        tokenizer: where that of the run is; without, it is learned.
+        components: of a run, which is measured alone even if it belongs to a group of seeds.
+        tokenizer: the directory of the run's tokenizer; None: train one.
 
     Raises:
-        UserError: whatever training would refuse.
+        UserError: as training would.
     """
     with tempfile.TemporaryDirectory() as directory:
         data = load_data(
@@ -86,30 +90,39 @@ def trial(components: Components, tokenizer: epath.Path | None = None) -> Trial:
         (planned.rows, planned.length)
         for planned in map(data.plan.step, range(min(COUNTED_STEPS, data.steps_per_epoch)))
     )
-    batches: dict[tuple[int, int], Any] = {}
-    for batch in itertools.islice(
-        data.train_iterator(program.partitioner.local_rows, program.rows_multiple), COUNTED_STEPS
-    ):
-        batches.setdefault(batch.shape, batch)
-        if len(batches) == len(counts):
-            break
+    batches = _one_batch_per_shape(data, program, len(counts))
     traced = build_model(costs.portable(components.architecture))
     state, flops, times, memory = program.init_state(), 0.0, 0.0, 0
     for (planned_rows, length), count in counts.items():
         rows, share = padded_rows(planned_rows, program.rows_multiple), count / counts.total()
         batch = program.place(batches[rows, length])
-        step_ = program.train_step.lower(program.abstract, batch).compile()
-        needed = step_.memory_analysis()
+        compiled = program.train_step.lower(program.abstract, batch).compile()
+        needed = compiled.memory_analysis()
         memory = max(memory, needed.argument_size_in_bytes + needed.temp_size_in_bytes)
-        state, taken = _timed(step_, state, batch)
+        state, taken = _time_steps(compiled, state, batch)
         times += share * taken
         flops += share * 3 * costs.forward_flops(traced, program.abstract.params, rows, length)
-    return Trial(flops, times, memory)
+    return StepMeasurement(flops, times, memory)
 
 
-def _timed(compiled: Callable, state: Any, batch: Batch) -> tuple[Any, float]:
-    """Takes steps, each of which consumes the state of the one before; (the last state, seconds of
-    a step).
+def _one_batch_per_shape(
+    data: Data, program: TrainProgram, shapes: int
+) -> dict[tuple[int, int], Batch]:
+    """Return the first batch of each shape, until there are `shapes` of them."""
+    batches = {}
+    rows = program.partitioner.local_rows, program.rows_multiple
+    for batch in itertools.islice(data.train_iterator(*rows), COUNTED_STEPS):
+        batches.setdefault(batch.shape, batch)
+        if len(batches) == shapes:
+            break
+    return batches
+
+
+def _time_steps(compiled: Callable, state: Any, batch: Batch) -> tuple[Any, float]:
+    """Take steps, each of which consumes the state of the one before.
+
+    Returns:
+        (the last state, the median of the seconds of a step)
     """
 
     def update() -> Any:
@@ -118,16 +131,17 @@ def _timed(compiled: Callable, state: Any, batch: Batch) -> tuple[Any, float]:
         return current
 
     current = state
-    seconds(update)  # the first is slower
+    seconds(update)  # The first step is slower, so it does not count.
     taken = []
     while len(taken) < MIN_STEPS or (sum(taken) < ENOUGH_S and len(taken) < MAX_STEPS):
         taken.append(seconds(update))
     return current, statistics.median(taken)
 
 
-def logged(path: epath.Path) -> float:
-    """The seconds that a run's metrics.jsonl tells of: of steps side by side its share of each, and
-    evaluations.
+def logged_seconds(path: epath.Path) -> float:
+    """Sum the seconds in a run's metrics.jsonl, evaluations included.
+
+    A run of a group of seeds logs its share of the seconds of each step.
     """
     return sum(
         event.get('seconds', 0.0) for event in map(json.loads, path.read_text().splitlines())
