@@ -133,7 +133,7 @@ def _check_keys(arguments: list[str]) -> None:
 
 def _explain(error: Exception) -> str:
     """Return one line for an error that absl, ml_collections or a configuration file raised."""
-    chain = [error]
+    chain: list[BaseException] = [error]
     while inner := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(inner)
     for cause in chain:
@@ -177,7 +177,7 @@ def _prepare_process(values: Flags) -> None:
     """Set up this process: logging, memory, compilation cache, and the processes of the run."""
     logging.set_verbosity(logging.WARNING)
     tune_host_memory()
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values['jax_compilation_cache_dir']:
         jax.config.update(
             'jax_compilation_cache_dir', os.path.expanduser('~/.cache/transformer_jax/xla')
         )

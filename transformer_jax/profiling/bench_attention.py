@@ -32,7 +32,7 @@ from transformer_jax.profiling.bench_attention_result import (
     fit_slopes,
 )
 from transformer_jax.profiling.flops import matmul_flops
-from transformer_jax.profiling.timing import seconds
+from transformer_jax.profiling.timing import seconds, temporary_bytes
 from transformer_jax.storage.provenance import describe_machine
 
 Log = Callable[[str], None]
@@ -170,7 +170,7 @@ def _point(
     )
     flops = matmul_flops(jax.make_jaxpr(attend)(*inputs)) * (1 if direction == 'forward' else 3)
     compiled = jax.jit(function).lower(*inputs).compile()
-    size = compiled.memory_analysis().temp_size_in_bytes
+    size = temporary_bytes(compiled)
     taken = None
     if timed and size < MEMORY_SHARE * _memory():
         jax.block_until_ready(compiled(*inputs))

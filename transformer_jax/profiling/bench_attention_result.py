@@ -95,7 +95,10 @@ def fit_slopes(points: Sequence[Point]) -> list[dict[str, Any]]:
 
 
 def _slope(line: Sequence[tuple[int, float]]) -> float | None:
-    return float(np.polyfit(*np.log(np.array(line, float).T), 1)[0]) if len(line) > 1 else None
+    if len(line) < 2:
+        return None
+    lengths, values = np.log(np.array(line, float)).T
+    return float(np.polyfit(lengths, values, 1)[0])
 
 
 def tables(bench: AttentionBench) -> tuple[rich.table.Table, ...]:

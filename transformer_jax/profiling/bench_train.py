@@ -24,7 +24,7 @@ from transformer_jax.models import dummy_batch
 from transformer_jax.profiling.bench_train_result import Shape, ShapeTimes, TrainBench
 from transformer_jax.profiling.flops import forward_flops
 from transformer_jax.profiling.step_parts import time_step_parts
-from transformer_jax.profiling.timing import TimedIterator, matmul_peak, seconds
+from transformer_jax.profiling.timing import TimedIterator, matmul_peak, seconds, temporary_bytes
 from transformer_jax.schema import CheckpointConfig, EvaluateConfig, ExperimentConfig
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.storage.provenance import describe_machine
@@ -113,7 +113,7 @@ def _shape_times(
 ) -> tuple[ShapeTimes, ...]:
     """Collect the times of each batch shape; `bare`: the seconds of a bare step on each batch."""
     times = []
-    for shape, (compile_seconds, temporary_bytes) in compiled.items():
+    for shape, (compile_seconds, needed_bytes) in compiled.items():
         taken = bare[[batch.shape == shape for batch in batches]]
         median = float(np.median(taken)) if len(taken) else 0.0
         flops = 3 * forward_flops(program.model, program.abstract.params, *shape)
@@ -126,7 +126,7 @@ def _shape_times(
                 flops=flops,
                 peak_share=flops / median / peak if median else 0.0,
                 compile_seconds=compile_seconds,
-                temporary_bytes=temporary_bytes,
+                temporary_bytes=needed_bytes,
             )
         )
     return tuple(times)
@@ -162,7 +162,7 @@ def _compile(program: TrainProgram, shape: Shape, log: Log) -> tuple[float, int]
     taken = time.perf_counter() - start
     jax.block_until_ready(program.train_step(program.init_state(), batch))
     log(f'compiled {shape} in {taken:.1f} s')
-    return taken, compiled.memory_analysis().temp_size_in_bytes
+    return taken, temporary_bytes(compiled)
 
 
 def _time_bare_steps(program: TrainProgram, batches: Sequence[Batch]) -> np.ndarray:
@@ -191,10 +191,11 @@ def _time_loop(
         components, run, program, Checkpoints(workdir.checkpoints_path, keep=1), quiet
     )
     trainer.start(workdir.tokenizer_path)
-    trainer.iterator = TimedIterator(trainer.iterator)
+    iterator = TimedIterator(trainer.iterator)
+    trainer.iterator = iterator
     trainer.saved = components.config.train.steps  # So that the last step is not saved.
     taken = seconds(lambda: (trainer.run(_NoSignals()), trainer.state))
     trainer.close()
     if run.record.failed:
         raise run.record.error
-    return taken, trainer.iterator.waited
+    return taken, iterator.waited

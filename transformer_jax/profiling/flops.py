@@ -129,14 +129,11 @@ def matmul_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
         match equation.primitive.name:
             case 'dot_general':
                 (contracted, _), _ = equation.params['dimension_numbers']
-                shape = equation.invars[0].aval.shape
-                total += (
-                    2
-                    * equation.outvars[0].aval.size
-                    * math.prod(shape[axis] for axis in contracted)
-                )
+                shape = _shape(equation.invars[0])
+                contractions = math.prod(shape[axis] for axis in contracted)
+                total += 2 * math.prod(_shape(equation.outvars[0])) * contractions
             case 'ragged_dot_general':  # Each row is multiplied by one of the matrices.
-                total += 2 * equation.outvars[0].aval.size * equation.invars[0].aval.shape[-1]
+                total += 2 * math.prod(_shape(equation.outvars[0])) * _shape(equation.invars[0])[-1]
             case 'scan':
                 total += equation.params['length'] * sum(map(matmul_flops, inner))
             case 'cond':
@@ -144,6 +141,11 @@ def matmul_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
             case _:
                 total += sum(map(matmul_flops, inner))
     return total
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    """Return the shape of a variable of a jaxpr."""
+    return variable.aval.shape
 
 
 def activation_bytes(model: nn.Module, state: TrainState, rows: int, length: int) -> int:

@@ -18,6 +18,13 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def temporary_bytes(compiled: jax.stages.Compiled) -> int:
+    """Return the bytes of temporary arrays that XLA plans for a program, per device."""
+    analysis = compiled.memory_analysis()
+    assert analysis is not None, 'every backend of jax that we support has this analysis'
+    return analysis.temp_size_in_bytes
+
+
 class TimedIterator:
     """An iterator over batches that measures how long its reader waits.
 
