@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from transformer_jax.losses import chunks
+from transformer_jax.losses import cross_entropy as losses
 from transformer_jax.losses.cross_entropy import TokenSums, cross_entropy
-from transformer_jax.losses.cross_entropy import cross_entropy as losses
 
 B, T, D, V = 3, 8, 6, 11
 
@@ -52,7 +53,7 @@ gradients = jax.jit(jax.grad(lambda *args: cross_entropy(*args).loss, argnums=(0
 
 
 def test_what_does_not_count_is_not_even_computed(monkeypatch):
-    monkeypatch.setattr(losses, 'CHUNK_TOKENS', 2 * B)  # two times a chunk
+    monkeypatch.setattr(chunks, 'CHUNK_TOKENS', 2 * B)  # two times a chunk
     x_BTD, w_VD, targets_BT, _ = inputs()
     weights_BT = np.zeros((B, T), np.float32)
     for row, counted in enumerate(([0, 5], [2, 7], [3, 4])):
@@ -140,7 +141,7 @@ def test_chunked_is_unchunked(monkeypatch, tokens):
     expected, expected_grads = values(*args, 0.1), gradients(*args, 0.1)
     shapes = []
     chunk = losses._chunk
-    monkeypatch.setattr(losses, 'CHUNK_TOKENS', tokens)
+    monkeypatch.setattr(chunks, 'CHUNK_TOKENS', tokens)
     monkeypatch.setattr(
         losses, '_chunk', lambda x, *rest: shapes.append(x.shape) or chunk(x, *rest)
     )

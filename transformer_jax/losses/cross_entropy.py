@@ -9,10 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.layers import functional
-
-# Tokens whose logits are held at once. On a CPU 512 × 10,000 float32 logits still fit a 32 MB
-# cache; accelerators lose nothing to a loop of matrix products of this size.
-CHUNK_TOKENS = 512
+from transformer_jax.losses.chunks import counted_first, join_chunks, reorder, time_chunks
 
 
 class TokenSums(NamedTuple):
@@ -64,8 +61,9 @@ def _cross_entropy(softcap, x_BTD, w_VD, targets_BT, weights_BT, smoothing):
             (chunk[-1] != 0).any(), lambda: _chunk(*chunk, w_VD, smoothing, softcap)[0], _nothing
         ), None
 
-    order_BT = _order(weights_BT)
-    chunks = tuple(_chunks(_ordered(a_BT, order_BT)) for a_BT in (x_BTD, targets_BT, weights_BT))
+    order_BT = counted_first(weights_BT)
+    sides = x_BTD, targets_BT, weights_BT
+    chunks = tuple(time_chunks(reorder(a_BT, order_BT)) for a_BT in sides)
     return jax.lax.scan(body, _nothing(), chunks)[0]
 
 
@@ -89,14 +87,14 @@ def _forward(softcap, x_BTD, w_VD, targets_BT, weights_BT, smoothing):
         )
         return (sums + new, dw_VD), dx_CD
 
-    order_BT = _order(weights_BT)
-    chunks = tuple(_chunks(_ordered(a_BT, order_BT)) for a_BT in (x_BTD, targets_BT, weights_BT))
+    order_BT = counted_first(weights_BT)
+    sides = x_BTD, targets_BT, weights_BT
+    chunks = tuple(time_chunks(reorder(a_BT, order_BT)) for a_BT in sides)
     (sums, dw_VD), dx_LCD = jax.lax.scan(
         body, (_nothing(), jnp.zeros(w_VD.shape, jnp.float32)), chunks
     )
-    B, T, D = x_BTD.shape
-    dx_BTD = jnp.moveaxis(dx_LCD.reshape(len(dx_LCD), B, -1, D), 0, 1).reshape(B, T, D)
-    return sums, (_ordered(dx_BTD, jnp.argsort(order_BT, axis=1)), dw_VD.astype(w_VD.dtype))
+    dx_BTD = reorder(join_chunks(dx_LCD, len(x_BTD)), jnp.argsort(order_BT, axis=1))
+    return sums, (dx_BTD, dw_VD.astype(w_VD.dtype))
 
 
 def _backward(softcap, gradients, cotangent):
@@ -107,27 +105,6 @@ def _backward(softcap, gradients, cotangent):
 
 def _nothing() -> TokenSums:
     return TokenSums(*4 * [jnp.zeros((), jnp.float32)])
-
-
-def _order(weights_BT):
-    """The places of each row, what counts first: of a prompt, and of padding, whole chunks need
-    no logits.
-    """
-    return jnp.argsort(weights_BT == 0, axis=1, stable=True)
-
-
-def _ordered(a_BT, order_BT):
-    return jnp.take_along_axis(
-        a_BT, order_BT.reshape(*order_BT.shape, *[1] * (a_BT.ndim - 2)), axis=1
-    )
-
-
-def _chunks(a_BT):
-    """a_LC: time cut into L chunks, each of C tokens: all rows' tokens of some times."""
-    B, T = a_BT.shape[:2]
-    steps = next(c for c in range(1, T + 1) if T % c == 0 and (c == T or B * c >= CHUNK_TOKENS))
-    a_LBT = jnp.moveaxis(a_BT.reshape(B, T // steps, steps, *a_BT.shape[2:]), 1, 0)
-    return a_LBT.reshape(T // steps, B * steps, *a_BT.shape[2:])
 
 
 _cross_entropy.defvjp(_forward, _backward)
