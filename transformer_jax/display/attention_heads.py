@@ -9,7 +9,8 @@ from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from transformer_jax.display.figures import DPI, save_figure
+from transformer_jax.display.figures import DPI, InlineFigure, save_figure
+from transformer_jax.errors import ConfigError
 
 # On a figure with a longer side a screen shows the heads but no readable labels: each layer is then
 # drawn as a figure of its own as well.
@@ -60,12 +61,7 @@ def draw_attention(
         ConfigError: the suffix is none of `figures.FORMATS`.
     """
     path = epath.Path(path)
-    source, target = (list(map(_label, tokens)) for tokens in (source_tokens, target_tokens))
-    labels = {
-        'encoder': (source, source),
-        'decoder': (target, ['<s>', *target[:-1]]),
-        'cross': (target, source),
-    }
+    labels = _axis_labels(source_tokens, target_tokens)
     layers = {
         (stack, number): [
             Panel(f'{stack} {number} · head {head}', weights_TS, *labels[stack])
@@ -81,6 +77,61 @@ def draw_attention(
             layer_path = path.parent / f'{path.stem}-{stack}-{number}{path.suffix}'
             files.append(save_figure(_draw_grid(_near_square(panels)), layer_path))
     return files
+
+
+def attention_figure(
+    weights: dict[str, np.ndarray],
+    source_tokens: Sequence[str],
+    target_tokens: Sequence[str],
+    layer: int | None = None,
+    head: int | None = None,
+) -> Figure:
+    """Draw some or all heads as a figure for a notebook: layers down, heads across.
+
+    Layers and heads count from 0 here and in the titles, as in the arrays; in the files of
+    `draw_attention` they count from 1.
+
+    Args:
+        weights: stack -> [L, N, T, S].
+        source_tokens: S labels.
+        target_tokens: T labels, those of the targets.
+        layer: draw only this one of each stack.
+        head: draw only this one of each layer.
+
+    Raises:
+        ConfigError: there is no such layer or head.
+    """
+    labels = _axis_labels(source_tokens, target_tokens)
+    rows = [
+        [
+            Panel(f'{stack} layer {i} · head {n}', weights_LNTS[i, n], *labels[stack])
+            for n in _chosen(f'{stack} head', head, weights_LNTS.shape[1])
+        ]
+        for stack, weights_LNTS in weights.items()
+        for i in _chosen(f'{stack} layer', layer, weights_LNTS.shape[0])
+    ]
+    return _draw_grid(rows)
+
+
+def _chosen(name: str, index: int | None, count: int) -> Sequence[int]:
+    """Return the indices to draw: all, or the one that was asked for."""
+    if index is None:
+        return range(count)
+    if not 0 <= index < count:
+        raise ConfigError(f'there is no {name} {index}: it has {count}, counted from 0')
+    return [index]
+
+
+def _axis_labels(
+    source_tokens: Sequence[str], target_tokens: Sequence[str]
+) -> dict[str, tuple[list[str], list[str]]]:
+    """Return the labels of rows and columns of each stack."""
+    source, target = (list(map(_label, tokens)) for tokens in (source_tokens, target_tokens))
+    return {
+        'encoder': (source, source),
+        'decoder': (target, ['<s>', *target[:-1]]),
+        'cross': (target, source),
+    }
 
 
 def _near_square(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
@@ -111,7 +162,8 @@ def _draw_grid(rows: Sequence[Sequence[Panel]]) -> Figure:
         *(sum(left + cell * len(panel.columns) + GAP_INCHES for panel in row) for row in rows),
     )
     height = sum(tops) + sum(cell * len(row[0].rows) + GAP_INCHES for row in rows) + 2 * LINE_INCHES
-    figure = Figure(figsize=(width, height), dpi=min(DPI, LARGEST_PIXELS / max(width, height)))
+    dpi = min(DPI, LARGEST_PIXELS / max(width, height))
+    figure = InlineFigure(figsize=(width, height), dpi=dpi)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
     _draw_legend(axes)

@@ -11,6 +11,19 @@ FORMATS = ('.png', '.svg', '.pdf')
 DPI = 110
 
 
+class InlineFigure(Figure):
+    """A figure that a notebook shows as a picture when it is the last value of a cell.
+
+    Pyplot is not needed: figures of other libraries are left alone.
+    """
+
+    def _repr_png_(self) -> bytes:
+        """Return the picture as notebooks ask for it."""
+        content = io.BytesIO()
+        self.savefig(content, format='png')
+        return content.getvalue()
+
+
 def check_format(path: epath.Path) -> None:
     """Raise ConfigError unless the suffix of a path is one of FORMATS."""
     if path.suffix not in FORMATS:

@@ -1,8 +1,8 @@
-"""The attention weights of every head of a trained model while it translates a sentence."""
+"""The attention weights of every head of a trained model while it reads a text."""
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,63 +16,77 @@ from transformer_jax.display.figures import check_format
 from transformer_jax.errors import ConfigError, DataError
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.layers.recurrent import RNNS
+from transformer_jax.models import MODELS
+
+
+class TextAttention(NamedTuple):
+    """The attention weights of a model that reads a text, and the tokens that they belong to."""
+
+    weights: dict[str, np.ndarray]  # see `attention_weights`
+    source_tokens: list[str]  # S labels; none of a language model
+    target_tokens: list[str]  # T labels, those of the targets; none of a classifier
+    translation: str  # '' of models that do not translate
 
 
 def attention_weights(
-    model: nn.Module, params: Any, source_S: Sequence[int], target_T: Sequence[int]
+    model: nn.Module,
+    params: Any,
+    source_S: Sequence[int] | None,
+    target_T: Sequence[int] | None,
 ) -> dict[str, np.ndarray]:
     """Compute the attention weights of every head while a model reads and writes a sentence.
 
-    The translation is teacher-forced.
+    Targets are teacher-forced.
 
     Args:
-        model: an encoder-decoder, a Transformer or recurrent.
+        model: of any kind, a Transformer or recurrent.
         params: its parameters, unboxed.
-        source_S: token ids, EOS included.
-        target_T: token ids, EOS included.
+        source_S: token ids, EOS included; None of a language model.
+        target_T: token ids, EOS included; None of a classifier.
 
     Returns:
-        float32 weights by layer and head: 'encoder' [L, N, S, S], 'decoder' [L, N, T, T], 'cross'
-        [L, N, T, S]. Row t of the last two is the step that produces target t; column t of
-        'decoder' is its input: BOS, then the targets. A recurrent model has 'cross' alone, with
-        L = N = 1.
+        float32 weights by layer and head, of the stacks that the model has: 'encoder'
+        [L, N, S, S], 'decoder' [L, N, T, T], 'cross' [L, N, T, S]. Row t of the last two is the
+        step that produces target t; column t of 'decoder' is its input: BOS, then the targets. A
+        recurrent model has 'cross' alone, with L = N = 1. A classifier with `model.pooling='first'`
+        reads a BOS for each tower before the S tokens.
 
     Raises:
         ConfigError: a recurrent model without attention.
     """
-    intermediates = jax.device_get(_intermediates(model, params, _one_pair(source_S, target_T)))
+    intermediates = jax.device_get(_intermediates(model, params, _one_row(source_S, target_T)))
     architecture = model.architecture
     if not architecture.sites:  # a recurrent model
         if not intermediates:
             cell = spec.text(architecture.cell, RNNS)
             raise ConfigError(f'model.rnn={cell!r} has no attention to draw')
         return {'cross': intermediates['weights_BNTS'][0]}
-
-    def stack(blocks: str, layers: int, site: str) -> np.ndarray:
-        of_layers = (intermediates[f'{blocks}_{layer}'] for layer in range(layers))
-        return np.stack([layer[site]['weights_BNTS'][0][0] for layer in of_layers])
-
-    return {
-        'encoder': stack('encoder', architecture.encoder_layers, 'attention'),
-        'decoder': stack('decoder', architecture.decoder_layers, 'attention'),
-        'cross': stack('decoder', architecture.decoder_layers, 'cross'),
-    }
+    stacks: dict[str, list[np.ndarray]] = {}
+    for site, layer in architecture.sites:
+        block = intermediates[f'{"encoder" if site == "encoder" else "decoder"}_{layer}']
+        [weights_BNTS] = block['cross' if site == 'cross' else 'attention']['weights_BNTS']
+        stacks.setdefault(site, []).append(weights_BNTS[0])
+    return {site: np.stack(weights) for site, weights in stacks.items()}
 
 
-def _one_pair(source_S: Sequence[int], target_T: Sequence[int]) -> Batch:
-    """Make a batch of one row that holds one pair of sentences."""
-    source_1S = np.asarray(source_S, np.int32)[None]
-    target_1T = np.asarray(target_T, np.int32)[None]
-    inputs_1T = np.asarray([BOS, *target_T[:-1]], np.int32)[None]
+def _one_row(source_S: Sequence[int] | None, target_T: Sequence[int] | None) -> Batch:
+    """Make a batch of one row that holds one pair of sentences, or one sentence."""
+    if source_S is None:
+        source = (None, None, None)
+    else:
+        source_1S = np.asarray(source_S, np.int32)[None]
+        positions_1S = np.arange(len(source_S), dtype=np.int32)[None]
+        source = (source_1S, positions_1S, np.ones_like(source_1S))
+    # A classifier's target is one class: which one has no influence on attention.
+    target_1T = np.asarray([0] if target_T is None else target_T, np.int32)[None]
+    length = target_1T.shape[1]
     return Batch(
-        source_1S,
-        np.arange(len(source_S), dtype=np.int32)[None],
-        np.ones_like(source_1S),
-        inputs_1T,
+        *source,
+        np.concatenate([[[BOS]], target_1T[:, :-1]], axis=1, dtype=np.int32),
         target_1T,
-        np.arange(len(target_T), dtype=np.int32)[None],
+        np.arange(length, dtype=np.int32)[None],
         np.ones_like(target_1T),
-        np.ones(target_1T.shape, np.float32),
+        np.ones((1, length), np.float32),
     )
 
 
@@ -80,6 +94,61 @@ def _one_pair(source_S: Sequence[int], target_T: Sequence[int]) -> Batch:
 def _intermediates(model: nn.Module, params: Any, batch: Batch) -> Any:
     _, sown = model.apply({'params': params}, batch, method='features', mutable=['intermediates'])
     return sown['intermediates'] if sown else {}
+
+
+def attend_to_text(trained: TrainedRun, text: str, target: str | None = None) -> TextAttention:
+    """Compute the attention weights of a trained model of any kind while it reads a text.
+
+    A model that translates reads the text and writes its translation, a language model writes the
+    text itself, a classifier reads it.
+
+    Args:
+        trained: the model.
+        text: of 1 token or more; at most as long as the rows that the model was trained on.
+        target: the translation to write; by default the model's own.
+
+    Raises:
+        DataError: a text is empty or too long.
+        ConfigError: a target of a model that does not translate, or a model without attention.
+    """
+    kind = MODELS[trained.model.architecture.kind]
+    if not kind.reads_source or kind.predicts_class:
+        if target is not None:
+            raise ConfigError(f'model.kind={trained.config.model.kind!r} has no target text')
+        return _attend_to_one(trained, text, kind.predicts_class)
+    source = _tokens(trained, text)
+    if target is None:
+        [target] = trained.evaluator.translate(trained.params, [text])
+        written = [*trained.data.tokenizer.encode([target])[0], EOS]
+    else:
+        written = _tokens(trained, target)
+    weights = attention_weights(trained.model, trained.params, source, written)
+    pieces = trained.data.tokenizer.pieces
+    return TextAttention(weights, pieces(source), pieces(written), target)
+
+
+def _attend_to_one(trained: TrainedRun, text: str, is_source: bool) -> TextAttention:
+    """Compute the weights of a model that reads one text: a classifier or a language model."""
+    tokens, architecture = _tokens(trained, text), trained.model.architecture
+    if is_source:
+        weights = attention_weights(trained.model, trained.params, tokens, None)
+        added = architecture.towers if architecture.pooling == 'first' else 0
+        labels = ['<s>'] * added + trained.data.tokenizer.pieces(tokens)
+        return TextAttention(weights, labels, [], '')
+    weights = attention_weights(trained.model, trained.params, None, tokens)
+    return TextAttention(weights, [], trained.data.tokenizer.pieces(tokens), '')
+
+
+def _tokens(trained: TrainedRun, text: str) -> list[int]:
+    """Encode a text with its EOS, or raise DataError where it is empty or too long."""
+    longest = trained.data.batching.row_lengths()[-1]
+    tokens = [*trained.data.tokenizer.encode([text])[0], EOS]
+    if not 1 < len(tokens) <= longest:
+        raise DataError(
+            f'the text has {len(tokens) - 1} tokens; a picture of attention needs 1 to '
+            f'{longest - 1}'
+        )
+    return tokens
 
 
 def draw_translation(
@@ -100,13 +169,6 @@ def draw_translation(
         ConfigError: the suffix of `path` is not that of a picture.
     """
     check_format(epath.Path(path))
-    tokenizer = trained.data.tokenizer
-    longest = trained.data.batching.row_lengths()[-1]
-    source = [*tokenizer.encode([text])[0], EOS]
-    if not 1 < len(source) <= longest:
-        raise DataError(f'--text has {len(source) - 1} tokens; a picture needs 1 to {longest - 1}')
-    [hypothesis] = trained.evaluator.translate(trained.params, [text])
-    target = [*tokenizer.encode([hypothesis])[0], EOS]
-    weights = attention_weights(trained.model, trained.params, source, target)
-    pieces = tokenizer.pieces(source), tokenizer.pieces(target)
-    return hypothesis, draw_attention(weights, *pieces, path)
+    found = attend_to_text(trained, text)
+    files = draw_attention(found.weights, found.source_tokens, found.target_tokens, path)
+    return found.translation, files

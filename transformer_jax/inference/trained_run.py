@@ -1,5 +1,6 @@
 """A finished or running experiment, read from its workdir: its model, data and parameters."""
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from transformer_jax.partitioning.partitioner import Partitioner
 from transformer_jax.schema import ExperimentConfig, ParallelConfig
 from transformer_jax.storage.selection import select_steps
 from transformer_jax.storage.workdir import Workdir
-from transformer_jax.training.seed_groups import reader
+from transformer_jax.storage.seed_checkpoints import open_checkpoints
 
 Log = Callable[[str], None]
 
@@ -36,6 +37,7 @@ class TrainedRun:
         partitioner: places arrays and compiles functions.
         params: the parameters that evaluation uses, unboxed and placed.
         evaluator: of the model on the data.
+        log: receives remarks.
     """
 
     def __init__(
@@ -61,9 +63,9 @@ class TrainedRun:
             WorkdirError: a file of the workdir is damaged.
             DataError: the data cannot be read, or is not that of training.
         """
-        self.workdir = Workdir(path)
+        self.workdir, self.log = Workdir(path), log
         self.config = _usable_here(config_lib.from_dict(self.workdir.read_config()), decode, log)
-        self.checkpoints = reader(self.workdir)
+        self.checkpoints = open_checkpoints(self.workdir)
         self.choice = checkpoint or ('last' if self.checkpoints.best_step() is None else 'best')
         self.steps = select_steps(self.checkpoints, self.choice)
         components = config_lib.resolve(self.config)
@@ -84,6 +86,20 @@ class TrainedRun:
         tree = 'ema' if self.config.train.ema else 'params'
         abstract = self.partitioner.abstract(abstract_params(self.model))
         return self.checkpoints.params(abstract, steps, tree)
+
+    def with_decoding(self, keys: Mapping[str, Any]) -> 'TrainedRun':
+        """Make the same run with some keys of `decode` replaced; all else is shared.
+
+        Raises:
+            ConfigError: an unknown key, or a value that cannot be used.
+        """
+        values = config_lib.to_dict(self.config)
+        values['decode'] |= keys
+        other = copy.copy(self)
+        other.config = config_lib.from_dict(values)
+        components = config_lib.resolve(other.config)
+        other.evaluator = Evaluator(components, self.data, self.partitioner, self.log)
+        return other
 
     def samples_name(self, split: str) -> str:
         """Name the file in the workdir's samples/ where `evaluate` writes translations."""

@@ -12,6 +12,8 @@ from etils import epath
 from transformer_jax.errors import WorkdirError
 from transformer_jax.storage.files import append_line, wrap_os_errors, write_text
 
+NON_FINITE = {text: float(text) for text in ('nan', 'inf', '-inf')}
+
 
 class MetricsWriter:
     """Appends events to metrics.jsonl, one line each, and to TensorBoard's files.
@@ -68,6 +70,32 @@ def truncate_after(path: epath.Path, step: int) -> None:
             raise WorkdirError(f'{path}:{number} is not JSON: delete that line') from error
     if torn or len(kept) < len(lines):
         write_text(path, ''.join(kept))
+
+
+def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
+    """Read the events of a metrics.jsonl, in their order; 'nan', 'inf' and '-inf' become floats.
+
+    A run that goes on may be writing the last line: without its newline it is left out.
+
+    Returns:
+        one dictionary for each event, with `step` and `split`; none where there is no file.
+
+    Raises:
+        WorkdirError: a line is not JSON; the message names it.
+    """
+    lines = path.read_text().split('\n')[:-1] if path.exists() else []
+    events = []
+    for number, line in enumerate(lines, 1):
+        try:
+            event = json.loads(line)
+        except ValueError as error:
+            raise WorkdirError(f'{path}:{number} is not JSON: delete that line') from error
+        events.append({name: _decode_non_finite(value) for name, value in event.items()})
+    return events
+
+
+def _decode_non_finite(value: Any) -> Any:
+    return NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def encode_non_finite(value: Any) -> Any:

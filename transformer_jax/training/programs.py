@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ import numpy as np
 from transformer_jax.attention.engines import require_platform
 from transformer_jax.batch import Batch
 from transformer_jax.config.components import Components
+from transformer_jax.data import Data
 from transformer_jax.models import build_model
 from transformer_jax.partitioning.partitioner import Partitioner
 from transformer_jax.schema import ExperimentConfig
@@ -62,6 +63,10 @@ class TrainProgram:
     def place(self, batch: Batch) -> Batch:
         """Place this process's rows of a batch as `train_step` takes them."""
         return self.partitioner.put(batch)
+
+    def batches(self, data: Data) -> Iterator[Batch]:
+        """Yield the training batches of `data` from the first on, placed, without end."""
+        return map(self.place, data.train_iterator(self.partitioner.local_rows, self.rows_multiple))
 
     def _compile_step(self, components: Components, shardings: Any) -> Any:
         return self.partitioner.compile(

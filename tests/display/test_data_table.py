@@ -1,0 +1,63 @@
+"""The table of a notebook: its columns as arrays, and how it is printed."""
+
+import numpy as np
+import pytest
+
+from transformer_jax.display.data_table import MOST_ROWS, Table
+
+ROWS = [
+    {'step': 50, 'split': 'train', 'loss': 2.5},
+    {'step': 50, 'split': 'validation', 'loss': 2.25, 'bleu': 12.345678},
+    {'step': 100, 'split': 'train', 'loss': float('inf')},
+]
+
+
+def test_columns_are_arrays():
+    table = Table(ROWS)
+    assert table.columns == ('step', 'split', 'loss', 'bleu')
+    assert table['step'].dtype.kind == 'i'
+    np.testing.assert_array_equal(table['loss'], [2.5, 2.25, np.inf])
+    np.testing.assert_array_equal(table['bleu'], [np.nan, 12.345678, np.nan])
+    assert table['split'].tolist() == ['train', 'validation', 'train']
+
+
+def test_rows_are_dictionaries():
+    table = Table(ROWS)
+    assert len(table) == 3 and table[-1] == ROWS[-1] and list(table) == ROWS
+    assert list(table[1:]) == ROWS[1:] and table[1:].columns == table.columns
+
+
+def test_an_unknown_column_is_named_with_those_that_there_are():
+    with pytest.raises(KeyError, match='blue.*step, split, loss, bleu'):
+        Table(ROWS)['blue']
+
+
+def test_it_prints_numbers_to_the_right_and_marks_what_is_missing():
+    assert repr(Table(ROWS)).splitlines() == [
+        'step  split       loss   bleu',
+        '  50  train        2.5      –',
+        '  50  validation  2.25  12.35',
+        ' 100  train        inf      –',
+    ]
+
+
+def test_html_has_every_cell_and_is_escaped():
+    text = Table([{'a<b': '&', 'n': 3}])._repr_html_()
+    assert '<th>a&lt;b</th>' in text and '<td>&amp;</td><td>3</td>' in text
+
+
+def test_a_long_table_prints_its_ends():
+    text = repr(Table([{'step': step} for step in range(MOST_ROWS + 1)]))
+    assert '   …' in text and text.splitlines()[-1] == f'{MOST_ROWS + 1} rows'
+    assert len(text.splitlines()) < MOST_ROWS
+
+
+def test_an_empty_table_prints():
+    assert repr(Table([])) == '\n0 rows'
+    assert '0 rows' in Table([], ('step',))._repr_html_()
+
+
+def test_pandas_gets_the_columns():
+    pandas = pytest.importorskip('pandas')
+    assert list(Table(ROWS).to_pandas().columns) == ['step', 'split', 'loss', 'bleu']
+    assert isinstance(Table(ROWS).to_pandas(), pandas.DataFrame)
