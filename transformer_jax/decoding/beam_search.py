@@ -1,4 +1,4 @@
-"""Beam search."""
+"""Beam search over an explicit cache."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,36 +9,31 @@ import jax.numpy as jnp
 from transformer_jax.batch import BOS, EOS, PAD
 from transformer_jax.decoding.hypotheses import Decoded, StepFn, top_words
 
-ReorderFn = Callable[
-    [Any, jax.Array], Any
-]  # (cache, parents_BK) -> cache of those hypotheses; see `cache.reorder`
+# (cache, parents_BK) → the cache of these hypotheses, see `attention.cache.reorder`
+ReorderFn = Callable[[Any, jax.Array], Any]
 
 
 class _Finished(NamedTuple):
-    """The best finished hypotheses, best first: |Y|, and the live beam of length |Y| - 1 that EOS
-    was put after.
-    """
+    """The best finished hypotheses, best first."""
 
     scores_BK: jax.Array
-    lengths_BK: jax.Array
-    beams_BK: jax.Array
+    lengths_BK: jax.Array  # |Y|
+    beams_BK: jax.Array  # the live beam of length |Y| − 1 that EOS was appended to
 
 
 class _Beams(NamedTuple):
-    """Live hypotheses of length t, as back-pointers into the steps before; log P is -inf where
-    there is none.
-    """
+    """The live hypotheses of length t, as back-pointers to the steps before."""
 
     t: jax.Array
     cache: Any
-    live_BK: jax.Array
-    parents_TBK: jax.Array
-    tokens_TBK: jax.Array
+    live_BK: jax.Array  # log P, -inf where there is no hypothesis
+    parents_TBK: jax.Array  # for each step, which hypothesis was extended
+    tokens_TBK: jax.Array  # and by which token
     finished: _Finished
 
 
 def length_penalty(length: Any, alpha: float) -> jax.Array:
-    """lp(Y) = ((5 + |Y|) / 6)^α, equation 14 of Wu et al. (2016)."""
+    """Compute lp(Y) = ((5 + |Y|) / 6)^α (Wu et al. 2016, equation 14)."""
     return ((5.0 + length) / 6.0) ** alpha
 
 
@@ -52,27 +47,27 @@ def beam_search(
     max_len: int,
     alpha: float,
 ) -> Decoded:
-    """The `beam` best hypotheses by log P(Y) / lp(Y) that beam search finds (Wu et al. 2016,
-    section 7).
+    """Search for the `beam` hypotheses with the highest log P(Y) / lp(Y).
 
-    A step ranks all continuations of a row's live hypotheses by log P. Those that end with EOS and
-    are among the first `beam` of all finish: they move to a set of the `beam` best by score and are
-    never extended. The first `beam` of the others live on. A row is done when the set is full and
-    no live hypothesis can get in: log P only falls, so with α ≥ 0 none can score above
-    log P / lp(limit). Hence a beam at least as wide as there are continuations is exhaustive search
-    over all Y within the limit, and beam 1 with α = 0 is greedy search.
+    Wu et al. (2016), section 7. A step ranks all continuations of a row's live hypotheses by log P.
+    Continuations with EOS that are among the first `beam` are finished: they enter a set of the
+    `beam` best by score and are never extended. The first `beam` of the other continuations stay
+    live. A row is done when the set is full and no live hypothesis can enter it: log P never rises,
+    so with α ≥ 0 no score can exceed log P / lp(limit). It follows that a beam at least as wide as
+    the number of continuations searches all Y within the limit, and that beam 1 with α = 0 is
+    greedy search.
 
     Args:
-        step: the model; called with rows of B·K, the beams of a row side by side.
-        cache: with B rows, before BOS; it is widened to B·K by `reorder`.
+        step: the model; it is called with B·K rows, the beams of a row adjacent.
+        cache: of B rows, before BOS; `reorder` widens it to B·K.
         reorder: gathers hypotheses of the cache.
-        limits_B: int32, the longest |Y| allowed per row; clipped to `max_len`.
+        limits_B: int32, the longest |Y| allowed in each row; clipped to `max_len`.
         beam: K.
-        max_len: T, the steps that the cache has room for, in `beam` hypotheses.
-        alpha: α ≥ 0 of the length penalty; 0 scores by log P alone.
+        max_len: T, the steps that the cache has room for, with `beam` hypotheses each.
+        alpha: α ≥ 0 of the length penalty; with 0 the score is log P.
 
     Returns:
-        Decoded with `beam` hypotheses per row.
+        `beam` hypotheses for each row.
     """
     batch = limits_B.shape[0]
     limits_B1 = jnp.minimum(limits_B, max_len)[:, None]
@@ -81,7 +76,7 @@ def beam_search(
         t, live_BK, finished = beams.t, beams.live_BK, beams.finished
         last_BK = jnp.where(t > 0, beams.tokens_TBK[t - 1], BOS)
         logits_RV, cache = step(last_BK.reshape(-1), beams.cache)
-        ending_BK, going_BK, parents_BK, tokens_BK = _continue(live_BK, logits_RV)
+        ending_BK, going_BK, parents_BK, tokens_BK = _extend(live_BK, logits_RV)
         going_BK = jnp.where(t + 1 < limits_B1, going_BK, -jnp.inf)
 
         totals_BK, places_BK = jax.lax.top_k(jnp.concatenate([ending_BK, going_BK], axis=1), beam)
@@ -113,11 +108,14 @@ def beam_search(
     )
 
 
-def _continue(
+def _extend(
     live_BK: jax.Array, logits_RV: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """For every hypothesis log P with EOS after it; log P, parent and token of the best others,
-    best first.
+    """Compute the continuations of live hypotheses.
+
+    Returns:
+        log P of each hypothesis with EOS appended; then log P, parent and token of the K best
+        other continuations, best first. All are [B, K].
     """
     batch, beam = live_BK.shape
     totals_RC, words_RC = top_words(logits_RV, beam)
@@ -130,7 +128,7 @@ def _continue(
 
 
 def _merge(old: _Finished, new: _Finished) -> _Finished:
-    """The best of both, as many as in one; ties keep the older."""
+    """Keep the K best of two sets; at ties the older ones come first."""
     scores_BC = jnp.concatenate([old.scores_BK, new.scores_BK], axis=1)
     scores_BK, places_BK = jax.lax.top_k(scores_BC, old.scores_BK.shape[1])
 
@@ -143,7 +141,7 @@ def _merge(old: _Finished, new: _Finished) -> _Finished:
 
 
 def _trace_back(beams: _Beams) -> Decoded:
-    """Follows the back-pointers of the finished hypotheses from the last step to the first."""
+    """Follow the back-pointers of the finished hypotheses from the last step to the first."""
     scores_BK, lengths_BK, beams_BK = beams.finished
     lengths_BK = jnp.where(scores_BK == -jnp.inf, 0, lengths_BK)
 
@@ -152,9 +150,8 @@ def _trace_back(beams: _Beams) -> Decoded:
         inside_BK = t < lengths_BK - 1
         tokens_BK = jnp.take_along_axis(tokens_BK, beams_BK, axis=1)
         tokens_BK = jnp.where(inside_BK, tokens_BK, jnp.where(t == lengths_BK - 1, EOS, PAD))
-        return jnp.where(
-            inside_BK, jnp.take_along_axis(parents_BK, beams_BK, axis=1), beams_BK
-        ), tokens_BK
+        parents_BK = jnp.take_along_axis(parents_BK, beams_BK, axis=1)
+        return jnp.where(inside_BK, parents_BK, beams_BK), tokens_BK
 
     steps_T = jnp.arange(beams.tokens_TBK.shape[0])
     _, tokens_TBK = jax.lax.scan(

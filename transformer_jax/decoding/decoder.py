@@ -1,4 +1,4 @@
-"""The decoder of a model, as its configuration has it."""
+"""The compiled decoder of a model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,27 +13,34 @@ from transformer_jax.decoding.sampling import greedy, row_keys, sample
 from transformer_jax.errors import ConfigError
 from transformer_jax.schema import DecodeConfig
 
-DecoderFn = Callable[..., tuple[jax.Array, jax.Array]]  # see `make_decoder`
+# See `make_decoder` for its arguments.
+DecoderFn = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 def make_decoder(model: Any, decode: DecodeConfig, vocab_size: int) -> DecoderFn:
-    """The compiled translator of a model; compiled anew for each shape of the source.
+    """Make a function that decodes one output for each row; it compiles for each source shape.
+
+    Args:
+        model: with the methods `start` and `step`.
+        decode: the configuration.
+        vocab_size: V.
 
     Returns:
-        (params, source_BS, positions_BS, segments_BS, key, rows_B) -> (tokens_BT int32, scores_B
-        float32): the best hypothesis of each row, PAD after EOS, T = S + decode.max_extra_tokens, and
-        |Y| ≤ the row's own source length + decode.max_extra_tokens (EOS counted in both). One sentence per
-        row; a row without source yields PAD and -inf. Scores are log P / lp for method 'beam' and
-        log P for the others. `rows_B` are the rows' numbers in the data set: with `key` they decide
-        what 'sample' draws; 'beam' and 'greedy' ignore both.
+        (params, source_BS, positions_BS, segments_BS, key, rows_B) → (tokens_BT int32, scores_B
+        float32), the best hypothesis of each row. A row of the source is one sentence; one without
+        tokens gives PAD and -inf. The tokens have PAD after EOS, T = S + decode.max_extra_tokens,
+        and |Y| ≤ the length of the row's own source + decode.max_extra_tokens (both count EOS).
+        Scores are log P / lp for the method 'beam' and log P for the others. `rows_B` are the rows'
+        numbers in the data set; together with `key` they seed 'sample', and 'beam' and 'greedy'
+        ignore both.
 
     Raises:
-        ConfigError: `decode.top_k` is more than there are tokens to draw.
+        ConfigError: `decode.top_k` is more than the number of tokens to sample from.
     """
     if decode.top_k > vocab_size - EOS:
         raise ConfigError(
             f'decode.top_k={decode.top_k} is more than the {vocab_size - EOS} tokens that can be '
-            'drawn; set it lower, or to 0 for all'
+            'sampled; set it lower, or to 0 for all'
         )
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""Greedy search and sampling."""
+"""Greedy search and sampling over an explicit cache."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from transformer_jax.batch import BOS, EOS, PAD
 from transformer_jax.decoding.hypotheses import Decoded, StepFn, top_words
 
-ChooseFn = Callable[[jax.Array, jax.Array], jax.Array]  # (logits_BV, t) -> tokens_B
+# (logits_BV, step t) → tokens_B
+ChooseFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def greedy(step: StepFn, cache: Any, limits_B: jax.Array, *, max_len: int) -> Decoded:
-    """The most probable token at each step; the score is log P(Y). Arguments as in
-    `beam_search`.
+    """Choose the most probable token at each step; the score is log P(Y).
+
+    Arguments as of `beam_search`.
     """
     return _generate(step, cache, limits_B, lambda logits_BV, t: _best(logits_BV), max_len)
 
@@ -30,14 +32,18 @@ def sample(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> Decoded:
-    """Draws each token from softmax(logits / temperature), cut to the top k and then to the nucleus
-    of mass p.
+    """Sample each token from softmax(logits / temperature), restricted to the top k and a nucleus.
 
-    The nucleus is the smallest set of most probable tokens whose mass is at least `top_p` (Holtzman
-    et al. 2020, equation 2). `top_k` 0 and `top_p` 1 cut nothing; temperature 0 is greedy search.
-    The score is log P(Y) of the model, before temperature and cuts. Each row draws from its own key
-    (see `row_keys`), so that what it says does not depend on the rows beside it. Other arguments as
-    in `beam_search`.
+    The score is log P(Y) of the model itself, before temperature and restrictions.
+
+    Args:
+        step, cache, limits_B, max_len: as of `beam_search`.
+        keys_B: a key for each row, see `row_keys`, so that the result of a row does not depend on
+            the other rows.
+        temperature: 0 is greedy search.
+        top_k: sample from the `top_k` most probable tokens; 0: all.
+        top_p: then from the smallest set of most probable tokens whose probability is at least
+            `top_p` (Holtzman et al. 2020, equation 2); 1: all.
     """
 
     def choose(logits_BV, t):
@@ -48,14 +54,17 @@ def sample(
 
 
 def row_keys(key: jax.Array, rows_B: jax.Array) -> jax.Array:
-    """One key per row, of its number in the data set (int32): the same in whatever batch the
-    row comes.
+    """Make a key for each row from its number in the data set, whatever batch it is in.
+
+    Args:
+        key: of the whole data set.
+        rows_B: int32, the numbers of the rows.
     """
     return jax.vmap(jax.random.fold_in, (None, 0))(key, rows_B)
 
 
 def _best(logits_BV: jax.Array) -> jax.Array:
-    """The most probable token but PAD and BOS; ties as in beam search."""
+    """Choose the most probable token other than PAD and BOS; ties go to EOS, then to the lower."""
     best_B1, words_B1 = top_words(logits_BV, 1)
     return jnp.where(logits_BV[:, EOS] >= best_B1[:, 0], EOS, words_B1[:, 0])
 
@@ -63,15 +72,15 @@ def _best(logits_BV: jax.Array) -> jax.Array:
 def sample_tokens(
     logits_BV: jax.Array, keys_B: jax.Array, temperature: float, top_k: int, top_p: float
 ) -> jax.Array:
-    """One token a row, see `sample`; PAD and BOS are never drawn."""
+    """Sample one token for each row, never PAD or BOS; arguments as of `sample`."""
     if temperature == 0:
         return _best(logits_BV)
     logits_BC = logits_BV[:, EOS:]
     ids_BC = jnp.broadcast_to(jnp.arange(EOS, logits_BV.shape[1])[None], logits_BC.shape)
-    if top_k or top_p < 1:  # sorting is what costs
+    if top_k or top_p < 1:  # not otherwise: sorting takes most of the time
         logits_BC, ids_BC = jax.lax.top_k(logits_BC, top_k or logits_BC.shape[1])
         ids_BC = ids_BC + EOS
-    # Without the maximum taken off, a low temperature would overflow.
+    # Subtract the maximum first: with a low temperature the quotient would overflow.
     logits_BC = (logits_BC - jnp.max(logits_BC, axis=1, keepdims=True)) / temperature
     if top_p < 1:
         probabilities_BC = jax.nn.softmax(logits_BC, axis=1)
@@ -84,7 +93,7 @@ def sample_tokens(
 def _generate(
     step: StepFn, cache: Any, limits_B: jax.Array, choose: ChooseFn, max_len: int
 ) -> Decoded:
-    """One hypothesis per row, token by token."""
+    """Extend one hypothesis per row by the tokens that `choose` returns."""
     limits_B = jnp.minimum(limits_B, max_len)
 
     def advance(state):

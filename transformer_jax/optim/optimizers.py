@@ -1,7 +1,7 @@
-"""Optimizers: frozen dataclasses named by spec strings, mathematics by optax.
+"""Optimizers: frozen dataclasses named by spec strings; optax does the mathematics.
 
-What an optimizer does to an array depends on what the array is, which its logical axes and its name
-tell: see `Role`.
+What an optimizer does to an array depends on the array's `Role`, which follows from its name and
+its logical axes.
 """
 
 import dataclasses
@@ -20,18 +20,23 @@ class Optimizer(Protocol):
     """A rule that turns gradients into the direction of the update."""
 
     def transform(self, roles: Any) -> optax.GradientTransformation:
-        """The direction of the update, before learning rate and weight decay, of arrays of
-        these `roles`.
+        """Make the transformation of gradients, before learning rate and weight decay.
+
+        Args:
+            roles: the Role of every array, a tree like the parameters.
         """
+        ...
 
     def rule(self, role: Role) -> str:
-        """What updates an array, in a word."""
+        """Name the rule that updates an array of this role, in a word."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Adam:
-    """Kingma & Ba (2015); with `optim.weight_decay`, which is decoupled, AdamW
-    (Loshchilov & Hutter 2019).
+    """Adam (Kingma & Ba 2015).
+
+    `optim.weight_decay` is decoupled: with it this is AdamW (Loshchilov & Hutter 2019).
     """
 
     b1: float = 0.9
@@ -39,44 +44,42 @@ class Adam:
     eps: float = 1e-9
 
     def transform(self, roles: Any) -> optax.GradientTransformation:
-        """The direction of the update, before learning rate and weight decay, of arrays of
-        these `roles`.
-        """
+        """Make Adam's transformation; it is the same for all roles."""
         return optax.scale_by_adam(self.b1, self.b2, self.eps)
 
     def rule(self, role: Role) -> str:
-        """What updates an array, in a word."""
+        """Name the rule of every array, Adam."""
         return 'adam'
 
 
 @dataclasses.dataclass(frozen=True)
 class Lion:
-    """The sign of an interpolated momentum (Chen et al. 2023, Algorithm 2); a rate below Adam's
-    suits it.
+    """Lion: the sign of an interpolated momentum (Chen et al. 2023, Algorithm 2).
+
+    It needs a lower learning rate than Adam.
     """
 
     b1: float = 0.9
     b2: float = 0.99
 
     def transform(self, roles: Any) -> optax.GradientTransformation:
-        """As Adam's."""
+        """Make Lion's transformation; it is the same for all roles."""
         return optax.scale_by_lion(self.b1, self.b2)
 
     def rule(self, role: Role) -> str:
-        """As Adam's."""
+        """Name the rule of every array, Lion."""
         return 'lion'
 
 
 @dataclasses.dataclass(frozen=True)
 class Adafactor:
-    """Second moments kept as the rows' and the columns' means of a matrix (Shazeer & Stern 2018,
-    Algorithm 4).
+    """Adafactor: second moments stored as the row and column means of a matrix.
 
-    Step n forgets 1 / n^`decay` of them. An update whose root mean square is above `clip` is scaled
-    down to it. `relative`: updates are in units of their array's root mean square, at least 0.001.
-    A kernel of heads is the matrix it stands for; a matrix with a side below `min_size`, and what
-    is no matrix, keeps the moments of all its elements. Moments are not cut over devices: rows and
-    columns are few.
+    Shazeer & Stern (2018), Algorithm 4. Step n replaces a fraction 1 / n^`decay` of the moments. An
+    update whose root mean square is above `clip` is scaled down to it. `relative`: updates are
+    multiplied by the root mean square of their array, at least 0.001. A kernel of heads counts as
+    one matrix. A matrix with a side below `min_size`, and any other array, keeps the moments of all
+    its elements. Row and column means are small, so every device holds all of them.
     """
 
     decay: float = 0.8
@@ -85,7 +88,7 @@ class Adafactor:
     min_size: int = 128
 
     def transform(self, roles: Any) -> optax.GradientTransformation:
-        """As Adam's."""
+        """Make Adafactor's transformation; kernels are matrices to it."""
         factored = optax.scale_by_factored_rms(
             decay_rate=self.decay, min_dim_size_to_factor=self.min_size
         )
@@ -95,17 +98,16 @@ class Adafactor:
         )
 
     def rule(self, role: Role) -> str:
-        """As Adam's."""
+        """Name the rule: Adafactor with or without factored moments."""
         sides = role.matrix() if role.group == 'kernel' else (0, *role.shape)
-        return (
-            'adafactor' if sorted(sides)[-2:][0] >= self.min_size else 'adafactor without factors'
-        )
+        factored = sorted(sides)[-2:][0] >= self.min_size  # the second largest side
+        return 'adafactor' if factored else 'adafactor without factors'
 
 
 def _on_matrices(
     transform: optax.GradientTransformation, roles: Any
 ) -> optax.GradientTransformation:
-    """`transform` as it acts on kernels that are matrices; its state has no logical axes."""
+    """Apply `transform` to kernels reshaped to matrices; its state has no logical axes."""
 
     def matrices(tree):
         return jax.tree.map(Role.matrices, roles, nn.meta.unbox(tree))
@@ -119,14 +121,14 @@ def _on_matrices(
 
 @dataclasses.dataclass(frozen=True)
 class Muon:
-    """Kernels by their momentum made orthogonal (Jordan et al. 2024), all other arrays by Adam
-    (`b1`, `b2`, `eps`).
+    """Muon: kernels are updated by their orthogonalized momentum (Jordan et al. 2024).
 
-    `steps` iterations of Newton and Schulz bring the singular values of Nesterov's momentum
-    (`beta`) near 1. Times `rms` · √max(rows, columns) the update has a root mean square of about
-    `rms`, as Adam's has, so that one learning rate and one weight decay suit both (Liu et al. 2025,
-    equation 4); `rms=0`: times √max(1, columns / rows), as first published. A kernel of heads is
-    one matrix, a kernel of experts is one for each.
+    All other arrays are updated by Adam (`b1`, `b2`, `eps`). `steps` Newton-Schulz iterations bring
+    the singular values of Nesterov's momentum (`beta`) near 1. The factor `rms` · √max(rows,
+    columns) gives the update a root mean square of about `rms`, close to Adam's, so that one
+    learning rate and one weight decay suit both (Liu et al. 2025, equation 4). `rms=0`: the factor
+    is √max(1, columns / rows), as first published. A kernel of heads counts as one matrix, a kernel
+    of experts as one matrix for each expert.
     """
 
     beta: float = 0.95
@@ -137,14 +139,13 @@ class Muon:
     eps: float = 1e-8
 
     def transform(self, roles: Any) -> optax.GradientTransformation:
-        """As Adam's."""
+        """Make the transformation: Muon's for kernels, Adam's for the other arrays."""
 
-        def layout(role):  # without one, optax leaves an array of more than two dimensions to Adam
-            return (
-                MuonDimensionNumbers(role.inputs, role.outputs)
-                if role.group == 'kernel'
-                else optax.MaskedNode()
-            )
+        def layout(role):
+            # Without a layout, optax would leave an array of more than two dimensions to Adam.
+            if role.group != 'kernel':
+                return optax.MaskedNode()
+            return MuonDimensionNumbers(role.inputs, role.outputs)
 
         layouts = jax.tree.map(layout, roles)
         orthogonal = scale_by_muon(
@@ -165,32 +166,34 @@ class Muon:
         return optax.partition(rules, jax.tree.map(self.rule, roles))
 
     def rule(self, role: Role) -> str:
-        """As Adam's."""
+        """Name the rule: Muon for kernels, Adam for the other arrays."""
         return 'muon' if role.group == 'kernel' else 'adam'
 
     def _scale(self, role: Role) -> float:
+        """Compute the factor on the orthogonalized momentum of a kernel."""
         rows, columns = role.matrix()
         return self.rms * max(rows, columns) ** 0.5 if self.rms else max(1, columns / rows) ** 0.5
 
 
-def summary(optimizer: Any, roles: Any, decayed: Any) -> str:
-    """One line: which rule updates how many arrays of which group, and where weight decay acts.
+def summary(optimizer: Optimizer, roles: Any, decayed: Any) -> str:
+    """Describe in one line which rule updates which arrays, and which of them decay.
 
     Args:
-        optimizer: one of OPTIMIZERS.
-        roles: a tree of Role.
-        decayed: the same tree of booleans.
+        optimizer: of the run.
+        roles: the Role of every array, a tree.
+        decayed: whether weight decay acts on the array, the same tree of booleans.
     """
     sizes: dict[tuple[str, str, bool], list[int]] = {}
     for role, decays in zip(jax.tree.leaves(roles), jax.tree.leaves(decayed), strict=True):
         sizes.setdefault((optimizer.rule(role), role.group, decays), []).append(
             math.prod(role.shape)
         )
-    return '; '.join(
-        f'{rule}{" with weight decay" if decays else ""}: {len(arrays)} {group}{"s"[: len(arrays) - 1]} '
-        f'({sum(arrays):,} numbers)'
-        for (rule, group, decays), arrays in sorted(sizes.items())
-    )
+    parts = []
+    for (rule, group, decays), arrays in sorted(sizes.items()):
+        decay = ' with weight decay' if decays else ''
+        plural = '' if len(arrays) == 1 else 's'
+        parts.append(f'{rule}{decay}: {len(arrays)} {group}{plural} ({sum(arrays):,} numbers)')
+    return '; '.join(parts)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {

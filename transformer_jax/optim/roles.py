@@ -1,4 +1,4 @@
-"""The roles of a model's arrays, which decide what an optimizer does to each of them."""
+"""The role of each array of a model, which decides what an optimizer does to it."""
 
 import dataclasses
 import math
@@ -7,20 +7,24 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-TABLE_AXES = ('vocab', 'position')  # of what is looked up by token or by place
+# Logical axes of tables that are indexed by token or by position.
+TABLE_AXES = ('vocab', 'position')
 
-INPUT_AXES = ('embed', 'rank')  # every kernel has one of these
+# Every kernel has one of these logical axes.
+INPUT_AXES = ('embed', 'rank')
 
 
 @dataclasses.dataclass(frozen=True)
 class Role:
     """What an array of a model is to an optimizer.
 
-    group: 'kernel' maps vectors to vectors; 'embedding' is a table of tokens or places; 'vector' is
-    all else: norms, biases, numbers of a head.
-    batch, inputs, outputs: of a kernel, the dimensions that count its copies (experts), that it
-    sums over and that it makes: (1, 2) for the outputs of [D, N, H], (0, 1) for the inputs of [N,
-    H, D].
+    Attributes:
+        shape: of the array.
+        group: 'kernel' maps vectors to vectors; 'embedding' is a table of tokens or positions;
+            'vector' is everything else: norms, biases, numbers of a head.
+        batch: of a kernel, the dimensions that count its copies, such as experts.
+        inputs: of a kernel, the dimensions that it sums over: (0, 1) for [N, H, D].
+        outputs: of a kernel, the dimensions of its result: (1, 2) for [D, N, H].
     """
 
     shape: tuple[int, ...]
@@ -30,20 +34,20 @@ class Role:
     outputs: tuple[int, ...] = ()
 
     def matrix(self) -> tuple[int, int]:
-        """(rows, columns) of a kernel."""
+        """Return (rows, columns) of a kernel as a matrix: its inputs and outputs."""
         rows, columns = (
             math.prod(self.shape[i] for i in dims) for dims in (self.inputs, self.outputs)
         )
         return rows, columns
 
     def matrices(self, a: jax.Array) -> jax.Array:
-        """A kernel as a stack of matrices, its copies in front; another array as it is."""
+        """Reshape a kernel to [copies, rows, columns]; return another array unchanged."""
         if self.group != 'kernel':
             return a
         return a.transpose(self.batch + self.inputs + self.outputs).reshape(-1, *self.matrix())
 
     def whole(self, a: jax.Array) -> jax.Array:
-        """The inverse of `matrices`."""
+        """Undo `matrices`: return an array of the role's shape."""
         if self.group != 'kernel':
             return a
         order = self.batch + self.inputs + self.outputs
@@ -53,8 +57,10 @@ class Role:
 
 
 def roles(boxed: Any) -> Any:
-    """The Role of every array of a tree, whose arrays are boxed with their logical axes where they
-    have any.
+    """Map every array of a tree to its Role.
+
+    Args:
+        boxed: a tree of arrays or shapes, boxed with their logical axes where they have any.
     """
 
     def one(path, leaf):
@@ -69,14 +75,14 @@ def roles(boxed: Any) -> Any:
 
 
 def _role(name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> Role:
+    """Derive the role of an array from its name and its logical axes."""
     batch = (0,) if axes[:1] == ('experts',) else ()
     dims = tuple(range(len(batch), len(axes)))
     if len(dims) < 2 or name.endswith('bias') or not set(axes) & {*TABLE_AXES, *INPUT_AXES}:
         return Role(shape, 'vector')
     if set(axes) & set(TABLE_AXES):
         return Role(shape, 'embedding')
-    back = (
-        axes[-1] == 'embed' and axes[dims[0]] != 'embed'
-    )  # to the model's dimension, from all others
+    # A kernel back to the model's dimension sums over all others; any other sums over the first.
+    back = axes[-1] == 'embed' and axes[dims[0]] != 'embed'
     cut = len(dims) - 1 if back else 1
     return Role(shape, 'kernel', batch, dims[:cut], dims[cut:])

@@ -8,15 +8,25 @@ import jax.numpy as jnp
 
 
 class Schedule(Protocol):
-    """The learning rate over the steps of a run."""
+    """A learning rate as a function of the step."""
 
     def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
-        """The factor on `optim.learning_rate` in step n ≥ 1 of `steps`."""
+        """Compute the factor on `optim.learning_rate`.
+
+        Args:
+            n: float32, the step, from 1.
+            steps: of the whole run.
+            d_model: D of the model.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Noam:
-    """d_model^-0.5 · min(n^-0.5, n · warmup^-1.5) (Vaswani et al. 2017, equation 3)."""
+    """The paper's schedule d_model^-0.5 · min(n^-0.5, n · warmup^-1.5).
+
+    Vaswani et al. (2017), equation 3; known by the name of its second author, Noam Shazeer.
+    """
 
     warmup: int = 4000
 
@@ -42,13 +52,14 @@ class Linear:
     end: float = 0.0
 
     def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
-        return _warm(n, self.warmup, 1 + (self.end - 1) * _progress(n, self.warmup, steps))
+        return _warm_up(n, self.warmup, 1 + (self.end - 1) * _progress(n, self.warmup, steps))
 
 
 @dataclasses.dataclass(frozen=True)
 class Cosine:
-    """A linear rise to 1 over `warmup` steps, then half a cosine to `end`
-    (Loshchilov & Hutter 2017).
+    """A linear rise to 1 over `warmup` steps, then half a period of a cosine down to `end`.
+
+    Loshchilov & Hutter (2017), without restarts.
     """
 
     warmup: int = 0
@@ -56,7 +67,7 @@ class Cosine:
 
     def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
         fall = 0.5 * (1 + jnp.cos(jnp.pi * _progress(n, self.warmup, steps)))
-        return _warm(n, self.warmup, self.end + (1 - self.end) * fall)
+        return _warm_up(n, self.warmup, self.end + (1 - self.end) * fall)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +77,16 @@ class Constant:
     warmup: int = 0
 
     def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
-        return _warm(n, self.warmup, jnp.ones_like(n))
+        return _warm_up(n, self.warmup, jnp.ones_like(n))
 
 
-def _warm(n: jax.Array, warmup: int, after: jax.Array) -> jax.Array:
+def _warm_up(n: jax.Array, warmup: int, after: jax.Array) -> jax.Array:
+    """Rise linearly from 0 to 1 over `warmup` steps, then follow `after`."""
     return jnp.where(n < warmup, n / max(warmup, 1), after)
 
 
 def _progress(n: jax.Array, warmup: int, steps: int) -> jax.Array:
+    """Compute the fraction, from 0 to 1, of the steps after warmup that are done."""
     return jnp.clip((n - warmup) / max(steps - warmup, 1), 0, 1)
 
 
