@@ -1,6 +1,4 @@
-"""The command line: exit codes, one clear line for each mistake, nothing lost by it; translations
-line by line.
-"""
+"""The command line: exit codes, and one clear line for each mistake, which loses nothing."""
 
 import hashlib
 import io
@@ -23,7 +21,7 @@ from transformer_jax.training.train import train
 
 @pytest.fixture
 def refused(call, monkeypatch):
-    """Runs a command with a mistake that is found before anything is compiled: its message."""
+    """Run a command with a mistake that is found before anything is compiled: its message."""
 
     def compiled(*_, **__):
         raise AssertionError('compiled before the mistake was found')
@@ -45,7 +43,7 @@ def refused(call, monkeypatch):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    """The workdir of a finished run; tests that change it take a copy."""
+    """Train once; returns the workdir. A test that changes it makes a copy."""
     workdir = tmp_path_factory.mktemp('trained')
     train(experiment(), workdir, quiet)
     return workdir
@@ -72,6 +70,10 @@ def test_help_names_every_command_and_flag(call):
         assert (code, errors) == (0, '')
         assert command.help in output
         assert '--debug' in output
+        for line in output.splitlines()[2:]:
+            text = line[len('  --') :].split(maxsplit=1)[1]
+            assert text[0].isupper(), line
+            assert text.endswith('.'), line
     assert '--checkpoint' in call('translate', '--help')[1]
     assert '--coordinator' in call('train', '--help')[1]
 
@@ -85,6 +87,10 @@ def test_help_names_every_command_and_flag(call):
         (['evaluate'], '--workdir is missing'),
         (['inspect'], '--config is missing'),
         (['train', CONFIG, '--wrokdir=w'], "unknown flag --wrokdir: did you mean 'workdir'?"),
+        (
+            ['ablate', 'x.py', '--root=r', '--replicas=2'],
+            'unknown flag --replicas: it is now --seeds_per_program',
+        ),
         (['train', CONFIG, 'w'], "unexpected argument 'w'"),
         (['train', CONFIG, '--workdir'], 'Missing value for flag --workdir'),
         (['train', CONFIG, '--process_id=x'], '--process_id=x: not a whole number'),
@@ -147,7 +153,11 @@ def test_wrong_configuration_keys(refused, tmp_path, override, message):
     assert not list(tmp_path.iterdir())
 
 
-HEAD = 'from transformer_jax.config import default_config\ndef get_config(arg="x"):\n    config = default_config()\n'
+HEAD = """\
+from transformer_jax.config import default_config
+def get_config(arg="x"):
+    config = default_config()
+"""
 
 
 @pytest.mark.parametrize(
@@ -209,13 +219,13 @@ GOOD = {
 
 @pytest.fixture
 def text(tmp_path):
-    """The arguments of a run on GOOD with some files replaced (None: missing)."""
+    """Write GOOD with some files replaced (None: missing); returns the arguments of a run on it."""
 
     def write(files: dict) -> list[str]:
         for name, content in (GOOD | files).items():
             if content is not None:
                 (tmp_path / name).write_bytes(content)
-        # The mesh does not fit: the first thing to fail once all data is read.
+        # The mesh does not fit, which is the first error after all data is read.
         return [
             'train',
             f'--workdir={tmp_path / "run"}',
@@ -248,7 +258,8 @@ def text(tmp_path):
 )
 def test_wrong_data(refused, text, tmp_path, files, message):
     assert re.search(message, refused(*text(files)))
-    assert not (tmp_path / 'run' / 'config.json').exists()  # so that mended keys are not refused
+    # No config.json, or the corrected keys would be refused as another configuration.
+    assert not (tmp_path / 'run' / 'config.json').exists()
     assert 'needs 3 devices' in refused(*text(GOOD))
 
 
@@ -337,9 +348,8 @@ def test_training_goes_on_and_inspect_prints_its_hash(call, trained, tmp_path):
     assert (code, output) == (0, '')
     assert f'done: {tmp_path}' in remarks
     (record,) = json.loads((tmp_path / 'run.json').read_text())
-    assert record['command'].startswith(
-        f'transformer-jax train --workdir={tmp_path} '
-    )  # to be pasted into a shell
+    # The command can be pasted into a shell.
+    assert record['command'].startswith(f'transformer-jax train --workdir={tmp_path} ')
     assert 'resumed after step 12' in call('train', f'--workdir={tmp_path}', *flags())[2]
     code, output, _ = call('inspect', f'--workdir={tmp_path}')
     assert (code, output.splitlines()[-1]) == (0, fingerprint(trained))

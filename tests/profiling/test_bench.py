@@ -1,6 +1,4 @@
-"""What the benchmarks count is right, and their numbers agree with each other; how fast anything
-is, is not tested.
-"""
+"""Benchmarks count correctly, and their numbers agree with each other; no speed is tested."""
 
 import dataclasses
 import json
@@ -115,9 +113,7 @@ def test_language_models_and_classifiers_are_measured_too(task, config):
 
 
 def test_parts_add_up_to_the_step(config, data, monkeypatch):
-    """With a clock that says how long each program takes, the parts are the differences,
-    microbatches counted.
-    """
+    """Given the time of each program, the parts are the differences, times the microbatches."""
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=2))
     program = make_program(resolve(config))
     batch = next(data.train_iterator(program.partitioner.local_rows, program.rows_multiple))
@@ -203,9 +199,8 @@ def test_memory_grows_as_the_engines_promise(attention):
         for slope in attention.slopes
         if slope['direction'] == bench_attention_result.PASSES[-1]
     }
-    assert (
-        len(slopes) == 2 + 3 + 1 + 1
-    )  # blocked needs a window, and two kinds have a form of their own
+    # Softmax has dense and chunked, with a window blocked too, and two kinds have no choice.
+    assert len(slopes) == 2 + 3 + 1 + 1
     for (_, engine), slope in slopes.items():
         assert slope > 1.9 if engine == 'dense' else slope < 1.15
 

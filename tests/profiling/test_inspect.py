@@ -1,4 +1,4 @@
-"""What `inspect` says against formulas by hand, XLA's own counts, and the state of two runs."""
+"""`inspect` against formulas, XLA's own counts, and the states of two runs."""
 
 import dataclasses
 import io
@@ -97,7 +97,7 @@ def test_forward_flops_are_those_that_xla_counts(changes):
         .lower(params, batch)
         .compile()
     )
-    # XLA counts softmax, norms and additions beside the products.
+    # XLA also counts softmax, norms and additions.
     ratio = costs.forward_flops(model, params, 8, 32) / compiled.cost_analysis()['flops']
     assert 0.95 < ratio <= 1
 
@@ -202,7 +202,7 @@ def test_tables_show_every_parameter_and_shape():
 
 
 def make_workdir(path, seed, data, mesh=(-1, 1, 1)):
-    """Two saved steps of a run on all devices there are; its numbers come from `seed`."""
+    """Save two steps of a run on all devices; the numbers in its state depend on `seed`."""
     config = experiment(mesh=mesh)
     path.mkdir()
     (path / 'config.json').write_text(json.dumps(config_lib.to_dict(config)))

@@ -1,5 +1,6 @@
-"""Checkpoints: bit-exact, verified, kept as told; run alone they need 8 (fake) devices, see
-conftest.py.
+"""Checkpoints are bit-exact, verified, and kept as configured.
+
+Needs 8 (fake) devices, see conftest.py.
 """
 
 import json
@@ -28,7 +29,7 @@ from transformer_jax.storage.selection import select_steps
 
 
 def make_state(seed: int = 0) -> dict:
-    """All dtypes that a train state has, and optax's nested tuples with empty nodes."""
+    """Make a state with all dtypes of a train state and optax's nested tuples with empty nodes."""
     key = jax.random.key(seed)
     params = {
         'encoder': {
@@ -88,7 +89,7 @@ def checkpoints(directory) -> Checkpoints:
 def test_restores_every_bit_and_the_meta(checkpoints):
     state, note = make_state(), meta(4)
     checkpoints.save(4, state, note)
-    note['data']['offset'] = 99  # The caller's object is free once save returns.
+    note['data']['offset'] = 99  # The caller may change its object after save.
     step, restored, restored_meta = checkpoints.restore(abstract(state))
     assert step == 4
     assert restored_meta == meta(4) == checkpoints.meta(4)
@@ -117,9 +118,7 @@ def test_a_save_is_not_disturbed_by_the_donation_of_its_buffers(checkpoints):
 
 @pytest.mark.parametrize('seed', range(20))
 def test_no_damage_is_restored_silently(damageable, seed, tmp_path, caplog):
-    """A bit flip, a truncation, a missing or an extra file, anywhere, manifest and
-    meta included.
-    """
+    """Flip a bit of a random file or truncate it, the manifest and meta.json included."""
     chance = random.Random(seed)
     directory = epath.Path(tmp_path) / 'copy'
     for source in files_of(damageable):
@@ -376,14 +375,17 @@ def test_two_processes_write_one_checkpoint_together(directory):
         from transformer_jax.storage.fingerprint import fingerprint
         mesh = jax.make_mesh((4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
         w = np.arange(32, dtype=np.float32).reshape(8, 4)
-        put = lambda x, spec: jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda i: x[i])
+        def put(x, spec):
+            sharding = NamedSharding(mesh, spec)
+            return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
         state = {{'params': {{'w': put(w, P('data'))}}, 'step': put(np.int32(3), P())}}
         checkpoints = Checkpoints({str(directory)!r}, keep=2)
         for step in (1, 2, 3):
             checkpoints.save(step, state, {{'best': None, 'data': step}})
         checkpoints.wait()
         (checkpoints.path(3) / 'meta.json').write_text('damaged')
-        targets = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+        abstract = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        targets = jax.tree.map(abstract, state)
         step, restored, meta = checkpoints.restore(targets)
         print(step, meta['data'], checkpoints.valid_steps(), fingerprint(restored, 0))
     """

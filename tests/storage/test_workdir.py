@@ -1,5 +1,6 @@
-"""The workdir: its lock, its configuration, and logs that survive a crash; also on an
-object store.
+"""The workdir: its lock, its configuration, and logs that survive a crash.
+
+Some tests use an object store, see the fixture `bucket`.
 """
 
 import json
@@ -33,7 +34,7 @@ CONFIG = {
 
 
 def changed(**values) -> dict:
-    """Gives CONFIG with some keys replaced; a dot is written as two underscores."""
+    """Return CONFIG with some keys replaced; a dot is written as two underscores."""
     config = json.loads(json.dumps(CONFIG))
     for key, value in values.items():
         *groups, last = key.split('__')
@@ -62,7 +63,7 @@ with Workdir(sys.argv[1]).open_for_training({}):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that trains in tmp_path/run."""
+    """Start another process that trains in tmp_path/run."""
     process = subprocess.Popen(
         [sys.executable, '-c', HOLDER, str(tmp_path / 'run')], stdout=subprocess.PIPE, text=True
     )
@@ -112,12 +113,11 @@ def test_a_workdir_on_an_object_store(bucket, monkeypatch):
     with opened.open_for_training(CONFIG):
         with pytest.raises(WorkdirError, match='gs://bucket/run is in use by process'):
             train_once(bucket)
-        monkeypatch.setattr(locks, 'LEASE_EXPIRY_S', -1)  # As if its holder had died long ago.
+        monkeypatch.setattr(locks, 'LEASE_EXPIRY_S', -1)  # As if its holder had died.
         train_once(bucket)
     assert opened.read_config()['train']['steps'] == 2000
-    assert (
-        len(json.loads(opened.run_path.read_text())) == 1
-    )  # The first run's record, written last.
+    # The first run wrote its record last, without that of the second.
+    assert len(json.loads(opened.run_path.read_text())) == 1
     with pytest.raises(ConfigError, match=r'train.seed: 0 -> 1'):
         train_once(bucket, changed(train__seed=1))
     for step in (1, 2):
@@ -233,7 +233,7 @@ def test_metrics_keep_every_digit_and_stay_json(tmp_path):
     writer.write(
         2, 'train', {'loss': float('nan'), 'norm': np.float32('inf'), 'low': -jnp.inf, 'note': 'x'}
     )
-    first, second = lines_of(opened)  # Before close: every line is flushed.
+    first, second = lines_of(opened)  # Before close, since every line is flushed.
     assert first == {
         'step': 1,
         'split': 'train',
@@ -267,9 +267,8 @@ def test_resuming_drops_later_lines_and_a_torn_one(tmp_path):
     events = [(event['step'], event['split']) for event in lines_of(opened)]
     assert events == [(1, 'train'), (2, 'train'), (3, 'train'), (3, 'validation'), (4, 'train')]
     assert lines_of(opened)[-1]['loss'] == 9.0
-    opened.metrics_writer(
-        None
-    ).close()  # Nothing to resume from: a run killed before its first checkpoint.
+    # A run that was killed before its first checkpoint starts again from nothing.
+    opened.metrics_writer(None).close()
     assert lines_of(opened) == []
 
 
@@ -283,7 +282,10 @@ def test_a_damaged_metrics_line_is_named(tmp_path):
 
 
 def read_events(directory: Path) -> list[Event]:
-    """TFRecord framing: length (8 bytes), its checksum (4), the event, its checksum (4)."""
+    """Read TensorBoard's files.
+
+    A record is its length (8 bytes), a checksum of that (4), the event, and its checksum (4).
+    """
     events = []
     for path in sorted(directory.iterdir()):
         content, offset = path.read_bytes(), 0
@@ -310,7 +312,7 @@ def test_run_json_records_every_start_and_how_it_ended(tmp_path):
     with opened.open_for_training(CONFIG, engines={'decoder': 'dense'}) as run:
         before = json.loads(opened.run_path.read_text())
         assert [record['exit'] for record in before] == ['done', None]
-        assert before[-1]['engines'] == {'decoder': 'dense'}  # from the start on
+        assert before[-1]['engines'] == {'decoder': 'dense'}  # Written when the run starts.
         run['exit'] = 'preempted'
     with pytest.raises(KeyboardInterrupt), opened.open_for_training(CONFIG):
         raise KeyboardInterrupt
