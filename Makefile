@@ -27,7 +27,7 @@ test-all: test test-slow types
 
 docs: .venv/installed
 	$(BIN)/python -m transformer_jax.attention.supports README.md
-	$(BIN)/python -m transformer_jax.report.readme README.md
+	$(BIN)/python -m transformer_jax.report.site
 
 golden: .venv/installed-dev
 	$(BIN)/python tests/config/golden.py
@@ -45,9 +45,7 @@ types: .venv/installed-dev
 docs-site: .venv/installed-docs
 	$(BIN)/mkdocs build --strict
 
-.venv/installed-test-all: test test-slow types
-
-docs: .venv/installed
+.venv/installed-docs: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	touch $@
 

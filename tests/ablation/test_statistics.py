@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats as reference_stats
 
-from transformer_jax.ablation.statistics import (
-    LEVEL,
-    SHOWN,
-    compare,
-    holm,
-    power,
-    seeds_correlate,
-    summarize,
-)
+from transformer_jax.ablation.power import LEVEL, power
+from transformer_jax.ablation.seed_correlation import CORRELATION_LEVEL, seeds_correlate
+from transformer_jax.ablation.statistics import compare, holm, summarize
 
 RNG = np.random.default_rng
 
@@ -220,15 +214,15 @@ def test_a_correlation_is_shown_by_chance_as_rarely_as_said():
             + np.array(scales)[:, None]
         )
         share = np.mean([seeds_correlate(table(row), 'v0') for row in rows])
-        assert abs(share - SHOWN) < 3 * math.sqrt(SHOWN / 1000)
+        assert abs(share - CORRELATION_LEVEL) < 3 * math.sqrt(CORRELATION_LEVEL / 1000)
 
 
 def test_the_correlation_of_two_variants_is_pearsons():
     for seed in range(200):
         rows = RNG(seed).normal(size=(2, 5)) + 1.5 * RNG(seed + 1000).normal(size=(1, 5))
         p = reference_stats.pearsonr(*rows, alternative='greater').pvalue
-        if abs(p - SHOWN) > 0.005:
-            assert seeds_correlate(table(rows), 'v0') == (p < SHOWN)
+        if abs(p - CORRELATION_LEVEL) > 0.005:
+            assert seeds_correlate(table(rows), 'v0') == (p < CORRELATION_LEVEL)
     assert not seeds_correlate(
         table([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]]), 'v0'
     )  # a negative one has no cause

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from transformer_jax import config as config_lib
-from transformer_jax.ablation.statistics import Reference, references_of
+from transformer_jax.ablation.seed_values import Reference, references_of
 from transformer_jax.config import Components
 from transformer_jax.errors import ConfigError
 from transformer_jax.models import MODELS

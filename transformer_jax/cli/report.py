@@ -37,12 +37,12 @@ def run_report(values: Flags) -> None:
     """Write a report, or the tables of a README."""
     if not values.results:
         raise ConfigError('--results is missing, as in: transformer-jax report runs/demo_ablation')
-    from transformer_jax.report.readme import update
+    from transformer_jax.report.readme import update_readme
     from transformer_jax.report.write import write_report
     from transformer_jax.storage.files import absolute_path
 
     if values.readme:
-        files = [update(Path(values.readme), Path(values.results))]
+        files = [update_readme(Path(values.readme), Path(values.results))]
     else:
         path = absolute_path(values.results)
         default = path / 'report' if path.is_dir() else path.with_suffix('')

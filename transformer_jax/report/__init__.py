@@ -1,3 +1,1 @@
-"""What an ablation found: report.md, report.html, figures, CSV, LaTeX, and the tables of
-README files.
-"""
+"""Reports of ablations: Markdown, HTML, LaTeX, CSV and figures, and the pages of this project."""

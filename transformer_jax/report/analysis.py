@@ -1,9 +1,6 @@
-"""What the results of an ablation say: for each metric a row a variant, its uncertainty, its
-verdict and its cost.
-"""
+"""The analysis of an ablation's results: statistics, verdicts and costs of every variant."""
 
 import collections
-import dataclasses
 import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,137 +8,52 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from transformer_jax.ablation import statistics as stats
-from transformer_jax.ablation.bootstrap import Resampled, bootstrap
-from transformer_jax.ablation.rank_agreement import RankAgreement, rank_agreement
+from transformer_jax.ablation.bootstrap import bootstrap
+from transformer_jax.ablation.rank_agreement import rank_agreement
 from transformer_jax.ablation.results import SENTENCES, load_results
-from transformer_jax.ablation.statistics import Comparison, Runs, Summary
+from transformer_jax.ablation.seed_values import SeedValues, references_of
+from transformer_jax.ablation.statistics import DIFFERENT, Comparison, compare, summarize
+from transformer_jax.report.tables import (
+    Cost,
+    MissingRuns,
+    PaperNumbers,
+    Report,
+    Result,
+    Side,
+    Table,
+    VariantResult,
+)
 from transformer_jax.report.traces import Curve, Heads, read_curves, read_heads
 from transformer_jax.storage.files import absolute_path
 
-Result = Mapping[str, Any]  # a run's result.json
-
-
-class Cost(NamedTuple):
-    """What a variant takes; None where nothing was measured."""
-
-    params: int | None = None
-    non_embedding_params: int | None = None
-    flops: float | None = None  # forward, per target token
-    step_seconds: float | None = None  # the median over runs
-    memory_bytes: float | None = None  # the most of any run
-    wall_seconds: float | None = None  # the mean over runs
-    matched: Mapping[str, Any] = {}  # what was solved for, {'model.d_ff': 240}, and the 'residual'
-
-
-@dataclasses.dataclass(frozen=True)
-class VariantResult:
-    """A variant by one metric."""
-
-    variant: str
-    reference: str  # the variant that it is compared with
-    values: Runs  # of the sound runs
-    planned: int
-    cost: Cost
-    summary: Summary
-    comparison: Comparison | None = None  # None: it is a reference, or has its runs, or nothing
-    resampled: Resampled | None = None  # over sentences, where those are there
-    same_as: str = ''  # the earlier variant with the same config, whose runs these are
-
-    @property
-    def verdict(self) -> str:
-        """better, worse, open (not distinguishable), untested, missing (no sound run), reference or
-        same (its runs).
-        """
-        if not self.values:
-            return 'missing'
-        if self.comparison is None:
-            return 'same' if self.same_as else 'reference'
-        return {'not distinguishable': 'open', 'not tested': 'untested'}.get(
-            self.comparison.verdict, self.comparison.verdict
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Paper:
-    """A paper's numbers beside ours."""
-
-    source: str
-    measure: str
-    values: Mapping[str, float]
-    sides: Mapping[
-        str, str
-    ]  # variant -> agrees, contradicts; same sign, other sign where ours is not clear
-    agreement: RankAgreement
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """All variants by one metric."""
-
-    label: str
-    lower_is_better: bool
-    rows: tuple[VariantResult, ...]
-    papers: tuple[Paper, ...]
-    sentences: int = 0  # that were resampled
-
-    @property
-    def references(self) -> list[str]:
-        """The variants that others are compared with: one, or a line along an axis."""
-        return list(dict.fromkeys(row.reference for row in self.rows))
-
-    @property
-    def reference(self) -> str:
-        """'softmax', or where there are several, how to find that of a variant."""
-        return (
-            self.references[0]
-            if len(self.references) == 1
-            else 'the reference at the same point of the axis'
-        )
-
-    def row(self, variant: str) -> VariantResult:
-        """That of a variant."""
-        return next(row for row in self.rows if row.variant == variant)
-
-
-class Missing(NamedTuple):
-    """Runs that are not there, for the same reason; `variants` share a folder."""
-
-    variants: list[str]
-    seeds: list[int]
-    why: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """All that there is to say."""
-
-    experiment: Mapping[str, Any]
-    runs: Sequence[Result]  # sound ones
-    tables: tuple[Table, ...]
-    missing: tuple[Missing, ...]
-    curves: Mapping[str, Mapping[str, Curve]]
-    heads: Mapping[str, Heads]
-
 
 class _Ablation(NamedTuple):
-    """Results by folder: variants with the same config share one, and are compared once, by the
-    name of the first.
+    """Results by folder.
+
+    Variants with the same config share a folder; they are compared once, under the name of the
+    first of them.
+
+    Attributes:
+        experiment: the content of experiment.json.
+        runs: folder -> the sound results, in the order of seeds.
+        firsts: folder -> the name that stands for it; a reference stands for its own folder.
+        references: variant -> the one that it is compared with.
+        root: of the ablation; None where only a results.json was given.
     """
 
     experiment: Mapping[str, Any]
-    runs: Mapping[str, Sequence[Result]]  # by folder, in the order of seeds
-    firsts: Mapping[str, str]  # folder -> variant; a reference is the first of its own
-    references: Mapping[str, str]  # variant -> that it is compared with
+    runs: Mapping[str, Sequence[Result]]
+    firsts: Mapping[str, str]
+    references: Mapping[str, str]
     root: epath.Path | None
 
     def first(self, variant: str) -> str:
+        """The variant under whose name a variant is compared."""
         return self.firsts[self.experiment['variants'][variant]['folder']]
 
 
 def analyze(path: epath.PathLike) -> Report:
-    """The report of an ablation's root, or of its results.json, which has no curves, heads
-    and sentences.
+    """Analyze the root of an ablation, or its results.json, which has no curves, heads, sentences.
 
     Raises:
         ConfigError: it is neither.
@@ -150,7 +62,8 @@ def analyze(path: epath.PathLike) -> Report:
     results, path = load_results(path), absolute_path(path)
     experiment = results['experiment']
     variants = experiment['variants']
-    references = stats.references_of(variants, experiment['reference'])
+    references = references_of(variants, experiment['reference'])
+    # The last assignment wins: the references, else the first variant of a folder.
     firsts = {
         variants[name]['folder']: name for name in (*reversed(variants), *references.values())
     }
@@ -165,47 +78,44 @@ def analyze(path: epath.PathLike) -> Report:
     for gap in results['missing']:
         gaps[gap['folder'], gap['why']].append(gap['seed'])
     missing = tuple(
-        Missing([name for name in variants if variants[name]['folder'] == folder], seeds, why)
+        MissingRuns([name for name in variants if variants[name]['folder'] == folder], seeds, why)
         for (folder, why), seeds in gaps.items()
     )
-    tables = tuple(_table(ablation, metric) for metric in experiment['metrics'])
-    return Report(experiment, results['runs'], tables, missing, *_traces(ablation))
+    tables = tuple(_analyze_metric(ablation, metric) for metric in experiment['metrics'])
+    return Report(experiment, results['runs'], tables, missing, *_read_traces(ablation))
 
 
-def _traces(ablation: _Ablation) -> tuple[dict, dict]:
-    """Curves, those of validation by the first metric in front, and heads."""
+def _read_traces(
+    ablation: _Ablation,
+) -> tuple[dict[str, dict[str, Curve]], dict[str, Heads]]:
+    """Read curves, those of validation by the first metric in front, and attention heads."""
     if ablation.root is None:
         return {}, {}
-    places = {
-        name: [(folder, run['seed']) for run in ablation.runs[folder]]
-        for name, entry in ablation.experiment['variants'].items()
-        if ablation.first(name) == name
-        for folder in [entry['folder']]
-    }
-    curves = read_curves(ablation.root, places)
+    runs = {}
+    for name, entry in ablation.experiment['variants'].items():
+        if ablation.first(name) == name:
+            folder = entry['folder']
+            runs[name] = [(folder, run['seed']) for run in ablation.runs[folder]]
+    curves = read_curves(ablation.root, runs)
     first = [f'validation {metric["name"]}' for metric in ablation.experiment['metrics']]
     validation = [name for name in curves if name.startswith('validation')]
     order = [*first, *validation, 'train loss', *curves]
-    return dict(sorted(curves.items(), key=lambda item: order.index(item[0]))), read_heads(
-        ablation.root, places
-    )
+    ordered = dict(sorted(curves.items(), key=lambda item: order.index(item[0])))
+    return ordered, read_heads(ablation.root, runs)
 
 
-def _table(ablation: _Ablation, metric: Mapping[str, Any]) -> Table:
-    experiment, label, lower_is_better = (
-        ablation.experiment,
-        metric['label'],
-        metric['lower_is_better'],
-    )
+def _analyze_metric(ablation: _Ablation, metric: Mapping[str, Any]) -> Table:
+    experiment, label = ablation.experiment, metric['label']
+    lower_is_better = metric['lower_is_better']
     values = {
         first: {run['seed']: run['scores'][label] for run in ablation.runs[folder]}
         for folder, first in ablation.firsts.items()
     }
-    # In the order of the variants, which the draws of `agreement` depend on.
+    # In the order of the variants, which the draws of `rank_agreement` depend on.
     values = {name: values[name] for name in experiment['variants'] if name in values}
     references = {name: ablation.first(ablation.references[name]) for name in values}
-    comparisons = stats.compare(values, references, lower_is_better)
-    sentences = _sentences(ablation, label)
+    comparisons = compare(values, references, lower_is_better)
+    sentences = _read_sentences(ablation, label)
     sentences = {name: found for name, found in sentences.items() if references[name] in sentences}
     resampled = bootstrap(sentences, references)
     rows = []
@@ -213,19 +123,19 @@ def _table(ablation: _Ablation, metric: Mapping[str, Any]) -> Table:
         first = ablation.first(name)
         rows.append(
             VariantResult(
-                name,
-                ablation.references[name],
-                values[first],
-                len(experiment['seeds']),
-                _cost(entry.get('matched') or {}, ablation.runs[entry['folder']]),
-                stats.summarize(values[first]),
-                comparisons.get(first),
-                resampled.get(first),
-                '' if first == name else first,
+                variant=name,
+                reference=ablation.references[name],
+                values=values[first],
+                planned=len(experiment['seeds']),
+                cost=_cost(entry.get('matched') or {}, ablation.runs[entry['folder']]),
+                summary=summarize(values[first]),
+                comparison=comparisons.get(first),
+                resampled=resampled.get(first),
+                same_as='' if first == name else first,
             )
         )
     papers = tuple(
-        _paper(ablation, entry, values, references, comparisons, lower_is_better)
+        _compare_with_paper(ablation, entry, values, comparisons, lower_is_better)
         for entry in experiment['published']
         if entry['metric'] == label
     )
@@ -233,17 +143,18 @@ def _table(ablation: _Ablation, metric: Mapping[str, Any]) -> Table:
     return Table(label, lower_is_better, tuple(rows), papers, count)
 
 
-def _sentences(ablation: _Ablation, label: str) -> dict[str, dict[int, list]]:
-    """Variant -> seed -> what the score is made of; a variant of whose runs one lacks it is
-    left out.
+def _read_sentences(ablation: _Ablation, label: str) -> dict[str, dict[int, list]]:
+    """Read variant -> seed -> what the score is made of, sentence by sentence.
+
+    A variant with a run that lacks it is left out. {} where the runs were not scored on the same
+    sentences, so that they cannot be paired.
     """
     found: dict[str, dict[int, list]] = {}
     for folder, first in ablation.firsts.items():
         for run in ablation.runs[folder] if ablation.root else ():
+            path = ablation.root / folder / str(run['seed']) / SENTENCES
             try:
-                content = json.loads(
-                    (ablation.root / folder / str(run['seed']) / SENTENCES).read_text()
-                )
+                content = json.loads(path.read_text())
                 found.setdefault(first, {})[run['seed']] = [list(row) for row in content[label]]
             except (OSError, ValueError, KeyError, TypeError):
                 continue
@@ -255,19 +166,19 @@ def _sentences(ablation: _Ablation, label: str) -> dict[str, dict[int, list]]:
     shapes = {
         (len(rows), *map(len, rows[:1])) for by_seed in whole.values() for rows in by_seed.values()
     }
-    return (
-        whole if len(shapes) == 1 else {}
-    )  # Runs that were not scored on the same sentences cannot be paired.
+    return whole if len(shapes) == 1 else {}
 
 
-def _paper(
+def _compare_with_paper(
     ablation: _Ablation,
     entry: Mapping[str, Any],
-    values: Mapping[str, Runs],
-    references: Mapping[str, str],
+    values: Mapping[str, SeedValues],
     comparisons: Mapping[str, Comparison],
     lower_is_better: bool,
-) -> Paper:
+) -> PaperNumbers:
+    """Put a paper's numbers next to ours; `entry` is one of `published` in experiment.json."""
+    references = {name: ablation.first(ablation.references[name]) for name in values}
+    theirs_lower_is_better = entry['lower_is_better']
     theirs, sides = {}, {}
     for name, value in entry['values'].items():
         theirs.setdefault(ablation.first(name), value)
@@ -276,23 +187,14 @@ def _paper(
         comparison, home = comparisons.get(first), theirs.get(references[first])
         if home is None or value == home or comparison is None or comparison.difference is None:
             continue
-        better = (value > home) != entry['lower_is_better']
-        same = better == ((comparison.difference > 0) != lower_is_better)
-        clear = comparison.verdict in ('better', 'worse')
-        sides[name] = (
-            ('agrees' if same else 'contradicts')
-            if clear
-            else 'same sign'
-            if same
-            else 'other sign'
-        )
-    return Paper(
-        entry['source'],
-        entry['measure'],
-        entry['values'],
-        sides,
-        rank_agreement(values, theirs, references, lower_is_better, entry['lower_is_better']),
-    )
+        better_in_paper = (value > home) != theirs_lower_is_better
+        same = better_in_paper == ((comparison.difference > 0) != lower_is_better)
+        if comparison.verdict in DIFFERENT:
+            sides[name] = Side.AGREES if same else Side.CONTRADICTS
+        else:
+            sides[name] = Side.SAME_SIGN if same else Side.OTHER_SIGN
+    agreement = rank_agreement(values, theirs, references, lower_is_better, theirs_lower_is_better)
+    return PaperNumbers(entry['source'], entry['measure'], entry['values'], sides, agreement)
 
 
 def _cost(matched: Mapping[str, Any], runs: Sequence[Result]) -> Cost:

@@ -1,5 +1,6 @@
-"""Figures for a paper: differences with their intervals, and learning curves. Told apart without
-red and green.
+"""Figures for a paper: differences with their intervals, scores along an axis, learning curves.
+
+No pair of colors is red and green.
 """
 
 from collections.abc import Mapping
@@ -7,26 +8,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from transformer_jax.ablation.experiment import slug
 from transformer_jax.display.figures import DPI, save_figure
 from transformer_jax.evaluation.metrics import METRICS
-from transformer_jax.report.analysis import Report, Table, VariantResult
+from transformer_jax.report.tables import Report, Table, Verdict
 from transformer_jax.report.traces import Curve
 
-FORMATS = ('.png', '.svg')
+SUFFIXES = ('.png', '.svg')
 # Okabe and Ito (2008); references are black. page.js has the same.
-COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#8c8c8c')
+COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#8c8c8c')
 DASHES = ('-', '--', ':', '-.')
-OF_VERDICT = {'better': '#009e73', 'worse': '#d55e00', 'open': '#6b7280'}
+OF_VERDICT = {Verdict.BETTER: '#009e73', Verdict.WORSE: '#d55e00', Verdict.OPEN: '#6b7280'}
 ROW_INCHES = 0.3
 LONGEST_NAME = 48  # letters of a variant's name; of longer ones the middle is left out
 
 
 class Point(NamedTuple):
-    """A score of a variant: its mean over seeds, the 95% interval (the mean where there is none),
-    and each seed's.
+    """A score of a variant: its mean over seeds, the 95% interval, and each seed's value.
+
+    `low` and `high` are the mean where there is no interval.
     """
 
     mean: float
@@ -35,67 +38,73 @@ class Point(NamedTuple):
     seeds: tuple[float, ...]
 
 
-def draw(report: Report, out: epath.Path) -> list[str]:
-    """Writes all figures as PNG and SVG; returns the names of the PNG files."""
+def write_figures(report: Report, out: epath.Path) -> list[str]:
+    """Write all figures of a report as PNG and SVG; return the names of the PNG files."""
     figures = {
-        f'differences-{slug(table.label)}': _differences(table)
+        f'differences-{slug(table.label)}': differences_figure(table)
         for table in report.tables
-        if _compared(table)
+        if table.compared
     }
+    figures |= axis_figures(report)
     wanted = [f'validation {metric["name"]}' for metric in report.experiment['metrics']]
-    figures |= along(report)
     for name, found in report.curves.items():
         if name in (*wanted, 'validation loss', 'train loss') and found:
-            figures[f'curves-{slug(name)}'] = _curves(report, name, found)
+            figures[f'curves-{slug(name)}'] = _curves_figure(report, name, found)
     for stem, figure in figures.items():
-        for suffix in FORMATS:
+        for suffix in SUFFIXES:
             save_figure(figure, out / f'{stem}{suffix}')
     return [f'{stem}.png' for stem in figures]
 
 
-def along(report: Report) -> dict[str, Figure]:
-    """Scores, and the time of a step, over what the experiment varies; {} where it has no axis."""
+def axis_figures(report: Report) -> dict[str, Figure]:
+    """Draw scores, and the time of a step, over the axis of an experiment.
+
+    Returns:
+        {'by-test-loss': figure}; {} where the experiment has no axis.
+    """
     axis = report.experiment['axis']
     if not axis:
         return {}
     found = {
-        f'by-{slug(table.label)}': _along(axis, table.label, _scores(table))
+        f'by-{slug(table.label)}': _axis_figure(axis, table.label, _scores(table))
         for table in report.tables
     }
     if not any(METRICS[metric['name']].timed for metric in report.experiment['metrics']):
-        found['by-step-time'] = _along(axis, 'ms per step', _step_times(report.tables[0]))
+        times = _step_times(report.tables[0])
+        found['by-step-time'] = _axis_figure(axis, 'ms per step', times)
     return found
 
 
-def _differences(table: Table) -> Figure:
-    """A forest plot: a row a variant, its reference's mean at zero."""
-    rows = _compared(table)
+def differences_figure(table: Table) -> Figure:
+    """Draw a forest plot: a row for each variant, its reference's mean at zero."""
+    rows = table.compared
     figure = Figure(figsize=(6.8, 1.1 + ROW_INCHES * len(rows)), dpi=DPI, layout='constrained')
     axes = figure.subplots()
     axes.axvline(0, color='0.5', linewidth=0.8, linestyle='--')
     for place, row in enumerate(rows):
-        found = row.comparison
+        found, color, is_open = row.comparison, OF_VERDICT[row.verdict], row.verdict == Verdict.OPEN
         axes.plot(
             [found.low, found.high],
             [place, place],
-            color=OF_VERDICT[row.verdict],
+            color=color,
             linewidth=1.8,
             solid_capstyle='butt',
         )
         axes.plot(
             found.difference,
             place,
-            marker='D' if row.verdict == 'open' else 'o',
-            color=OF_VERDICT[row.verdict],
+            marker='D' if is_open else 'o',
+            color=color,
             markersize=5,
-            markerfacecolor='white' if row.verdict == 'open' else OF_VERDICT[row.verdict],
+            markerfacecolor='white' if is_open else color,
         )
     axes.set(ylim=(len(rows) - 0.5, -0.5))
-    # Names are no mathematics: they may hold dollar signs.
-    axes.set_yticks(range(len(rows)), [_cut(row.variant) for row in rows], parse_math=False)
+    # Names are no mathematics: they may contain dollar signs.
+    axes.set_yticks(range(len(rows)), [_shorten(row.variant) for row in rows], parse_math=False)
     better = 'left' if table.lower_is_better else 'right'
     axes.set_xlabel(
-        f'{table.label}: difference from {_cut(table.reference)}, 95% interval (better: {better})',
+        f'{table.label}: difference from {_shorten(table.reference)}, 95% interval '
+        f'(better: {better})',
         parse_math=False,
         fontsize=8,
     )
@@ -106,44 +115,19 @@ def _differences(table: Table) -> Figure:
     return figure
 
 
-def _compared(table: Table) -> list[VariantResult]:
-    return [row for row in table.rows if row.comparison and row.comparison.difference is not None]
-
-
-def _along(axis: Mapping[str, Any], label: str, found: Mapping[str, Point]) -> Figure:
-    """Lines of means, with their intervals, over what the experiment varies; each seed is
-    a cross.
-    """
+def _axis_figure(axis: Mapping[str, Any], label: str, found: Mapping[str, Point]) -> Figure:
+    """Draw lines of means, with their intervals, over the axis; each seed is a cross."""
     lines: dict[str, list[tuple[float, Point]]] = {}
     for variant, (line, x) in axis['points'].items():
-        lines.setdefault(line, []).extend([(x, found[variant])] if variant in found else [])
+        points = lines.setdefault(line, [])
+        if variant in found:
+            points.append((x, found[variant]))
     figure = Figure(figsize=(5.4, 3.6), dpi=DPI, layout='constrained')
     axes = figure.subplots()
     for number, (line, points) in enumerate(lines.items()):
-        colour = COLOURS[number % 7]
-        if points:
-            x, y, low, high = np.transpose(
-                sorted((x, point.mean, point.low, point.high) for x, point in points)
-            )
-            # Dashes differ from line to line: those that lie upon each other are both seen.
-            axes.errorbar(
-                x,
-                y,
-                [y - low, high - y],
-                color=colour,
-                linestyle=DASHES[number % 4],
-                marker='o',
-                markersize=4,
-                capsize=3,
-                linewidth=1.5,
-                label=line,
-            )
-        for x, point in points:
-            axes.plot(
-                [x] * len(point.seeds), point.seeds, 'x', color=colour, alpha=0.7, markersize=4
-            )
+        _plot_line(axes, number, line, points)
     every = [value for point in found.values() for value in point.seeds]
-    if every:  # A wide interval of few seeds runs out of the picture.
+    if every:  # A wide interval of few seeds is cut off by the edge of the figure.
         margin = 0.08 * ((max(every) - min(every)) or abs(max(every)) or 1.0)
         axes.set_ylim(min(every) - margin, max(every) + margin)
     places = sorted({x for _, x in axis['points'].values()})
@@ -154,9 +138,32 @@ def _along(axis: Mapping[str, Any], label: str, found: Mapping[str, Point]) -> F
     axes.set(xlabel=axis['label'], ylabel=label)
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
-    beside = {'loc': 'center left', 'bbox_to_anchor': (1, 0.5)} if len(lines) > len(COLOURS) else {}
-    axes.legend(frameon=False, fontsize=8, handlelength=3.5, **beside)
+    outside = {'loc': 'center left', 'bbox_to_anchor': (1, 0.5)} if len(lines) > len(COLORS) else {}
+    axes.legend(frameon=False, fontsize=8, handlelength=3.5, **outside)
     return figure
+
+
+def _plot_line(axes: Axes, number: int, line: str, points: list[tuple[float, Point]]) -> None:
+    color = COLORS[number % len(COLORS)]
+    if points:
+        x, y, low, high = np.transpose(
+            sorted((x, point.mean, point.low, point.high) for x, point in points)
+        )
+        # Dashes differ from line to line, so that two lines at the same place are both seen.
+        axes.errorbar(
+            x,
+            y,
+            [y - low, high - y],
+            color=color,
+            linestyle=DASHES[number % len(DASHES)],
+            marker='o',
+            markersize=4,
+            capsize=3,
+            linewidth=1.5,
+            label=line,
+        )
+    for x, point in points:
+        axes.plot([x] * len(point.seeds), point.seeds, 'x', color=color, alpha=0.7, markersize=4)
 
 
 def _scores(table: Table) -> dict[str, Point]:
@@ -180,24 +187,21 @@ def _step_times(table: Table) -> dict[str, Point]:
     return {variant: Point(time, time, time, (time,)) for variant, time in times.items()}
 
 
-def _curves(report: Report, name: str, found: Mapping[str, Curve]) -> Figure:
-    """The mean over seeds, thick, and each seed, thin."""
+def _curves_figure(report: Report, name: str, found: Mapping[str, Curve]) -> Figure:
+    """Draw the mean over seeds, thick, and each seed, thin."""
     figure = Figure(figsize=(7.2, 4.0), dpi=DPI, layout='constrained')
     axes, handles, labels = figure.subplots(), [], []
-    for variant, (colour, dash, width) in _styles(report).items():
+    for variant, (color, dash, width) in _line_styles(report).items():
         if variant not in found:
             continue
         curve = found[variant]
         for points in curve.seeds.values():
-            axes.plot(
-                *np.transpose(points), color=colour, linestyle=dash, linewidth=0.6, alpha=0.35
-            )
+            axes.plot(*np.transpose(points), color=color, linestyle=dash, linewidth=0.6, alpha=0.35)
         if curve.mean:
-            [line] = axes.plot(
-                *np.transpose(curve.mean), color=colour, linestyle=dash, linewidth=width
-            )
+            mean = np.transpose(curve.mean)
+            [line] = axes.plot(*mean, color=color, linestyle=dash, linewidth=width)
             handles.append(line)
-            labels.append(_cut(variant))
+            labels.append(_shorten(variant))
     axes.set(xlabel='step', ylabel=name)
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
@@ -210,23 +214,25 @@ def _curves(report: Report, name: str, found: Mapping[str, Curve]) -> Figure:
     return figure
 
 
-def _styles(report: Report) -> dict[str, tuple[str, str, float]]:
-    """Colour, dash and width of each variant that has a curve of any kind."""
-    styles: dict[str, tuple[str, str, float]] = {}
+def _line_styles(report: Report) -> dict[str, tuple[str, str, float]]:
+    """Return variant -> (color, dash, width) of each variant that has a curve of any kind."""
     drawn = [
         variant
         for variant in report.experiment['variants']
         if any(variant in found for found in report.curves.values())
     ]
     references = report.tables[0].references
-    for number, variant in enumerate(variant for variant in drawn if variant not in references):
-        styles[variant] = COLOURS[number % 7], DASHES[number // 7 % 4], 1.5
-    black = {
-        variant: ('black', DASHES[number % 4], 2.0) for number, variant in enumerate(references)
+    styles = {
+        variant: ('black', DASHES[number % len(DASHES)], 2.0)
+        for number, variant in enumerate(references)
+        if variant in drawn
     }
-    return {variant: style for variant, style in black.items() if variant in drawn} | styles
+    for number, variant in enumerate(variant for variant in drawn if variant not in references):
+        dash = DASHES[number // len(COLORS) % len(DASHES)]
+        styles[variant] = COLORS[number % len(COLORS)], dash, 1.5
+    return styles
 
 
-def _cut(name: str) -> str:
+def _shorten(name: str) -> str:
     half = LONGEST_NAME // 2
     return name if len(name) <= LONGEST_NAME else f'{name[:half]}…{name[1 - half :]}'

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: as many digits as mean something, and units."""
+"""Numbers written with as many digits as mean something, and with units."""
 
 import math
 from collections.abc import Iterable
@@ -8,8 +8,9 @@ NONE = '–'
 
 
 def decimals(deviations: Iterable[float]) -> int:
-    """Places after the point at which the median of positive standard deviations has two digits: 0
-    to 5.
+    """Choose the digits after the point, 0 to 5.
+
+    With so many the median of the positive standard deviations has two significant digits.
     """
     positive = sorted(deviation for deviation in deviations if deviation > 0)
     if not positive:
@@ -18,24 +19,24 @@ def decimals(deviations: Iterable[float]) -> int:
 
 
 def fixed(value: float, places: int, signed: bool = False) -> str:
-    """'−1.20': with a proper minus, and no sign before a zero."""
+    """Write a number as '−1.20', with a proper minus and no sign before a zero."""
     text = f'{abs(value):,.{places}f}'
     zero = not text.strip('0.,')
     return (MINUS if value < 0 and not zero else '+' if signed and not zero else '') + text
 
 
 def interval(low: float, high: float, places: int, signed: bool = False) -> str:
-    """'[37.10, 38.20]'."""
+    """Write an interval as '[37.10, 38.20]'."""
     return f'[{fixed(low, places, signed)}, {fixed(high, places, signed)}]'
 
 
 def p_value(p: float) -> str:
-    """Three digits, and no claim beyond what a test can say."""
+    """Write a p value with three digits, and none below 0.0001."""
     return '< 0.0001' if p < 0.0001 else f'{p:.4f}' if p < 0.001 else f'{p:.3f}'
 
 
 def count(value: float | None) -> str:
-    """1234567 -> '1.23M'."""
+    """Write a count with three digits, 1234567 as '1.23M'."""
     if value is None:
         return NONE
     for size, letter in ((1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
@@ -45,7 +46,7 @@ def count(value: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes in binary units: '1.21 GiB'."""
+    """Write bytes in binary units, '1.21 GiB'."""
     if value is None:
         return NONE
     for unit, letters in ((2**30, 'GiB'), (2**20, 'MiB'), (2**10, 'KiB')):
@@ -55,7 +56,7 @@ def size(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """'3.21 ms', '4.2 s', '12.3 min', '5.1 h'."""
+    """Write seconds as '3.21 ms', '4.2 s', '12.3 min' or '5.1 h'."""
     if value is None:
         return NONE
     if value < 1:
@@ -66,20 +67,17 @@ def seconds(value: float | None) -> str:
 
 
 def digits(value: float) -> str:
-    """Three significant ones, never as a power of ten: 0.123, 12.3, 123, 1235."""
+    """Write three significant digits, never a power of ten: 0.123, 12.3, 123, 1235."""
     if not value:
         return '0'
     power = int(f'{value:.2e}'.partition('e')[2])  # of the rounded number: 0.9996 becomes 1.00
     return f'{value:.{min(max(2 - power, 0), 6)}f}'
 
 
-def printed(value: float | None, beside: Iterable[float]) -> str:
-    """A published number with as many places as the most exact of those beside it: 25.8, 26.0."""
+def printed(value: float | None, column: Iterable[float]) -> str:
+    """Write a published number with as many digits as the most exact of its column: 26.0, 25.8."""
     if value is None:
         return NONE
-    return fixed(
-        value,
-        max(len(repr(other).partition('.')[2]) for other in beside)
-        if 'e' not in repr(value)
-        else 6,
-    )
+    if 'e' in repr(value):
+        return fixed(value, 6)
+    return fixed(value, max(len(repr(other).partition('.')[2]) for other in column))

@@ -31,8 +31,9 @@ for (const table of document.querySelectorAll('table.sortable')) {
 
 // --- Curves -----------------------------------------------------------------------------------------------------------
 
-// Okabe and Ito's colours, told apart by the colour-blind too; then the same with dashes. References have the ink's.
-const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#8c8c8c'];
+// The colors of Okabe and Ito, which color-blind readers can tell apart; then the same with dashes. References have
+// the color of the text.
+const COLORS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#8c8c8c'];
 const DASHES = ['', '7 4', '2 3', '9 3 2 3'];
 const MARGIN = {left: 58, right: 14, top: 12, bottom: 38};
 
@@ -85,8 +86,8 @@ class Chart {
     let plain = 0;
     this.styles = data.variants.map(variant => {
       const place = data.references.indexOf(variant);
-      return place >= 0 ? {colour: 'var(--ink)', dash: DASHES[place % 4], width: 2.6}
-        : {colour: COLOURS[plain % 7], dash: DASHES[Math.floor(plain++ / 7) % 4], width: 1.9};
+      return place >= 0 ? {color: 'var(--ink)', dash: DASHES[place % 4], width: 2.6}
+        : {color: COLORS[plain % 7], dash: DASHES[Math.floor(plain++ / 7) % 4], width: 1.9};
     });
     this.drawLegend();
     this.draw();
@@ -98,8 +99,8 @@ class Chart {
       const button = document.createElement('button');
       button.type = 'button';
       button.setAttribute('aria-pressed', 'true');
-      const {colour, dash, width} = this.styles[index];
-      svg('line', {x1: 1, x2: 25, y1: 5, y2: 5, stroke: colour, 'stroke-dasharray': dash, 'stroke-width': width},
+      const {color, dash, width} = this.styles[index];
+      svg('line', {x1: 1, x2: 25, y1: 5, y2: 5, stroke: color, 'stroke-dasharray': dash, 'stroke-width': width},
         svg('svg', {viewBox: '0 0 26 10'}, button));
       const curves = Object.values(this.data.curves).flat().filter(curve => curve.variant === variant);
       const count = Math.max(...curves.map(curve => Object.keys(curve.seeds).length)), planned = this.data.planned;
@@ -179,14 +180,14 @@ class Chart {
     svg('text', {x: (MARGIN.left + right) / 2, y: height - 5, 'text-anchor': 'middle'}, this.plot, 'step');
   }
 
-  path(points, {colour, dash, width}, opacity) {
+  path(points, {color, dash, width}, opacity) {
     let d = '', pen = 'M';
     for (const [step, value] of points) {
       if (value === null || (this.log.checked && value <= 0)) { pen = 'M'; continue; }  // a gap
       d += `${pen}${this.x(step).toFixed(1)} ${this.y(value).toFixed(1)}`;
       pen = 'L';
     }
-    svg('path', {d, opacity, style: `stroke:${colour}`, 'stroke-width': width, 'stroke-dasharray': dash}, this.plot);
+    svg('path', {d, opacity, style: `stroke:${color}`, 'stroke-width': width, 'stroke-dasharray': dash}, this.plot);
   }
 
   hover(event) {
@@ -207,8 +208,8 @@ class Chart {
       {className: 'faint', textContent: `step ${step.toLocaleString('en')}`}));
     const listed = found.slice(0, 12).sort((a, b) => b.value - a.value);
     for (const {curve, value} of listed) {
-      const colour = this.styles[this.data.variants.indexOf(curve.variant)].colour;
-      svg('circle', {cx: this.x(step), cy: this.y(value), r: 3.4, style: `fill:${colour}`}, this.cursor);
+      const color = this.styles[this.data.variants.indexOf(curve.variant)].color;
+      svg('circle', {cx: this.x(step), cy: this.y(value), r: 3.4, style: `fill:${color}`}, this.cursor);
       const line = document.createElement('div'), number = document.createElement('b');
       line.className = curve === found[0].curve ? 'near' : '';
       number.textContent = Math.abs(value) >= 1e4 || (value && Math.abs(value) < 1e-3) ? show(value)

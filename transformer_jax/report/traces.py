@@ -1,6 +1,4 @@
-"""What the runs of an ablation left beside their scores: learning curves, probes and pictures
-of attention.
-"""
+"""Learning curves, probes of attention heads, and pictures of attention that runs have left."""
 
 import json
 import math
@@ -14,8 +12,8 @@ from transformer_jax.inference.probes import FILE as PROBED
 from transformer_jax.inference.probes import PROBES, read_probes
 
 PICTURES = 'attention*.png'  # as the command `attention` writes them
-POINTS = 200  # of a curve; where more was logged, a point is the mean of several neighbours
-# What describes a validation and not the model.
+POINTS = 200  # of a curve; where more was logged, a point is the mean of several neighbors
+# Keys of a validation event that are no scores of the model.
 NO_SCORES = ('step', 'split', 'tokens', 'sentences', 'examples', 'seconds', 'stride')
 FROM_TRAINING = ('loss', 'nll', 'accuracy', 'grad_norm', 'learning_rate')
 
@@ -23,27 +21,38 @@ Points = list[tuple[int, float]]
 
 
 class Curve(NamedTuple):
-    """One quantity during training, of one variant; NaN where a value was not finite."""
+    """One quantity of one variant during training; NaN where a value was not finite.
+
+    Attributes:
+        seeds: seed -> points.
+        mean: over seeds, at the steps that all of them have, so that it never jumps where one ends.
+        merged: the largest number of logged values in a point.
+    """
 
     seeds: dict[int, Points]
-    mean: Points  # at the steps that all seeds have, so that it never jumps where one of them ends
-    merged: int  # logged values in a point, at most
+    mean: Points
+    merged: int
 
 
 def read_curves(
     root: epath.Path, runs: Mapping[str, Sequence[tuple[str, int]]]
 ) -> dict[str, dict[str, Curve]]:
-    """'validation loss' -> variant -> curve, the curves of validation first.
+    """Read the curves of an ablation.
 
     Args:
         root: of the ablation.
-        runs: of each variant the folders and seeds. A run without metrics.jsonl has no curve.
+        runs: variant -> the folders and seeds of its runs. A run without metrics.jsonl has no
+            curve.
+
+    Returns:
+        'validation loss' -> variant -> curve, the curves of validation first.
     """
     logged = {
         variant: {
-            seed: _read(root / folder / str(seed) / 'metrics.jsonl') for folder, seed in places
+            seed: _read_events(root / folder / str(seed) / 'metrics.jsonl')
+            for folder, seed in members
         }
-        for variant, places in runs.items()
+        for variant, members in runs.items()
     }
     names = dict.fromkeys(
         name
@@ -63,8 +72,8 @@ def read_curves(
     return curves
 
 
-def _read(path: epath.Path) -> dict[str, Points]:
-    """'validation loss' -> its points; a line that is torn or foreign is left out."""
+def _read_events(path: epath.Path) -> dict[str, Points]:
+    """Read 'validation loss' -> its points; a line that is incomplete or foreign is left out."""
     series: dict[str, Points] = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -80,7 +89,7 @@ def _read(path: epath.Path) -> dict[str, Points]:
 
 
 def _is_number(value: Any) -> bool:
-    """Numbers, and those that metrics.jsonl writes as strings."""
+    """Tell numbers, and those that metrics.jsonl writes as strings, from other values."""
     return value in ('nan', 'inf', '-inf') or (
         isinstance(value, int | float) and not isinstance(value, bool)
     )
@@ -99,7 +108,7 @@ def _curve(seeds: Mapping[int, Points]) -> Curve:
 
 
 def _merged(points: Points, count: int) -> Iterator[tuple[int, float]]:
-    """The means of `count` neighbours each, at the last one's step."""
+    """Yield the means of `count` neighbors each, at the last one's step."""
     for start in range(0, len(points), count):
         group = points[start : start + count]
         values = [value if math.isfinite(value) else math.nan for _, value in group]
@@ -107,24 +116,31 @@ def _merged(points: Points, count: int) -> Iterator[tuple[int, float]]:
 
 
 class Heads(NamedTuple):
-    """What was measured of every head of one run, by the checkpoints that were probed."""
+    """What was measured of every attention head of one run.
+
+    Attributes:
+        seed: of the run.
+        split: on which it was measured.
+        steps: of the checkpoints that were probed.
+        maps: 'encoder: entropy (nats)' -> for each step [layer, head]; NaN: no meaning.
+        pictures: the files of attention maps.
+    """
 
     seed: int
     split: str
     steps: list[int]
-    maps: dict[
-        str, list[np.ndarray]
-    ]  # 'encoder: entropy (nats)' -> of each step [layer, head]; NaN: no meaning
+    maps: dict[str, list[np.ndarray]]
     pictures: list[epath.Path]
 
 
 def read_heads(root: epath.Path, runs: Mapping[str, Sequence[tuple[str, int]]]) -> dict[str, Heads]:
-    """Variant -> what its first run that has been probed, or drawn, tells; see `read_curves` for
-    the arguments.
+    """Read variant -> the heads of its first run that was probed or drawn.
+
+    The arguments are those of `read_curves`.
     """
     found = {}
-    for variant, places in runs.items():
-        for folder, seed in places:
+    for variant, members in runs.items():
+        for folder, seed in members:
             workdir = root / folder / str(seed)
             content, pictures = _probed(workdir / PROBED), sorted(workdir.glob(PICTURES))
             if content or pictures:
@@ -140,7 +156,7 @@ def read_heads(root: epath.Path, runs: Mapping[str, Sequence[tuple[str, int]]]) 
 
 
 def _probed(path: epath.Path) -> dict[str, Any]:
-    """A probes.json; {} where there is none that can be read."""
+    """Read a probes.json; {} where there is none that can be read."""
     try:
         return read_probes(path)
     except (OSError, ValueError):

@@ -1,20 +1,25 @@
-"""Writes a report: all of its files in one folder."""
+"""The files of a report, written into one folder."""
 
 from etils import epath
 
-from transformer_jax.report import figures, text
+from transformer_jax.report import figures
 from transformer_jax.report.analysis import analyze
-from transformer_jax.report.page import page
+from transformer_jax.report.csv_tables import runs_csv, summary_csv
+from transformer_jax.report.html_page import html_report
+from transformer_jax.report.latex import latex_report
+from transformer_jax.report.markdown import markdown_report
 from transformer_jax.storage.files import wrap_os_errors, write_text
 
 
 def write_report(path: epath.PathLike, out: epath.PathLike) -> list[epath.Path]:
-    """Writes report.md, report.html, tables.tex, runs.csv, summary.csv and the figures; returns
-    their paths.
+    """Write report.md, report.html, tables.tex, runs.csv, summary.csv and the figures.
 
     Args:
         path: the root of an ablation, or a results.json.
         out: the folder to write.
+
+    Returns:
+        the paths of the files.
 
     Raises:
         ConfigError: `path` is neither.
@@ -23,13 +28,13 @@ def write_report(path: epath.PathLike, out: epath.PathLike) -> list[epath.Path]:
     report, out = analyze(path), epath.Path(out)
     with wrap_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        drawn = figures.draw(report, out)
+        drawn = figures.write_figures(report, out)
         files = {
-            'report.md': text.markdown(report, drawn),
-            'report.html': page(report),
-            'tables.tex': text.latex(report),
-            'runs.csv': text.runs_csv(report),
-            'summary.csv': text.summary_csv(report),
+            'report.md': markdown_report(report, drawn),
+            'report.html': html_report(report),
+            'tables.tex': latex_report(report),
+            'runs.csv': runs_csv(report),
+            'summary.csv': summary_csv(report),
         }
         for name, content in files.items():
             write_text(out / name, content)

@@ -25,8 +25,8 @@ from transformer_jax.data import load_data
 from transformer_jax.host_memory import keep_freed_memory
 from transformer_jax.storage.provenance import describe_machine
 from transformer_jax.storage.workdir import Workdir
-from transformer_jax.training import seed_groups as replicas
 from transformer_jax.training.programs import SeedGroupProgram
+from transformer_jax.training.seed_groups import seed_configs
 
 ROUNDS, STEPS = 8, 1
 
@@ -40,7 +40,7 @@ def main(seeds: int, overrides: dict[str, str]) -> None:
     config.train.num_seeds = seeds
     config.update_from_flattened_dict(overrides)
     config = from_config_dict(config)
-    members = replicas.seeds(config)
+    members = seed_configs(config)
     with tempfile.TemporaryDirectory() as folder:
         data = load_data(
             resolve(config).pipeline, Workdir(folder).tokenizer_path, lambda line: None, ('train',)

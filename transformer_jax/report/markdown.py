@@ -1,0 +1,109 @@
+"""report.md, and the parts of Markdown that other pages share with it."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from transformer_jax.report import sentences
+from transformer_jax.report.columns import VERDICTS, Cell, Column, cell, table_columns
+from transformer_jax.report.tables import Report, Table, VariantResult
+
+
+def markdown_report(report: Report, figures: Iterable[str] = ()) -> str:
+    """Write report.md.
+
+    Args:
+        report: what to write.
+        figures: the names of the figures, which are in the same folder.
+    """
+    parts = [
+        f'# {escape(report.experiment["claim"])}',
+        escape(' · '.join(sentences.subtitle(report))),
+    ]
+    for table in report.tables:
+        parts += [
+            f'## {escape(table.label)}',
+            f'{sentences.direction(table).capitalize()}.',
+            results_table(table, table_columns(table)),
+            bullets(sentences.notes(table)),
+        ]
+    if report.missing:
+        rows = [
+            [code(variants), seeds, escape(why)]
+            for variants, seeds, why in sentences.missing_rows(report)
+        ]
+        parts += [
+            '## Missing runs',
+            escape(sentences.missing_runs(report)),
+            grid(('variant', 'seeds', 'why'), rows),
+        ]
+    if figures := list(figures):
+        parts += ['## Figures', '\n'.join(f'![{escape(name)}]({name})' for name in figures)]
+    keys, rows = sentences.config_differences(report)
+    if keys:
+        cells = [[code(name), *map(code, values)] for name, *values in rows]
+        parts += [
+            '## What differs between the variants',
+            grid(('variant', *map(code, keys)), cells),
+        ]
+    parts += [
+        '## How it was run',
+        f'```\n{sentences.command(report.experiment)}\n```',
+        bullets(f'{name}: {value}' for name, value in sentences.provenance(report)),
+    ]
+    return '\n\n'.join(filter(None, parts)) + '\n'
+
+
+def results_table(table: Table, columns: Sequence[Column]) -> str:
+    """Write some columns of a table of results."""
+    rows = [
+        [_write_cell(cell(table, row, column), column, row) for column in columns]
+        for row in table.rows
+    ]
+    return grid(
+        [escape(column.title) for column in columns], rows, [column.text for column in columns]
+    )
+
+
+def _write_cell(found: Cell, column: Column, row: VariantResult) -> str:
+    text = code(found.text) if column.key == 'variant' else escape(join_remarks(found))
+    return f'{VERDICTS[row.verdict][0]} {text}' if column.key == 'verdict' else text
+
+
+def join_remarks(found: Cell) -> str:
+    """Write a cell's text with its remarks: intervals as they are, others in brackets."""
+    rest = [remark for remark in found.remarks if remark not in found.intervals]
+    parts = [found.text, *found.intervals]
+    return ' '.join([*parts, f'({"; ".join(rest)})'] if rest else parts)
+
+
+def grid(heads: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[bool] = ()) -> str:
+    """Write a table of Markdown.
+
+    Args:
+        heads: the headings, already Markdown.
+        rows: the cells, already Markdown.
+        left: for each column whether it is aligned to the left, else to the right; (): all are
+            aligned by default.
+    """
+    rules = ['---' if not left or aligned else '--:' for aligned in left or heads]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in (heads, rules, *rows))
+
+
+def escape(text: str) -> str:
+    """Escape text so that nothing in it is Markdown or HTML."""
+    text = text.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
+    return re.sub(r'([\\`*_{}\[\]|~$#])', r'\\\1', ' '.join(text.split()))
+
+
+def code(text: str) -> str:
+    """Write text as code; in a table a bar needs its backslash even there."""
+    if not text:
+        return ''
+    fence = '`' * (max(map(len, re.findall('`+', text)), default=0) + 1)
+    room = ' ' if '`' in text[0] + text[-1] else ''
+    return f'{fence}{room}{" ".join(text.split())}{room}{fence}'.replace('|', '\\|')
+
+
+def bullets(items: Iterable[str]) -> str:
+    """Write a list of text."""
+    return '\n'.join(f'- {escape(item)}' for item in items)
