@@ -1,6 +1,4 @@
-"""Spec strings: what is printed is read back, and whatever is written gives a value or one
-clear message.
-"""
+"""Spec strings: a printed spec is read back, and any text gives a value or one clear message."""
 
 import contextlib
 import dataclasses
@@ -10,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transformer_jax import spec
-from transformer_jax.attention import KINDS
+from transformer_jax.attention import KINDS, mask_base
 from transformer_jax.attention import masks as mask_lib
 from transformer_jax.attention.normalizers import NORMALIZERS
 from transformer_jax.config.resolve import SPECS
@@ -19,7 +17,7 @@ from transformer_jax.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A required argument that is checked."""
+    """A class with a required argument that is checked."""
 
     size: int
 
@@ -30,7 +28,7 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Full:
-    """No argument, and a field that is none."""
+    """A class without arguments: its field is not one."""
 
     width: int = dataclasses.field(default=0, init=False)
 
@@ -40,7 +38,7 @@ MASKS = {'window': Window, 'full': Full}
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """An argument of every type."""
+    """A class with an argument of every type."""
 
     mask: object = spec.nested(MASKS, Full())
     theta: float = 1e4
@@ -69,7 +67,7 @@ kinds = st.builds(
 )
 formulas = st.recursive(
     st.just(mask_lib.Full()) | st.builds(mask_lib.Window, st.integers(1, 99)),
-    lambda inner: st.builds(mask_lib.And, inner, inner) | st.builds(mask_lib.Or, inner, inner),
+    lambda inner: st.builds(mask_base.And, inner, inner) | st.builds(mask_base.Or, inner, inner),
     max_leaves=8,
 )
 
@@ -226,8 +224,8 @@ def test_a_formula_is_printed_with_no_more_parentheses_than_it_needs(text):
 
 def test_and_binds_more_than_or_and_both_to_the_left():
     a, b, c = (mask_lib.Window(size) for size in (1, 2, 3))
-    assert mask('window(1) | window(2) & window(3)') == mask_lib.Or(a, mask_lib.And(b, c))
-    assert mask('window(1) & window(2) & window(3)') == mask_lib.And(mask_lib.And(a, b), c)
+    assert mask('window(1) | window(2) & window(3)') == mask_base.Or(a, mask_base.And(b, c))
+    assert mask('window(1) & window(2) & window(3)') == mask_base.And(mask_base.And(a, b), c)
 
 
 # --- Patterns of layers ---------------------------------------------------------------------------
@@ -311,10 +309,8 @@ BAD = {  # text: (part of the message, column of the mark)
     'kind(labels=(a, 2))': ("gives kind.labels the value ('a', 2), it takes tuple of str", 12),
     'kind(heads={[]: 1})': ('gives kind.heads no literal value', 11),
     'kind(scale=True)': ('gives kind.scale the value True, it takes float or str', 11),
-    'kind(full, 1, 2, True, "", (3,), 2, "head")': (
-        'gives kind 8 arguments, it takes 7',
-        0,
-    ),  # gate: by name alone
+    # gate and labels can only be given by name.
+    'kind(full, 1, 2, True, "", (3,), 2, "head")': ('gives kind 8 arguments, it takes 7', 0),
     'kind & other': ('combines what cannot be combined', 0),
     'kind(mask=full | 3)': ('is no spec: write name', 17),
     '3*kind': ('is no spec: write name', 0),

@@ -1,4 +1,4 @@
-"""What a training step sees: one pytree of rows, made on the host and read on the devices."""
+"""The batch: a pytree of rows of tokens, made on the host and read by the compiled step."""
 
 from typing import Any, NamedTuple
 
@@ -6,19 +6,20 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3
 
 
 class Tokens(NamedTuple):
-    """Where tokens stand: positions count from 0 in each segment, segment 0 is padding."""
+    """The positions and segments of tokens, int32."""
 
-    positions_BT: Any
-    segments_BT: Any
+    positions_BT: Any  # from 0 in each segment
+    segments_BT: Any  # from 1; 0 is padding
 
 
 class Batch(NamedTuple):
     """Rows of tokens with their positions and segments; int32, `weights_BT` float32.
 
-    Segment 0 is padding; the segments of a row count from 1 and positions restart at 0 in each, so
-    that one sentence per row and several packed sentences per row are the same thing to the model.
-    Source and target sentences end with EOS; `inputs_BT` is `targets_BT` shifted right within its
-    segment, starting with BOS.
+    The segments of a row count from 1, segment 0 is padding, and positions restart at 0 in each
+    segment. To the model, a row with one sentence and a row with several packed sentences are
+    therefore the same. Source and target sentences end with EOS; `inputs_BT` is `targets_BT`
+    shifted right within each segment, with BOS first. `weights_BT` is the weight of each target in
+    the loss. The source is None for a model that does not read one.
     """
 
     source_BS: Any
@@ -32,17 +33,15 @@ class Batch(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, length) as the plan of the data has them: a class, of which there is one a row,
-        has no length.
-        """
+        """(rows, length) of the source, or of the target where there is no source."""
         return (self.targets_BT if self.source_BS is None else self.source_BS).shape
 
     @property
     def source_tokens(self) -> Tokens:
-        """Where the source's tokens stand."""
+        """The positions and segments of the source."""
         return Tokens(self.source_positions_BS, self.source_segments_BS)
 
     @property
     def target_tokens(self) -> Tokens:
-        """Where the target's tokens stand."""
+        """The positions and segments of the target."""
         return Tokens(self.positions_BT, self.segments_BT)

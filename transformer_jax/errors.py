@@ -1,18 +1,18 @@
-"""Errors that a user can mend: one clear message each, and the exit code of the command line."""
+"""Errors that a user can fix, each with one message and the exit code of the command line."""
 
 
 class UserError(Exception):
-    """A mistake in usage, configuration or data: shown as one message without a traceback."""
+    """A mistake in usage, configuration or data; the command line prints it without a traceback."""
 
     exit_code = 2
 
 
 class ConfigError(UserError):
-    """A configuration that cannot run; the message names the key, the value and the remedy."""
+    """A configuration that cannot run; the message names the key, the value and how to fix it."""
 
 
 class DataError(UserError):
-    """Input that cannot be used; the message names the file and line."""
+    """Input that cannot be used; the message names the file and the line."""
 
 
 class WorkdirError(UserError):
@@ -22,7 +22,7 @@ class WorkdirError(UserError):
 
 
 class Busy(WorkdirError):
-    """Another process works in that workdir."""
+    """A workdir that another process is using."""
 
 
 class Diverged(UserError):
@@ -32,7 +32,10 @@ class Diverged(UserError):
 
 
 class Stopped(UserError):
-    """The run ended on a signal, its state saved: exit code 130 for SIGINT, 143 for SIGTERM."""
+    """A run that a signal ended after its state was saved.
+
+    The exit code is 128 + the signal's number: 130 for SIGINT, 143 for SIGTERM.
+    """
 
     def __init__(self, signum: int, message: str):
         super().__init__(message)

@@ -1,9 +1,9 @@
 """Decoding against exhaustive search, a naive beam search in NumPy and the definition of the
 distributions.
 
-The model of most tests is a table of random logits looked up by a hash of the whole prefix: every
-token changes all that follows, so a lost cache row, a wrong parent or a wrong order of beams cannot
-go unnoticed.
+The model of most tests is a table of random logits, indexed by a hash of the whole prefix. Every
+token changes all later logits, so a lost cache row, a wrong parent or a wrong order of beams fails
+the test.
 """
 
 import functools
@@ -31,14 +31,14 @@ STATES = 1009
 
 
 class Prefix(NamedTuple):
-    """The cache of the hash model: rows of hashes, and a scalar as real caches have."""
+    """The cache of the hash model: one hash for each row, and a scalar, as real caches have."""
 
     hash_R: jax.Array
     position: jax.Array
 
 
 class HashModel:
-    """p(token | prefix) from a table, in NumPy float64; `hash_step` is the same in JAX."""
+    """The model p(token | prefix) in NumPy float64; `hash_step` is the same in JAX."""
 
     def __init__(self, vocab: int, seed: int = 0, scale: float = 1.5, banned_bonus: float = 0.0):
         self.vocab = vocab
@@ -64,7 +64,7 @@ def hash_step(table_XV, tokens_R, cache):
 
 
 def naive_beam_search(model, start, limit, beam, alpha):
-    """From the definition, without early stopping: [(score, tokens)] best first."""
+    """Search by the definition, without early stopping: [(score, tokens)], best first."""
     live, finished = [(0.0, ())], []
     for length in range(1, limit + 1):
         continuations = []
@@ -87,7 +87,7 @@ def naive_beam_search(model, start, limit, beam, alpha):
 
 
 def exhaustive_search(model, start, limit, alpha):
-    """All Y within the limit: [(score, tokens)] best first."""
+    """Score all Y within the limit: [(score, tokens)], best first."""
     found = []
     for length in range(1, limit + 1):
         for words in itertools.product(range(EOS + 1, model.vocab), repeat=length - 1):
@@ -97,7 +97,7 @@ def exhaustive_search(model, start, limit, alpha):
     return sorted(found, reverse=True)
 
 
-# The table is an argument, so that tests with the same shapes share what is compiled.
+# The table is an argument, so that tests with the same shapes share a compiled program.
 @functools.partial(jax.jit, static_argnums=(4, 5))
 def _beam_search(table_XV, starts_B, limits_B, alpha, beam, max_len):
     step, cache = functools.partial(hash_step, table_XV), Prefix(starts_B, jnp.int32(0))
@@ -144,7 +144,7 @@ def sample(model, starts_B, limits_B, key=0, rows_B=None, max_len=MAX_LEN, **opt
 
 
 def hypotheses(decoded, row):
-    """[(score, tokens)] of a row, after checking what every result must satisfy."""
+    """Return [(score, tokens)] of a row, after checks that every result must pass."""
     found = []
     for tokens_T, score, length in zip(
         decoded.tokens_BKT[row], decoded.scores_BK[row], decoded.lengths_BK[row], strict=True
@@ -171,9 +171,8 @@ def test_beam_as_wide_as_all_prefixes_is_exhaustive_search(alpha):
     starts, limit = range(6), 5
     everything = sum(3**n for n in range(limit))
     ranked = beam_search(model, starts, [limit] * 6, beam=everything, alpha=alpha)
-    narrower = beam_search(
-        model, starts, [limit] * 6, beam=4 * 3**3, alpha=alpha
-    )  # the most continuations at a step
+    # A step has at most 4 · 3³ continuations.
+    narrower = beam_search(model, starts, [limit] * 6, beam=4 * 3**3, alpha=alpha)
     for row in starts:
         expected = exhaustive_search(model, row, limit, alpha)
         assert len(expected) == everything
@@ -182,7 +181,7 @@ def test_beam_as_wide_as_all_prefixes_is_exhaustive_search(alpha):
 
 
 @pytest.mark.parametrize('beam', [1, 2, 3, 5])
-@pytest.mark.parametrize('vocab', [9, 400])  # 400: the beam's words are found by blocks
+@pytest.mark.parametrize('vocab', [9, 400])  # with 400, `top_words` works by blocks
 def test_small_beams_against_naive_beam_search(beam, vocab):
     model = HashModel(vocab, scale=3.0)
     limits = [1, 2, 3, 5, 7, 8, 8, 8]
@@ -271,7 +270,7 @@ def test_pad_and_bos_are_never_emitted_but_count_as_mass(run):
     model = HashModel(vocab=40, banned_bonus=7.0)
     found = run(model, range(6), [8] * 6, range(6))
     for row in range(6):
-        for score, tokens in hypotheses(found, row):  # which checks the tokens
+        for score, tokens in hypotheses(found, row):  # this also checks the tokens
             penalty = ((5 + len(tokens)) / 6) ** 0.6 if run is run_beam else 1
             np.testing.assert_allclose(score * penalty, model.log_p(row, tokens), rtol=1e-5)
 
@@ -287,8 +286,9 @@ def test_limits_are_clipped_to_the_room_in_the_cache():
 
 @pytest.mark.parametrize(('alpha', 'expected'), [(None, 4), (0.0, 4), (1.0, 9)])
 def test_the_loop_ends_when_no_row_can_improve(alpha, expected):
-    """The model says 5 5 5 EOS; every other token costs 20 nats. Greedy search where alpha
-    is None.
+    """Count the steps of a model that predicts 5 5 5 EOS; every other token costs 20 nats.
+
+    alpha None means greedy search.
     """
     steps = []
 
@@ -308,9 +308,9 @@ def test_the_loop_ends_when_no_row_can_improve(alpha, expected):
         )
     jax.effects_barrier()
     assert hypotheses(jax.device_get(found), 0)[0][1] == (5, 5, 5, EOS)
-    # α = 1: the second best is 5 5 5 x EOS with -20 / lp(5) = -12. The best that goes on loses 20 a
-    # step from -20 after 4 steps, and -100 / lp(50) = -10.9 could still get in,
-    # -120 / lp(50) = -13.1 could not.
+    # α = 1: the second best hypothesis is 5 5 5 x EOS with a score of -20 / lp(5) = -12. The best
+    # live hypothesis has log P = -20 after 4 steps and loses 20 with each further step:
+    # -100 / lp(50) = -10.9 could still enter the set, -120 / lp(50) = -13.1 could not.
     assert steps == list(range(expected))
 
 
@@ -324,9 +324,8 @@ def test_not_a_number_ends_and_shows(run):
 @pytest.mark.parametrize(('vocab', 'k'), [(7, 4), (7, 9), (131, 2), (131, 3), (1003, 8)])
 @pytest.mark.parametrize('digits', [0, 6])  # 0: hundreds of ties
 def test_top_words_is_top_k_ties_included(vocab, k, digits):
-    logits_RV = (
-        np.random.default_rng(vocab).normal(size=(50, vocab)).round(digits).astype(np.float32) + 0.0
-    )  # no -0.0
+    logits_RV = np.random.default_rng(vocab).normal(size=(50, vocab)).round(digits)
+    logits_RV = logits_RV.astype(np.float32) + 0.0  # + 0.0 turns -0.0 into 0.0
     logits_RV[0] = -np.inf
     best_RC, words_RC = jax.device_get(top_words(jnp.asarray(logits_RV), k))
     order_RC = np.argsort(-logits_RV[:, EOS + 1 :], axis=1, kind='stable')[:, :k] + EOS + 1
@@ -340,7 +339,7 @@ def test_top_words_is_top_k_ties_included(vocab, k, digits):
     ids=str,
 )
 def test_sampling_at_its_limits_is_greedy_search(options):
-    model = HashModel(vocab=30, scale=100.0)  # many a logit overflows when divided by 1e-37
+    model = HashModel(vocab=30, scale=100.0)  # many logits overflow when divided by 1e-37
     limits = list(range(1, 9)) * 3
     for left, right in zip(
         sample(model, range(24), limits, **options), greedy(model, range(24), limits), strict=True
@@ -349,9 +348,7 @@ def test_sampling_at_its_limits_is_greedy_search(options):
 
 
 def expected_first_token(model, temperature, top_k, top_p):
-    """The distribution of the first token from the definition: temperature, then the top k, then
-    the nucleus.
-    """
+    """Compute the distribution of the first token: temperature, then top k, then nucleus."""
     log_p_V = model.distribution(0, ())
     log_p_V[:EOS] = -np.inf
     p_V = np.exp(log_p_V / temperature)
@@ -391,7 +388,7 @@ def test_sampling_draws_anew_for_each_step_row_and_key():
     found = sample(model, rows, [MAX_LEN] * 64).tokens_BKT[:, 0]
     np.testing.assert_array_equal(found, sample(model, rows, [MAX_LEN] * 64).tokens_BKT[:, 0])
     other_key = sample(model, rows, [MAX_LEN] * 64, key=1).tokens_BKT[:, 0]
-    # Of 300 equally likely tokens two independent draws agree once in 298.
+    # Two independent samples of about 300 equally likely tokens agree once in 298.
     assert (found[:, 0] == other_key[:, 0]).mean() < 0.1
     assert (found[:, 0] == found[:, 1]).mean() < 0.1
     assert len(np.unique(found[:, 0])) > 45
@@ -410,7 +407,7 @@ def whole_model():
     model = build_model(config, VOCAB)
     batch = Batch(*source_rows(LENGTHS, 7), *[np.ones((5, 4), np.int32)] * 4, None)
     params = nn.unbox(jax.jit(model.init)(jax.random.key(1), batch)['params'])
-    # As initialised the model hardly prefers any token; larger weights tell hypotheses apart.
+    # An untrained model gives nearly equal probabilities; larger weights separate the hypotheses.
     return model, jax.tree.map(lambda leaf: 3 * leaf, params)
 
 

@@ -1,4 +1,4 @@
-"""Models from the keys of a configuration, as tests write them."""
+"""Models from configuration keys, for tests."""
 
 import dataclasses
 
@@ -13,23 +13,23 @@ from transformer_jax.schema import ExperimentConfig, ModelConfig
 
 
 def build_model(model: ModelConfig, vocab_size: int, classes: int = 0) -> nn.Module:
-    """The linen module that the keys of a model describe, unchecked."""
+    """Build the linen module that the keys of a model describe, without checks."""
     return models.build_model(resolve_architecture(model, vocab_size, classes))
 
 
 def with_vocabulary(config: ExperimentConfig, vocab_size: int) -> Components:
-    """Resolve an experiment with another size of its vocabulary, unchecked."""
+    """Resolve an experiment with another vocabulary size, without checks."""
     data = dataclasses.replace(config.data, vocab_size=vocab_size)
     return parse_components(dataclasses.replace(config, data=data))
 
 
 def build(config: ExperimentConfig) -> nn.Module:
-    """The linen module of an experiment."""
+    """Build the linen module of an experiment."""
     return models.build_model(resolve(config).architecture)
 
 
 def dummy_batch(rows: int = 1, length: int = 1, kind: str = 'encoder_decoder') -> Batch:
-    """A batch of ones for a kind of model, see `models.dummy_batch`."""
+    """Make a batch of ones for a kind of model, see `models.dummy_batch`."""
     row = models.MODELS[kind]
     source = jnp.ones((rows, length), jnp.int32) if row.reads_source else None
     target = jnp.ones((rows, 1 if row.predicts_class else length), jnp.int32)

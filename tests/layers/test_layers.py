@@ -1,4 +1,4 @@
-"""Layers against float64 NumPy, and dropout by its distribution."""
+"""Layers against NumPy in float64, and dropout against its distribution."""
 
 import math
 
@@ -22,9 +22,10 @@ def normal(*shape, seed=0, scale=1.0, shift=0.0):
     return (shift + scale * np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
 
 
-def initialised(module, *args):
-    """(parameters with every element random, so that no zero bias or unit scale goes unnoticed; the
-    apply function).
+def initialized(module, *args):
+    """Return (random parameters, the apply function).
+
+    Every parameter is random, so that no test passes only because a bias is 0 or a scale is 1.
     """
     params = nn.meta.unbox(module.init(jax.random.PRNGKey(0), *args))['params']
     leaves, tree = jax.tree.flatten(params)
@@ -35,7 +36,7 @@ def initialised(module, *args):
 
 
 def paper_layer_norm(x_BTD, scale_D, bias_D, eps):
-    """Ba et al. (2016), equations 3 and 4."""
+    """Compute layer norm by Ba et al. (2016), equations 3 and 4."""
     mean_BT1 = x_BTD.mean(-1, keepdims=True)
     deviation_BT1 = np.sqrt(((x_BTD - mean_BT1) ** 2).mean(-1, keepdims=True) + eps)
     return (x_BTD - mean_BT1) / deviation_BT1 * scale_D + bias_D
@@ -44,14 +45,14 @@ def paper_layer_norm(x_BTD, scale_D, bias_D, eps):
 @pytest.mark.parametrize(('scale', 'shift'), [(1.0, 0.0), (1e-3, 0.0), (1.0, 1000.0)])
 def test_layer_norm_is_the_papers(scale, shift):
     x_BTD = normal(B, T, D, scale=scale, shift=shift)
-    params, apply = initialised(Norm(LayerNorm(eps=1e-6)), x_BTD)
+    params, apply = initialized(Norm(LayerNorm(eps=1e-6)), x_BTD)
     expected = paper_layer_norm(x_BTD.astype(np.float64), params['scale'], params['bias'], 1e-6)
     np.testing.assert_allclose(apply(params, x_BTD), expected, rtol=1e-4, atol=1e-5 + 2e-7 * shift)
 
 
 def test_layer_norm_gradients_are_the_papers(slope):
     x_BTD, r_BTD = normal(B, T, D), normal(B, T, D, seed=9)
-    params, apply = initialised(Norm(LayerNorm()), x_BTD)
+    params, apply = initialized(Norm(LayerNorm()), x_BTD)
     inputs = x_BTD, params['scale'], params['bias']
     grads = jax.grad(
         lambda x, s, b: (apply({'scale': s, 'bias': b}, x) * r_BTD).sum(), argnums=(0, 1, 2)
@@ -64,20 +65,19 @@ def test_layer_norm_gradients_are_the_papers(slope):
 
 def test_layer_norm_of_bfloat16_is_taken_in_float32():
     x_BTD = jnp.asarray(normal(B, T, D, shift=30.0), jnp.bfloat16)
-    params, apply = initialised(Norm(LayerNorm()), x_BTD)
+    params, apply = initialized(Norm(LayerNorm()), x_BTD)
     y_BTD = apply(params, x_BTD)
     assert y_BTD.dtype == jnp.bfloat16
     expected = paper_layer_norm(
         np.asarray(x_BTD, np.float64), params['scale'], params['bias'], 1e-6
     )
-    np.testing.assert_allclose(
-        y_BTD.astype(np.float32), expected, rtol=2**-8, atol=1e-5
-    )  # rounded once
+    # The tolerance is that of a single rounding.
+    np.testing.assert_allclose(y_BTD.astype(np.float32), expected, rtol=2**-8, atol=1e-5)
 
 
 def test_layer_norm_without_its_bias():
     x_BTD = normal(B, T, D)
-    params, apply = initialised(Norm(LayerNorm(bias=False)), x_BTD)
+    params, apply = initialized(Norm(LayerNorm(bias=False)), x_BTD)
     assert set(params) == {'scale'}
     expected = paper_layer_norm(x_BTD.astype(np.float64), params['scale'], 0, 1e-6)
     np.testing.assert_allclose(apply(params, x_BTD), expected, rtol=1e-4, atol=1e-5)
@@ -86,9 +86,9 @@ def test_layer_norm_without_its_bias():
 @pytest.mark.parametrize('offset', [False, True])
 @pytest.mark.parametrize('scale', [1.0, 1e-3])  # 1e-3: the mean square is as small as ε
 def test_rms_norm_is_the_papers(scale, offset):
-    """Zhang & Sennrich (2019), equation 4; Gemma's factor is 1 + w."""
+    """Check Zhang & Sennrich (2019), equation 4; Gemma's factor is 1 + w."""
     x_BTD = normal(B, T, D, scale=scale, shift=0.3 * scale)
-    params, apply = initialised(Norm(RmsNorm(eps=1e-6, offset=offset)), x_BTD)
+    params, apply = initialized(Norm(RmsNorm(eps=1e-6, offset=offset)), x_BTD)
     x64_BTD, w_D = x_BTD.astype(np.float64), params['scale'] + offset
     expected = np.stack(
         [[x_D / math.sqrt(sum(x_D**2) / D + 1e-6) * w_D for x_D in x_TD] for x_TD in x64_BTD]
@@ -108,12 +108,12 @@ def test_rms_norm_starts_with_the_factor_1(offset):
 
 
 def phi(x):
-    """The normal distribution function."""
+    """Compute the standard normal distribution function."""
     return (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
 
 
 def tanh_gelu(x):
-    """Hendrycks & Gimpel (2016), section 2."""
+    """Compute GELU by tanh (Hendrycks & Gimpel 2016, section 2)."""
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
@@ -134,10 +134,9 @@ ACTIVATIONS = {
 def test_feed_forwards_are_the_papers(text):
     x_BTD, f = normal(B, T, D), ACTIVATIONS[text]
     kind, h = spec.parse(text, FFNS, 'model.ffn'), np.linspace(-4, 4, 99)
-    np.testing.assert_allclose(
-        kind.activation(jnp.float32(h)), f(h), atol=3e-6
-    )  # GELU's two forms differ by 5e-4
-    params, apply = initialised(FeedForward(kind, F), x_BTD)
+    # The two forms of GELU differ by 5e-4.
+    np.testing.assert_allclose(kind.activation(jnp.float32(h)), f(h), atol=3e-6)
+    params, apply = initialized(FeedForward(kind, F), x_BTD)
     gated = 'glu' in text
     names = ['gate', 'in', 'out'] if gated else ['in', 'out']
     kinds = ['kernel', 'bias'] if kind.bias else ['kernel']
@@ -171,28 +170,26 @@ def test_a_gated_layer_has_the_parameters_of_a_plain_one(kind, d_ff):
 
 def test_heads_are_slices_of_one_projection():
     x_BTD, N, H = normal(B, T, D), 4, 5  # H need not be D / N
-    params, apply = initialised(ProjectToHeads(N, H, 'heads'), x_BTD)
+    params, apply = initialized(ProjectToHeads(N, H, 'heads'), x_BTD)
     q_BTNH = np.asarray(apply(params, x_BTD))
     assert q_BTNH.shape == (B, T, N, H)
     for n in range(N):
         np.testing.assert_allclose(
             q_BTNH[:, :, n], x_BTD @ params['kernel'][:, n], rtol=1e-4, atol=1e-4
         )
-    params, apply = initialised(ProjectFromHeads(D), q_BTNH)
-    concatenated, w_O = (
-        q_BTNH.reshape(B, T, N * H).astype(np.float64),
-        params['kernel'].reshape(N * H, D),
-    )
+    params, apply = initialized(ProjectFromHeads(D), q_BTNH)
+    concatenated = q_BTNH.reshape(B, T, N * H).astype(np.float64)
+    w_O = params['kernel'].reshape(N * H, D)
     np.testing.assert_allclose(apply(params, q_BTNH), concatenated @ w_O, rtol=1e-3, atol=1e-3)
 
 
 def test_projections_add_their_bias():
     x_BTD, N, H = normal(B, T, D), 4, 5
-    params, apply = initialised(ProjectToHeads(N, H, 'heads', bias=True), x_BTD)
+    params, apply = initialized(ProjectToHeads(N, H, 'heads', bias=True), x_BTD)
     q_BTNH = np.einsum('btd,dnh->btnh', x_BTD.astype(np.float64), params['kernel']) + params['bias']
     np.testing.assert_allclose(apply(params, x_BTD), q_BTNH, rtol=1e-4, atol=1e-4)
     q_BTNH = q_BTNH.astype(np.float32)
-    params, apply = initialised(ProjectFromHeads(D, bias=True), q_BTNH)
+    params, apply = initialized(ProjectFromHeads(D, bias=True), q_BTNH)
     expected = (
         np.einsum('btnh,nhd->btd', q_BTNH.astype(np.float64), params['kernel']) + params['bias']
     )
@@ -201,10 +198,10 @@ def test_projections_add_their_bias():
 
 def test_embeddings_are_rows_times_their_scale():
     tokens_BT = np.array([[5, 0, 5], [6, 1, 2]])
-    params, apply = initialised(Embedding(7, D, 'float32', 3.0), tokens_BT)
+    params, apply = initialized(Embedding(7, D, 'float32', 3.0), tokens_BT)
     np.testing.assert_allclose(apply(params, tokens_BT), params['table'][tokens_BT] * 3, rtol=1e-6)
     assert (
-        initialised(Embedding(7, D, 'bfloat16', 3.0), tokens_BT)[1](params, tokens_BT).dtype
+        initialized(Embedding(7, D, 'bfloat16', 3.0), tokens_BT)[1](params, tokens_BT).dtype
         == jnp.bfloat16
     )
 
@@ -230,8 +227,8 @@ def test_initial_scales():
         assert float(kernel.std()) == pytest.approx(limit / 3**0.5, rel=0.03)
 
 
-class Drop(nn.Module):
-    """Dropout alone."""
+class Dropout(nn.Module):
+    """A module that only applies dropout."""
 
     @nn.compact
     def __call__(self, x_BTD, rate):
@@ -240,7 +237,7 @@ class Drop(nn.Module):
 
 @jax.jit
 def dropped(x_BTD, rate, seed=0):
-    return Drop().apply({}, x_BTD, rate, rngs={'dropout': jax.random.PRNGKey(seed)})
+    return Dropout().apply({}, x_BTD, rate, rngs={'dropout': jax.random.PRNGKey(seed)})
 
 
 @pytest.mark.parametrize('rate', [0.1, 0.3, 0.5, 0.9])
@@ -252,9 +249,8 @@ def test_dropout_zeroes_at_its_rate_and_keeps_the_mean(rate, width):
     sigma = (rate * (1 - rate) / x_BTD.size) ** 0.5
     assert abs((y_BTD == 0).mean() - rate) < 5 * sigma
     assert abs(y_BTD.mean() / 3 - 1) < 5 * sigma / (1 - rate)
-    pairs = (y_BTD[..., : width // 2 * 2 : 2] == 0) & (
-        y_BTD[..., 1::2] == 0
-    )  # neighbours decide alone
+    # The two decisions of a random word are independent.
+    pairs = (y_BTD[..., : width // 2 * 2 : 2] == 0) & (y_BTD[..., 1::2] == 0)
     assert abs(pairs.mean() - rate**2) < 5 * (rate**2 * (1 - rate**2) / pairs.size) ** 0.5
 
 
@@ -269,7 +265,7 @@ def test_the_rate_is_traced():
 def test_rate_0_and_no_rate_leave_everything():
     x_BTD = normal(2, 3, D)
     np.testing.assert_array_equal(dropped(x_BTD, jnp.float32(0)), x_BTD)
-    np.testing.assert_array_equal(Drop().apply({}, x_BTD, None), x_BTD)
+    np.testing.assert_array_equal(Dropout().apply({}, x_BTD, None), x_BTD)
 
 
 def test_masks_differ_by_key_and_repeat_with_it():

@@ -1,6 +1,4 @@
-"""Mixture of experts against loops in float64: routing, capacity, losses, gradients; one expert is
-a dense layer.
-"""
+"""Mixture of experts against loops in float64: routing, capacity, losses and gradients."""
 
 import functools
 import math
@@ -33,14 +31,15 @@ from transformer_jax.training import train_step as step
 from transformer_jax.training.programs import make_program
 
 B, T, D, F = 2, 7, 6, 10
-TRAINING = jnp.float32(0.0)  # a dropout rate: training, with nothing dropped out
+TRAINING = jnp.float32(0.0)  # a dropout rate of 0 means training, with nothing dropped
 REAL_BT = np.array([[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 2, 2, 2, 0]])
 ACTIVATIONS = {'relu': lambda x: np.maximum(x, 0), 'swiglu': lambda x: x / (1 + np.exp(-x))}
 
 
 def layer(text, x_BTD, seed=0):
-    """(parameters with no bias at 0, the layer's function of parameters, x and rate with its
-    sown loads).
+    """Return (parameters, apply) of a layer; no bias is 0.
+
+    `apply` returns the outputs and, in training, the sown load.
     """
     module = MixtureOfExperts(spec.parse(text, FFNS, 'model.ffn'), F)
     params = nn.meta.unbox(module.init(jax.random.PRNGKey(seed), x_BTD))['params']
@@ -63,7 +62,7 @@ def normal(*shape, seed=0):
 
 
 def expert(params, e, x_D, activation):
-    """One network on one token."""
+    """Apply expert `e` to one token."""
     w = {name: np.asarray(value[e], np.float64) for name, value in params['experts'].items()}
 
     def affine(name, x):
@@ -74,8 +73,10 @@ def expert(params, e, x_D, activation):
 
 
 def mixture(params, x_BTD, k, *, activation='relu', places=math.inf):
-    """(y_BTD, logits of real tokens, choices, choices kept): token by token, in order; `places` for
-    each expert.
+    """Compute the mixture token by token, in order, with `places` for each expert.
+
+    Returns:
+        (y_BTD, logits of real tokens, chosen experts, the number of choices served).
     """
     y_BTD, logits, chosen = np.zeros(x_BTD.shape), [], []
     used = np.zeros(params['router_kernel'].shape[1])
@@ -99,7 +100,7 @@ def mixture(params, x_BTD, k, *, activation='relu', places=math.inf):
 
 
 def losses(logits, chosen):
-    """(balance, z): Fedus et al. (2021), equations 4 to 6; Zoph et al. (2022), equation 5."""
+    """Compute (balance, z): Fedus et al. (2021), equations 4–6; Zoph et al. (2022), equation 5."""
     E = logits.shape[1]
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     balance = E * sum((chosen == e).mean() * p[:, e].mean() for e in range(E))
@@ -239,7 +240,7 @@ V, LENGTH = 16, 8
 
 @pytest.fixture(scope='module')
 def setting(tiny, make_batch, random_rows):
-    """(number of microbatches → config, model, batch)."""
+    """Return (a function from the number of microbatches to a config, a model, a batch)."""
     model_config = tiny(kind='decoder_only', decoder_layers=1, ffn='moe(4, 2, balance=0.5, z=0.1)')
     batch = make_batch(random_rows([[(1, 3 + i % 5)] for i in range(8)], V), LENGTH)
     batch = batch._replace(source_BS=None, source_positions_BS=None, source_segments_BS=None)
@@ -259,7 +260,7 @@ def setting(tiny, make_batch, random_rows):
 
 @pytest.fixture(scope='module')
 def one_step(setting):
-    """(state before, state after, metrics) of a step from so many microbatches."""
+    """Return a function from the number of microbatches to a step's (before, after, metrics)."""
     config, model, batch = setting
     state = nn.meta.unbox(train_state.init_state(parse_components(config(1)), model))
 
@@ -317,7 +318,7 @@ def test_every_array_learns_and_evaluation_has_no_other_loss(setting, one_step):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('experts', [(), ('data',)])  # as it is, and as RULES says that it can be
+@pytest.mark.parametrize('experts', [(), ('data',)])  # RULES as it is, and with sharded experts
 def test_eight_devices_are_one(experts, setting, one_step, monkeypatch):
     monkeypatch.setitem(sharding.RULES, 'experts', experts)
     config, model, batch = setting

@@ -1,6 +1,4 @@
-"""The label-smoothed cross-entropy, its values and its hand-made gradients, against
-float64 NumPy.
-"""
+"""The values and gradients of the label-smoothed cross-entropy, against NumPy in float64."""
 
 import math
 
@@ -17,7 +15,7 @@ B, T, D, V = 3, 8, 6, 11
 
 
 def paper(x_BTD, w_VD, targets_BT, weights_BT, smoothing, softcap=math.inf):
-    """Cross-entropy against (1−ε)·onehot + ε/V, token by token: {loss, nll, correct, weight}."""
+    """Compute {loss, nll, correct, weight} token by token; targets are (1−ε)·onehot + ε/V."""
     x_BTD, w_VD = np.asarray(x_BTD, np.float64), np.asarray(w_VD, np.float64)
     sums = dict.fromkeys(TokenSums._fields, 0.0)
     for b, t in np.ndindex(*targets_BT.shape):
@@ -35,8 +33,9 @@ def paper(x_BTD, w_VD, targets_BT, weights_BT, smoothing, softcap=math.inf):
 
 
 def inputs(scale=1.0, seed=0):
-    """Features, table, targets and weights: some 0, one a fraction; every third token is
-    predicted well.
+    """Make features, table, targets and weights.
+
+    Some weights are 0 and one is a fraction; every third token is predicted well.
     """
     rng = np.random.default_rng(seed)
     x_BTD = scale * rng.normal(size=(B, T, D)).astype(np.float32)
@@ -53,13 +52,13 @@ gradients = jax.jit(jax.grad(lambda *args: cross_entropy(*args).loss, argnums=(0
 
 
 def test_what_does_not_count_is_not_even_computed(monkeypatch):
-    monkeypatch.setattr(chunks, 'CHUNK_TOKENS', 2 * B)  # two times a chunk
+    monkeypatch.setattr(chunks, 'CHUNK_TOKENS', 2 * B)  # a chunk has the tokens of two times
     x_BTD, w_VD, targets_BT, _ = inputs()
     weights_BT = np.zeros((B, T), np.float32)
     for row, counted in enumerate(([0, 5], [2, 7], [3, 4])):
         weights_BT[row, counted] = 1
     expected = paper(x_BTD, w_VD, targets_BT, weights_BT, 0.1)
-    x_BTD[weights_BT == 0] = np.nan  # which times 0 would be nan
+    x_BTD[weights_BT == 0] = np.nan  # nan times 0 would be nan
     loss, (dx_BTD, dw_VD) = jax.value_and_grad(
         lambda *args: cross_entropy(*args, targets_BT, weights_BT, 0.1).loss, argnums=(0, 1)
     )(x_BTD, w_VD)

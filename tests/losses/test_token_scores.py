@@ -17,7 +17,7 @@ V = 20
 
 @pytest.fixture
 def language_batch():
-    """Five rows of 12 tokens, some of which do not count: prompts, and padding at the end."""
+    """Make five rows of 12 tokens, some of weight 0: prompts, and padding at the end."""
     rng = np.random.default_rng(0)
     inputs, targets = rng.integers(4, V, (2, 5, 12)).astype(np.int32)
     positions = np.broadcast_to(np.arange(12, dtype=np.int32), (5, 12))
@@ -27,7 +27,7 @@ def language_batch():
 
 
 def float64_scores(logits_BTV, targets_BT):
-    """The definition: (−log softmax at the target, the place of the largest logit)."""
+    """Compute by the definition (−log softmax at the target, the index of the largest logit)."""
     logits_BTV = np.asarray(logits_BTV, np.float64)
     norm_BT = np.log(np.exp(logits_BTV).sum(-1))
     target_BT = np.take_along_axis(logits_BTV, targets_BT[..., None], -1)[..., 0]

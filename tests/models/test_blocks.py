@@ -1,6 +1,4 @@
-"""Residual paths, blocks and switches of the architecture, against formulas written out
-in NumPy.
-"""
+"""Residual paths, blocks and switches of the architecture, against formulas in NumPy."""
 
 import flax.linen as nn
 import jax
@@ -28,8 +26,8 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def randomised(variables):
-    """The same tree with every element random: no bias of zero hides what it does."""
+def randomize(variables):
+    """Replace every element by a random one, so that no test passes because a bias is 0."""
     leaves, tree = jax.tree.flatten(nn.meta.unbox(variables)['params'])
     return jax.tree.unflatten(
         tree,
@@ -45,9 +43,9 @@ def tokens(length):
 
 def layer_norm(x_BTD, p):
     x_BTD = np.asarray(x_BTD, np.float64)
-    centred_BTD = x_BTD - x_BTD.mean(-1, keepdims=True)
+    centered_BTD = x_BTD - x_BTD.mean(-1, keepdims=True)
     return (
-        centred_BTD / np.sqrt((centred_BTD**2).mean(-1, keepdims=True) + 1e-6) * p['scale']
+        centered_BTD / np.sqrt((centered_BTD**2).mean(-1, keepdims=True) + 1e-6) * p['scale']
         + p['bias']
     )
 
@@ -66,7 +64,7 @@ FORMULAS = {
 def test_placements_are_their_formulas(placement, architecture):
     x_BTD = normal(B, T, D)
     module = Connection(architecture(norm_placement=placement, decoder_layers=4), 'decoder')
-    params = randomised(module.init(jax.random.PRNGKey(0), x_BTD, jnp.sin, None))
+    params = randomize(module.init(jax.random.PRNGKey(0), x_BTD, jnp.sin, None))
     found = module.apply({'params': params}, x_BTD, jnp.sin, None)
     expected = FORMULAS[placement](
         x_BTD,
@@ -79,10 +77,10 @@ def test_placements_are_their_formulas(placement, architecture):
 
 @pytest.mark.parametrize('placement', PLACEMENTS)
 def test_dropout_acts_on_what_is_added(placement, architecture):
-    # Where the sublayer's output is dropped whole, only x is left.
+    # At a rate near 1 the whole output of the sublayer is dropped, and only x remains.
     x_BTD, rate = normal(B, T, D), jnp.float32(0.9999)
     module = Connection(architecture(norm_placement=placement), 'encoder')
-    params = randomised(module.init(jax.random.PRNGKey(0), x_BTD, jnp.sin, None))
+    params = randomize(module.init(jax.random.PRNGKey(0), x_BTD, jnp.sin, None))
     found = module.apply(
         {'params': params}, x_BTD, jnp.sin, rate, rngs={'dropout': jax.random.PRNGKey(0)}
     )
@@ -112,7 +110,7 @@ def test_deepnorm_scales_the_initial_feed_forward_values_and_output(
     attention, values, architecture
 ):
     def initial(placement):
-        """{'encoder.ffn.in_kernel': array, …}."""
+        """Return the initial arrays by name: {'encoder.ffn.in_kernel': array, …}."""
         config = architecture(
             norm_placement=placement,
             encoder_layers=3,
@@ -136,9 +134,8 @@ def test_deepnorm_scales_the_initial_feed_forward_values_and_output(
 
     post, deep = initial('post'), initial('deepnorm')
     scaled = {path for path in post if '.ffn.' in path or path.endswith((values, 'out.kernel'))}
-    assert len(scaled) == (3 + 2) + (
-        3 + 2 + 2
-    )  # a gated layer has three, each attention values and output
+    # A gated network has 3 kernels; each attention has 2, of values and output.
+    assert len(scaled) == (3 + 2) + (3 + 2 + 2)
     betas = {'encoder': 0.87 * (3**4 * 1) ** (-1 / 16), 'decoder': 12**-0.25}
     for path, leaf in post.items():
         beta = betas[path.partition('.')[0]] if path in scaled else 1
@@ -151,7 +148,7 @@ def test_deepnorm_scales_the_initial_feed_forward_values_and_output(
 def test_a_parallel_encoder_block_adds_both_branches(architecture):
     x_BSD, side = normal(B, S, D), tokens(S)
     module = Block(architecture(norm_placement='pre', block='parallel'), 'encoder', 0)
-    params = randomised(module.init(jax.random.PRNGKey(0), x_BSD, side, None))
+    params = randomize(module.init(jax.random.PRNGKey(0), x_BSD, side, None))
     assert set(params) == {'attention', 'attention_connection', 'ffn'}
     block = module.bind({'params': params})
     y_BSD = layer_norm(x_BSD, params['attention_connection']['norm']).astype(np.float32)
@@ -171,7 +168,7 @@ def test_a_parallel_decoder_block_adds_all_three_branches(architecture):
         tokens(S),
     )
     module = Block(architecture(norm_placement='pre', block='parallel'), 'decoder', 0, crosses=True)
-    params = randomised(
+    params = randomize(
         module.init(jax.random.PRNGKey(0), x_BTD, target, None, (memory_BSD, source))
     )
     assert set(params) == {'attention', 'attention_connection', 'cross', 'ffn'}
@@ -260,7 +257,7 @@ def test_what_the_first_block_reads(scale, factor, norm, tiny):
         tie_embeddings='none',
     )
     module, batch, read = build_model(config, 10), dummy_batch(B, T), {}
-    params = randomised(jax.eval_shape(module.init, jax.random.PRNGKey(0), batch))
+    params = randomize(jax.eval_shape(module.init, jax.random.PRNGKey(0), batch))
 
     def record(call, args, kwargs, context):
         if isinstance(context.module, Block) and context.method_name == '__call__':
@@ -283,7 +280,7 @@ def test_what_the_first_block_reads(scale, factor, norm, tiny):
 def test_capped_logits_and_their_loss(tiny):
     config = tiny(logit_softcap=1.5, encoder_layers=1, decoder_layers=1)
     module, batch = build_model(config, 10), dummy_batch(B, T)
-    params = randomised(jax.eval_shape(module.init, jax.random.PRNGKey(0), batch))
+    params = randomize(jax.eval_shape(module.init, jax.random.PRNGKey(0), batch))
     x_BTD = np.asarray(module.apply({'params': params}, batch, method='features'), np.float64)
     raw_BTV = x_BTD @ params['target_embedding']['table'].T
     assert abs(raw_BTV).max() > 1.5
@@ -293,9 +290,8 @@ def test_capped_logits_and_their_loss(tiny):
     )
     logp_BTV = capped_BTV - np.log(np.exp(capped_BTV).sum(-1, keepdims=True))
     sums, _ = loss_sums(module, params, batch, 0.0)
-    assert float(sums.nll) == pytest.approx(
-        -logp_BTV[..., 1].sum(), rel=1e-4
-    )  # every target is token 1
+    # Every target of a dummy batch is token 1.
+    assert float(sums.nll) == pytest.approx(-logp_BTV[..., 1].sum(), rel=1e-4)
 
 
 # --- What cannot run ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Language models and classifiers: who sees whom, prompts read at once, pooling."""
+"""Language models and classifiers: causality, prompts read in one pass, pooling."""
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ SMALL = {'encoder_layers': 2, 'decoder_layers': 2, 'd_model': 16, 'd_ff': 32, 'n
 
 
 def built(kind, **changes):
-    """(model, random parameters in every element)."""
+    """Return (model, parameters); every element is random."""
     model = build_model(ModelConfig(kind=kind, **SMALL | changes), V, CLASSES)
     shapes = nn.meta.unbox(
         jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch(kind=kind))
@@ -31,7 +31,7 @@ def built(kind, **changes):
 
 
 def rows_of(*rows):
-    """(ids, positions, segments) of rows of segments of token ids."""
+    """Return (ids, positions, segments) of rows, each a list of segments of token ids."""
     ids, positions, segments = np.zeros((3, len(rows), T), np.int32)
     for row, parts in enumerate(rows):
         start = 0
@@ -88,9 +88,8 @@ def test_no_logit_depends_on_what_follows(language):
     [sentence] = sentences(T)
     changed = [*sentence[:5], *sentences(5, seed=1)[0]]
     before, after = logits(language_batch([sentence])), logits(language_batch([changed]))
-    np.testing.assert_array_equal(
-        before[0, :6], after[0, :6]
-    )  # the input at 6 is the first other token
+    # The input at position 6 is the first token that differs.
+    np.testing.assert_array_equal(before[0, :6], after[0, :6])
     assert np.abs(before - after)[0, 6:].max() > 1e-3
 
 
@@ -142,9 +141,7 @@ def test_a_classifier_ignores_padding_and_keeps_towers_apart(changes):
     np.testing.assert_array_equal(logits(junk), scores)
     changed = class_batch([*first, EOS, *second[:-1], 4 + (second[-1] - 3) % (V - 4), EOS])
     assert np.abs(logits(changed) - scores[:1]).max() > 1e-4
-    if (
-        'towers' in changes
-    ):  # Each text is pooled as if it stood alone: the joint layer sees u and v only.
+    if 'towers' in changes:  # Each text is pooled independently of the other one.
         pooled = jax.jit(lambda batch: model.apply({'params': params}, batch, method=_pooled))
         both, alone = pooled(batch), pooled(class_batch([*second, EOS, *first, EOS]))
         np.testing.assert_allclose(both[0][0], alone[1][0], atol=2e-5)

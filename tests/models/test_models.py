@@ -1,6 +1,4 @@
-"""What holds for every encoder-decoder: who sees whom, what decoding remembers, what dropout does,
-what it weighs.
-"""
+"""Properties of every encoder-decoder: causality, cached decoding, dropout, parameter counts."""
 
 import functools
 
@@ -26,7 +24,7 @@ VARIANTS = {
         'position': 'none',
     },
 }
-# Every placement, block, feed-forward and norm, of one layer each.
+# Settings that cover every placement, block, feed-forward network and norm.
 BLOCKS = [
     {
         'norm_placement': 'sandwich',
@@ -52,7 +50,7 @@ LENGTHS = [[(3, 2), (4, 5)], [(8, 8)], [(2, 6)], [(1, 1), (2, 3), (3, 4)]]
 
 
 def shapes(module):
-    """The parameters as shapes."""
+    """Return the parameters of a module as shapes."""
     return jax.eval_shape(module.init, jax.random.PRNGKey(0), dummy_batch())['params']
 
 
@@ -64,7 +62,7 @@ class Model:
         self.module = build_model(config, V)
         leaves, tree = jax.tree.flatten(nn.meta.unbox(shapes(self.module)))
         rng = np.random.default_rng(0)
-        # Random in every element: a bias of zero or a scale of one would hide what it does.
+        # Every element is random, so that no test passes because a bias is 0 or a scale is 1.
         self.params = jax.tree.unflatten(
             tree,
             [
@@ -98,7 +96,7 @@ class Model:
 
     @functools.cached_property
     def scores(self):
-        """Log-probabilities of all tokens, [B, T, V]."""
+        """Return the function from a batch to log-probabilities of all tokens, [B, T, V]."""
         return jax.jit(
             lambda batch: jax.nn.log_softmax(self.module.apply({'params': self.params}, batch))
         )
@@ -133,8 +131,8 @@ def batch(make_batch, random_rows):
 
 @pytest.mark.parametrize('name', ['paper', 'pre'])
 def test_causality_by_gradient(name, tiny, make_batch, random_rows):
-    # A learned position is one input to one place: the gradient of the features of place t with
-    # respect to it.
+    # Each learned position is an input at one place alone, so the gradient of the features with
+    # respect to it shows which places read this one.
     model = Model(tiny(**VARIANTS[name] | {'encoder_layers': 1, 'position': 'learned(max_len=8)'}))
     batch = make_batch(random_rows([[(LENGTH, LENGTH)]], V), LENGTH)
     r_TD = (
@@ -216,7 +214,7 @@ def test_the_beams_of_a_sentence_share_its_memory_and_change_places(
     cache = caches.reorder(cache, jnp.zeros((4, 2), jnp.int32))
     inputs = np.stack([batch.inputs_BT, second.inputs_BT], axis=1)
     for t in range(LENGTH):
-        if t == 3:  # beams change places, each row's in its own way; one goes on twice
+        if t == 3:  # reorder the beams, differently in each row; one beam is copied
             rows, parents = np.arange(4)[:, None], np.array([[1, 0], [0, 1], [1, 1], [0, 0]])
             cache = caches.reorder(cache, jnp.array(parents))
             expected, inputs = expected[rows, parents], inputs[rows, parents]
@@ -243,7 +241,7 @@ def test_dropout_of_rate_0_is_none_and_the_rate_is_traced(models, batch):
 
 
 def test_dropout_stands_where_the_paper_has_it(models, batch):
-    # Section 5.4: the output of each sub-layer, and the sums of embeddings and positions.
+    # Section 5.4: the output of each sublayer, and the sums of embeddings and positions.
     config = models('paper').config
     jaxpr = str(jax.make_jaxpr(models('paper').dropped)(batch, jnp.float32(0.1), 0))
     assert jaxpr.count('random_bits') == 2 + 2 * config.encoder_layers + 3 * config.decoder_layers
@@ -251,8 +249,8 @@ def test_dropout_stands_where_the_paper_has_it(models, batch):
 
 @pytest.mark.parametrize('placement', ['post', 'pre'])
 def test_where_the_norm_stands(placement, tiny, batch):
-    # With sub-layers that return 0, post-norm normalises the embedding at each, pre-norm lets it
-    # pass until the end.
+    # With sublayers that return 0, post-norm normalizes the embedding after each of them; pre-norm
+    # leaves it unchanged up to the final norm.
     model = Model(tiny(norm_placement=placement))
     params = jax.tree_util.tree_map_with_path(_without_sublayers, model.params)
     x_BTD = params['target_embedding']['table'][batch.inputs_BT] * 4.0
@@ -261,9 +259,9 @@ def test_where_the_norm_stands(placement, tiny, batch):
     )
 
     def norm(x_BTD, p):
-        centred_BTD = x_BTD - x_BTD.mean(-1, keepdims=True)
+        centered_BTD = x_BTD - x_BTD.mean(-1, keepdims=True)
         return (
-            centred_BTD / np.sqrt((centred_BTD**2).mean(-1, keepdims=True) + 1e-6) * p['scale']
+            centered_BTD / np.sqrt((centered_BTD**2).mean(-1, keepdims=True) + 1e-6) * p['scale']
             + p['bias']
         )
 
@@ -309,12 +307,13 @@ def test_parameters_are_counted_by_hand(tie, placement, heads, position, tiny):
 @pytest.mark.parametrize(
     ('changes', 'norms', 'norm_size', 'matrices'),
     [
+        # 21 hidden units are ⅔ of 32.
         (
             {'norm_placement': 'sandwich', 'norm': 'rms', 'ffn': 'swiglu'},
             4 + 6 + 2,
             16,
             3 * 16 * 21,
-        ),  # ⅔ of 32 units
+        ),
         (
             {
                 'norm_placement': 'pre',

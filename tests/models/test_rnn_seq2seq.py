@@ -1,5 +1,5 @@
-"""The recurrent baselines: cells and attention against loops of the equations, and what every
-model promises.
+"""The recurrent baselines: cells and attention against loops over the equations, and the
+properties of every model.
 """
 
 import functools
@@ -48,7 +48,7 @@ ALONE = [[(3, 8)], [(8, 8)], [(1, 8)], [(5, 8)]]
 
 
 class Model:
-    """A model, random parameters in every element, and its compiled functions."""
+    """A model, parameters of which every element is random, and its compiled functions."""
 
     def __init__(self, config):
         self.config, self.module = config, build_model(config, V)
@@ -63,7 +63,7 @@ class Model:
 
     @functools.cached_property
     def scores(self):
-        """Log-probabilities of all tokens, [B, T, V]."""
+        """Return the function from a batch to log-probabilities of all tokens, [B, T, V]."""
         return jax.jit(
             lambda batch: jax.nn.log_softmax(self.module.apply({'params': self.params}, batch))
         )
@@ -122,7 +122,7 @@ def sigmoid(x):
 
 
 def lstm(x_D, state, w):
-    """One step from W x + U h + b (Hochreiter & Schmidhuber 1997; Gers et al. 2000)."""
+    """Compute one step of an LSTM (Hochreiter & Schmidhuber 1997; Gers et al. 2000)."""
     h, c = state
     i, f, g, o = (
         w.input_IZD[:, z].T @ x_D + w.recurrent_DZD[:, z].T @ h + w.bias_4D[z] for z in range(4)
@@ -132,7 +132,7 @@ def lstm(x_D, state, w):
 
 
 def gru(x_D, state, w):
-    """One step; z keeps the old state, as in Cho et al. (2014), equation 7."""
+    """Compute one step of a GRU; z keeps the old state (Cho et al. 2014, equation 7)."""
     (h,) = state
     from_x = [w.input_IZD[:, z].T @ x_D + w.bias_4D[z] for z in range(3)]
     from_h = [w.recurrent_DZD[:, z].T @ h for z in range(3)]
@@ -172,8 +172,8 @@ def test_an_lstm_forgets_little_at_first_and_gates_start_orthogonal():
     u_DZD = layer['recurrent_kernel']
     for gate in range(4):
         np.testing.assert_allclose(u_DZD[:, gate].T @ u_DZD[:, gate], np.eye(D), atol=1e-5)
-    # Glorot's variance, of a matrix for each gate: 2 / (fan in + fan out), from 2 D inputs to
-    # D units.
+    # Glorot's variance of the matrix of each gate, 2 / (fan in + fan out), with 2 D inputs and D
+    # units.
     assert np.var(layer['input_kernel']) == pytest.approx(2 / (3 * D), rel=0.2)
 
 
@@ -224,7 +224,7 @@ def test_the_decoder_starts_from_the_ends_of_its_own_source_segment():
     )
 
 
-# --- What every model promises --------------------------------------------------------------------
+# --- Properties of every model --------------------------------------------------------------------
 
 
 def test_packed_is_separate(model, make_batch, random_rows):
@@ -249,8 +249,8 @@ def test_the_past_and_the_whole_source_are_seen_and_the_future_is_not(
         (source, target),
         (other(source, 0), target),
         (other(source, LENGTH - 1), target),
-        (source, other(target, 3)),
-    ]  # which is the input of time 4
+        (source, other(target, 3)),  # target 3 is the input at time 4
+    ]
     found = np.asarray(model.scores(make_batch([[row] for row in rows], LENGTH)))
     changed = np.abs(found - found[:1]).max(-1)
     assert (changed[1:3] > 1e-5).all()
@@ -268,7 +268,7 @@ def test_cached_decoding_is_teacher_forcing_and_beams_share_a_memory(
     cache, memory = model.start(batch.source_BS, batch.source_tokens)
     cache = caches.reorder(cache, jnp.zeros((4, 2), jnp.int32))
     for t in range(LENGTH):
-        if t == 4:  # the beams of each sentence change places
+        if t == 4:  # swap the beams of each sentence
             cache = caches.reorder(cache, jnp.tile(jnp.array([[1, 0]]), (4, 1)))
             expected, inputs = expected[:, ::-1], inputs[:, ::-1]
         logits_RV, cache = model.step(inputs[:, :, t].reshape(-1), cache, memory)
@@ -324,11 +324,12 @@ def test_bfloat16_keeps_the_state_in_single_precision(tiny, models, batch):
 
 
 def layer(inputs, gates):
-    """Parameters of a layer in one direction."""
+    """Count the parameters of a layer in one direction."""
     return inputs * gates * D + D * gates * D + 4 * D
 
 
-# Tables, encoder, decoder, the first state; keys and output of attention; the query, the way back.
+# The terms: tables, encoder, decoder, bridge to the first state; keys and output of attention; the
+# query of the additive score or the kernel of input feeding.
 @pytest.mark.parametrize(
     ('name', 'by_hand'),
     [

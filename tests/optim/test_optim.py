@@ -1,5 +1,5 @@
-"""Schedules by their formulas, steps by hand in float64, what is what to an optimizer, the
-moving average.
+"""Schedules against their formulas, optimizer steps against NumPy in float64, roles of arrays, and
+the moving average.
 """
 
 import math
@@ -64,8 +64,9 @@ def test_the_papers_rate_peaks_at_its_warmup():
 
 
 class Bigram(nn.Module):
-    """The smallest model that a step can train: logits of the next token from the last, with a
-    one-dimensional bias.
+    """The smallest model that a step can train.
+
+    The logits of the next token depend on the last token; there is a one-dimensional bias.
     """
 
     V = 7
@@ -88,8 +89,10 @@ class Bigram(nn.Module):
 
 
 def mean_gradient(params, batch, smoothing):
-    """Of the mean label-smoothed cross-entropy, with the chain rule written out: {'in',
-    'out', 'bias'}.
+    """Compute the gradient of the mean label-smoothed cross-entropy by the chain rule.
+
+    Returns:
+        arrays by name: 'in', 'out' and 'bias'.
     """
     grads = {name: np.zeros_like(value) for name, value in params.items()}
     for (b, t), weight in np.ndenumerate(batch.weights_BT):
@@ -105,8 +108,9 @@ def mean_gradient(params, batch, smoothing):
 
 
 def adam_by_hand(params, batches, optim, b1, b2, eps):
-    """Kingma & Ba (2015), Algorithm 1, on the clipped gradient; weight decay apart from it, on
-    matrices alone.
+    """Compute Adam (Kingma & Ba 2015, Algorithm 1) on the clipped gradient.
+
+    Weight decay is decoupled and acts on matrices only.
     """
     params = {name: np.asarray(value, np.float64) for name, value in params.items()}
     m = v = dict.fromkeys(params, 0.0)
@@ -127,7 +131,7 @@ def adam_by_hand(params, batches, optim, b1, b2, eps):
 
 @pytest.mark.parametrize(('clip', 'weight_decay'), [(0.0, 0.0), (0.3, 0.0), (0.3, 0.5)])
 def test_three_steps_of_adam_by_hand(clip, weight_decay, make_batch, random_rows):
-    # eps is as large as the gradient's elements, so that its place in the formula shows.
+    # eps is as large as the gradient's elements, so that a wrong place in the formula would show.
     optim = OptimConfig(
         'adam(b1=0.8, b2=0.9, eps=0.01)', 'constant(warmup=2)', 0.1, weight_decay, clip
     )
@@ -156,14 +160,14 @@ def test_three_steps_of_adam_by_hand(clip, weight_decay, make_batch, random_rows
 
 
 def boxed(**shapes):
-    """A tree of boxed arrays from name=(axes, shape)."""
+    """Make a tree of boxed arrays from name=(axes, shape)."""
     return {
         name: nn.LogicallyPartitioned(jnp.zeros(shape), tuple(axes.split()))
         for name, (axes, shape) in shapes.items()
     }
 
 
-# name: (logical axes, group, dimensions that count copies, that are summed over, that are made)
+# name: (logical axes, group, dimensions of copies, of inputs, of outputs), see `Role`
 ROLES = {
     'query_kernel': ('embed heads head_dim', 'kernel', (), (0,), (1, 2)),
     'out_kernel': ('heads head_dim embed', 'kernel', (), (0, 1), (2,)),
@@ -257,7 +261,8 @@ def test_the_log_says_what_updates_what(tiny):
 
     kernels, vectors = 4 * 16 * 16 + 2 * 16 * 32, 3 * 2 * 16 + 32 + 16
     assert line('muon', weight_decay=0.1) == (
-        f'adam with weight decay: 1 embedding (192 numbers); adam: 8 vectors ({vectors:,} numbers); '
+        'adam with weight decay: 1 embedding (192 numbers); '
+        f'adam: 8 vectors ({vectors:,} numbers); '
         f'muon with weight decay: 6 kernels ({kernels:,} numbers)'
     )
     assert line('adafactor(min_size=12)') == (
@@ -281,8 +286,10 @@ STEPS_BY_HAND = 4
 
 
 def run(text):
-    """(params, the gradients of each step, the directions that an optimizer makes of them, its
-    last state).
+    """Run an optimizer on random gradients.
+
+    Returns:
+        (params, the gradients of each step, the directions of each step, the last state).
     """
     rng, tree = np.random.default_rng(0), boxed(**ARRAYS)
     params = {name: rng.normal(size=shape) for name, (_, shape) in ARRAYS.items()}
@@ -311,8 +318,9 @@ def test_lion_by_hand():
 
 @pytest.mark.parametrize('relative', [True, False])
 def test_adafactor_by_hand(relative):
-    """Shazeer & Stern (2018), Algorithms 4 (matrices) and 5 (the rest), with a copy of it for
-    each expert.
+    """Check Shazeer & Stern (2018), Algorithms 4 for matrices and 5 for other arrays.
+
+    Each expert of a kernel is a matrix of its own.
     """
     params, grads, found, state = run(
         f'adafactor(decay=0.7, clip=0.9, relative={relative}, min_size=4)'
@@ -338,7 +346,7 @@ def test_adafactor_by_hand(relative):
 
 
 def newton_schulz(m, steps):
-    """Jordan et al. (2024): X ← aX + bAX + cA²X with A = X Xᵀ, from X = M / ‖M‖."""
+    """Iterate X ← aX + bAX + cA²X with A = X Xᵀ from X = M / ‖M‖ (Jordan et al. 2024)."""
     x = m / np.linalg.norm(m)
     for _ in range(steps):
         a = x @ x.T
@@ -354,9 +362,8 @@ def test_muon_by_hand(rms):
         for n, (g, direction) in enumerate(zip(grads, found, strict=True), 1):
             g = g[name].reshape(copies, rows, columns)
             m = 0.8 * m + 0.2 * g
-            ahead = 0.8 * m / (1 - 0.8 ** (n + 1)) + 0.2 * g / (
-                1 - 0.8**n
-            )  # Nesterov, without the bias towards 0
+            # Nesterov's momentum, corrected for its bias towards 0.
+            ahead = 0.8 * m / (1 - 0.8 ** (n + 1)) + 0.2 * g / (1 - 0.8**n)
             scale = rms * max(rows, columns) ** 0.5 or max(1, columns / rows) ** 0.5
             made = direction[name].reshape(copies, rows, columns)
             for copy in range(copies):

@@ -22,8 +22,10 @@ ATTENTION = {
 
 
 def torch_parameters(params, config):
-    """Our parameters under torch's names: [rows out, columns in], heads side by side, no
-    projection biases.
+    """Map our parameters to torch's names.
+
+    Torch's kernels are [outputs, inputs] with all heads in one dimension, and without biases of
+    projections.
     """
     found = {}
     for side, sites in ATTENTION.items():
@@ -54,7 +56,7 @@ def torch_parameters(params, config):
 
 
 def torch_model(params, config):
-    """torch.nn.Transformer in float64 with our parameters, and its parameters by name."""
+    """Make a torch.nn.Transformer in float64 with our parameters; return it and them by name."""
     pre = config.norm_placement == 'pre'
     model = torch.nn.Transformer(
         config.d_model,
@@ -68,7 +70,7 @@ def torch_model(params, config):
         norm_first=pre,
         dtype=torch.float64,
     )
-    if not pre:  # torch ends each stack with a norm, the paper does not
+    if not pre:  # torch ends each stack with a norm; the paper does not
         model.encoder.norm = model.decoder.norm = torch.nn.Identity()
     named = dict(model.named_parameters())
     ours = torch_parameters(params, config)
@@ -86,7 +88,7 @@ def torch_model(params, config):
 
 
 def torch_forward(model, table_VD, batch):
-    """(features, summed label-smoothed loss) as a torch user would write them."""
+    """Compute (features, summed label-smoothed loss) as a torch user would."""
 
     def embed(tokens, positions):
         signal = torch.tensor(np.asarray(sinusoids(positions, table_VD.shape[1]), np.float64))

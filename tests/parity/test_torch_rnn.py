@@ -20,16 +20,14 @@ LENGTHS = [[(3, 5)], [(7, 7)], [(6, 1)]]
 
 
 def double(params):
-    """Parameters as torch's, in float64, that collect gradients."""
+    """Convert parameters to torch tensors in float64 that collect gradients."""
     return jax.tree.map(
         lambda a: torch.tensor(np.asarray(a, np.float64), requires_grad=True), params
     )
 
 
 def stack(params, sides, layers, feed=None):
-    """Torch's module of `layers` layers in one direction or two, as a function with our parameters
-    for its own.
-    """
+    """Make torch's module of `layers` layers, in one direction or two, with our parameters."""
     weights = {}
     for suffix, side in zip(('', '_reverse'), sides, strict=False):
         for index in range(layers):
@@ -42,8 +40,8 @@ def stack(params, sides, layers, feed=None):
             gates = kernel.shape[1]
             second_bias = torch.zeros_like(bias)
             if gates == 3:
-                # torch adds up the two biases of a gate; the fourth of ours is within the
-                # reset gate
+                # torch has two biases for each gate and adds them, but for the last gate of a
+                # GRU, where the reset gate multiplies the second one: our fourth bias.
                 second_bias = torch.cat([second_bias[:2], bias[3:]])
             arrays = (
                 kernel.permute(1, 2, 0).flatten(0, 1),
@@ -67,13 +65,13 @@ def stack(params, sides, layers, feed=None):
 
 
 def states(cell, initial_BD, layers):
-    """All that torch's decoder starts from."""
+    """Return the initial state of torch's decoder."""
     repeated = initial_BD[None].repeat(layers, 1, 1)
     return (repeated, repeated) if cell.states == 2 else repeated
 
 
 def torch_features(params, config, cell, source_S, inputs_T):
-    """x_TD of one sentence: without padding, as a torch user would write it."""
+    """Compute x_TD of one sentence without padding, as a torch user would."""
     table = params['target_embedding']['table']
     x_1SD, y_1TD = (table[torch.tensor(ids).long()][None] * D**0.5 for ids in (source_S, inputs_T))
     encode = stack(

@@ -1,9 +1,9 @@
 """Language models, forward and backward, against those of HuggingFace's `transformers` with the
 same random weights.
 
-Each architecture has a function that takes the weights of theirs, by name, to the tree of ours. Our
-loss is differentiated through it, so that gradients too are compared under their names, and tied,
-fused or scaled weights need no care.
+Each architecture has a function that maps their weights, by name, to our tree. Our loss is
+differentiated through it, so that gradients are compared under their names too, and tied, fused or
+scaled weights need no special case.
 """
 
 import flax.linen as nn
@@ -21,34 +21,34 @@ transformers = pytest.importorskip(
 )
 
 V, D, F, N, K, LAYERS, LENGTH = 50, 32, 24, 4, 2, 2, 12
-LENGTHS = [[(5, 12)], [(12, 9)], [(7, 1)]]  # of source and target; the rest is padding
+LENGTHS = [[(5, 12)], [(12, 9)], [(7, 1)]]  # lengths of source and target; the rest is padding
 LABEL_SMOOTHING = 0.1
 
 
 def linear(w, name, inner, outer):
-    """Kernel, and bias where there is one, of a torch Linear, whose weight is [outputs, inputs]."""
+    """Map a torch Linear, whose weight is [outputs, inputs], to our kernel and optional bias."""
     part = {'kernel': w[f'{name}.weight'].T.reshape(*inner, *outer)}
     return part | ({'bias': w[f'{name}.bias'].reshape(outer)} if f'{name}.bias' in w else {})
 
 
 def norm(w, name):
-    """The parameters of a norm."""
+    """Map the parameters of a norm."""
     part = {'scale': w[f'{name}.weight']}
     return part | ({'bias': w[f'{name}.bias']} if f'{name}.bias' in w else {})
 
 
 def attention(query, key, value, out):
-    """The parameters of an attention from those of its projections."""
+    """Map the parameters of an attention, given those of its projections."""
     return {'queries': {'query': query}, 'keys': {'key': key, 'value': value}, 'out': out}
 
 
 def apart(fused, axis):
-    """Query, key and value of a fused projection."""
+    """Split a fused projection into query, key and value."""
     return [{leaf: a.take(index, axis) for leaf, a in fused.items()} for index in range(3)]
 
 
 def projections(w, prefix, names, kv_heads):
-    """An attention with a Linear for query, key, value and output each."""
+    """Map an attention that has a Linear each for query, key, value and output."""
     query, key, value, out = (prefix + name for name in names)
     return attention(
         linear(w, query, (D,), (N, -1)),
@@ -58,7 +58,7 @@ def projections(w, prefix, names, kv_heads):
 
 
 def feed_forward(w, **names):
-    """The parameters of a feed-forward layer."""
+    """Map the parameters of a feed-forward layer."""
     shapes = {'in': ((D,), (-1,)), 'gate': ((D,), (-1,)), 'out': ((-1,), (D,))}
     return {
         f'{ours}_{leaf}': a
@@ -68,9 +68,8 @@ def feed_forward(w, **names):
 
 
 def gpt2(w):
-    w = {
-        name: a.T if '.c_' in name else a for name, a in w.items()
-    }  # their Conv1D is [inputs, outputs]
+    # Their Conv1D is [inputs, outputs], the transpose of a Linear.
+    w = {name: a.T if '.c_' in name else a for name, a in w.items()}
 
     def block(layer):
         fused = linear(w, f'{layer}.attn.c_attn', (D,), (3, N, D // N))
@@ -154,8 +153,9 @@ def bloom(w):
 
 
 def t5(w):
-    """T5's embeddings are not scaled, its logits are, by 1/√D: with a table of 1/√D theirs it is
-    the other way.
+    """Map T5, which multiplies its logits by 1/√D, while we multiply embeddings by √D.
+
+    Our tied table is therefore 1/√D times theirs.
     """
 
     def stack(side, names):
@@ -303,12 +303,11 @@ CASES = {
 
 
 def random_model(name, changes):
-    """Their model, with weights large enough that every part of it matters."""
+    """Make their model with random weights, large enough that every part has an effect."""
     cls = getattr(transformers, name)
     model = cls(cls.config_class(vocab_size=V, attn_implementation='eager', **changes)).eval()
-    if (
-        changes.get('tie_word_embeddings') is False
-    ):  # some versions of T5 tie them until a checkpoint says otherwise
+    # Some versions of T5 tie the embeddings even so, until a checkpoint has both tables.
+    if changes.get('tie_word_embeddings') is False:
         model.lm_head.weight = torch.nn.Parameter(torch.empty(V, D))
     rng = np.random.default_rng(0)
     with torch.no_grad():
@@ -319,7 +318,7 @@ def random_model(name, changes):
 
 
 def their_logits(model, batch):
-    """Logits of the targets, given the tokens before them."""
+    """Compute their logits of the targets, given the tokens before them."""
     ids, mask = (torch.tensor(a.astype(np.int64)) for a in (batch.inputs_BT, batch.segments_BT > 0))
     if not model.architecture.is_encoder_decoder:
         return model(input_ids=ids, attention_mask=mask).logits

@@ -1,1 +1,1 @@
-"""What training minimizes."""
+"""Losses: cross-entropy in chunks of tokens, and the loss of a model on a batch."""

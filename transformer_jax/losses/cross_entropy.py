@@ -1,5 +1,6 @@
-"""Losses: sums over tokens, to be divided once by whoever has summed over all devices and
-microbatches.
+"""Cross-entropy as sums over tokens.
+
+The caller adds the sums of all devices and microbatches and then divides once.
 """
 
 import functools
@@ -13,12 +14,12 @@ from transformer_jax.losses.chunks import counted_first, join_chunks, reorder, t
 
 
 class TokenSums(NamedTuple):
-    """Sums over target tokens, float32."""
+    """Sums over target tokens; float32 scalars."""
 
-    loss: jax.Array  # nats, label smoothing included: what is minimised
-    nll: jax.Array  # nats, without it: what perplexity is made of
-    correct: jax.Array  # tokens whose most likely prediction is the target
-    weight: jax.Array  # tokens that count
+    loss: jax.Array  # nats, with label smoothing: what training minimizes
+    nll: jax.Array  # nats, without label smoothing: perplexity is exp(nll / weight)
+    correct: jax.Array  # weight of the tokens whose most likely prediction is the target
+    weight: jax.Array  # of all tokens
 
     def __add__(self, other: 'TokenSums') -> 'TokenSums':
         return TokenSums(*(a + b for a, b in zip(self, other, strict=True)))
@@ -29,25 +30,24 @@ def cross_entropy(
     w_VD: jax.Array,
     targets_BT: jax.Array,
     weights_BT: jax.Array,
-    smoothing: jax.Array,
+    smoothing: jax.Array | float,
     softcap: float = 0.0,
 ) -> TokenSums:
-    """Label-smoothed cross-entropy of the logits x Wᵀ, without ever holding all of them.
+    """Compute the label-smoothed cross-entropy of the logits x Wᵀ, one chunk of tokens at a time.
 
-    The target distribution is (1−ε) at the target plus ε/V everywhere (Szegedy et al. 2016, section
-    7). Time is cut into chunks, and a chunk in which no token counts costs nothing. Because the
-    loss is linear in its own cotangent, the gradient of a chunk is made while its logits are at
-    hand, so that the backward pass has no logits to recompute: three matrix products a chunk
-    instead of four. It is the gradient of `loss`, with respect to features and table; the other
-    sums, and the other arguments, have none.
+    The target distribution is 1 − ε at the target plus ε/V everywhere (Szegedy et al. 2016, section
+    7). The logits of at most one chunk are in memory, and a chunk whose tokens all have weight 0
+    costs nothing. The gradient of a chunk is computed in the forward pass, together with its
+    logits; the backward pass only multiplies it by the cotangent. So a chunk takes three matrix
+    products instead of four. Only `loss` has a gradient, with respect to `x_BTD` and `w_VD`.
 
     Args:
         x_BTD: features.
-        w_VD: the output table; gradients flow to it and to `x_BTD`.
+        w_VD: the output table.
         targets_BT: token ids.
-        weights_BT: how much each token counts.
-        smoothing: ε, may be traced.
-        softcap: logits are c·tanh(x Wᵀ / c); 0: x Wᵀ.
+        weights_BT: the weight of each token, 0 for those that do not count.
+        smoothing: ε; may be traced.
+        softcap: c of the logits c · tanh(x Wᵀ / c); 0: the logits are x Wᵀ.
     """
     return _cross_entropy(
         softcap, x_BTD, w_VD.astype(x_BTD.dtype), targets_BT, weights_BT, smoothing
@@ -56,6 +56,8 @@ def cross_entropy(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _cross_entropy(softcap, x_BTD, w_VD, targets_BT, weights_BT, smoothing):
+    """Compute the sums where no gradient is needed."""
+
     def body(sums, chunk):
         return sums + jax.lax.cond(
             (chunk[-1] != 0).any(), lambda: _chunk(*chunk, w_VD, smoothing, softcap)[0], _nothing
@@ -68,6 +70,8 @@ def _cross_entropy(softcap, x_BTD, w_VD, targets_BT, weights_BT, smoothing):
 
 
 def _forward(softcap, x_BTD, w_VD, targets_BT, weights_BT, smoothing):
+    """Compute the sums, and the gradient of `loss` for the backward pass."""
+
     def compute(chunk, dw_VD):
         x_CD = chunk[0]
         sums, dlogits_CV = _chunk(*chunk, w_VD, smoothing, softcap)
@@ -98,12 +102,14 @@ def _forward(softcap, x_BTD, w_VD, targets_BT, weights_BT, smoothing):
 
 
 def _backward(softcap, gradients, cotangent):
+    """Multiply the gradient by the cotangent of `loss`."""
     dx_BTD, dw_VD = gradients
     scale = cotangent.loss
     return dx_BTD * scale.astype(dx_BTD.dtype), dw_VD * scale.astype(dw_VD.dtype), None, None, None
 
 
 def _nothing() -> TokenSums:
+    """Return the sums of no tokens."""
     return TokenSums(*4 * [jnp.zeros((), jnp.float32)])
 
 
@@ -111,8 +117,9 @@ _cross_entropy.defvjp(_forward, _backward)
 
 
 def _chunk(x_CD, targets_C, weights_C, w_VD, smoothing, softcap):
-    """(sums, gradient of the loss with respect to x Wᵀ) of one chunk; what nobody uses is
-    never computed.
+    """Compute (sums, gradient of the loss with respect to x Wᵀ) of one chunk of C tokens.
+
+    Where the caller drops the gradient, the compiler removes its computation.
     """
     V = w_VD.shape[0]
     logits_CV = jnp.einsum('CD,VD->CV', x_CD, w_VD, preferred_element_type=jnp.float32)

@@ -1,4 +1,4 @@
-"""What a model says of every target token: its negative log-likelihood, and the likeliest token."""
+"""Scores of every target token: its negative log-likelihood, and the model's prediction."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from transformer_jax.losses.chunks import counted_first, join_chunks, reorder, t
 
 
 class TokenScores(NamedTuple):
-    """Numbers of every target place, given the true tokens before it; 0 where no token counts."""
+    """Scores of every target token, given the true tokens before it; 0 at tokens of weight 0."""
 
     nll_BT: jax.Array  # float32, nats, without label smoothing
     predicted_BT: jax.Array  # int32, the most likely token; the first of equally likely ones
@@ -21,7 +21,7 @@ class TokenScores(NamedTuple):
 def token_scores(model: nn.Module, params: dict, batch: Batch) -> TokenScores:
     """Score every target token of a batch in one forward pass, without dropout.
 
-    The logits of at most one chunk of tokens are held at once, as by `cross_entropy`.
+    The logits of at most one chunk of tokens are in memory at once, as in `cross_entropy`.
 
     Args:
         model: of the parameters.
