@@ -31,7 +31,7 @@ from transformer_jax.inference.probes import (
     read_probes,
 )
 from transformer_jax.inference.trained_run import TrainedRun
-from transformer_jax.schema import EvaluateConfig, ModelConfig
+from transformer_jax.schema import ModelConfig
 from transformer_jax.training.train import train
 
 V, LENGTH = 20, 8
@@ -496,9 +496,7 @@ def test_all_checkpoints(call, workdir, tmp_path):
 
 def test_batches_are_taken_from_short_rows_to_long_ones(workdir, monkeypatch):
     trained = TrainedRun(workdir, 'last', quiet, {})
-    trained.data.config = dataclasses.replace(
-        trained.config, evaluate=EvaluateConfig(batch_tokens=48)
-    )
+    trained.data.config = dataclasses.replace(trained.data.config, eval_batch_tokens=48)
     trained.data.batching = Buckets((8, 24))
     seen = []
     put = trained.partitioner.put

@@ -1,1 +1,1 @@
-"""Metrics, and the evaluation of parameters against data."""
+"""Metrics, and the evaluation of parameters on data."""

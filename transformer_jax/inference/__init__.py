@@ -1,1 +1,1 @@
-"""What a trained run can be asked: texts, attention maps, probes."""
+"""What a trained run can do: continue and classify texts, show attention weights, be probed."""
