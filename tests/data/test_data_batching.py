@@ -1,6 +1,4 @@
-"""The batch plan: a pure function of seed and lengths, whatever the devices; packing against
-literal arrays.
-"""
+"""The batch plan: a pure function of seed and lengths; packing against literal arrays."""
 
 import hypothesis
 import numpy as np
@@ -25,7 +23,7 @@ def ragged(rows: list[list[int]]) -> Ragged:
 def corpus(count: int, seed: int = 0, longest: int = 15) -> Encoded:
     random = np.random.RandomState(seed)
     sides = []
-    for side in range(2):  # tokens name their example, so that a batch tells which it holds
+    for side in range(2):  # tokens name their example, so that a batch shows which it holds
         lengths = random.randint(1, longest, count)
         sides.append(
             ragged(
@@ -78,7 +76,7 @@ def test_batches_differ_between_epochs_not_only_their_order(batching):
 def test_the_seed_alone_decides(batching):
     encoded = corpus(101)
     same, again, other = (plan_of(batching, encoded, seed) for seed in (3, 3, 4))
-    again.step(5 * again.steps_per_epoch)  # what was looked up before does not matter
+    again.step(5 * again.steps_per_epoch)  # earlier look-ups do not matter
     for number in (0, 7, 3 * same.steps_per_epoch - 1):
         for one, two in zip(same.step(number), again.step(number), strict=True):
             np.testing.assert_array_equal(one, two)
@@ -99,7 +97,7 @@ def test_rows_fit_their_shape(batching):
         for side in (encoded.source, encoded.target):
             assert np.bincount(step.row, side.lengths[step.examples]).max() <= step.length
         sizes.append(((step.rows, step.length), len(np.unique(step.row))))
-    for shape in plan.shapes:  # no batch is a mere rest
+    for shape in plan.shapes:  # no batch is nearly empty
         counts = [count for key, count in sizes if key == shape]
         assert max(counts) - min(counts) <= 1
 

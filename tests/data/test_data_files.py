@@ -1,6 +1,4 @@
-"""Reading text: every kind of damage is one line that names the file; the cache never shows half
-a directory.
-"""
+"""Reading text: every damage is one line that names the file; the cache is never half full."""
 
 import gzip
 
@@ -42,7 +40,7 @@ def test_find_prefers_the_plain_file_and_names_the_key(tmp_path):
     assert find(directory / 'train.en', 'data.source_dir') == plain
 
 
-# The time is left out: it would give the test another name in every worker.
+# mtime=0: the time would give the test another name in every worker.
 ZIPPED = gzip.compress(b'text\n' * 100, mtime=0)
 
 

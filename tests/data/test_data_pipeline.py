@@ -1,39 +1,17 @@
-"""From configuration to batches: exact resume, what is dropped and cut, and every refusal before
-compilation.
-"""
+"""From configuration to batches: exact resume, dropped and cut examples, and refusals."""
 
 import dataclasses
 import threading
 
 import numpy as np
 import pytest
-from etils import epath
+from helpers.data import everything, load, numbers
 
 from transformer_jax.batch import EOS
-from transformer_jax.config import resolve
-from transformer_jax.data import batching, encoding, load_data, pipeline, source_batches
+from transformer_jax.data import batching, encoding, pipeline
 from transformer_jax.data.tasks import text as text_tasks
 from transformer_jax.errors import ConfigError, DataError
-from transformer_jax.schema import DataConfig, EvaluateConfig, ExperimentConfig, TrainConfig
-
-
-def everything(rows: int) -> tuple[int, int]:
-    return 0, rows
-
-
-def numbers(cache, seed: int = 0, **data) -> ExperimentConfig:
-    given = {
-        'task': 'number_words(limit=200, held_out=20)',
-        'vocab_size': 70,
-        'cache_dir': str(cache),
-        'batching': 'buckets(lengths=(8, 16, 32))',
-        **data,
-    }
-    return ExperimentConfig(
-        data=DataConfig(**given),
-        train=TrainConfig(batch_tokens=256, seed=seed),
-        evaluate=EvaluateConfig(batch_tokens=256),
-    )
+from transformer_jax.schema import DataConfig, ExperimentConfig, TrainConfig
 
 
 def files(
@@ -51,13 +29,6 @@ def files(
         **data,
     }
     return ExperimentConfig(data=DataConfig(**given), train=TrainConfig(batch_tokens=64))
-
-
-def load(config: ExperimentConfig, directory, **kwargs):
-    lines = []
-    return load_data(
-        resolve(config).pipeline, epath.Path(directory) / 'tokenizer', lines.append, **kwargs
-    ), lines
 
 
 def take(iterator, count: int) -> list:
@@ -85,7 +56,7 @@ def test_resume_is_exact_within_an_epoch_and_across_its_end(tmp_path, spec, pref
         resumed = again.train_iterator(everything, 8)
         resumed.set_state(states[start])
         assert_same(take(resumed, count - start), whole[start:])
-    iterator.set_state(states[2])  # also on an iterator that has prefetched
+    iterator.set_state(states[2])  # also on an iterator that has prefetched batches
     assert_same(take(iterator, 2), whole[2:4])
 
 
@@ -123,7 +94,7 @@ def test_the_tokenizer_is_trained_once_and_then_read(tmp_path):
     stamp = (tmp_path / 'tokenizer' / 'tokenizer.model').stat().st_mtime_ns
     again, _ = load(config, tmp_path, splits=('test',))
     assert again.tokenizer.sha256 == data.tokenizer.sha256
-    assert again.plan is None
+    assert again.training is None
     assert (tmp_path / 'tokenizer' / 'tokenizer.model').stat().st_mtime_ns == stamp
     with pytest.raises(DataError, match=r'data.vocab_size=71, but .* holds a tokenizer with 70'):
         load(numbers(tmp_path, vocab_size=71), tmp_path)
@@ -224,7 +195,8 @@ def test_bad_evaluation_lines_are_counted_named_and_kept_aligned(tmp_path):
         (
             ('a b a b a b a b a b\n\n', 'b\na\n'),
             ('a\n', 'b\n'),
-            r'no training example is left: 1 have an empty line, 1 are longer than the 8 tokens of data\.batching',
+            'no training example is left: 1 have an empty line, '
+            r'1 are longer than the 8 tokens of data\.batching',
         ),
     ],
 )
@@ -269,43 +241,6 @@ def test_large_sets_are_encoded_once(tmp_path, monkeypatch):
     (tmp_path / 'train.en').write_text('a a\n' + 'b a\n' * 21)
     changed, _ = load(config, tmp_path)
     assert changed.train.source.values.tolist() != data.train.source.values.tolist()
-
-
-def test_source_batches_hold_every_text_once_with_few_shapes(tmp_path):
-    data, _ = load(numbers(tmp_path), tmp_path)
-    texts = [*data.text('validation').source, '', 'one ' * 40, *data.text('test').source]
-    seen, shapes, lines = [], set(), []
-    for indices, source_BS, positions_BS, segments_BS in source_batches(
-        data.tokenizer, texts, (8, 16, 32), 256, lines.append
-    ):
-        shapes.add(source_BS.shape)
-        for row, index in enumerate(indices):
-            length = int(segments_BS[row].sum())
-            assert source_BS[row, length - 1] == EOS
-            assert positions_BS[row].tolist() == [
-                *range(length),
-                *[0] * (source_BS.shape[1] - length),
-            ]
-            if index != 21:
-                assert data.tokenizer.decode([source_BS[row]]) == [texts[index]]
-        assert not source_BS[len(indices) :].any()
-        assert not segments_BS[len(indices) :].any()
-        seen += indices.tolist()
-    assert sorted(seen) == list(range(len(texts)))
-    assert shapes <= {(32, 8), (16, 16), (8, 32)}
-    assert lines == ['input lines longer than 32 tokens cut: 1 (first: line 22)']
-
-
-def test_a_handful_of_texts_is_not_padded_to_a_whole_batch(tmp_path):
-    data, _ = load(numbers(tmp_path), tmp_path)
-    shapes = [
-        source_BS.shape[0]
-        for _, source_BS, _, _ in source_batches(
-            data.tokenizer, ['one', 'two', 'three'], (8, 16), 4096, print
-        )
-    ]
-    assert shapes == [4]
-    assert list(source_batches(data.tokenizer, [], (8, 16), 4096, print)) == []
 
 
 def test_bad_batching_and_task_are_named_by_key(tmp_path):

@@ -1,6 +1,4 @@
-"""The tasks: where text comes from, disjoint splits, builder round trips, and what is said when it
-cannot be read.
-"""
+"""The tasks of text: disjoint splits, round trips through files, and errors that name the file."""
 
 import gzip
 import importlib.util
@@ -29,7 +27,7 @@ def write_multi30k(directory: Path, suffix: str = '', zipped: bool = True) -> No
     for name, count in LINES.items():
         for language in ('en', 'de'):
             text = ''.join(f'{name} ü {language} {line}\n' for line in range(count)).encode()
-            path = directory / f'{name}{suffix}.{language}{".gz" * zipped}'
+            path = directory / f'{name}{suffix}.{language}{".gz" if zipped else ""}'
             path.write_bytes(gzip.compress(text) if zipped else text)
 
 
@@ -68,11 +66,12 @@ def test_number_words_refuses_what_num2words_cannot():
 def test_multi30k_round_trip_through_tfds(tmp_path, version, suffix, zipped):
     write_multi30k(tmp_path / 'files', suffix, zipped)
     data = DataConfig(source_dir=str(tmp_path / 'files'), cache_dir=str(tmp_path / 'cache'))
+    ending = '.gz' if zipped else ''
     for split, name in zip(SPLITS, LINES, strict=True):
         pairs = Multi30k(version=version).load(data, split)
         assert pairs.source == [f'{name} ü en {line}' for line in range(LINES[name])]
         assert pairs.target == [f'{name} ü de {line}' for line in range(LINES[name])]
-        assert pairs.origin(1, 'target') == f'{tmp_path}/files/{name}{suffix}.de{".gz" * zipped}:2'
+        assert pairs.origin(1, 'target') == f'{tmp_path}/files/{name}{suffix}.de{ending}:2'
     assert list((tmp_path / 'cache' / 'tfds').rglob('*.array_record*'))
     assert 'tensorflow' not in sys.modules
 
@@ -125,7 +124,7 @@ def test_multi30k_downloads_from_its_public_layout_once(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not SHARED.exists(), reason=f'{SHARED} is not there')
 def test_the_real_multi30k_validation_set(tmp_path):
-    for name in LINES:  # validation stands in for training, to keep this small
+    for name in LINES:  # validation takes the place of training, to keep this small
         for language in ('en', 'de'):
             real = SHARED / f'{"val" if name == "train" else name}.{language}.gz'
             (tmp_path / f'{name}.{language}.gz').symlink_to(real)
@@ -185,9 +184,8 @@ def test_tfds_translation_reads_array_records(tmp_path):
     data = DataConfig(source_dir=str(tmp_path))
     task = TfdsTranslation(name='tiny_translate', train='train[:50%]')
     pairs = task.load(data, 'train')
-    assert pairs.source == [
-        f'train en {line}' for line in range(5)
-    ]  # a line feed would break alignment
+    # A line feed in a record becomes a space: it would break the alignment of lines.
+    assert pairs.source == [f'train en {line}' for line in range(5)]
     assert pairs.target == [f'train ß {line}' for line in range(5)]
     assert len(task.load(data, 'test')) == 10
     assert task.fingerprint(data, 'train') != task.fingerprint(data, 'test')

@@ -1,4 +1,4 @@
-"""Text that stands alone: files, tokenizers, windows; and pairs as a language model reads them."""
+"""Text without sources: files, tokenizers, windows; and pairs as a language model reads them."""
 
 import dataclasses
 import gzip

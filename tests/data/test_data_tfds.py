@@ -1,6 +1,4 @@
-"""Tasks of sets that TensorFlow Datasets has prepared: documents, classes, pixels, and what is said
-of unfit sets.
-"""
+"""Tasks of prepared TensorFlow Datasets: documents, classes, pixels, and errors of unfit sets."""
 
 import io
 import math
@@ -36,8 +34,9 @@ IMAGES = np.random.RandomState(0).randint(0, 256, (12, 32, 32, 3)).astype(np.uin
 
 
 def prepare(directory: Path, name: str, features: dict, splits: dict, config: str = '') -> None:
-    """Writes a set as ArrayRecord, as one `config` of several; `splits` maps a split's name to
-    its records.
+    """Write a set as ArrayRecord.
+
+    `splits` maps a split's name to its records; `config` is the name of its one configuration.
     """
     import tensorflow_datasets as tfds
 
@@ -167,9 +166,8 @@ def test_labels_are_classes_by_name(reviews):
         (text, ('neg', 'pos')[label]) for text, label in REVIEWS['train'][:18]
     ]
     assert len(TfdsClassification().load(data, 'validation')) == 2
-    named = TfdsClassification(label='stars', names=('one', 'two')).load(
-        data, 'test'
-    )  # a set that only counts them
+    # The set counts the classes of 'stars' without naming them.
+    named = TfdsClassification(label='stars', names=('one', 'two')).load(data, 'test')
     assert named.target == ['one', 'two']
 
 
@@ -233,18 +231,19 @@ def test_a_text_to_classify_is_cut_in_training_as_in_evaluation(reviews, tmp_pat
 # --- Pixels ---------------------------------------------------------------------------------------
 
 
-def test_pixels_are_the_grey_of_long_range_arena():
-    """tf.image.rgb_to_grayscale: to [0, 1], weighted, times 255.5, truncated; here in Python's
-    double precision.
+def test_pixels_are_the_gray_of_long_range_arena():
+    """Compare with tf.image.rgb_to_grayscale in double precision.
+
+    It converts to [0, 1], weights, multiplies by 255.5 and truncates.
     """
-    colours = np.random.RandomState(1).randint(0, 256, (4000, 3)).tolist() + [
+    colors = np.random.RandomState(1).randint(0, 256, (4000, 3)).tolist() + [
         [v, v, v] for v in range(256)
     ]
     expected = [
         math.floor((r / 255 * 0.2989 + g / 255 * 0.587 + b / 255 * 0.114) * 255.5)
-        for r, g, b in colours
+        for r, g, b in colors
     ]
-    assert gray(np.array(colours, np.uint8)).tolist() == expected
+    assert gray(np.array(colors, np.uint8)).tolist() == expected
     assert (expected[4000], expected[-1]) == (0, 255)
 
 

@@ -40,7 +40,7 @@ def test_text_survives_a_round_trip():
 
 
 def test_bytes_spell_unseen_characters_where_the_vocabulary_has_room():
-    unseen = ['wort 😀 ½ ﬁ…']  # the ligature and the dots would not survive Unicode normalisation
+    unseen = ['wort 😀 ½ ﬁ…']  # Unicode normalization would change the ligature and the dots
     rich = BytePairs.train(RICH, BYTE_FALLBACK_FROM)
     assert rich.decode(rich.encode(unseen)) == unseen
     small = BytePairs.train(TEXTS, 60)

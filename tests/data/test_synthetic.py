@@ -1,20 +1,15 @@
-"""Generated tasks: pure draws, right answers by independent evaluation, the papers' distributions,
-disjoint splits.
-"""
+"""Synthetic tasks: pure functions of seed, split and index; disjoint splits; options."""
 
 import collections
 import dataclasses
-import hashlib
 import itertools
-import math
-import random
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.synthetic import digest, make_examples, near
 
 from transformer_jax import spec
 from transformer_jax.batch import EOS
@@ -39,7 +34,7 @@ from transformer_jax.data.tasks.synthetic.recall import (
 )
 from transformer_jax.errors import ConfigError
 
-# Every task where draws are quick.
+# Every task, with settings that make examples quickly.
 SMALL = [
     Copy(alphabet=5, length=6, test_length=9),
     Reverse(length=5, test_length=7),
@@ -56,50 +51,15 @@ SMALL = [
 ]
 every_task = pytest.mark.parametrize('task', SMALL, ids=lambda task: type(task).__name__)
 
-# The examples themselves: they change only on purpose, never with a version of NumPy.
+# The digest of examples of all tasks: it changes only on purpose, never with a version of NumPy.
 GOLDEN = '01485d463017ca9bc203199d3817b8cef265179437763a05ff3d4987f549c347'
 
 
-def draws(task, split, count, seed=0):
-    return [task.make_example(seed, split, index) for index in range(count)]
-
-
-def words(task, ids):
-    """The symbols of some ids; EOS is '.'."""
-    names = dict(enumerate(task.symbols(), FIRST)) | {EOS: '.'}
-    return [names[int(number)] for number in ids]
-
-
-def pairs(task, split, count):
-    """(source, target) symbols, which have to end with EOS."""
-    for example in draws(task, split, count):
-        source, target = (words(task, side) for side in (example.source, example.target))
-        assert source.pop() == target.pop() == '.'
-        yield source, target
-
-
-def digest():
-    content = hashlib.sha256()
-    for cls, split in itertools.product(SYNTHETIC.values(), SPLITS):
-        for index in (7, 0, 123):
-            for array in cls().make_example(1, split, index):
-                content.update(b'none' if array is None else array.tobytes())
-    return content.hexdigest()
-
-
-def near(found, expected, count):
-    """A share found in `count` draws is within four standard deviations of what is expected."""
-    assert abs(found - expected) < 4 * math.sqrt(expected * (1 - expected) / count), (
-        found,
-        expected,
-    )
-
-
-# --- Draws ----------------------------------------------------------------------------------------
+# --- Examples -------------------------------------------------------------------------------------
 
 
 @every_task
-def test_a_draw_depends_on_seed_split_and_index_alone(task):
+def test_an_example_depends_on_seed_split_and_index_alone(task):
     contents = {}
     for split, index in itertools.product(SPLITS, range(12)):
         contents[split, index] = [
@@ -118,11 +78,11 @@ def test_a_draw_depends_on_seed_split_and_index_alone(task):
     )
 
 
-def test_another_process_draws_the_same():
-    code = 'import test_synthetic; print(test_synthetic.digest())'
+def test_another_process_makes_the_same_examples():
+    code = 'from helpers.synthetic import digest; print(digest())'
     found = subprocess.run(
         [sys.executable, '-c', code],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1],
         text=True,
         check=True,
         stdout=subprocess.PIPE,
@@ -136,7 +96,7 @@ def test_examples_are_well_formed(task):
     assert not any(' ' in name for name in task.symbols())
     for split in SPLITS:
         bounds = task.longest(split)
-        for example in draws(task, split, 60):
+        for example in make_examples(task, split, 60):
             sides = [part for part in (example.source, example.target) if part is not None]
             assert all(side.dtype == np.int32 for side in sides)
             assert 0 < len(example.target) <= bounds[1]
@@ -198,7 +158,7 @@ def test_no_held_out_example_occurs_in_training(task):
     def contents(split, count, seed=0):
         return {
             (example.target if example.source is None else example.source).tobytes()
-            for example in draws(task, split, count, seed)
+            for example in make_examples(task, split, count, seed)
         }
 
     train = contents('train', 1500) | contents('train', 1500, seed=1)
@@ -214,7 +174,9 @@ def test_a_length_with_few_examples_is_for_training():
     assert list(task.lengths('train')) == [1, 2, 3, 4]
     assert list(task.lengths('validation')) == list(task.lengths('test')) == [3, 4]
     short = {
-        tuple(example.source) for example in draws(task, 'train', 2000) if len(example.source) == 2
+        tuple(example.source)
+        for example in make_examples(task, 'train', 2000)
+        if len(example.source) == 2
     }
     assert len(short) == 10
     with pytest.raises(ValueError, match='too few to hold some out'):
@@ -258,282 +220,6 @@ def test_the_defaults_are_the_papers():
     assert len(MQAR().symbols()) == 8192
     assert len(Induction().symbols()) == 16
     assert len(ListOps().symbols()) == 15
-
-
-# --- Algorithms -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ('cls', 'answer'),
-    [
-        (Copy, list),
-        (Reverse, lambda source: source[::-1]),
-        (Sort, lambda source: sorted(source, key=int)),
-    ],
-)
-def test_copy_reverse_and_sort(cls, answer):
-    seen = collections.Counter()
-    for source, target in pairs(cls(), 'train', 300):
-        assert target == answer(source)
-        seen.update(source)
-    assert set(seen) == set(map(str, range(50)))
-
-
-@pytest.mark.parametrize('task', [Addition(), Addition(reversed=True)], ids=['plain', 'reversed'])
-def test_addition(task):
-    shapes = set()
-    for index, (source, target) in enumerate(pairs(task, 'train', 2000)):
-        first, second = ''.join(source).split('+')
-        total = ''.join(target[::-1] if task.reversed else target)
-        assert int(total) == int(first) + int(second)
-        assert all(str(int(number)) == number for number in (first, second, total))
-        assert max(len(first), len(second)) == task.length_at('train', index)
-        shapes.add((len(first), len(second)))
-    assert all({shape[side] for shape in shapes} == set(range(1, 21)) for side in (0, 1))
-    assert len(shapes) > 350
-
-
-def test_parity():
-    task = Parity()
-    classes = collections.Counter()
-    for example in draws(task, 'train', 2000):
-        assert example.target[0] == words(task, example.source).count('1') % 2
-        classes.update(example.target.tolist())
-    near(classes[1] / 2000, 0.5, 2000)
-
-
-@pytest.mark.parametrize(
-    'task',
-    [
-        Dyck(),
-        Dyck(kinds=5, depth=1, length=20, test_length=40),
-        Dyck(kinds=1, depth=10, every_token=True),
-    ],
-    ids=repr,
-)
-def test_dyck_strings_are_well_nested(task):
-    deepest, kinds = 0, set()
-    for example in draws(task, 'train', 200):
-        *brackets, end = words(task, example.target)
-        stack = []
-        for bracket, weight in zip(brackets, example.weights, strict=False):
-            if bracket.startswith('('):
-                stack.append(bracket[1:])
-                kinds.add(stack[-1])
-            else:
-                assert stack.pop() == bracket[:-1]
-            deepest = max(deepest, len(stack))
-            assert weight == (task.every_token or not bracket.startswith('('))
-        assert (stack, end, example.weights[-1]) == ([], '.', task.every_token)
-    assert deepest == task.depth
-    assert len(kinds) == task.kinds
-
-
-def test_dyck_strings_are_as_likely_as_the_automaton_makes_them():
-    task = Dyck(kinds=2, depth=2, length=20, test_length=40)
-
-    def chance(
-        shape,
-    ):  # each step from below the greatest depth is one of two; at it there is only one
-        depth, result = 0, 1.0
-        for step in shape:
-            result *= 1 if depth == 2 else 0.5
-            depth += 1 if step == '(' else -1
-        return result
-
-    shapes = {shape: chance(shape) for shape in ('()()()', '(())()', '()(())', '(()())')}
-    count, found = 4000, collections.Counter()
-    for index in range(2, 10 * count, 10):  # every tenth has six brackets
-        brackets = words(task, task.make_example(0, 'train', index).target)[:-1]
-        found[''.join('(' if bracket.startswith('(') else ')' for bracket in brackets)] += 1
-    assert set(found) == set(shapes)
-    for shape, times in found.items():
-        near(times / count, shapes[shape] / sum(shapes.values()), count)
-
-
-# --- Recall ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('task', [MQAR(), MQAR(vocab_size=64, pairs=16, length=64)], ids=repr)
-def test_mqar_asks_once_for_the_value_of_every_key(task):
-    for example in draws(task, 'validation', 100):
-        symbols, split = words(task, example.target), 2 * task.pairs
-        given = dict(zip(symbols[:split:2], symbols[1:split:2], strict=True))
-        assert len(given) == len(set(given.values())) == task.pairs
-        assert all(
-            0 < int(key[1:]) < task.vocab_size // 2 <= int(value[1:])
-            for key, value in given.items()
-        )
-        assert {key[0] + value[0] for key, value in given.items()} == {'kv'}
-        asked = np.flatnonzero(example.weights)
-        assert (asked > split).all()
-        assert {symbols[place - 1]: symbols[place] for place in asked} == given
-        rest = set(range(split, task.length)) - {*asked, *(asked - 1)}
-        assert {symbols[place] for place in rest} <= {'_'}
-        assert len(rest) == task.length - 2 * split
-
-
-def test_mqar_gaps_follow_the_power_law():
-    task, count = MQAR(vocab_size=100, pairs=1, length=20, power_a=0.5), 4000
-    slots = collections.Counter(
-        int(np.flatnonzero(e.weights)[0]) // 2 for e in draws(task, 'train', count)
-    )
-    law = {slot: slot**-0.5 for slot in range(1, 10)}  # the density of a·x^(a−1), a = 1/2
-    assert set(slots) == set(law)
-    for slot, times in slots.items():
-        near(times / count, law[slot] / sum(law.values()), count)
-
-
-def test_induction_repeats_what_followed_the_mark():
-    task = Induction()
-    places = set()
-    for example in draws(task, 'train', 500):
-        symbols = words(task, example.target)
-        first, last = (place for place, symbol in enumerate(symbols) if symbol == '*')
-        assert last == 254
-        assert symbols[255] == symbols[first + 1] != '*'
-        assert np.flatnonzero(example.weights).tolist() == [255]
-        places.add(first)
-    assert min(places) < 10
-    assert 240 < max(places) <= 252
-
-
-def test_selective_copying_repeats_what_is_not_blank():
-    task = SelectiveCopying(length=200)
-    for example in draws(task, 'test', 50):
-        symbols = words(task, example.target)
-        context, answer = symbols[:200], symbols[201:]
-        assert symbols[200] == '>'
-        assert answer == [symbol for symbol in context if symbol != '_']
-        assert len(answer) == 16
-        assert example.weights.tolist() == [0] * 201 + [1] * 16
-
-
-def test_dependency_lies_at_its_distance():
-    task = Dependency(distance=30, test_distance=90)
-    for split, distance in (('train', 30), ('validation', 30), ('test', 90)):
-        for source, target in pairs(task, split, 50):
-            assert source.index('*') == distance
-            assert target == [source[distance + 1]]
-            assert len(source) - (distance + 2) == distance
-
-
-# --- ListOps --------------------------------------------------------------------------------------
-
-
-def parse(symbols):
-    """A nested list (operator, argument, …) or a digit."""
-    symbol = symbols.pop(0)
-    if not symbol.startswith('['):
-        return int(symbol)
-    tree = [symbol]
-    while symbols[0] != ']':
-        tree.append(parse(symbols))
-    symbols.pop(0)
-    return tree
-
-
-def evaluate(tree):
-    if isinstance(tree, int):
-        return tree
-    operator, *arguments = tree
-    values = [evaluate(argument) for argument in arguments]
-    return {
-        '[MIN': min,
-        '[MAX': max,
-        '[MED': lambda v: math.floor(statistics.median(v)),
-        '[SM': lambda v: sum(v) % 10,
-    }[operator](values)
-
-
-def operations(tree, depth=1):
-    """(depth, operator, arguments) of every operation."""
-    if isinstance(tree, list):
-        yield depth, tree[0], tree[1:]
-        for argument in tree[1:]:
-            yield from operations(argument, depth + 1)
-
-
-@pytest.mark.parametrize(
-    'task', [ListOps(), ListOps(min_length=20, max_length=200, max_depth=5)], ids=repr
-)
-def test_listops_expressions_have_their_value(task):
-    count, classes, operators, arities, depths, lengths = (
-        200,
-        *(collections.Counter() for _ in range(5)),
-    )
-    for example in draws(task, 'test', count):
-        *symbols, end = words(task, example.source)
-        lengths[len(symbols)] += 1
-        tree = parse(symbols)
-        assert (symbols, end) == ([], '.')
-        assert evaluate(tree) == example.target[0]
-        classes[int(example.target[0])] += 1
-        for depth, operator, arguments in operations(tree):
-            operators[operator] += 1
-            arities[len(arguments)] += 1
-            depths[depth] += 1
-    assert task.min_length <= min(lengths)
-    assert max(lengths) <= task.max_length
-    assert len(lengths) > 80
-    assert set(classes) == set(range(10))
-    assert max(classes.values()) < 0.3 * count
-    assert set(operators) == {'[MIN', '[MAX', '[MED', '[SM'}
-    assert max(operators.values()) < 1.2 * min(operators.values())
-    assert set(arities) == set(range(2, 11))
-    assert max(depths) == task.max_depth - 1
-
-
-def published(generator, depth, max_depth, max_args):
-    """An expression as a nested list, drawn as the published set was, before lengths are
-    looked at.
-    """
-    if depth == max_depth or generator.random() >= 0.25:
-        return generator.randrange(10)
-    arguments = [
-        published(generator, depth + 1, max_depth, max_args)
-        for _ in range(generator.randint(2, max_args))
-    ]
-    return [generator.choice(['[MIN', '[MAX', '[MED', '[SM']), *arguments]
-
-
-def size(tree):
-    return 1 if isinstance(tree, int) else 2 + sum(map(size, tree[1:]))
-
-
-def test_listops_distribution_is_that_of_dropping_what_does_not_fit():
-    task, generator, count = (
-        ListOps(min_length=8, max_length=24, max_depth=4, max_args=4),
-        random.Random(0),
-        4000,
-    )
-    trees = []
-    while len(trees) < count:
-        tree = published(generator, 1, 4, 4)
-        if 8 <= size(tree) <= 24:
-            trees.append(tree)
-    drawn = [parse(words(task, example.source)[:-1]) for example in draws(task, 'train', count)]
-    for feature in (
-        size,
-        len,
-        lambda tree: len(list(operations(tree))),
-        lambda tree: size(tree[1]),
-        lambda tree: size(tree[-1]),
-        evaluate,
-    ):
-        expected, found = (collections.Counter(map(feature, some)) for some in (trees, drawn))
-        for value in expected | found:
-            share = (expected[value] + found[value]) / 2 / count
-            # Both are samples: the variance of their difference is twice that of one.
-            near((found[value] - expected[value]) / count / math.sqrt(2) + share, share, count)
-
-
-def test_listops_reaches_its_longest_expression():
-    task = ListOps(min_length=8, max_length=10, max_depth=3, max_args=2)  # 10 = 2 + 2 (2 + 2)
-    shapes = {
-        size(parse(words(task, example.source)[:-1])) for example in draws(task, 'train', 200)
-    }
-    assert shapes == {10}  # with two arguments each, lengths are 4, 7 and 10
 
 
 # --- Options --------------------------------------------------------------------------------------

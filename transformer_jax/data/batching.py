@@ -89,18 +89,20 @@ class Plan:
         batches = []
         for index, (shape, members) in enumerate(self._groups):
             if self._seed is not None:
-                members = self._random(epoch, index + 1).permutation(members)
+                members = _random(self._seed, epoch, index + 1).permutation(members)
             batches += [
                 (shape, part) for part in np.array_split(members, -(-len(members) // shape[0]))
             ]
         if self._seed is None:
             return batches
-        return [batches[index] for index in self._random(epoch, 0).permutation(len(batches))]
+        order = _random(self._seed, epoch, 0).permutation(len(batches))
+        return [batches[index] for index in order]
 
-    def _random(self, epoch: int, stream: int) -> np.random.RandomState:
-        # NumPy promises that RandomState's stream never changes (default_rng's may): a resumed run
-        # must see the same order.
-        return np.random.RandomState([self._seed, epoch, stream])
+
+def _random(seed: int, epoch: int, stream: int) -> np.random.RandomState:
+    # NumPy promises that RandomState's stream never changes (default_rng's may): a resumed run must
+    # see the same order.
+    return np.random.RandomState([seed, epoch, stream])
 
 
 class Batching(Protocol):
@@ -256,16 +258,16 @@ def materialize(
     start, stop = local_rows(padded_rows(step.rows, rows_multiple))
     mine = (step.row >= start) & (step.row < stop)
     row, taken = step.row[mine] - start, examples.take(step.examples[mine])
-    shape, source_side = (stop - start, step.length), [None] * 3
+    shape, source_side = (stop - start, step.length), (None, None, None)
     if taken.source is not None:
         source, lengths = taken.source
         place, positions, segments = _layout(lengths, row, shape)
-        source_side = [place(values) for values in (source, positions, segments)]
+        source_side = place(source), place(positions), place(segments)
     targets, lengths = taken.target
     place, positions, segments = _layout(lengths, row, (stop - start, target_length or step.length))
     starts = BOS if taken.starts is None else np.repeat(taken.starts, lengths)
     inputs = np.where(positions == 0, starts, np.roll(targets, 1))
-    target_side = [place(values) for values in (inputs, targets, positions, segments)]
+    target_side = place(inputs), place(targets), place(positions), place(segments)
     weights = np.ones(len(targets)) if taken.weights is None else taken.weights
     return Batch(*source_side, *target_side, place(weights, np.float32))
 

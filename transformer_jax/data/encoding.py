@@ -128,14 +128,20 @@ def store(path: epath.Path, encoded: Encoded, texts: Texts) -> None:
 def restore(path: epath.Path) -> tuple[Encoded, Texts]:
     """Read a stored encoding, memory-mapped, and texts that only have their names."""
 
-    def load(name):
-        file = path / f'{name}.npy'
-        return np.load(file, mmap_mode='r') if file.exists() else None
+    def exists(name: str) -> bool:
+        return (path / f'{name}.npy').exists()
 
-    def sequences(field):
-        values = load(f'{field}.values')
-        return None if values is None else Ragged(values, load(f'{field}.offsets'))
+    def load(name: str) -> np.ndarray:
+        return np.load(path / f'{name}.npy', mmap_mode='r')
 
-    sides = map(sequences, ('source', 'target', 'weights'))
+    def sequences(field: str) -> Ragged:
+        return Ragged(load(f'{field}.values'), load(f'{field}.offsets'))
+
+    encoded = Encoded(
+        sequences('source') if exists('source.values') else None,
+        sequences('target'),
+        sequences('weights') if exists('weights.values') else None,
+        load('starts.') if exists('starts.') else None,
+    )
     names = json.loads((path / 'names.json').read_text())
-    return Encoded(*sides, load('starts.')), Texts([], [], *names)
+    return encoded, Texts([], [], *names)

@@ -65,6 +65,7 @@ class Joined:
     def take(self, index: np.ndarray) -> Taken:
         """See Examples."""
         taken = self.pairs.take(index)
+        assert taken.source is not None, 'only pairs are joined'
         (source, source_lengths), (target, target_lengths) = taken.source, taken.target
         # Sorted by 2 · example + side, all tokens of an example follow one another, source first.
         keys = [

@@ -105,13 +105,13 @@ def read_pairs(source: epath.Path, target: epath.Path) -> Texts:
     Raises:
         DataError: as `read_lines`, or the files differ in length.
     """
-    pairs = Texts(read_lines(source), read_lines(target), str(source), str(target))
-    if len(pairs.source) != len(pairs.target):
+    sources, targets = read_lines(source), read_lines(target)
+    if len(sources) != len(targets):
         raise DataError(
-            f'{source} has {len(pairs.source)} lines but {target} has {len(pairs.target)}: '
+            f'{source} has {len(sources)} lines but {target} has {len(targets)}: '
             'line n of one must translate line n of the other'
         )
-    return pairs
+    return Texts(sources, targets, str(source), str(target))
 
 
 def content_hash(*paths: epath.Path) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -32,25 +33,43 @@ class PipelineConfig:
     joins_pairs: bool  # the model reads source and target as one sequence
 
 
+class Training(NamedTuple):
+    """The training split."""
+
+    examples: Examples
+    kept: np.ndarray  # the indices of the examples that can be learned from
+    plan: Plan
+
+
 @dataclasses.dataclass
 class Data:
-    """The texts and the batches of an experiment.
-
-    `plan`, `train` and `kept` are None where the training split was not read.
-    """
+    """The texts and the batches of an experiment."""
 
     config: PipelineConfig
     task: Task  # with what it takes from the keys of the data
     batching: Batching
     tokenizer: Tokenizer
     log: Log
-    plan: Plan | None = None
-    train: Examples | None = None
-    kept: np.ndarray | None = None  # the indices into `train` that can be learned from
+    training: Training | None = None  # None: that split was not read
     _texts: dict[str, Texts] = dataclasses.field(default_factory=dict, init=False)
     _evaluation: dict[tuple[str, int], tuple[Plan, Examples]] = dataclasses.field(
         default_factory=dict, init=False
     )
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the training batches; as all about training, only where that was read."""
+        return self._read_training.plan
+
+    @property
+    def train(self) -> Examples:
+        """All training examples."""
+        return self._read_training.examples
+
+    @property
+    def kept(self) -> np.ndarray:
+        """The indices into `train` that can be learned from."""
+        return self._read_training.kept
 
     @property
     def steps_per_epoch(self) -> int:
@@ -111,8 +130,10 @@ class Data:
     def reordered(self, seed: int) -> 'Data':
         """Return the same data with the training batches in the order of another seed."""
         config = dataclasses.replace(self.config, seed=seed)
-        plan = self.batching.plan(self.train.lengths, self.kept, config.batch_tokens, seed)
-        return dataclasses.replace(self, config=config, plan=plan)
+        plan = self._plan(self.train, self.kept, seed)
+        return dataclasses.replace(
+            self, config=config, training=Training(self.train, self.kept, plan)
+        )
 
     def eval_batches(
         self, split: str, rows_multiple: int, local_rows: LocalRows, stride: int = 0
@@ -169,13 +190,22 @@ class Data:
             DataError: the training texts cannot be used, or no example is left.
         """
         found = self.task.training_examples(self._read_context, texts)
-        self.train = self._as_read(found.examples)
-        self.kept = self._kept(found.empty, found.names)
-        self.plan = self.reordered(self.config.seed).plan
+        examples = self._as_read(found.examples)
+        kept = self._kept(examples, found.empty, found.names)
+        plan = self._plan(examples, kept, self.config.seed)
+        self.training = Training(examples, kept, plan)
         self.log(
-            f'data: {len(self.kept)} training examples, {self.plan.steps_per_epoch} steps per '
-            f'epoch, {1 - self.plan.fill:.1%} padding, batches (rows, length) {self.plan.shapes}'
+            f'data: {len(kept)} training examples, {plan.steps_per_epoch} steps per epoch, '
+            f'{1 - plan.fill:.1%} padding, batches (rows, length) {plan.shapes}'
         )
+
+    @property
+    def _read_training(self) -> Training:
+        assert self.training is not None, "load_data was not asked for the split 'train'"
+        return self.training
+
+    def _plan(self, examples: Examples, kept: np.ndarray, seed: int) -> Plan:
+        return self.batching.plan(examples.lengths, kept, self.config.batch_tokens, seed)
 
     @property
     def _read_context(self) -> ReadContext:
@@ -187,10 +217,10 @@ class Data:
         joins = self.config.joins_pairs and self.task.translates
         return Joined(examples) if joins else examples
 
-    def _kept(self, empty: np.ndarray, names: Texts) -> np.ndarray:
+    def _kept(self, examples: Examples, empty: np.ndarray, names: Texts) -> np.ndarray:
         """Return the examples that can be learned from; count and report the others."""
         context = self._read_context
-        longest, long = context.longest, self.train.lengths > context.longest
+        longest, long = context.longest, examples.lengths > context.longest
         context.report(empty, names, 'training examples with an empty line dropped')
         context.report(long, names, f'training examples longer than {longest} tokens dropped')
         kept = np.flatnonzero(~(empty | long).any(axis=1))

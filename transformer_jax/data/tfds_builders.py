@@ -7,11 +7,13 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.core import read_only_builder
 
 from transformer_jax.data.files import Texts, content_hash, new_directory, read_pairs
 from transformer_jax.errors import DataError
 
 CHUNK = 10_000  # records per read
+Builder = Any  # tfds.core.DatasetBuilder, whose annotations are wider than what it returns
 
 tfds.disable_progress_bar()
 
@@ -52,7 +54,7 @@ class Multi30kBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(pairs) for split, pairs in self._splits.items()}
 
     def _generate_examples(self, pairs: Texts) -> Iterator[tuple[int, dict[str, str]]]:
-        for line, texts in enumerate(zip(pairs.source, pairs.target, strict=True)):
+        for line, texts in enumerate(zip(pairs.source or (), pairs.target, strict=True)):
             yield line, dict(zip(self._languages, texts, strict=True))
 
 
@@ -169,11 +171,11 @@ def fingerprint(name: str, data_dir: str, split: str) -> str:
     return f'{info.full_name} {split} {sizes}'
 
 
-def _prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+def _prepared(name: str, data_dir: str) -> Builder:
     """Open the files of a set; its own code is not run, because it may need TensorFlow."""
     overwrite = ''
     try:
-        return tfds.core.read_only_builder.builder_from_files(
+        return read_only_builder.builder_from_files(
             name, data_dir=data_dir or None, file_format='array_record'
         )
     except tfds.core.DatasetNotFoundError:
@@ -188,7 +190,7 @@ def _prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     )
 
 
-def _with_split(name: str, data_dir: str, split: str) -> tfds.core.DatasetBuilder:
+def _with_split(name: str, data_dir: str, split: str) -> Builder:
     builder = _prepared(name, data_dir)
     known = sorted(builder.info.splits)
     if any(part.split('[')[0] not in known for part in split.split('+')):
@@ -202,9 +204,7 @@ def _with_split(name: str, data_dir: str, split: str) -> tfds.core.DatasetBuilde
     return builder
 
 
-def _feature(
-    builder: tfds.core.DatasetBuilder, feature: str, kind: type
-) -> tfds.features.FeatureConnector:
+def _feature(builder: Builder, feature: str, kind: type) -> Any:
     features = builder.info.features
     if feature not in features or not isinstance(features[feature], kind):
         able = sorted(name for name, connector in features.items() if isinstance(connector, kind))
@@ -215,7 +215,7 @@ def _feature(
     return features[feature]
 
 
-def _check_classes(builder: tfds.core.DatasetBuilder, label: str, classes: Sequence[str]) -> None:
+def _check_classes(builder: Builder, label: str, classes: Sequence[str]) -> None:
     """Raise DataError unless the set's classes are these, in order, or as many without names."""
     names = list(_feature(builder, label, tfds.features.ClassLabel).names)
     counted = names == [str(number) for number in range(len(names))]
@@ -224,14 +224,14 @@ def _check_classes(builder: tfds.core.DatasetBuilder, label: str, classes: Seque
         raise DataError(f'data.task: {found}, not {tuple(classes)}')
 
 
-def _records(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[dict[str, Any]]:
+def _records(builder: Builder, split: str) -> Iterator[dict[str, Any]]:
     records = builder.as_data_source(split)
     for start in range(0, len(records), CHUNK):
         yield from records.__getitems__(range(start, min(start + CHUNK, len(records))))
 
 
 def _read(
-    builder: tfds.core.DatasetBuilder,
+    builder: Builder,
     split: str,
     languages: tuple[str, str],
     names: tuple[str, str],

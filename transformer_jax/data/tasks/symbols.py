@@ -98,9 +98,13 @@ class SymbolExamples:
     split: str
     limit: int = 0  # the first so many; 0: all
 
-    @functools.cached_property
+    @property
     def lengths(self) -> np.ndarray:
         """Upper bounds of source and target lengths, [examples, 2]; 0: no source."""
+        return self._lengths
+
+    @functools.cached_property
+    def _lengths(self) -> np.ndarray:
         count = self.task.count(self.split)
         return self.task.sizes(self.split, min(self.limit or count, count))
 
@@ -109,7 +113,7 @@ class SymbolExamples:
         task = self.task
         made = [task.make_example(task.seed, self.split, int(number)) for number in index]
 
-        def flat(field, dtype=np.int32):
+        def flat(field: str, dtype: type = np.int32) -> tuple[np.ndarray, np.ndarray]:
             parts = [getattr(example, field) for example in made]
             lengths = np.array([len(part) for part in parts], np.int64)
             return np.concatenate([np.zeros(0, dtype), *parts]), lengths
@@ -125,7 +129,8 @@ class SymbolExamples:
 
         def read(side):
             values, lengths = side
-            return tokenizer.decode(np.split(values, np.cumsum(lengths)[:-1]))
+            parts = np.split(values, np.cumsum(lengths)[:-1])
+            return tokenizer.decode([part.tolist() for part in parts])
 
         source = None if taken.source is None else read(taken.source)
         classes = self.task.classes()

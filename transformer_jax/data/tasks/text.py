@@ -50,7 +50,8 @@ class TextTask(Task):
             tokenizer = load_tokenizer(directory)
         elif trains:
             texts = self._training_texts(data)
-            learned_from = texts.source if self.predicts_class else texts.everything()
+            sources = list(texts.source or ())
+            learned_from = sources if self.predicts_class else texts.everything()
             tokenizer = TOKENIZERS[data.tokenizer].train(learned_from, data.vocab_size)
         else:
             raise DataError(f'{directory} holds no tokenizer: train first')

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -158,7 +158,8 @@ def _expression(
     numbers = iter(uniform.tolist())
     operators = list(OPERATORS.values())
     symbols = []
-    open_lists = [(None, [])]  # (operator, values so far) of each list that is not closed
+    # (operator, values so far) of each list that is not closed; around them the expression itself
+    open_lists: list[tuple[Any, list[int]]] = [(None, [])]
     # (depth, arguments, tokens of them together) that are still to be written, innermost last
     waiting = [(1, 1, length)]
     while waiting:
