@@ -328,7 +328,9 @@ def _sections(text: str) -> Iterator[str]:
         if match := re.fullmatch(SECTION, line):
             section = match[1]
             yield f'*{section}*'
-            yield '```python' if section.startswith('Example') else ''
+            yield ''
+            if section.startswith('Example'):
+                yield '```python'
         elif section.startswith('Example'):
             yield line.removeprefix('    ')
         elif section and re.match(r' {4}\S', line):
