@@ -36,8 +36,8 @@ from transformer_jax.profiling import measure
 from transformer_jax.storage import files as storage
 from transformer_jax.storage import manifest
 from transformer_jax.storage.locks import lock
-from transformer_jax.training import programs
-from transformer_jax.training import seed_groups as replicas
+from transformer_jax.storage.seed_group_file import read_groups
+from transformer_jax.training import programs, seed_groups
 from transformer_jax.training.signals import StopSignals
 from transformer_jax.training.training_run import REMEDY, Record
 
@@ -116,7 +116,7 @@ def test_only_knows_the_variants(tmp_path):
 def test_the_seeds_are_those_of_ablate(tmp_path):
     with pytest.raises(
         ConfigError,
-        match=r'base: train\.replicas=2: the seeds are those of ablate, and --seeds_per_program',
+        match=r'base: train\.num_seeds=2: the seeds are those of ablate, and --seeds_per_program',
     ):
         plan(tmp_path, {'base': {}}, **{'train.num_seeds': 2})
 
@@ -229,13 +229,11 @@ def write_result(run, **changes) -> None:
     (run.workdir / 'result.json').write_text(json.dumps(result | changes))
 
 
-def write_run(config, path, index=None, group=None) -> None:
-    """What training leaves in the folder of a run, alone or in a group."""
+def write_run(config, path) -> None:
+    """Write the files that training leaves in the folder of a run."""
     path.mkdir(parents=True, exist_ok=True)
     (path / 'config.json').write_text(json.dumps(config_lib.to_dict(config)))
     (path / 'metrics.jsonl').touch()
-    if group:
-        (path / 'replica.json').write_text(json.dumps({'group': f'../{group}', 'index': index}))
 
 
 def write_checkpoint(path, step, **meta) -> None:
@@ -259,23 +257,27 @@ def pretend(monkeypatch):
     def train(config, path, log):
         if error := errors.get(name := f'{path.parent.name}/{path.name}'):
             raise error
+        seed_groups.release_member(path)
         write_run(config, path)
         write_checkpoint(path, 4, record=dataclasses.asdict(Record()))
         log('step 4/4')
         trained.append(name)
 
-    def train_group(configs, path, log, folders):
-        failed = [errors.get(f'{path.parent.name}/{config.train.seed}') for config in configs]
-        path.mkdir(exist_ok=True)
-        (path / 'replicas.json').write_text(json.dumps({'folders': folders}))
-        for index, (config, folder) in enumerate(zip(configs, folders, strict=True)):
-            write_run(config, storage.absolute_path(path / folder), index, path.name)
+    def train_group(configs, group, log):
+        row = group.parent.name
+        failed = [errors.get(f'{row}/{config.train.seed}') for config in configs]
+        group.path.mkdir(exist_ok=True)
+        seed_groups.begin_group(group)
+        for config, path in zip(configs, group.member_paths, strict=True):
+            write_run(config, path)
         records = [Record(failed=str(error) if error else '') for error in failed]
         for error in failed:
             if error and not isinstance(error, Diverged):
                 raise error
-        late = errors.get(name := f'{path.parent.name}/{path.name}')
-        write_checkpoint(path, 2 if late else 4, records=list(map(dataclasses.asdict, records)))
+        late = errors.get(name := f'{row}/{group.name}')
+        write_checkpoint(
+            group.path, 2 if late else 4, records=list(map(dataclasses.asdict, records))
+        )
         if late:
             raise late
         trained.append(name)
@@ -284,7 +286,7 @@ def pretend(monkeypatch):
     monkeypatch.setattr(rows, 'train', train)
     monkeypatch.setattr(rows, 'train_group', train_group)
     monkeypatch.setattr(score_lib, 'score', lambda run, metrics, log: write_result(run))
-    monkeypatch.setattr(replicas, 'can_share', lambda config: False)
+    monkeypatch.setattr(seed_groups, 'can_share', lambda config: False)
     errors['trained'] = trained
     return errors
 
@@ -292,7 +294,7 @@ def pretend(monkeypatch):
 @pytest.fixture
 def shared(pretend, monkeypatch):
     """As `pretend`, and seeds share programs."""
-    monkeypatch.setattr(replicas, 'can_share', lambda config: True)
+    monkeypatch.setattr(seed_groups, 'can_share', lambda config: True)
     return pretend
 
 
@@ -371,7 +373,7 @@ def test_a_signal_stops_at_once_and_the_same_command_goes_on(pretend, tmp_path, 
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(score_lib, 'score', interrupted)
     with pytest.raises(
-        Stopped, match=r'stopped by SIGTERM; the same command goes on \(0 of 6 runs are done\)'
+        Stopped, match=r'stopped by SIGTERM; the same command continues \(0 of 6 runs are done\)'
     ) as stop:
         ablate(plan(tmp_path), quiet)
     assert stop.value.exit_code == 143
@@ -428,6 +430,12 @@ def unscored(root, *seeds) -> None:
         (root / f'base/{seed}/result.json').unlink()
 
 
+def entry(*members) -> str:
+    """Return the content of a seed_groups.json with the group 0-1."""
+    groups = {'0-1': {'members': list(members), 'released': []}}
+    return json.dumps({'version': 1, 'groups': groups})
+
+
 def done_seeds(root) -> list[int]:
     return [run['seed'] for run in load_results(root)['runs']]
 
@@ -458,14 +466,14 @@ def test_so_many_seeds_share_a_program(shared, tmp_path):
 
 
 def test_the_name_of_a_group_tells_its_seeds():
-    assert replicas.group_name([0, 1, 5]) == '0-1-5'
+    assert seed_groups.group_name([0, 1, 5]) == '0-1-5'
     many = [
         range(100),
         [*range(50), *range(51, 101)],
         [*range(50), *range(51, 99), 100],
         range(1, 100),
     ]
-    found = [replicas.group_name(list(seeds)) for seeds in many]
+    found = [seed_groups.group_name(list(seeds)) for seeds in many]
     assert len(set(found)) == len(many)
     assert all(re.fullmatch('[01]-to-(99|100)-[0-9a-f]{16}', name) for name in found)
 
@@ -484,7 +492,8 @@ def test_what_was_begun_goes_on_as_it_was(shared, tmp_path, monkeypatch):
     unscored(tmp_path, 1)
     shutil.rmtree(tmp_path / 'base/1-2')
     with pytest.raises(
-        Unfinished, match=r'base/1: .* was trained beside other runs in .*/base/1-2, which is gone'
+        Unfinished,
+        match=r'base/1: .* was trained together with other runs in .*/base/1-2, which is gone',
     ):
         ablate(plan(tmp_path, BASE), quiet)
 
@@ -492,7 +501,7 @@ def test_what_was_begun_goes_on_as_it_was(shared, tmp_path, monkeypatch):
 @pytest.mark.parametrize('most', [0, 1])
 def test_a_group_without_a_checkpoint_does_not_bind(shared, tmp_path, most):
     shared['base/1'] = MemoryError('of the device')
-    oh = r'base/2: of the device: take smaller batches .*; --seeds_per_program=N trains fewer seeds in '
+    oh = 'base/2: of the device: take smaller batches .*; --seeds_per_program=N trains fewer '
     with pytest.raises(Unfinished, match=oh) as unfinished:
         ablate(plan(tmp_path, BASE, seeds=3), quiet)
     assert unfinished.value.exit_code == 2
@@ -507,23 +516,24 @@ def test_a_group_without_a_checkpoint_does_not_bind(shared, tmp_path, most):
         '3 of 4 .*\n  base/0, base/1, base/2: .*0-1-2 is in use by', str(unfinished.value)
     )
     assert shared['trained'] == ['base/3']
-    (tmp_path / 'base/1/replica.json').unlink()  # a kill came before it was written
-    (tmp_path / 'base/1/metrics.jsonl').unlink()
+    (tmp_path / 'base/1/metrics.jsonl').unlink()  # The process was killed before it wrote that.
     del shared['base/1'], shared['trained'][:]
     ablate(plan(tmp_path, BASE, seeds=2), quiet, most)
     assert shared['trained'] == (['base/0', 'base/1'] if most else ['base/0-1'])
-    assert not (tmp_path / 'base/0-1-2/replicas.json').exists()
-    assert not [
-        tmp_path / 'base/2' / name
-        for name in ('replica.json', 'metrics.jsonl')
-        if (tmp_path / 'base/2' / name).exists()
-    ]
+    assert list(read_groups(storage.absolute_path(tmp_path) / 'base')) == ([] if most else ['0-1'])
+    assert not (tmp_path / 'base/2/metrics.jsonl').exists()
 
 
 def test_a_group_that_has_a_checkpoint_says_how_to_part_with_it(shared, tmp_path):
     shared['base/0-1'] = MemoryError('of the device')
     with pytest.raises(Unfinished, match=r'one program, once .*/base/0-1 and its runs are deleted'):
         ablate(plan(tmp_path, BASE), quiet)
+    del shared['base/0-1']
+    for folder in ('0-1', '0', '1'):
+        shutil.rmtree(tmp_path / 'base' / folder)
+    ablate(plan(tmp_path, BASE), quiet, most=1)
+    assert shared['trained'] == ['base/0', 'base/1']
+    assert not read_groups(storage.absolute_path(tmp_path) / 'base')
 
 
 def test_a_failure_keeps_nothing_of_the_run_alive(pretend, tmp_path, monkeypatch):
@@ -587,11 +597,11 @@ def test_a_run_that_was_deleted_is_done_again_alone(shared, tmp_path):
     assert shared['trained'][2:] == ['base/0', 'base/1', 'base/2']
 
 
-def test_a_group_is_found_by_its_own_file(shared, tmp_path):
+def test_a_deleted_member_of_a_group_that_goes_on_comes_back(shared, tmp_path):
     shared['base/0-1-2'] = Stopped(signal.SIGTERM, 'stopped')
     with pytest.raises(Stopped):
         ablate(plan(tmp_path, BASE, seeds=3), quiet)
-    shutil.rmtree(tmp_path / 'base/1')  # of a group that goes on it comes back
+    shutil.rmtree(tmp_path / 'base/1')
     del shared['base/0-1-2']
     found = [
         run.seed
@@ -638,28 +648,19 @@ def test_who_goes_on_with_a_group_scores_all_of_it(shared, tmp_path, held):
 
 
 @pytest.mark.parametrize(
-    'content',
-    [
-        '{',
-        '[]',
-        '{}',
-        '{"folders": 3}',
-        '{"folders": [1]}',
-        '{"folders": ["../x", "../1"]}',
-        '{"folders": ["../../one-head/0", "../1"]}',
-    ],
+    'content', ['{', '[]', '{"version": 1}', entry('x', '0', '1'), entry('00', '0', '1')]
 )
 def test_a_damaged_group_fails_its_row_alone(shared, tmp_path, content):
     shared['base/0-1'] = Stopped(signal.SIGTERM, 'stopped')
     with pytest.raises(Stopped):
         ablate(plan(tmp_path), quiet)
-    (tmp_path / 'base/0-1/replicas.json').write_text(content)
+    (tmp_path / 'base/seed_groups.json').write_text(content)
     del shared['base/0-1']
     with pytest.raises(Unfinished) as unfinished:
         ablate(plan(tmp_path), quiet)
     first, line = str(unfinished.value).split('\n')
     assert (first, unfinished.value.exit_code) == ('2 of 6 runs are not done:', 3)
-    assert re.match('  base/0, base/1: .*base/0-1/replicas.json', line)
+    assert re.match('  base/0, base/1: .*base/seed_groups.json (is damaged|lists)', line)
     assert shared['trained'] == ['one-head/0-1', 'no-dropout/0-1']
 
 
@@ -671,7 +672,7 @@ def test_a_signal_that_came_too_late_for_training_stops_the_ablation(
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(rows, 'train', signalled)
-    with pytest.raises(Stopped, match=r'stopped by SIGTERM; the same command goes on \(0 of 6'):
+    with pytest.raises(Stopped, match=r'stopped by SIGTERM; the same command continues \(0 of 6'):
         ablate(plan(tmp_path), quiet)
     with StopSignals():
         os.kill(os.getpid(), signal.SIGINT)  # Python's own handler: what is done is done
@@ -914,7 +915,9 @@ def test_a_trial_compiles_once_and_times_until_it_is_enough(
     monkeypatch.setattr(measure, 'seconds', seconds)
     monkeypatch.setattr(BytePairs, 'train', None)  # the tokenizer is not learned anew
     config = plan(tmp_path, BASE).trials[0].config
-    found = measure.measure_step(resolve(config), storage.absolute_path(real[0]) / 'base/0/tokenizer')
+    found = measure.measure_step(
+        resolve(config), storage.absolute_path(real[0]) / 'base/0/tokenizer'
+    )
     assert found.step_seconds == pytest.approx(median)
     assert len(traced) == 1
     assert left in ([7], [1e-3, 7])  # a second is over, or 50 steps
@@ -923,7 +926,9 @@ def test_a_trial_compiles_once_and_times_until_it_is_enough(
 @pytest.mark.slow
 def test_a_trial_under_pmap(real, tmp_path):
     config = plan(tmp_path, BASE, **{'parallel.mode': 'pmap'}).trials[0].config
-    found = measure.measure_step(resolve(config), storage.absolute_path(real[0]) / 'base/0/tokenizer')
+    found = measure.measure_step(
+        resolve(config), storage.absolute_path(real[0]) / 'base/0/tokenizer'
+    )
     assert found.step_seconds > 0
     assert found.memory_bytes > 12 * measure.model_size(resolve(config)).params
 

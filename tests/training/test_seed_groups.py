@@ -1,19 +1,15 @@
-"""Runs side by side: each is the run that it would have been alone, in what it learns and in what
-it leaves behind.
+"""Groups of seeds: each member is the run that it would have been alone, in what it learns and in
+the files that it leaves.
 """
 
 import dataclasses
-import functools
 import json
+import shutil
 import signal
-from types import SimpleNamespace
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.build import build_model, with_vocabulary
 from helpers.support import (
     events,
     experiment,
@@ -31,23 +27,21 @@ from transformer_jax import config as config_lib
 from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError, Diverged, WorkdirError
 from transformer_jax.inference.trained_run import TrainedRun
-from transformer_jax.partitioning.mesh import seed_mesh_sizes
-from transformer_jax.schema import (
-    ExperimentConfig,
-    MeshConfig,
-    OptimConfig,
-    ParallelConfig,
-    TrainConfig,
-)
-from transformer_jax.storage.workdir import Workdir
-from transformer_jax.training import programs, train_state
-from transformer_jax.training import seed_groups as replicas
-from transformer_jax.training import train_step as step
-from transformer_jax.training.programs import SeedGroupProgram, make_program
+from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.seed_checkpoints import open_checkpoints
+from transformer_jax.storage.seed_group import SeedGroup
+from transformer_jax.training import programs, seed_groups
+from transformer_jax.training.programs import make_program
+from transformer_jax.training.seed_groups import seed_configs
 from transformer_jax.training.signals import StopSignals
 from transformer_jax.training.train import train, train_group
 
 RUN = {'train__steps': 20, 'evaluate__every': 7, 'checkpoint__average': 2}  # with dropout
+
+
+def in_folder(path, *members, name='.') -> SeedGroup:
+    """The group of some members of a folder; by default the folder is its own workdir."""
+    return SeedGroup(absolute_path(path), name, members)
 
 
 @pytest.fixture(scope='module')
@@ -61,7 +55,7 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def group(tmp_path_factory):
-    """The workdir of both side by side, on two halves of the devices."""
+    """The workdir of both as a group, on two halves of the devices."""
     folder = tmp_path_factory.mktemp('group')
     train(experiment(train__num_seeds=2, **RUN), folder, quiet)
     return folder
@@ -72,11 +66,11 @@ def column(workdir, name, split='train'):
 
 
 def trace(workdir) -> list[tuple]:
-    """All that metrics.jsonl says but how fast it went."""
+    """The steps, splits and losses of metrics.jsonl, without times."""
     return [(event['step'], event['split'], event['loss']) for event in events(workdir)]
 
 
-# --- A seed of several is the seed alone ----------------------------------------------------------
+# --- A member is the run alone --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('seed', ['0', '1'])
@@ -103,7 +97,7 @@ def test_the_seeds_are_different_runs(group):
 def test_the_folder_of_a_seed_is_a_workdir(alone, group, seed):
     read = [json.loads((folder / seed / 'config.json').read_text()) for folder in (alone, group)]
     assert read[0] == read[1]
-    assert json.loads((group / 'config.json').read_text())['train']['replicas'] == 2
+    assert json.loads((group / 'config.json').read_text())['train']['num_seeds'] == 2
     (record,) = json.loads((group / seed / 'run.json').read_text())
     assert record['exit'] == 'done'
     assert (group / seed / 'curves.png').exists()
@@ -133,11 +127,11 @@ def test_it_is_evaluated_through_its_folder(alone, group):
 @pytest.mark.slow
 def test_a_group_is_stopped_and_goes_on_as_if_it_had_not_been(group, tmp_path):
     config = experiment(train__num_seeds=2, **RUN)
-    for now in (5, 16):  # beside the checkpoints
+    for now in (5, 16):  # Between the checkpoints.
         stop_at(now, config, tmp_path)
     train(config, tmp_path, quiet)
     for seed in ('0', '1'):
-        assert fingerprint(tmp_path / seed) == fingerprint(group / seed)  # to the bit
+        assert fingerprint(tmp_path / seed) == fingerprint(group / seed)  # Bit by bit.
         assert trace(tmp_path / seed) == trace(group / seed)
 
 
@@ -170,14 +164,12 @@ SETTINGS = (
     {'model__dropout': 0.3, 'train__label_smoothing': 0.0},
     {'train__seed': 1, 'optim__learning_rate': 0.001, 'optim__weight_decay': 0.5},
 )
-FOLDERS = ('huge', 'other/0', 'other/1')
+FOLDERS = ('huge', 'other-0', 'other-1')
 
 
 @pytest.fixture(scope='module')
 def varied(tmp_path_factory):
-    """(workdir, records, traces) of three runs, one after the other in one program, the first of
-    which diverges.
-    """
+    """(workdir, records, traces) of a group of three runs, of which the first diverges."""
     folder, traced = tmp_path_factory.mktemp('varied'), []
 
     def counted(*args):
@@ -188,7 +180,7 @@ def varied(tmp_path_factory):
         original = programs.seed_step
         patch.setattr(programs, 'seed_step', counted)
         records = train_group(
-            [experiment(**setting) for setting in SETTINGS], folder, quiet, FOLDERS
+            [experiment(**setting) for setting in SETTINGS], in_folder(folder, *FOLDERS), quiet
         )
     return folder, records, len(traced)
 
@@ -209,24 +201,22 @@ def test_what_diverges_stops_alone(varied):
     folder, records, _ = varied
     assert [bool(record.failed) for record in records] == [True, False, False]
     assert len(losses(folder / 'huge')) < 2
-    assert len(losses(folder / 'other/1')) == 12
+    assert len(losses(folder / 'other-1')) == 12
     assert 'Diverged: step' in json.loads((folder / 'huge' / 'run.json').read_text())[0]['exit']
     with pytest.raises(ConfigError, match='no checkpoint yet'):
         TrainedRun(folder / 'huge', 'last', quiet, {})
-    before = trace(folder / 'other/1')
-    again = train_group([experiment(**setting) for setting in SETTINGS], folder, quiet, FOLDERS)
-    assert (again, trace(folder / 'other/1')) == (
-        records,
-        before,
-    )  # it is remembered, and nothing is left to do
+    before = trace(folder / 'other-1')
+    configs = [experiment(**setting) for setting in SETTINGS]
+    again = train_group(configs, in_folder(folder, *FOLDERS), quiet)
+    assert (again, trace(folder / 'other-1')) == (records, before)  # Nothing is left to do.
 
 
 def test_a_seed_that_diverged_is_an_error_at_the_end(monkeypatch, tmp_path):
-    members = replicas.seeds(experiment(train__num_seeds=2, train__steps=3))
+    members = seed_configs(experiment(train__num_seeds=2, train__steps=3))
     wild = config_lib.replace(
         members[1], optim=dataclasses.replace(members[1].optim, learning_rate=1e30)
     )
-    monkeypatch.setattr(replicas, 'seeds', lambda config: (members[0], wild))
+    monkeypatch.setattr(seed_groups, 'seed_configs', lambda config: (members[0], wild))
     with pytest.raises(
         Diverged, match=r'1 of 2 seeds diverged \(seed 1 at step 1: .*; the others are done'
     ):
@@ -248,9 +238,8 @@ def test_all_that_diverge_end_the_group(tmp_path):
             'Diverged: step 1'
             in json.loads((tmp_path / folder / 'run.json').read_text())[0]['exit']
         )
-    first, second = train_group(
-        replicas.seeds(config), tmp_path, quiet
-    )  # a record of each, as where one goes on
+    # A record of each, as where one of them goes on.
+    first, second = train_group(seed_configs(config), in_folder(tmp_path, '0', '1'), quiet)
     assert str(first.error).startswith('step 1: loss')
     assert str(second.error).endswith("on_nonfinite='skip'")
     assert 'seed' not in str(first.error)
@@ -274,32 +263,32 @@ def test_patience_ends_one_run_and_freezes_it(tmp_path, interrupted):
         'checkpoint__keep': 1,
         'evaluate__max_examples': 1,
     }
-    configs = [
-        experiment(optim__learning_rate=rate, **changes) for rate in (0.0, 0.003)
-    ]  # 0 beats nothing
+    # With a learning rate of 0 no evaluation is better than the first.
+    configs = [experiment(optim__learning_rate=rate, **changes) for rate in (0.0, 0.003)]
     folders = ('still', 'moving')
     if interrupted:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                'support.train', lambda config, path, log: train_group(configs, path, log, folders)
+                'helpers.support.train',
+                lambda config, path, log: train_group(configs, in_folder(path, *folders), log),
             )
             stop_at(9, None, tmp_path)
-    still, moving = train_group(configs, tmp_path, quiet, folders)
+    still, moving = train_group(configs, in_folder(tmp_path, *folders), quiet)
     assert (still.stopped_early, still.best['step'], still.saves) == (True, 2, [2, 6])
     assert (moving.stopped_early, moving.best['step']) == (False, 12)
     assert [events(tmp_path / name)[-1]['step'] for name in folders] == [6, 12]
     trained = TrainedRun(tmp_path / 'still', 'last', quiet, {})
-    assert trained.steps == (6,)  # though the group has newer ones
+    assert trained.steps == (6,)  # The group has newer ones.
     best = TrainedRun(tmp_path / 'still', 'best', quiet, {})
     assert best.steps == (2,)
     jax.tree.map(np.testing.assert_array_equal, trained.params, best.params)
-    _, state, _ = replicas.reader(trained.workdir).restore(
+    _, state, _ = open_checkpoints(trained.workdir).restore(
         make_program(resolve(trained.config)).abstract
     )
     assert int(state.step) == 6
 
 
-# --- What cannot be -------------------------------------------------------------------------------
+# --- What is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -311,7 +300,7 @@ def test_patience_ends_one_run_and_freezes_it(tmp_path, interrupted):
         ),
         ({'parallel__mode': 'pmap'}, "cannot work with parallel.mode='pmap'"),
         ({'train__seed': 2**32 - 1}, 'counts train.seed=4294967295 up beyond'),
-        ({'train__num_seeds': 0}, r'train\.replicas=0 must be positive'),
+        ({'train__num_seeds': 0}, r'train.num_seeds=0 must be positive'),
     ],
 )
 def test_what_cannot_be_side_by_side_is_refused_at_once(changes, message):
@@ -320,164 +309,52 @@ def test_what_cannot_be_side_by_side_is_refused_at_once(changes, message):
 
 
 def test_runs_that_differ_in_more_are_refused_by_the_key(tmp_path):
+    pair_of = in_folder(tmp_path, '0', '1')
     with pytest.raises(
-        ConfigError, match=r'differ in model\.d_ff: 32, 64; replicas may differ in train\.seed, '
+        ConfigError, match=r'differ in model\.d_ff: 32, 64; runs may differ in train\.seed, '
     ):
-        train_group([experiment(), experiment(train__seed=1, model__d_ff=64)], tmp_path, quiet)
+        train_group([experiment(), experiment(train__seed=1, model__d_ff=64)], pair_of, quiet)
+    same = in_folder(tmp_path, '0', '0')
     with pytest.raises(ConfigError, match='folders of their own, these are 0, 0'):
-        train_group([experiment(), experiment(model__dropout=0.2)], tmp_path, quiet)
+        train_group([experiment(), experiment(model__dropout=0.2)], same, quiet)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_group_and_a_run_alone_do_not_mix(group, tmp_path):
-    with pytest.raises(ConfigError, match=r'holds runs side by side: name one of them, .*/0, .*/1'):
+    with pytest.raises(ConfigError, match=r'holds a group of seeds: name one of them, .*/0, .*/1'):
         TrainedRun(group, 'last', quiet, {})
-    with pytest.raises(WorkdirError, match=r'holds a run of a group.*go on with the whole'):
+    with pytest.raises(WorkdirError, match=r'holds a run of a group.*resume the whole group'):
         train(experiment(**RUN), group / '0', quiet)
-    with pytest.raises(ConfigError, match=r'train\.replicas: 2 -> 1'):
+    with pytest.raises(ConfigError, match=r'train\.num_seeds: 2 -> 1'):
         train(experiment(**RUN), group, quiet)
-    configs = replicas.seeds(experiment(train__num_seeds=2, **RUN))
-    with pytest.raises(ConfigError, match='holds the replicas 0, 1, not 0, 2'):
-        train_group(configs, group, quiet, ('0', '2'))
+    configs = seed_configs(experiment(train__num_seeds=2, **RUN))
+    with pytest.raises(ConfigError, match='holds the seeds of 0, 1, not of 0, 2'):
+        train_group(configs, in_folder(group, '0', '2'), quiet)
     with pytest.raises(WorkdirError, match=r'/0 belongs to another group'):
-        train_group(configs, tmp_path, quiet, (str(group / '0'), '1'))
+        train_group(configs, in_folder(group, '0', '2', name='other'), quiet)
     (tmp_path / 'taken').mkdir()
     (tmp_path / 'taken' / 'metrics.jsonl').touch()
     with pytest.raises(WorkdirError, match='taken holds a run of its own'):
-        train_group(configs, tmp_path, quiet, ('0', 'taken'))
-    assert not (tmp_path / 'config.json').exists()  # what never trained does not bind
+        train_group(configs, in_folder(tmp_path, '0', 'taken'), quiet)
+    # A configuration that has never trained does not bind the next one.
+    assert not (tmp_path / 'config.json').exists()
 
 
 def test_a_group_of_one_is_a_run_alone(tmp_path):
-    [record] = train_group([experiment(train__steps=2)], tmp_path, quiet)
+    [record] = train_group([experiment(train__steps=2)], in_folder(tmp_path, '0'), quiet)
     assert (tmp_path / '0' / 'checkpoints' / '2').exists()
+    assert not (tmp_path / 'seed_groups.json').exists()
     assert record.saves == [2]
 
 
-def test_a_group_on_an_object_store_is_found_by_its_members(bucket):
-    group = Workdir(f'{bucket}/base/0-1')
-    members = {f'../{seed}': experiment(train__seed=seed) for seed in (0, 1)}
-    with (
-        group.open_for_training({}),
-        replicas.opened(group, members, SimpleNamespace(reordered=lambda seed: None), quiet),
-    ):
-        pass
-    found = Workdir(f'{bucket}/base/1')
-    assert (found.replica, str(found.tokenizer_path)) == (1, 'gs://bucket/run/base/0-1/tokenizer')
-    assert replicas.group_of(found) == replicas.Group(group.path, ('../0', '../1'))
-    assert replicas.reader(found).directory == group.checkpoints_path
-    (found.path / 'replica.json').unlink()
-    assert replicas.group_of(Workdir(found.path)).path == group.path  # by its own list
-    assert replicas.dissolved(replicas.read_group(group.path))
-    assert replicas.group_of(Workdir(f'{bucket}/base/0')) is None
-
-
-@pytest.mark.parametrize('content', ['{', '{}', '[]', '{"folders": "01"}'])
-def test_a_damaged_list_of_replicas_is_one_clear_message(tmp_path, content):
-    (tmp_path / 'replicas.json').write_text(content)
-    (tmp_path / '0').mkdir()
-    (tmp_path / '0' / 'replica.json').write_text('{"group": "..", "index": 0}')
-    config = experiment(train__num_seeds=2)
-    for use in (
-        lambda: replicas.group_of(Workdir(tmp_path / '0')),
-        lambda: replicas.reader(Workdir(tmp_path)),
-        lambda: train(config, tmp_path, quiet),
-    ):
-        with pytest.raises(WorkdirError, match=r'replicas\.json is damaged \([^\n]*$'):
-            use()
-
-
-# --- The program ----------------------------------------------------------------------------------
-
-
-def test_replicas_take_what_data_leaves():
-    one = {'data': 8, 'fsdp': 1, 'tensor': 1}
-    for replicas_, mesh, expected in (
-        (4, MeshConfig(), (4, 2)),
-        (6, MeshConfig(), (2, 4)),
-        (3, MeshConfig(), (1, 8)),
-        (4, MeshConfig(data=8), (1, 8)),
-    ):
-        sizes = seed_mesh_sizes(mesh, one, replicas_)
-        assert (sizes['seed'], sizes['data']) == expected
-
-
-@pytest.fixture(scope='module')
-def mixture(tiny, make_batch, random_rows):
-    """(config, members, model, batches of each): experts, microbatches, a moving average
-    and dropout.
-    """
-    config = ExperimentConfig(
-        model=tiny(kind='decoder_only', decoder_layers=1, ffn='moe(4, 2)', dropout=0.1),
-        train=TrainConfig(steps=100, accumulate=2, ema=0.9),
-        optim=OptimConfig(schedule='constant', clip=1.0),
-    )
-    members = [
-        dataclasses.replace(
-            config,
-            train=dataclasses.replace(config.train, seed=seed),
-            optim=dataclasses.replace(config.optim, learning_rate=rate),
-        )
-        for seed, rate in ((3, 0.01), (4, 0.02), (5, 0.03), (6, 0.04))
-    ]
-    batches = [
-        make_batch(
-            random_rows([[(4, 1 + (row + seed) % 8)] for row in range(16)], 20, seed), 8
-        )._replace(source_BS=None, source_positions_BS=None, source_segments_BS=None)
-        for seed in range(4)
-    ]
-    return config, members, build_model(config.model, 20), batches
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize('layout', ['all devices', 'an axis of replicas', 'one by one'])
-def test_experts_microbatches_and_averages_side_by_side(mixture, layout):
-    config, members, model, batches = mixture
-    count = 3 if layout == 'one by one' else 4
-    mesh = MeshConfig(data=8) if layout == 'all devices' else MeshConfig()
-    config = dataclasses.replace(config, parallel=ParallelConfig(mesh=mesh))
-    program = SeedGroupProgram(with_vocabulary(config, 20), members[:count])
-    states, live = program.init_state(), [True] * count
-    stacked = jax.tree.map(lambda *a: np.stack(a), *batches[:count])
-    live[1] = False
-    first = jax.tree.map(np.asarray, states)
-    for _ in range(3):
-        states, metrics = program.train_step(
-            states, program.place(stacked), program.place_live(live)
-        )
-    alone = jax.jit(functools.partial(step.train_step, model, resolve(config)))
-    for index in (0, 2):
-        state = nn.meta.unbox(train_state.init_state(resolve(members[index]), model))
-        jax.tree.map(
-            lambda a, b, i=index: np.testing.assert_allclose(a[i], b, atol=1e-7),
-            first.params,
-            state.params,
-        )
-        for _ in range(3):
-            state, expected = alone(state, batches[index])
-        assert {'experts_load_max', 'experts_dropped'} <= expected.keys()
-        for name, value in expected.items():
-            assert float(metrics[name][index]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), (
-                name
-            )
-        for a, b in zip(*map(jax.tree.leaves, (states.ema, state.ema)), strict=True):
-            np.testing.assert_allclose(a[index], b, atol=1e-4)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_array_equal(a[1], b[1]), states, first
-    )  # what is not live
-
-
-def test_replicas_lie_on_their_own_devices(mixture):
-    config, members, model, _ = mixture
-    program = SeedGroupProgram(with_vocabulary(config, 20), members)
-    state = program.init_state()
-    assert dict(program.partitioner.mesh.shape) == {'seed': 4, 'data': 2, 'fsdp': 1, 'tensor': 1}
-    assert all(leaf.addressable_shards[0].data.shape[0] == 1 for leaf in jax.tree.leaves(state))
-    one = program.params_of(state.params, 2)
-    alone = make_program(with_vocabulary(config, 20)).init_state(5)
-    jax.tree.map(np.testing.assert_array_equal, one, alone.params)
-    assert jax.tree.leaves(one)[0].sharding == jax.tree.leaves(alone.params)[0].sharding
-    assert (
-        state.hyper.learning_rate.tolist()
-        == jnp.array([0.01, 0.02, 0.03, 0.04], jnp.float32).tolist()
-    )
+def test_a_deleted_member_is_trained_again_alone(group, tmp_path):
+    copy = tmp_path / 'copy'
+    shutil.copytree(group, copy)
+    shutil.rmtree(copy / '1')
+    train(experiment(train__seed=1, **RUN), copy / '1', quiet)
+    np.testing.assert_allclose(losses(copy / '1'), losses(group / '1'), atol=1e-4)
+    assert (copy / '1' / 'checkpoints').exists()
+    assert fingerprint(copy / '0') == fingerprint(group / '0')
+    with pytest.raises(WorkdirError, match='cannot go on without 1, which were deleted'):
+        train(experiment(train__num_seeds=2, **RUN), copy, quiet)

@@ -23,7 +23,6 @@ from transformer_jax.storage.files import wrap_os_errors, write_text
 from transformer_jax.storage.metrics_writer import encode_non_finite
 from transformer_jax.storage.provenance import describe_run
 from transformer_jax.storage.workdir import Workdir
-from transformer_jax.training import seed_groups
 
 Log = Callable[[str], None]
 
@@ -153,7 +152,7 @@ def _costs(trial: Trial, anew: bool) -> dict[str, Any]:
         measured = measure.measure_step(components, workdir.tokenizer_path)
         _tried[config] = measure.model_size(components), measured
     size, measured = _tried[config]
-    together = 1 if workdir.replica is None else len(seed_groups.group_of(workdir).folders)
+    group = workdir.seed_group
     return {
         'params': size.params,
         'non_embedding_params': size.non_embedding_params,
@@ -162,7 +161,7 @@ def _costs(trial: Trial, anew: bool) -> dict[str, Any]:
         'step_seconds': measured.step_seconds,
         'steps': config.train.steps,
         'wall_seconds': measure.logged_seconds(workdir.metrics_path),
-        'side_by_side': together,
+        'side_by_side': len(group.members) if group else 1,
     }
 
 

@@ -1,4 +1,4 @@
-"""The training of one setting's seeds, side by side where they can share a program."""
+"""The training of one setting's seeds, in one program where they can share it."""
 
 import contextlib
 import dataclasses
@@ -7,177 +7,207 @@ import json
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
-from etils import epath
-
 from transformer_jax import config as config_lib
 from transformer_jax.ablation import results
 from transformer_jax.ablation.plan import Trial
 from transformer_jax.ablation.results import FAILURE
 from transformer_jax.errors import Busy, ConfigError, Stopped, UserError, WorkdirError
 from transformer_jax.host_memory import exhausted
-from transformer_jax.storage.files import absolute_path, write_text
+from transformer_jax.storage import seed_group_file
+from transformer_jax.storage.files import write_text
+from transformer_jax.storage.seed_group import SeedGroup, holds_run
 from transformer_jax.storage.workdir import Workdir
-from transformer_jax.training import seed_groups as replicas
-from transformer_jax.training.seed_groups import Group
+from transformer_jax.training import seed_groups
 from transformer_jax.training.train import train, train_group
 from transformer_jax.training.training_run import Record
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """Why a run has no result. The error itself would keep the frames that it came through, and
-    their arrays, alive.
+    """Why a trial has no result.
+
+    Not the error itself, which would keep the frames that it passed, and their arrays, alive.
+
+    Attributes:
+        message: for a person; of an error that no user can mend, it begins with the error's class.
+        exit_code: of the command, if this is the only failure.
+        busy: another process works on the trial.
+        traceback: of an error that no user can mend, else ''.
     """
 
-    message: str  # for a person: of an error that is no user's, its kind too
+    message: str
     exit_code: int = 1
-    busy: bool = False  # another process works on it
-    traceback: str = ''  # of an error that is no user's
+    busy: bool = False
+    traceback: str = ''
 
     @classmethod
     def of(cls, error: Exception, remedy: str = '') -> 'Failure':
-        """That of an error; `remedy`: what to try if it is no user's."""
+        """Describe an error; `remedy` says what to try where it is not a UserError."""
         if isinstance(error, UserError):
             return cls(str(error), error.exit_code, isinstance(error, Busy))
-        told = exhausted(error)
-        message = '; '.join(filter(None, (told or f'{type(error).__name__}: {error}', remedy)))
+        memory = exhausted(error)
+        text = memory or f'{type(error).__name__}: {error}'
         return cls(
-            message,
-            ConfigError.exit_code if told else 1,
+            f'{text}; {remedy}' if remedy else text,
+            ConfigError.exit_code if memory else 1,
             traceback=''.join(traceback.format_exception(error)),
         )
 
-    def write(self, run: Trial) -> None:
-        """Writes the run's failure.json, where that can be written."""
-        content = {'error': self.message} | (
-            {'traceback': self.traceback} if self.traceback else {}
-        )
+    def write(self, trial: Trial) -> None:
+        """Write the trial's failure.json, where that can be written."""
+        content = {'error': self.message}
+        if self.traceback:
+            content['traceback'] = self.traceback
         with contextlib.suppress(OSError):  # The failure is reported all the same.
-            run.workdir.mkdir(parents=True, exist_ok=True)
-            write_text(run.workdir / FAILURE, json.dumps(content, indent=1) + '\n')
+            trial.workdir.mkdir(parents=True, exist_ok=True)
+            write_text(trial.workdir / FAILURE, json.dumps(content, indent=1) + '\n')
 
 
 Ended = tuple[Trial, Failure | None]
 
 
 def train_seeds(
-    runs: Sequence[Trial], most: int, log: Callable[[Sequence[Trial], str], None]
+    trials: Sequence[Trial], most: int, log: Callable[[Sequence[Trial], str], None]
 ) -> Iterator[Ended]:
-    """Trains the runs of one row; yields each at its end, once, with the failure that ended it.
+    """Train the trials of one setting; yield each at its end, once, with its failure or None.
 
-    Runs whose batches have one shape are trained side by side, see `replicas`. What has a
-    checkpoint goes on as it was begun: a group with all of its runs, which are all yielded, also
-    those that were not asked for; a run alone, alone.
+    Trials whose batches have one shape are trained in one program, see `seed_groups`. What has a
+    checkpoint is resumed as it was begun: a trial that was trained alone, alone; a group with all
+    of its members, which are all yielded, also those that were not asked for. A group without a
+    checkpoint is dissolved.
 
     Args:
-        runs: of the row. One that has ended is not opened for training.
+        trials: of one setting. One that has ended is not opened for training.
         most: how many may share a program; 0: all.
-        log: receives remarks, and of which runs they are.
+        log: receives one-line messages, and the trials that they are about.
 
     Raises:
-        Stopped: after SIGINT or SIGTERM, the state of what was being trained is saved.
+        Stopped: after SIGINT or SIGTERM, with the state of what was being trained saved.
     """
-    jobs, fresh, told = {}, [], set()
-    for run in runs:
+    jobs: dict[tuple[Trial, ...], SeedGroup | None] = {}
+    fresh, yielded = [], set()
+    for trial in trials:
         try:
-            record = _ended(run)
-            begun = None if record else _begun(run)
-        except Exception as error:  # The others go on, whatever became of this one.
-            told.add(run)
-            yield run, Failure.of(error)
+            seed_group_file.rewrite_old_groups(trial.workdir.parent)
+            record = _final_record(trial)
+            job = None if record else _begun_job(trial)
+        except Exception as error:  # The others go on, whatever this one raised.
+            yielded.add(trial)
+            yield trial, Failure.of(error)
             continue
         if record:
-            told.add(run)
-            yield run, _failure(record)
-        elif begun:
-            members, group = begun
+            yielded.add(trial)
+            yield trial, _failure(record)
+        elif job:
+            members, group = job
             jobs[members] = group
         else:
-            fresh.append(run)
-    together = (most or len(fresh)) if fresh and replicas.can_share(fresh[0].config) else 1
-    for first in range(0, len(fresh), together):
-        members = tuple(fresh[first : first + together])
+            fresh.append(trial)
+    count = (most or len(fresh)) if fresh and seed_groups.can_share(fresh[0].config) else 1
+    for first in range(0, len(fresh), count):
+        members = tuple(fresh[first : first + count])
         jobs[members] = _new_group(members) if len(members) > 1 else None
     for members, group in jobs.items():
-        for run, failure in _train(members, group, functools.partial(log, members)):
-            if run not in told:
-                told.add(run)
-                yield run, failure
+        for trial, failure in _train(members, group, functools.partial(log, members)):
+            if trial not in yielded:
+                yielded.add(trial)
+                yield trial, failure
 
 
-def _begun(run: Trial) -> tuple[tuple[Trial, ...], Group | None] | None:
-    """The runs that a run goes on with, and their group (None: it goes on alone); None of one that
-    is not begun.
+def _begun_job(trial: Trial) -> tuple[tuple[Trial, ...], SeedGroup | None] | None:
+    """Find the trials that an unfinished trial is resumed with, and their group.
+
+    Returns:
+        (trials, group); the group is None for a trial that is trained alone. None for a trial that
+        was never begun, or only in a group that never reached a checkpoint: that is dissolved.
+
+    Raises:
+        Busy: a process trains such a group.
+        WorkdirError: the file of groups is damaged, or the group of the trial was deleted.
     """
-    group = replicas.group_of(Workdir(run.workdir))
-    if group and not replicas.dissolved(group):
-        members = _members(run, group)
-        # Of a group that is done a run lacks its replica.json where its folder was deleted, to have
-        # it done again.
-        waiting = any(
-            Workdir(each.workdir).replica is not None and not _ended(each) for each in members
-        )
-        return (members, group) if waiting else ((run,), None)
-    workdir = Workdir(run.workdir)
-    return (
-        ((run,), None)
-        if workdir.checkpoints_path.exists() or workdir.metrics_path.exists()
-        else None
-    )
+    group = _begun_group(trial)
+    if group is None:
+        workdir = Workdir(trial.workdir)
+        own = workdir.checkpoints_path.exists() or workdir.metrics_path.exists()
+        # A released trial would not be entered into a group of the same name: it stays alone.
+        alone = own or seed_group_file.was_released(workdir.path)
+        return ((trial,), None) if alone else None
+    if group.path.exists():
+        members = _members(trial, group)
+        if any(holds_run(each.workdir) and not _final_record(each) for each in members):
+            return members, group
+    # The group is done, or deleted. The trial has no result since its folder was deleted.
+    return (trial,), None
 
 
-def _members(run: Trial, group: Group) -> tuple[Trial, ...]:
-    """The runs of the group of one of them."""
-    names = [epath.Path(folder).name for folder in group.folders]
-    members = tuple(run.beside(int(name)) for name in names if name.isdecimal())
-    if tuple(absolute_path(each.workdir) for each in members) != group.members:
+def _begun_group(trial: Trial) -> SeedGroup | None:
+    """Return the group whose checkpoints a trial shares; dissolve it where it has none."""
+    group = Workdir(trial.workdir).seed_group
+    if group is None or group.has_checkpoint():
+        return group
+    # The other members of a deleted group are kept until they are deleted too.
+    if not group.path.exists() and any(map(holds_run, group.member_paths)):
+        return group
+    seed_groups.dissolve_group(group)
+    return Workdir(trial.workdir).seed_group
+
+
+def _members(trial: Trial, group: SeedGroup) -> tuple[Trial, ...]:
+    """Return the trials of a group, but for those that it has released."""
+    seeds = [name for name in group.members if name.isdecimal() and name == str(int(name))]
+    if tuple(seeds) != group.members:
+        path = group.parent / seed_group_file.NAME
         raise WorkdirError(
-            f'{group.path / replicas.GROUP} lists {", ".join(group.folders)}, which are not all seeds '
-            f'of {run.setting.folder}: restore it'
+            f'{path} lists {", ".join(group.members)}, which are not all seeds of '
+            f'{trial.setting.folder}: restore it'
         )
-    return members
+    return tuple(trial.with_seed(int(name)) for name in seeds if group.has_member(name))
 
 
-def _new_group(members: Sequence[Trial]) -> Group:
-    seeds = [run.seed for run in members]
-    return Group(
-        members[0].workdir.parent / replicas.group_name(seeds),
-        tuple(f'../{seed}' for seed in seeds),
-    )
+def _new_group(trials: Sequence[Trial]) -> SeedGroup:
+    seeds = [trial.seed for trial in trials]
+    names = tuple(trial.workdir.name for trial in trials)
+    return SeedGroup(trials[0].workdir.parent, seed_groups.group_name(seeds), names)
 
 
-def _ended(run: Trial) -> Record | None:
-    """What is remembered of a run that needs no more training; None of others, and of another
-    configuration's.
+def _final_record(trial: Trial) -> Record | None:
+    """Read the record of a trial that needs no more training, with this configuration, else None.
+
+    Raises:
+        WorkdirError: its workdir is damaged.
     """
-    workdir = Workdir(run.workdir)
-    step, record = replicas.standing(workdir)
-    if not step or (step < run.config.train.steps and record.live):
+    workdir = Workdir(trial.workdir)
+    if not workdir.config_path.exists():  # Deleted: the checkpoints of its group are not its own.
         return None
-    there, here = map(config_lib.flatten, (workdir.read_config(), run.config))
-    return None if results.differences(there, here) else record
+    step, record = seed_groups.newest_record(workdir)
+    if not step or (step < trial.config.train.steps and record.live):
+        return None
+    stored, wanted = map(config_lib.flatten, (workdir.read_config(), trial.config))
+    return None if results.differences(stored, wanted) else record
 
 
 def _train(
-    members: Sequence[Trial], group: Group | None, log: Callable[[str], None]
+    trials: Sequence[Trial], group: SeedGroup | None, log: Callable[[str], None]
 ) -> list[Ended]:
-    """Trains the runs of a group, or one alone."""
+    """Train the trials of a group, or one trial alone."""
     try:
         if group is None:
-            train(members[0].config, members[0].workdir, log)
-            return [(members[0], None)]
-        records = train_group([run.config for run in members], group.path, log, group.folders)
+            train(trials[0].config, trials[0].workdir, log)
+            return [(trials[0], None)]
+        records = train_group([trial.config for trial in trials], group, log)
     except Stopped:
         raise
-    except Exception as error:  # The others go on, whatever became of these.
+    except Exception as error:  # The others go on, whatever these raised.
         failure = Failure.of(error, _remedy(group) if group else '')
-        return [(run, failure) for run in members]
-    return [(run, _failure(record)) for run, record in zip(members, records, strict=True)]
+        return [(trial, failure) for trial in trials]
+    return [(trial, _failure(record)) for trial, record in zip(trials, records, strict=True)]
 
 
-def _remedy(group: Group) -> str:
+def _remedy(group: SeedGroup) -> str:
     fewer = '--seeds_per_program=N trains fewer seeds in one program'
-    return f'{fewer}, once {group.path} and its runs are deleted' if group.begun else fewer
+    if group.has_checkpoint():
+        return f'{fewer}, once {group.path} and its runs are deleted'
+    return fewer
 
 
 def _failure(record: Record) -> Failure | None:

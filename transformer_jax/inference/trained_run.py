@@ -15,9 +15,9 @@ from transformer_jax.evaluation.evaluator import Evaluation, Evaluator
 from transformer_jax.models import abstract_params, build_model
 from transformer_jax.partitioning.partitioner import Partitioner
 from transformer_jax.schema import ExperimentConfig, ParallelConfig
+from transformer_jax.storage.seed_checkpoints import open_checkpoints
 from transformer_jax.storage.selection import select_steps
 from transformer_jax.storage.workdir import Workdir
-from transformer_jax.storage.seed_checkpoints import open_checkpoints
 
 Log = Callable[[str], None]
 

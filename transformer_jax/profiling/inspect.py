@@ -18,8 +18,8 @@ from transformer_jax.models import build_model
 from transformer_jax.profiling.cost_report import CostReport, Parameter, StepCost, cost_report
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.fingerprint import fingerprint
+from transformer_jax.storage.seed_checkpoints import open_checkpoints
 from transformer_jax.storage.workdir import Workdir
-from transformer_jax.training.seed_groups import reader
 from transformer_jax.training.train_state import init_state
 
 
@@ -62,7 +62,7 @@ def inspect_workdir(path: epath.PathLike, console: rich.console.Console | None =
     """
     workdir = Workdir(path)
     components = config_lib.resolve(config_lib.from_dict(workdir.read_config()))
-    checkpoints = reader(workdir)
+    checkpoints = open_checkpoints(workdir)
     model = build_model(components.architecture)
     # Without shardings: all arrays are read to the first device, whatever mesh the run had.
     abstract = nn.meta.unbox(jax.eval_shape(functools.partial(init_state, components, model)))

@@ -6,8 +6,10 @@
 - metrics.jsonl: one object per event, with `step` and `split`; events/ has the same for TensorBoard
 - evaluations.json: the results of `evaluate`
 - checkpoints/, tokenizer/, samples/, lock
-- replica.json: only of a run that was trained side by side with other seeds: where checkpoints/
-  and tokenizer/ of the group are, see `transformer_jax.training.seed_groups`
+
+The workdir of a seed that was trained in one program with others has no checkpoints/ and
+tokenizer/: they are in the workdir of the group, which seed_groups.json in the folder above names,
+see `storage.seed_group_file`.
 """
 
 import contextlib
@@ -28,6 +30,7 @@ from transformer_jax.storage.locks import lock
 from transformer_jax.storage.metrics_writer import MetricsWriter, encode_non_finite
 from transformer_jax.storage.processes import run_on_primary
 from transformer_jax.storage.provenance import describe_run, timestamp
+from transformer_jax.storage.seed_group_file import find_group
 
 # Keys (or groups, ending in a dot) that may change between the runs of one workdir: no update
 # depends on them beyond the order of floating-point sums. train.steps is not one of them: the
@@ -38,8 +41,16 @@ MAY_CHANGE = ('parallel.', 'checkpoint.', 'train.log_every', 'data.prefetch', 'd
 class Workdir:
     """Paths and bookkeeping of one run.
 
+    Attributes:
+        path: of the directory; `config_path`, `metrics_path` and the others are in it.
+        seed_group: the group of seeds that the run belongs to; None for a run that was trained
+            alone.
+        seed_index: the place of the run in its group: the index of its slices.
+        checkpoints_path: of the run, or of its group.
+        tokenizer_path: of the run, or of its group.
+
     Raises:
-        WorkdirError: the directory cannot be used.
+        WorkdirError: the directory cannot be used, or the file of seed groups above it is damaged.
     """
 
     def __init__(self, path: epath.PathLike):
@@ -49,13 +60,12 @@ class Workdir:
         self.metrics_path = self.path / 'metrics.jsonl'
         self.events_path = self.path / 'events'
         self.evaluations_path = self.path / 'evaluations.json'
-        pointer = self.path / 'replica.json'
-        replica = _read_json(pointer) if pointer.exists() else {'group': '.', 'index': None}
-        # The index of the run in its group of seeds; None if it was trained alone.
-        self.replica = replica['index']
-        group = absolute_path(self.path / replica['group'])
-        self.checkpoints_path = group / 'checkpoints'
-        self.tokenizer_path = group / 'tokenizer'
+        group = find_group(self.path)
+        self.seed_group = group
+        self.seed_index = group.members.index(self.path.name) if group else None
+        shared = group.path if group else self.path
+        self.checkpoints_path = shared / 'checkpoints'
+        self.tokenizer_path = shared / 'tokenizer'
         self.samples_path = self.path / 'samples'
         self.curves_path = self.path / 'curves.png'
 
@@ -130,7 +140,7 @@ class Workdir:
                 )
             for line in lines.values():
                 logging.info('changed since the last run: %s', line)
-        elif self.checkpoints_path.exists():
+        elif (self.path / 'checkpoints').exists():  # Its own: those of its group may be there.
             raise WorkdirError(
                 f'{self.path} has checkpoints but no config.json: choose another --workdir'
             )
@@ -138,7 +148,7 @@ class Workdir:
 
     def _record_run(self, facts: Mapping[str, Any]) -> Iterator[dict]:
         """Yield this start's record; process 0 writes it to run.json before and after the run."""
-        run = describe_run() | facts
+        run = {**describe_run(), **facts}
         if jax.process_index() != 0:
             yield run
             return

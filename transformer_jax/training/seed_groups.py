@@ -1,24 +1,23 @@
-"""Seeds side by side: what may share one program, and where the parts of a group lie.
+"""Groups of seeds: which runs can share a program, and how a group begins and ends.
 
-    W/               config.json (of the first replica, with `train.num_seeds`), replicas.json (the replicas' folders),
-                     run.json, checkpoints/, tokenizer/
-    W/0/, W/1/, …    of each replica, by its seed: config.json, replica.json, metrics.jsonl, samples/, …
+    W/               config.json (of the first seed, with `train.num_seeds`), run.json,
+                     seed_groups.json (the members), checkpoints/, tokenizer/
+    W/0/, W/1/, …    of each member, by its seed: config.json, metrics.jsonl, samples/, …
 
-A replica's folder is a workdir as if it had been trained alone, but that its checkpoints are slices
-of the group's.
+This is the layout of `train`; `ablate` has the group's own workdir beside those of its members, see
+`SeedGroup`. A member's workdir is like that of a run that was trained alone, but its checkpoints
+are slices of the group's.
+
+A group begins when `begin_group` enters it into seed_groups.json. `dissolve_group` takes one apart
+that never reached a checkpoint; `release_member` takes single runs out of a group.
 """
 
 import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-import jax
-import numpy as np
 from absl import logging
 from etils import epath
 
@@ -27,57 +26,31 @@ from transformer_jax.data import Data
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.checkpoints import Checkpoints
-from transformer_jax.storage.files import absolute_path, wrap_os_errors, write_text
+from transformer_jax.storage.files import wrap_os_errors
 from transformer_jax.storage.locks import lock
 from transformer_jax.storage.processes import run_on_primary
+from transformer_jax.storage.seed_checkpoints import check_records
+from transformer_jax.storage.seed_group import SeedGroup, holds_run
+from transformer_jax.storage.seed_group_file import edit_groups
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training.training_run import Record, TrainingRun
 
-# What replicas may differ in: the order of the data, and the numbers of `step.Hyper`.
-VARIES = (
+# Keys in which the members of a group may differ: the order of the data, and the numbers of
+# `train_state.Hyper`, which are arrays of the compiled program.
+MAY_DIFFER = (
     'train.seed',
     'optim.learning_rate',
     'model.dropout',
     'train.label_smoothing',
     'optim.weight_decay',
 )
-GROUP, POINTER = 'replicas.json', 'replica.json'
-FEW = 8  # seeds that are all named
+MAX_NAMED_SEEDS = 8  # The name of a larger group has its first and last seed, and a hash.
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Where runs side by side lie: the workdir of the group, and the folders of the runs, relative
-    to it.
-    """
+def seed_configs(config: ExperimentConfig) -> tuple[ExperimentConfig, ...]:
+    """Return the configuration of each seed that `train.num_seeds` stands for.
 
-    path: epath.Path
-    folders: tuple[str, ...]
-
-    @property
-    def members(self) -> tuple[epath.Path, ...]:
-        """The workdirs of the runs."""
-        return tuple(absolute_path(self.path / folder) for folder in self.folders)
-
-    @property
-    def begun(self) -> bool:
-        """Whether it has a checkpoint."""
-        return bool(Checkpoints(self.path / 'checkpoints', keep=1, read_only=True).valid_steps())
-
-    def holds(self, member: epath.Path) -> bool:
-        """Whether the replica.json of one of its runs names this group, and the run's place
-        in it.
-        """
-        workdir = Workdir(member)
-        return (workdir.checkpoints_path.parent, workdir.replica) == (
-            self.path,
-            self.members.index(member),
-        )
-
-
-def seeds(config: ExperimentConfig) -> tuple[ExperimentConfig, ...]:
-    """The runs alone that `train.num_seeds` stands for: of seeds `train.seed`,
-    `train.seed` + 1, …
+    The seeds count up from `train.seed`.
     """
     return tuple(
         config_lib.replace(
@@ -89,23 +62,23 @@ def seeds(config: ExperimentConfig) -> tuple[ExperimentConfig, ...]:
 
 
 def group_config(configs: Sequence[ExperimentConfig]) -> ExperimentConfig:
-    """The configuration of a group: that of its first replica, with their number.
+    """Return the configuration of a group: that of its first member, with their number.
 
     Raises:
-        ConfigError: they differ in more than VARIES (the keys are listed), or cannot be trained
-            side by side.
+        ConfigError: they differ in more than MAY_DIFFER (the keys are listed), or cannot be trained
+            in one program.
     """
     first, *others = map(config_lib.flatten, configs)
     for index, other in enumerate(others, 1):
-        keys = [
+        differences = [
             f'{key}: {first[key]!r}, {other[key]!r}'
             for key in first
-            if first[key] != other[key] and key not in VARIES
+            if first[key] != other[key] and key not in MAY_DIFFER
         ]
-        if keys:
+        if differences:
             raise ConfigError(
-                f'replicas 0 and {index} cannot be trained side by side, they differ in '
-                f'{"; ".join(keys)}; replicas may differ in {", ".join(VARIES)}'
+                f'runs 0 and {index} cannot be trained in one program, they differ in '
+                f'{"; ".join(differences)}; runs may differ in {", ".join(MAY_DIFFER)}'
             )
     return config_lib.replace(
         configs[0], train=dataclasses.replace(configs[0].train, num_seeds=len(configs))
@@ -113,9 +86,7 @@ def group_config(configs: Sequence[ExperimentConfig]) -> ExperimentConfig:
 
 
 def can_share(config: ExperimentConfig) -> bool:
-    """Whether seeds of a configuration can be trained side by side; `group_config` tells
-    why not.
-    """
+    """Whether seeds of a configuration can be trained in one program; `group_config` says why."""
     try:
         group_config([config, config])
     except ConfigError:
@@ -123,236 +94,176 @@ def can_share(config: ExperimentConfig) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def opened(
-    group: Workdir, members: Mapping[str, ExperimentConfig], data: Data, log: Callable[[str], None]
-) -> Iterator[list[TrainingRun]]:
-    """Creates or reopens the workdirs of the `members` (folder, relative to the group's, to
-    configuration).
+def group_name(seeds: Sequence[int]) -> str:
+    """Name the folder of a group: '0-1-2', or for more than 8 seeds '0-to-99-' and a hash.
 
-    Holds their locks; run.json says of each how it ended.
+    The hash is of all seeds, so that no other seeds have the same name.
+    """
+    name = '-'.join(map(str, seeds))
+    if len(seeds) <= MAX_NAMED_SEEDS:
+        return name
+    return f'{seeds[0]}-to-{seeds[-1]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}'
+
+
+def begin_group(group: SeedGroup) -> None:
+    """Enter a group into seed_groups.json, unless it is there already.
+
+    The caller holds the lock of the group's own workdir. A process that is killed afterwards
+    leaves a group without a checkpoint, which the next call takes up.
 
     Raises:
-        ConfigError: the group has other replicas, or one of them another configuration; prints
-            what differs.
+        ConfigError: the group has other members.
+        WorkdirError: a folder belongs to another run or group, or the group lacks a member.
+    """
+    with edit_groups(group.parent) as groups:
+        entered = groups.get(group.name)
+        if entered:
+            if entered.members != group.members:
+                raise ConfigError(
+                    f'{group.path} holds the seeds of {", ".join(entered.members)}, not of '
+                    f'{", ".join(group.members)}: give these, or another --workdir'
+                )
+            require_whole(entered)
+            return
+        for name, path in zip(group.members, group.member_paths, strict=True):
+            if any(other.has_member(name) for other in groups.values()):
+                raise WorkdirError(f'{path} belongs to another group: choose another --workdir')
+            if any((path / own).exists() for own in ('checkpoints', 'metrics.jsonl')):
+                raise WorkdirError(f'{path} holds a run of its own: choose another --workdir')
+        groups[group.name] = group
+
+
+def require_whole(group: SeedGroup) -> None:
+    """Raise WorkdirError for a group that cannot resume, since members of it were released."""
+    if group.released:
+        raise WorkdirError(
+            f'{group.path} cannot go on without {", ".join(group.released)}, which were deleted '
+            'and trained again alone: delete it, and the runs of it that are not done'
+        )
+
+
+def dissolve_group(group: SeedGroup) -> None:
+    """Take a group apart that never reached a checkpoint: its members are as if never begun.
+
+    Deletes the metrics of its members, then its entry in seed_groups.json: after a kill in between
+    the entry is still there, and the next call completes this one. A group that has reached a
+    checkpoint by now, or that another process has dissolved, is left as it is.
+
+    Raises:
+        Busy: a process trains the group.
+        WorkdirError: a file cannot be deleted.
+    """
+    with wrap_os_errors(group.path), contextlib.ExitStack() as stack:
+        if group.path.exists():
+            stack.enter_context(lock(group.path / 'lock'))
+        groups = stack.enter_context(edit_groups(group.parent))
+        if groups.get(group.name) != group or group.has_checkpoint():
+            return
+        for name, path in zip(group.members, group.member_paths, strict=True):
+            if group.has_member(name):
+                (path / 'metrics.jsonl').unlink(missing_ok=True)
+        del groups[group.name]
+
+
+def release_member(path: epath.PathLike) -> None:
+    """Take the run of a deleted workdir out of its group, so that it can be trained again alone.
+
+    Does nothing for a run that belongs to no group.
+
+    Raises:
+        Busy: a process trains the group.
+        WorkdirError: the workdir still holds the run; or the file of groups is damaged.
+    """
+    workdir = Workdir(path)
+    group = workdir.seed_group
+    if group is None:
+        return
+    _require_deleted(workdir)
+    with contextlib.ExitStack() as stack:
+        if group.path.exists():
+            stack.enter_context(lock(group.path / 'lock'))
+        groups = stack.enter_context(edit_groups(group.parent))
+        _require_deleted(workdir)  # Again, since now no process can be making it anew.
+        entered = groups.get(group.name)
+        if entered and entered.has_member(workdir.path.name):
+            released = (*entered.released, workdir.path.name)
+            groups[group.name] = dataclasses.replace(entered, released=released)
+            logging.info('%s leaves its group %s', workdir.path, group.path)
+
+
+@contextlib.contextmanager
+def open_group(
+    group: SeedGroup,
+    configs: Sequence[ExperimentConfig],
+    data: Data,
+    log: Callable[[str], None],
+) -> Iterator[list[TrainingRun]]:
+    """Begin or resume a group: create or reopen the workdirs of its members, and hold their locks.
+
+    run.json of each member says how it ended. In a run of several processes every process must
+    call this.
+
+    Args:
+        group: whose own workdir is open already.
+        configs: of its members, in order.
+        data: of the experiment; each member gets it in the order of its seed.
+        log: receives one-line messages, each with the seed (or the folder) of its member.
+
+    Yields:
+        the members, in order.
+
+    Raises:
+        ConfigError: the group has other members, or one of them another configuration; the message
+            says what differs.
         WorkdirError: a folder belongs to another run, or cannot be used.
     """
-    together = Group(group.path, tuple(members))
-    run_on_primary(lambda: _settle(together))
-    names = [f'seed {config.train.seed}' for config in members.values()]
-    names = names if len(set(names)) == len(names) else list(members)
+
+    def begin() -> int:
+        begin_group(group)
+        return 0
+
+    run_on_primary(begin)
+    seeds = [f'seed {config.train.seed}' for config in configs]
+    labels = seeds if len(set(seeds)) == len(seeds) else group.members
     with contextlib.ExitStack() as stack:
         runs, ends = [], []
-        for path, name, config in zip(together.members, names, members.values(), strict=True):
-            ends.append(
-                stack.enter_context(Workdir(path).open_for_training(config_lib.to_dict(config)))
-            )
-            run_on_primary(functools.partial(_point, together, path))
+        for path, label, config in zip(group.member_paths, labels, configs, strict=True):
+            workdir = Workdir(path)
+            end = stack.enter_context(workdir.open_for_training(config_lib.to_dict(config)))
             order = data.reordered(config.train.seed)
-            runs.append(
-                TrainingRun(config, order, Workdir(path), functools.partial(_named, log, name))
-            )
+            runs.append(TrainingRun(config, order, workdir, functools.partial(_log, log, label)))
+            ends.append(end)
         yield runs
         for run, end in zip(runs, ends, strict=True):
             if run.record.failed:
                 end['exit'] = f'Diverged: {run.record.failed}'
 
 
-def group_name(seeds: Sequence[int]) -> str:
-    """The folder of a group: '0-1-2', or for many '0-to-99-' and a hash that no other
-    seeds have.
-    """
-    name = '-'.join(map(str, seeds))
-    if len(seeds) <= FEW:
-        return name
-    return f'{seeds[0]}-to-{seeds[-1]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}'
+def newest_record(workdir: Workdir) -> tuple[int, Record]:
+    """Return the step of a run's newest intact checkpoint and its record; 0 and a new one without.
 
-
-def read_group(path: epath.Path) -> Group:
-    """The group whose workdir `path` is.
+    Takes no lock.
 
     Raises:
-        WorkdirError: its replicas.json is damaged.
-    """
-    try:
-        folders = json.loads((path / GROUP).read_text())['folders']
-        if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
-            raise ValueError(f'folders are {folders!r}')
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WorkdirError(
-            f'{path / GROUP} is damaged ({type(error).__name__}: {error}): restore it, or delete '
-            f'{path} and the runs that point there'
-        ) from error
-    return Group(path, tuple(folders))
-
-
-def group_of(workdir: Workdir) -> Group | None:
-    """The group that a run belongs to; None of one alone.
-
-    That which its replica.json names. A kill may have come before that was written, or the folder
-    may have been deleted: then a group in the same folder that lists the run.
-
-    Raises:
-        WorkdirError: the group is not there, or its replicas.json is damaged.
-    """
-    if workdir.replica is None:
-        beside = (
-            read_group(path.parent) for path in sorted(workdir.path.parent.glob(f'*/{GROUP}'))
-        )
-        return next((group for group in beside if workdir.path in group.members), None)
-    path = workdir.checkpoints_path.parent
-    if not (path / GROUP).exists():
-        raise WorkdirError(
-            f'{workdir.path} was trained beside other runs in {path}, which is gone: delete it too'
-        )
-    return read_group(path)
-
-
-def dissolved(group: Group) -> bool:
-    """Whether a group is none any more: one that never reached a checkpoint leaves its runs as if
-    never begun.
-
-    Raises:
-        Busy: it has none yet, but is being trained.
-    """
-    if group.begun:
-        return False
-    with wrap_os_errors(group.path), lock(group.path / 'lock'):
-        if group.begun:  # by a process that has ended since
-            return False
-        for member in group.members:
-            if group.holds(member):
-                (member / 'metrics.jsonl').unlink(missing_ok=True)
-                (member / POINTER).unlink()
-        (group.path / GROUP).unlink(missing_ok=True)  # Last: after a kill this goes on.
-    return True
-
-
-def standing(workdir: Workdir) -> tuple[int, Record]:
-    """The step of a run's newest intact checkpoint, 0 without any, and what that remembers; takes
-    no lock.
+        WorkdirError: the file of groups does not fit the checkpoint.
     """
     checkpoints = Checkpoints(workdir.checkpoints_path, keep=1, read_only=True)
     for step in checkpoints.intact_steps():
-        meta = checkpoints.meta(step)
-        return step, Record(
-            **(meta['record'] if workdir.replica is None else meta['records'][workdir.replica])
-        )
+        meta, group = checkpoints.meta(step), workdir.seed_group
+        if group is None:
+            return step, Record(**meta['record'])
+        records = check_records(group, meta['records'])
+        return step, Record(**records[group.members.index(workdir.path.name)])
     return 0, Record()
 
 
-def reader(workdir: Workdir) -> Checkpoints:
-    """The checkpoints of a workdir, read-only; of a replica's the slices that are its own.
-
-    Raises:
-        ConfigError: it is a group's, which holds several runs (their folders are listed).
-        WorkdirError: its replicas.json is damaged.
-    """
-    if (workdir.path / GROUP).exists():
-        group = read_group(workdir.path)
-        raise ConfigError(
-            f'--workdir={workdir.path} holds runs side by side: name one of them, '
-            f'{", ".join(str(group.path / folder) for folder in group.folders)}'
+def _require_deleted(workdir: Workdir) -> None:
+    if holds_run(workdir.path):
+        raise WorkdirError(
+            f'{workdir.path} holds a run of a group, whose checkpoints are in '
+            f'{workdir.checkpoints_path}: resume the whole group there'
         )
-    if workdir.replica is None:
-        return Checkpoints(workdir.checkpoints_path, keep=1, read_only=True)
-    return ReplicaCheckpoints(workdir.checkpoints_path, workdir.replica)
 
 
-class GroupCheckpoints(Checkpoints):
-    """Those of a group, whose `meta['records']` say which steps each replica keeps: retention
-    spares all of these.
-    """
-
-    def protected_steps(self) -> set[int]:
-        """See Checkpoints."""
-        return {step for record in _records(self) for step in record['saves']}
-
-
-class ReplicaCheckpoints(Checkpoints):
-    """One replica's checkpoints: slices of its group's, at the steps that a run alone would have
-    kept. Read-only.
-    """
-
-    def __init__(self, directory: epath.PathLike, index: int):
-        super().__init__(directory, keep=1, read_only=True)
-        self._index = index
-        self._group = Checkpoints(directory, keep=1, read_only=True)
-
-    def valid_steps(self) -> list[int]:
-        """See Checkpoints."""
-        record = self._recorded()
-        return [step for step in self._group.valid_steps() if record and step in record['saves']]
-
-    def best_step(self) -> int | None:
-        """See Checkpoints."""
-        record = self._recorded()
-        return record['best']['step'] if record and record['best'] else None
-
-    def restore(self, abstract_state: Any, step: int | None = None) -> tuple[int, Any, dict]:
-        """See Checkpoints."""
-        chosen = run_on_primary(lambda: self._verified_step(step))
-        _, states, meta = super().restore(self._stacked(abstract_state, chosen), chosen)
-        state = jax.tree.map(
-            lambda a, like: jax.device_put(a[self._index], like.sharding), states, abstract_state
-        )
-        return chosen, state, meta
-
-    def _recorded(self) -> dict[str, Any] | None:
-        records = _records(self._group)
-        return records[self._index] if records else None
-
-    def _host_params(self, abstract_params: Any, step: int, part: str) -> Any:
-        stacked = super()._host_params(self._stacked(abstract_params, step), step, part)
-        return jax.tree.map(lambda a: np.asarray(a)[self._index], stacked)
-
-    def _stacked(self, abstract: Any, step: int) -> Any:
-        replicas = len(self.meta(step)['records'])
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((replicas, *a.shape), a.dtype), abstract)
-
-
-def _records(checkpoints: Checkpoints) -> list[dict[str, Any]]:
-    """What the newest undamaged checkpoint of a group says of its replicas; none where there is
-    no checkpoint.
-    """
-    for step in reversed(checkpoints.valid_steps()):
-        try:
-            return checkpoints.meta(step)['records']
-        except WorkdirError as error:
-            logging.warning('%s', error)
-    return []
-
-
-def _settle(group: Group) -> int:
-    """Refuses folders that are not the group's, or that are in use by other runs; writes
-    replicas.json.
-    """
-    path = group.path / GROUP
-    if path.exists():
-        there = read_group(group.path).folders
-        if there != group.folders:
-            raise ConfigError(
-                f'{group.path} holds the replicas {", ".join(there)}, not {", ".join(group.folders)}: '
-                'give these, or another --workdir'
-            )
-    for member in group.members:
-        if (member / POINTER).exists():
-            if not group.holds(member):
-                raise WorkdirError(f'{member} belongs to another group: choose another --workdir')
-        elif any((member / name).exists() for name in ('checkpoints', 'metrics.jsonl')):
-            raise WorkdirError(f'{member} holds a run of its own: choose another --workdir')
-    with wrap_os_errors(path):
-        write_text(path, json.dumps({'folders': list(group.folders)}) + '\n')
-    return 0
-
-
-def _point(group: Group, member: epath.Path) -> int:
-    # Relative, so that the whole may be moved.
-    pointer = {'group': os.path.relpath(group.path, member), 'index': group.members.index(member)}
-    with wrap_os_errors(member):
-        write_text(member / POINTER, json.dumps(pointer) + '\n')
-    return 0
-
-
-def _named(log: Callable[[str], None], name: str, message: str) -> None:
-    log(f'{name}: {message}')
+def _log(log: Callable[[str], None], label: str, message: str) -> None:
+    log(f'{label}: {message}')

@@ -1,7 +1,7 @@
 """Train one run, or several seeds side by side, in a workdir."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,9 +11,13 @@ from transformer_jax import config as config_lib
 from transformer_jax.config import Components
 from transformer_jax.data import load_data
 from transformer_jax.display.learning_curves import draw_learning_curves
-from transformer_jax.errors import ConfigError, Diverged, UserError, WorkdirError
+from transformer_jax.errors import ConfigError, Diverged, UserError
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.checkpoints import Checkpoints
+from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.processes import run_on_primary
+from transformer_jax.storage.seed_checkpoints import GroupCheckpoints
+from transformer_jax.storage.seed_group import SeedGroup
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import seed_groups
 from transformer_jax.training.programs import SeedGroupProgram, make_program
@@ -44,12 +48,13 @@ def train(config: ExperimentConfig, path: epath.PathLike, log: Log) -> dict[str,
             if one seed or more diverged.
     """
     if config.train.num_seeds == 1:
-        [record] = _train(config, Workdir(path), {}, log)
-        if record.failed:
+        [record] = _train(config, path, log)
+        if record.error is not None:
             raise record.error
         return record.best
-    members = seed_groups.seeds(config)
-    records = train_group(members, path, log)
+    members = seed_groups.seed_configs(config)
+    seeds = tuple(str(member.train.seed) for member in members)
+    records = train_group(members, SeedGroup(absolute_path(path), '.', seeds), log)
     failed = [
         f'seed {member.train.seed} at {record.failed}'
         for member, record in zip(members, records, strict=True)
@@ -64,49 +69,45 @@ def train(config: ExperimentConfig, path: epath.PathLike, log: Log) -> dict[str,
     return None
 
 
-def train_group(
-    configs: Sequence[ExperimentConfig], path: epath.PathLike, log: Log, folders: Sequence[str] = ()
-) -> list[Record]:
-    """Train several runs side by side in one compiled program, resuming what `path` holds.
+def train_group(configs: Sequence[ExperimentConfig], group: SeedGroup, log: Log) -> list[Record]:
+    """Train several runs in one compiled program, resuming what their group holds.
 
-    Each run has a workdir of its own, as if it had been trained alone, but the group at `path`
-    holds the checkpoints, see `seed_groups`. A run that diverges or stops early keeps its state
-    from there on, and the others continue.
+    Each run has a workdir of its own, as if it had been trained alone, but the group has the
+    checkpoints, see `seed_groups`. A run that diverges or stops early keeps its state from there
+    on, and the others continue.
 
     Args:
-        configs: of the runs, which differ in `seed_groups.VARIES` alone. A single one is trained
-            alone, in its folder.
-        path: the workdir of the group.
+        configs: of the runs, which differ in `seed_groups.MAY_DIFFER` alone. A single one is
+            trained alone, in its folder.
+        group: their folders, in the same order.
         log: receives one-line messages.
-        folders: the runs' workdirs, relative to `path`; by default their seeds.
 
     Returns:
         the record of each run: `best`, its best evaluation, and `failed`, how it diverged.
 
     Raises:
-        UserError: as `train`, but for Diverged. ConfigError where the runs cannot be trained side
-            by side.
+        UserError: as `train`, but for Diverged. ConfigError where the runs cannot be trained in one
+            program.
     """
-    names = folders or [str(config.train.seed) for config in configs]
+    seed_groups.require_whole(group)
     if len(configs) == 1:
-        return _train(configs[0], Workdir(epath.Path(path) / names[0]), {}, log)
-    if len(set(names)) < len(names):
+        return _train(configs[0], group.member_paths[0], log)
+    if len(set(group.members)) < len(configs):
         raise ConfigError(
-            f'runs side by side need folders of their own, these are {", ".join(names)}'
+            f'runs in one program need folders of their own, these are {", ".join(group.members)}'
         )
-    group = seed_groups.group_config(configs)
-    return _train(group, Workdir(path), dict(zip(names, configs, strict=True)), log)
+    return _train(seed_groups.group_config(configs), group.path, log, group, configs)
 
 
 def _train(
-    config: ExperimentConfig, workdir: Workdir, members: Mapping[str, ExperimentConfig], log: Log
+    config: ExperimentConfig,
+    path: epath.PathLike,
+    log: Log,
+    group: SeedGroup | None = None,
+    members: Sequence[ExperimentConfig] = (),
 ) -> list[Record]:
-    """Train one run, or the group of `members` (folder to configuration) where there are some."""
-    if workdir.replica is not None:
-        raise WorkdirError(
-            f'{workdir.path} holds a run of a group, whose checkpoints are in '
-            f'{workdir.checkpoints_path}: go on with the whole group there'
-        )
+    """Train the run in the workdir `path`, or the members of the group whose workdir it is."""
+    workdir = _open_own(path)
     components = config_lib.resolve(config)
     engines = components.architecture.engines()
     with contextlib.ExitStack() as stack:
@@ -118,7 +119,12 @@ def _train(
         if engines:
             log('engines: ' + '; '.join(f'{site} {names}' for site, names in engines.items()))
         try:
-            trainer = _make_trainer(components, workdir, members, stack, log)
+            data = load_data(components.pipeline, workdir.tokenizer_path, log, _splits(config))
+            if group is None:
+                trainer = _make_trainer(components, TrainingRun(config, data, workdir, log))
+            else:
+                runs = stack.enter_context(seed_groups.open_group(group, members, data, log))
+                trainer = _make_group_trainer(components, runs, workdir, log)
         except UserError:
             # A configuration that has never trained must not bind the next one.
             if not workdir.checkpoints_path.exists():
@@ -138,31 +144,42 @@ def _train(
         return [run.record for run in trainer.runs]
 
 
-def _make_trainer(
-    components: Components,
-    workdir: Workdir,
-    members: Mapping[str, ExperimentConfig],
-    stack: contextlib.ExitStack,
-    log: Log,
+def _open_own(path: epath.PathLike) -> Workdir:
+    """Open a workdir whose checkpoints are its own.
+
+    Raises:
+        WorkdirError: it holds a member of a group.
+    """
+
+    def release() -> int:
+        seed_groups.release_member(path)
+        return 0
+
+    run_on_primary(release)
+    return Workdir(path)
+
+
+def _make_trainer(components: Components, run: TrainingRun) -> Trainer:
+    """Build the trainer of one run."""
+    program = make_program(components)
+    run.log(f'optimizer: {optimizer_summary(components, program.model)}')
+    checkpoints = Checkpoints(run.workdir.checkpoints_path, keep=_kept_steps(components.config))
+    return Trainer(components, run, program, checkpoints, run.log)
+
+
+def _make_group_trainer(
+    components: Components, runs: Sequence[TrainingRun], workdir: Workdir, log: Log
 ) -> Trainer:
-    """Read the data and build the trainer of one run, or of the group of `members`."""
-    config = components.config
-    data = load_data(components.pipeline, workdir.tokenizer_path, log, _splits(config))
-    keep = max(config.checkpoint.keep, config.checkpoint.average)
-    if members:
-        runs = stack.enter_context(seed_groups.opened(workdir, members, data, log))
-        program = SeedGroupProgram(components, list(members.values()))
-        checkpoints = seed_groups.GroupCheckpoints(workdir.checkpoints_path, keep=keep)
-        trainer = SeedGroupTrainer(components, runs, program, checkpoints, log)
-        model = program.single.model
-    else:
-        program = make_program(components)
-        checkpoints = Checkpoints(workdir.checkpoints_path, keep=keep)
-        run = TrainingRun(config, data, workdir, log)
-        trainer = Trainer(components, run, program, checkpoints, log)
-        model = program.model
-    log(f'optimizer: {optimizer_summary(components, model)}')
-    return trainer
+    """Build the trainer of a group of seeds, whose own workdir is given."""
+    program = SeedGroupProgram(components, [run.config for run in runs])
+    log(f'optimizer: {optimizer_summary(components, program.single.model)}')
+    checkpoints = GroupCheckpoints(workdir.checkpoints_path, keep=_kept_steps(components.config))
+    return SeedGroupTrainer(components, runs, program, checkpoints, log)
+
+
+def _kept_steps(config: ExperimentConfig) -> int:
+    """Return how many of the newest checkpoints are kept."""
+    return max(config.checkpoint.keep, config.checkpoint.average)
 
 
 def _splits(config: ExperimentConfig) -> tuple[str, ...]:
