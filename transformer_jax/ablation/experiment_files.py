@@ -68,7 +68,7 @@ def config_file(text: str) -> ml_collections.ConfigDict:
 
 
 def _call(path: Path, name: str, argument: str) -> Any:
-    """Execute a file and call one of its functions; the file is a program and may raise anything."""
+    """Execute a file, which is a program and may raise anything, and call one of its functions."""
     _refuse_duplicate_keys(path)
     module_spec = importlib.util.spec_from_file_location(f'{name}_{path.stem}', path)
     module = importlib.util.module_from_spec(module_spec)

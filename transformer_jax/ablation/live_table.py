@@ -1,4 +1,4 @@
-"""What a person sees of an ablation that runs: a live table on a terminal, lines elsewhere."""
+"""The progress of an ablation: a live table on a terminal, lines elsewhere."""
 
 import contextlib
 import time
@@ -15,26 +15,38 @@ from transformer_jax.display.progress import without_bars
 from transformer_jax.display.tables import result_table
 from transformer_jax.training.seed_groups import group_name
 
-IN_WORK = ('training', 'scoring', 'running elsewhere')
+ACTIVE = ('training', 'scoring', 'running elsewhere')
+UNFINISHED = ('waiting', *ACTIVE)
 
 
 class LiveTable:
-    """The states of runs: waiting, training, scoring, done, failed, running elsewhere."""
+    """The states of trials: waiting, training, scoring, done, failed or running elsewhere.
+
+    Attributes:
+        states: trial -> its state, of the trials that are planned.
+    """
 
     def __init__(self, plan: Plan, lacking: set[Trial], log: Callable[[str], None]):
+        """Show a plan.
+
+        Args:
+            plan: what runs.
+            lacking: the trials that are not done yet.
+            log: receives the remarks where there is no terminal.
+        """
         self._plan, self._log, self._remark = plan, log, ''
         self._console = rich.console.Console(stderr=True)
         self._begun, self._missing = time.monotonic(), len(lacking)
         self.states = {trial: 'waiting' if trial in lacking else 'done' for trial in plan.trials}
 
     def set_state(self, trial: Trial, state: str) -> None:
-        """Takes in a state; of runs that were not asked for nothing is shown."""
+        """Set the state of a trial; trials that are not planned are not shown."""
         if trial in self.states:
             self.states[trial] = state
 
     @contextlib.contextmanager
     def displayed(self) -> Iterator[None]:
-        """Inside, a terminal shows the table, and single runs draw nothing."""
+        """Show the table while inside, on a terminal; loops then draw no bars."""
         if not self._console.is_terminal:
             yield
             return
@@ -49,37 +61,36 @@ class LiveTable:
         ):
             yield
 
-    def set_remark(self, runs: Sequence[Trial], line: str) -> None:
-        """Takes a remark of a trial in work, or of several side by side."""
-        for trial in runs:
+    def set_remark(self, trials: Sequence[Trial], line: str) -> None:
+        """Show, or log, a remark about a trial, or about several in one program."""
+        for trial in trials:
             if self.states.get(trial) == 'waiting':
                 self.states[trial] = 'training'
-        self._remark = (
-            f'{runs[0].setting.folder}/{group_name([trial.seed for trial in runs])}: {line}'
-        )
+        seeds = group_name([trial.seed for trial in trials])
+        self._remark = f'{trials[0].setting.folder}/{seeds}: {line}'
         if not self._console.is_terminal:
             self._log(self._remark)
 
     def table(self) -> rich.table.Table:
-        """A line for each row of the plan."""
-        rows = {trial.setting: None for trial in self._plan.trials}
+        """Make the table, with a row for each setting of the plan."""
+        settings = dict.fromkeys(trial.setting for trial in self._plan.trials)
         return result_table(
             f'{self._plan.file} in {self._plan.root}',
             ('variant', 'seeds done', 'now', 'step', 'loss', 'minutes left'),
-            [self._cells(setting) for setting in rows],
+            [self._cells(setting) for setting in settings],
         )
 
     def _cells(self, setting: Setting) -> tuple[str, ...]:
         states = {trial: state for trial, state in self.states.items() if trial.setting == setting}
         counts = list(states.values())
         events = {
-            trial: last_event(trial.workdir) for trial, state in states.items() if state in IN_WORK
+            trial: last_event(trial.workdir) for trial, state in states.items() if state in ACTIVE
         }
         failed = f'{counts.count("failed")} failed' if 'failed' in counts else ''
         cells = ', '.join(setting.variants), f'{counts.count("done")}/{len(counts)}'
         if not events:
             return *cells, failed, '', '', ''
-        # The furthest: beside it others may have stopped early.
+        # The trial with the most steps: the others of its program may have stopped early.
         now = max(events, key=lambda trial: events[trial].get('step', 0))
         event, steps = events[now], setting.config.train.steps
         seeds = ', '.join(
@@ -98,12 +109,10 @@ class LiveTable:
         )
 
     def _renderable(self) -> rich.console.Group:
-        ended = self._missing - sum(
-            state in ('waiting', *IN_WORK) for state in self.states.values()
-        )
+        states = list(self.states.values())
+        ended = self._missing - sum(state in UNFINISHED for state in states)
         spent = (time.monotonic() - self._begun) / 60
         left = f', about {spent / ended * (self._missing - ended):.0f} left' if ended else ''
-        counts = list(self.states.values())
-        line = f'{counts.count("done")} of {len(counts)} runs done; {spent:.0f} minutes{left}'
+        line = f'{states.count("done")} of {len(states)} runs done; {spent:.0f} minutes{left}'
         remark = rich.text.Text(self._remark, 'dim', no_wrap=True, overflow='ellipsis')
         return rich.console.Group(self.table(), rich.text.Text(line), remark)

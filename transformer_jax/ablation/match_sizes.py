@@ -1,9 +1,9 @@
-"""Variants of equal size: a comparison at equal parameters, or at equal FLOPs.
+"""Variants of equal size, for a comparison at equal parameters or at equal FLOPs.
 
-What is solved for is `model.d_ff`, the size of each expert where there are many, all of whose
-parameters count. A recurrent model has none: there it is `model.d_model`, which is the size of its
-embeddings too. They grow with it and do not count, tied or not, as they do not for others; in FLOPs
-the product that makes the logits counts for all.
+The size that is solved for is `model.d_ff`; in a mixture of experts it is the size of each expert,
+and the parameters of all experts count. A recurrent model has no `model.d_ff`: there it is
+`model.d_model`, which is the size of its embeddings too. Embeddings grow with it and do not count,
+tied or not, as in other models; in FLOPs the product that makes the logits counts for all models.
 """
 
 import dataclasses
@@ -25,42 +25,48 @@ MEASURES: dict[str, tuple[str, Callable[[Components], float]]] = {
     'params': ('non-embedding parameters', costs.non_embedding_params),
     'flops': ('forward FLOPs per target token', costs.flops_per_token),
 }
-EVEN = 8  # sizes that devices like
-TOLERANCE = 0.01  # of the target: what an even size may cost
+EVEN = 8  # multiples of it are fast on devices
+TOLERANCE = 0.01  # share of the target: how far the count of a multiple of 8 may be from it
 
 
 @dataclasses.dataclass(frozen=True)
 class Matched:
-    """A variant at the size of its reference. What was not measured is 0, and nothing chosen."""
+    """A variant at the size of its reference.
+
+    Attributes:
+        config: with that size.
+        chosen: what was solved for, {'model.d_ff': 1984}; {}: nothing.
+        value: the parameters or FLOPs that the variant has; 0: not measured.
+        target: those of the reference.
+    """
 
     config: ExperimentConfig
-    chosen: dict[str, Any] = dataclasses.field(default_factory=dict)  # {'model.d_ff': 1984}
+    chosen: dict[str, Any] = dataclasses.field(default_factory=dict)
     value: float = 0
-    target: float = 0  # the reference's value
+    target: float = 0
 
     @property
     def residual(self) -> float:
-        """(value − target) / target."""
+        """The relative error, (value − target) / target."""
         return (self.value - self.target) / self.target if self.target else 0.0
 
 
 def match_sizes(
     configs: Mapping[str, ExperimentConfig], reference: Reference, kind: str
 ) -> dict[str, Matched]:
-    """Every variant with its size solved so that it has as much of something as its reference,
-    which stays as it is.
+    """Solve the size of every variant so that it has as much as its reference.
 
-    A size of its own that a variant was given is solved away, unless it is right already. Of sizes
-    within 1% of the target, the best multiple of 8 is taken.
+    The reference stays as it is. A size that a variant sets itself is replaced, unless it is right
+    already. Among sizes within 1% of the target, the best multiple of 8 is taken.
 
     Args:
         configs: the variants, by name.
         reference: one of them, or that of each.
-        kind: 'params', those outside embeddings; 'flops', see `costs.flops_per_token`; 'none':
+        kind: 'params', those outside embeddings; 'flops', see `flops.flops_per_token`; 'none':
             nothing is solved.
 
     Raises:
-        ConfigError: variants that have more at size 1 already; all of them are listed.
+        ConfigError: variants have more than their reference even at size 1; all of them are listed.
     """
     if kind == 'none':
         return {name: Matched(config) for name, config in configs.items()}
@@ -82,19 +88,20 @@ def match_sizes(
         except _TooLarge as error:
             least = error.args[0]
             reasons.append(
-                f'{name}: {least:,.0f} {what} with model.{_key(config)}=1 already, {least - target:,.0f} '
-                f'({least / target - 1:.1%}) more than the {target:,.0f} of {home}'
+                f'{name}: {least:,.0f} {what} with model.{_key(config)}=1 already, '
+                f'{least - target:,.0f} ({least / target - 1:.1%}) more than the {target:,.0f} of '
+                f'{home}'
             )
     if reasons:
         raise ConfigError(
-            f'match={kind!r}: variants that cannot be as small as their reference; make them smaller '
-            'otherwise, or compare without match:\n  ' + '\n  '.join(reasons)
+            f'match={kind!r}: variants that cannot be as small as their reference; make them '
+            'smaller otherwise, or compare without match:\n  ' + '\n  '.join(reasons)
         )
     return matched
 
 
 class _TooLarge(Exception):
-    """What a variant of size 1 has, which is more than the target."""
+    """Raised with what a variant has at size 1, where that is more than the target."""
 
 
 def _solved(
@@ -108,8 +115,8 @@ def _solved(
 
     size, value = getattr(config.model, key), measure(config)
     if value != target:
-        # A count is a trace of the model, a second of work. It is affine in d_ff (gated layers: up
-        # to a whole number of ⅔ d_ff), and quadratic in d_model: two or three tell all others.
+        # A count traces the model, which takes a second. It is affine in d_ff (gated layers: up to
+        # a whole number of ⅔ d_ff), and quadratic in d_model: two or three counts give all others.
         law = through({n: count(n) for n in ((3, 48) if key == 'd_ff' else (3, 24, 48))})
         if law(1) > target:
             raise _TooLarge(count(1))
@@ -132,7 +139,7 @@ def _resized(config: ExperimentConfig, size: int) -> ExperimentConfig:
 
 
 def through(points: Mapping[int, float]) -> Callable[[int], float]:
-    """The polynomial of the lowest degree through {x: y} (Lagrange), without rounding."""
+    """Return the polynomial of the lowest degree through {x: y} (Lagrange), without rounding."""
 
     def value(x: int) -> float:
         return float(
@@ -146,12 +153,13 @@ def through(points: Mapping[int, float]) -> Callable[[int], float]:
 
 
 def closest(count: Callable[[int], float], target: float, start: int = 1) -> int:
-    """The size from 1 on whose count is nearest to the target, or a multiple of 8 that is
-    near enough.
+    """Find the size, 1 or more, whose count is nearest to the target.
+
+    A multiple of 8 is preferred where its count is within 1% of the target.
 
     Args:
-        count: of a size; it rises with it, or stays.
-        target: what it is to be.
+        count: of a size; it never falls as the size grows.
+        target: what the count should be.
         start: where to begin, best near the answer.
     """
     low = high = start

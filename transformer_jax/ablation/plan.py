@@ -1,6 +1,4 @@
-"""What an ablation is to run: the distinct configs of an experiment, times seeds, and what of it
-is done.
-"""
+"""The plan of an ablation: the distinct configs of an experiment times seeds, under one root."""
 
 import dataclasses
 import json
@@ -33,16 +31,22 @@ from transformer_jax.storage.files import absolute_path, write_text
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """The variants that share a config, and with it a folder and its runs."""
+    """A config of the experiment, with the variants that share it.
+
+    Attributes:
+        folder: under the root, of all its trials.
+        variants: their names.
+        config: with the first seed.
+    """
 
     folder: str
     variants: tuple[str, ...]
-    config: ExperimentConfig  # of the first seed
+    config: ExperimentConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One row with one seed."""
+    """A setting with one seed: one run of training, in a workdir of its own."""
 
     setting: Setting
     seed: int
@@ -50,16 +54,16 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """As it is called in the log: its folder under the root."""
+        """The name in the log: the folder under the root."""
         return f'{self.setting.folder}/{self.seed}'
 
-    def beside(self, seed: int) -> 'Trial':
-        """The same row's run of another seed."""
+    def with_seed(self, seed: int) -> 'Trial':
+        """Return the trial of the same setting with another seed."""
         return Trial(self.setting, seed, self.workdir.parent / str(seed))
 
     @property
     def config(self) -> ExperimentConfig:
-        """What it trains with."""
+        """The configuration that it trains with."""
         return config_lib.replace(
             self.setting.config,
             train=dataclasses.replace(self.setting.config.train, seed=self.seed),
@@ -67,25 +71,30 @@ class Trial:
 
 
 class Plan:
-    """An experiment under a root: its rows, and the runs that were asked for.
+    """An experiment under a root: its settings, and the trials that are to be done.
 
     Attributes:
-        rows: distinct configs, in the order of the variants.
-        runs: those that were asked for, a row's seeds side by side.
+        experiment: what is planned.
+        file: where the experiment came from.
+        root: the folder that holds everything.
+        matched: variant -> its config at the size of its reference.
+        settings: the distinct configs, in the order of the variants.
+        trials: those to be done, the seeds of a setting next to each other.
         record: the content of experiment.json.
     """
 
     def __init__(self, experiment: Experiment, file: str, root: epath.PathLike, seeds: int = 0):
-        """
+        """Plan an experiment; nothing is written yet.
+
         Args:
             experiment: what to run.
             file: where it came from, for the record.
-            root: the folder of it all; nothing is written yet.
+            root: the folder that holds everything.
             seeds: how many; 0: as the experiment says.
 
         Raises:
-            ConfigError: variants that cannot be, all of them; or the root holds another version of
-                the experiment.
+            ConfigError: variants are impossible (all of them are listed), or the root holds another
+                version of the experiment.
             WorkdirError: the root is no directory, or its experiment.json is damaged.
         """
         self.experiment, self.file, self.root = experiment, file, absolute_path(root)
@@ -110,26 +119,31 @@ class Plan:
         ]
 
     def narrow(self, only: Sequence[str], shard: str) -> None:
-        """Leaves the runs of some variants (none: of all), and of these the i-th of n
-        parts: 'i/n'.
+        """Leave only the trials of some variants, and of these only one of several parts.
+
+        Args:
+            only: names of variants; none: all.
+            shard: 'i/n', the i-th of n parts.
+
+        Raises:
+            ConfigError: there is no such variant or part.
         """
         for name in only:
             if name not in self.experiment.variants:
-                raise ConfigError(
-                    f'--only={name}: no such variant; {spec.nearest(name, self.experiment.variants)}'
-                )
+                nearest = spec.nearest(name, self.experiment.variants)
+                raise ConfigError(f'--only={name}: no such variant; {nearest}')
         self.trials = [
             trial for trial in self.trials if not only or set(trial.setting.variants) & set(only)
         ]
         index, _, count = shard.partition('/')
         if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
             raise ConfigError(f'--shard={shard}: it takes i/n, the i-th of n parts, with 1 ≤ i ≤ n')
-        # Neighbours stay together: the seeds of a row share what is compiled.
+        # Neighbors stay together: the seeds of a setting share what is compiled.
         first, last = (len(self.trials) * end // int(count) for end in (int(index) - 1, int(index)))
         self.trials = self.trials[first:last]
 
     def require_machine(self) -> None:
-        """Raises ConfigError for all rows whose engine, or mesh, this machine does not have."""
+        """Raise ConfigError if this machine lacks the engine or mesh of some settings."""
         reasons = []
         for setting in self.settings:
             try:
@@ -141,7 +155,11 @@ class Plan:
             raise impossible_variants(reasons)
 
     def write(self) -> None:
-        """Writes experiment.json, which every process that works under the root writes alike."""
+        """Write experiment.json; every process that works under the root writes the same.
+
+        Raises:
+            WorkdirError: the root cannot be written.
+        """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             write_text(self.root / results.EXPERIMENT, json.dumps(self.record, indent=1) + '\n')
@@ -152,7 +170,7 @@ class Plan:
             ) from error
 
     def lacks(self, trial: Trial) -> str:
-        """Why a run is not done; '' where it is."""
+        """Say why a trial is not done; '' where it is."""
         try:
             result = results.read_run(
                 trial.workdir, trial.seed, self.flat(trial.setting), self.record
@@ -165,7 +183,7 @@ class Plan:
         return ''
 
     def flat(self, setting: Setting) -> dict[str, Any]:
-        """A row's config as experiment.json has it."""
+        """Return the config of a setting as experiment.json has it."""
         return self.record['variants'][setting.variants[0]]['config']
 
     def _record(self, seeds: list[int]) -> dict[str, Any]:
@@ -207,15 +225,15 @@ def reported(task: Task) -> tuple[str, ...]:
 
 
 def checked_configs(experiment: Experiment) -> dict[str, ExperimentConfig]:
-    """Every variant as a configuration that can be trained and scored.
+    """Return every variant as a configuration that can be trained and scored.
 
     Raises:
-        ConfigError: some cannot; all of them are listed.
+        ConfigError: some variants cannot; all of them are listed.
     """
     configs = experiment.configs()
     reasons = [
-        f'{name}: train.num_seeds={config.train.num_seeds}: the seeds are those of ablate, and --seeds_per_program says '
-        'how many share a program'
+        f'{name}: train.num_seeds={config.train.num_seeds}: the seeds are those of ablate, and '
+        '--seeds_per_program says how many share a program'
         for name, config in configs.items()
         if config.train.num_seeds != 1
     ]
@@ -251,24 +269,22 @@ def _unmeasurable(config: ExperimentConfig, metric: Metric) -> str:
 
 
 def _settings(configs: dict[str, ExperimentConfig], earlier: dict[str, Any]) -> tuple[Setting, ...]:
-    """Variants of one config share a row; a config keeps the folder that it had under
-    another name.
-    """
+    """Group variants by config; a config keeps the folder that it had under another name."""
     names: dict[str, list[str]] = {}
     for name, config in configs.items():
         names.setdefault(_key(config_lib.flatten(config)), []).append(name)
     had = {_key(variant['config']): variant['folder'] for variant in earlier.values()}
-    rows, taken = [], {}
+    settings, taken = [], {}
     for key, members in names.items():
         folder = had.get(key, slug(members[0]))
         if folder in taken:
             raise ConfigError(
-                f'variant {members[0]!r} would share the folder {folder!r} with {taken[folder]!r}, which '
-                'had its name before: give it another one'
+                f'variant {members[0]!r} would share the folder {folder!r} with '
+                f'{taken[folder]!r}, which had its name before: give it another one'
             )
         taken[folder] = members[0]
-        rows.append(Setting(folder, tuple(members), configs[members[0]]))
-    return tuple(rows)
+        settings.append(Setting(folder, tuple(members), configs[members[0]]))
+    return tuple(settings)
 
 
 def _key(flat: dict[str, Any]) -> str:
@@ -278,18 +294,18 @@ def _key(flat: dict[str, Any]) -> str:
 
 
 def _refuse_other_version(root: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """A variant keeps its config: only variants, seeds and metrics may come and go."""
+    """Raise ConfigError if a variant has another config than before.
+
+    Only variants, seeds and metrics may be added and removed.
+    """
     reasons = []
     for name in old.keys() & new.keys():
         changed = results.differences(old[name]['config'], new[name]['config'])
-        reasons += [f'{name}: {"; ".join(changed)}'] * bool(changed)
+        if changed:
+            reasons.append(f'{name}: {"; ".join(changed)}')
     if reasons:
-        raise ConfigError(
-            '\n  '.join(
-                [
-                    f'{root} holds results of another version of the experiment; take another '
-                    '--root, or the old values:',
-                    *sorted(reasons),
-                ]
-            )
+        title = (
+            f'{root} holds results of another version of the experiment; take another --root, or '
+            'the old values:'
         )
+        raise ConfigError('\n  '.join([title, *sorted(reasons)]))

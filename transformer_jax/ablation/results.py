@@ -1,13 +1,12 @@
-"""What an ablation left in its root, read strictly: a run that is missing or damaged is named,
-never passed over.
+"""The files of an ablation's root, read strictly: a missing or damaged run is named, not skipped.
 
 - experiment.json: claim, metrics, published numbers, seeds, and the folder and config of
   every variant
-- <folder>/<seed>/: a workdir of training, where are also, once it is scored,
+- <folder>/<seed>/: the workdir of a run, with these files once it is scored:
   - result.json: scores, size, speed, machine
   - sentences.json: what the scores are made of, sentence by sentence
   - failure.json: why the run failed, if it did
-- results.json: all of this in one file, sentences aside
+- results.json: all of this in one file, without the sentences
 """
 
 import json
@@ -31,7 +30,7 @@ EXPERIMENT, RESULT, FAILURE, SENTENCES, RESULTS = (
     'sentences.json',
     'results.json',
 )
-# What a result.json holds beside its scores.
+# The keys of a result.json next to its scores.
 FACTS = (
     'seed',
     'params',
@@ -46,27 +45,28 @@ FACTS = (
     'commit',
     'date',
 )
-BY_METRIC = ('scores', 'examples', 'lengths', 'checkpoints')  # or by split: the objects in it
+# The keys of a result.json whose values are objects, by metric or by split.
+BY_METRIC = ('scores', 'examples', 'lengths', 'checkpoints')
 
 
 class Damaged(Exception):
-    """A run that cannot be used, and why."""
+    """Raised for a run that cannot be used; it says why."""
 
 
 def load_results(path: epath.PathLike) -> dict[str, Any]:
-    """The results of an ablation.
+    """Load the results of an ablation.
 
     Args:
         path: the root of one, or a results.json that it wrote.
 
     Returns:
-        `experiment`, see experiment.json; `runs`, the sound ones, each the content of its
-        result.json with its `folder`; and `missing`, all others of the plan: `folder`, `seed`
+        `experiment`: the content of experiment.json; `runs`: the sound ones, each the content of
+        its result.json with its `folder`; `missing`: all others of the plan, with `folder`, `seed`
         and `why`.
 
     Raises:
-        ConfigError: neither of these.
-        WorkdirError: the file of the whole is damaged.
+        ConfigError: `path` is neither.
+        WorkdirError: experiment.json or results.json is damaged.
     """
     path = absolute_path(path)
     if path.is_dir():
@@ -95,49 +95,50 @@ def load_results(path: epath.PathLike) -> dict[str, Any]:
             raise Damaged(find('missing', folder, seed).get('why', f'not in {path.name}'))
         return check_result(found, seed, experiment)
 
-    return _gathered(experiment, run_of)
+    return _gather(experiment, run_of)
 
 
 def collect(root: epath.Path) -> dict[str, Any]:
-    """As `load_results`, of a root's folders."""
+    """Load results as `load_results`, from the folders of a root."""
     if not (root / EXPERIMENT).exists():
         raise ConfigError(
             f'{root} has no {EXPERIMENT}: name the --root of an ablation, or a results.json'
         )
     experiment = read_experiment(root / EXPERIMENT)
     configs = {variant['folder']: variant['config'] for variant in experiment['variants'].values()}
-    return _gathered(
+    return _gather(
         experiment,
         lambda folder, seed: read_run(root / folder / str(seed), seed, configs[folder], experiment),
     )
 
 
 def write_results(root: epath.Path) -> None:
-    """Writes results.json anew from a root's folders: a line for each variant and run, since it is
-    to be committed.
+    """Write results.json from the folders of a root.
+
+    It has a line for each variant and run, so that a commit shows what changed.
     """
     with wrap_os_errors(root / RESULTS):
         write_text(root / RESULTS, _lines(collect(root), 3) + '\n')
 
 
 def read_experiment(path: epath.Path) -> dict[str, Any]:
-    """The content of an experiment.json; raises WorkdirError where that is damaged."""
+    """Read the content of an experiment.json; raise WorkdirError where it is damaged."""
     return _checked(_read(path), path)
 
 
 def read_run(
     workdir: epath.Path, seed: int, config: Mapping[str, Any], experiment: Mapping[str, Any]
 ) -> dict:
-    """The result.json of a run.
+    """Read the result.json of a run.
 
     Args:
         workdir: of the run.
-        seed: `train.seed` of it.
-        config: what it must have been trained with, flat; its seed does not count.
+        seed: its `train.seed`.
+        config: what it must have been trained with, flat; the seed does not count.
         experiment: what must have been measured: the content of experiment.json.
 
     Raises:
-        Damaged: there is none, or none that can be used.
+        Damaged: there is no result, or it cannot be used.
     """
     if not (workdir / RESULT).exists():
         raise Damaged(_unfinished(workdir, config))
@@ -154,7 +155,7 @@ def read_run(
 
 
 def check_result(result: Any, seed: int, experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """A result that has all that was asked for, or Damaged."""
+    """Return a result that has everything that was asked for, or raise Damaged."""
     lacking = [
         key for key in (*FACTS, 'scores') if not isinstance(result, dict) or key not in result
     ]
@@ -173,12 +174,15 @@ def check_result(result: Any, seed: int, experiment: Mapping[str, Any]) -> dict[
 
 
 def is_score(value: Any) -> bool:
-    """Whether a score is a finite number."""
+    """Tell whether a score is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """'key: old -> new' of the keys by which two flat configs are not the same run, seeds aside."""
+    """List the differences that make two flat configs different runs: 'key: old -> new'.
+
+    Seeds do not count.
+    """
     return [
         line
         for key, line in config_changes(old, new).items()
@@ -187,12 +191,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def folders(experiment: Mapping[str, Any]) -> list[str]:
-    """The folders of the variants in their order, each once."""
+    """List the folders of the variants in their order, each once."""
     return list(dict.fromkeys(variant['folder'] for variant in experiment['variants'].values()))
 
 
 def _lines(value: Any, depth: int, indent: str = '') -> str:
-    """JSON with a line for each value down to `depth`, and for each object of a list."""
+    """Write JSON with a line for each value down to `depth`, and for each object of a list."""
     listed = isinstance(value, list) and any(isinstance(item, dict) for item in value)
     if not depth or not value or not (listed or isinstance(value, dict)):
         return json.dumps(value)
@@ -207,7 +211,7 @@ def _lines(value: Any, depth: int, indent: str = '') -> str:
     return left + ','.join(f'\n{inner}{item}' for item in items) + f'\n{indent}{right}'
 
 
-def _gathered(experiment: dict[str, Any], run_of: Any) -> dict[str, Any]:
+def _gather(experiment: dict[str, Any], run_of: Any) -> dict[str, Any]:
     runs, missing = [], []
     for folder in folders(experiment):
         for seed in experiment['seeds']:
@@ -219,7 +223,7 @@ def _gathered(experiment: dict[str, Any], run_of: Any) -> dict[str, Any]:
 
 
 def _unfinished(workdir: epath.Path, config: Mapping[str, Any]) -> str:
-    """Why a run has no result."""
+    """Say why a run has no result."""
     if (workdir / FAILURE).exists():
         try:
             return f'failed: {json.loads((workdir / FAILURE).read_text())["error"]}'
@@ -232,11 +236,10 @@ def _unfinished(workdir: epath.Path, config: Mapping[str, Any]) -> str:
 
 
 def last_event(workdir: epath.Path) -> dict[str, Any]:
-    """The last line of training in a run's metrics.jsonl; {} where there is none yet."""
+    """Read the last event of training in a run's metrics.jsonl; {} where there is none yet."""
     try:
-        *lines, _ = (
-            (workdir / 'metrics.jsonl').read_text().split('\n')
-        )  # a line that is being written has no end
+        # A line that is being written has no end.
+        *lines, _ = (workdir / 'metrics.jsonl').read_text().split('\n')
         events = map(json.loads, reversed(lines))
         return next((event for event in events if event['split'] == 'train'), {})
     except (OSError, ValueError, LookupError, TypeError):
