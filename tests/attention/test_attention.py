@@ -1,4 +1,4 @@
-"""Attention against float64 NumPy written from the paper."""
+"""Softmax attention against the equations of its paper, in NumPy with float64."""
 
 import dataclasses
 
@@ -18,22 +18,22 @@ HEADS = [(4, 4), (4, 2), (4, 1)]  # multi-head, grouped, multi-query
 
 @dataclasses.dataclass(frozen=True)
 class Given(Mask):
-    """Any matrix: key tokens' `segments_BT` hold it as bits."""
+    """A mask with any matrix, which is stored as bits in the `segments_BT` of the keys."""
 
     def allowed(self, query, key):
         return (key.segments_BT[:, None, :] >> query.positions_BT[:, :, None]) & 1 != 0
 
 
 def dot_product_attention(q_BTNH, k_BSKH, v_BSKH, allowed_BTS):
-    """(outputs, weights) of the kind `softmax` over any allowed_BTS."""
+    """Return (outputs, weights) of the kind `softmax` with any allowed_BTS."""
     bits_BS = (allowed_BTS << np.arange(T)[None, :, None]).sum(1)
-    context = AttentionInputs(
+    attention_inputs = AttentionInputs(
         Given(),
         Tokens(jnp.broadcast_to(jnp.arange(T)[None], (B, T)), jnp.ones((B, T), int)),
         Tokens(jnp.zeros((B, S), int), jnp.asarray(bits_BS)),
         params={'normalizer': ()},
     )
-    arguments = Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context
+    arguments = Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), attention_inputs
     return Softmax().attend(*arguments), Softmax().weights(*arguments)
 
 
@@ -42,15 +42,16 @@ attend = jax.jit(dot_product_attention)
 
 @jax.jit
 def gradients(q_BTNH, k_BSKH, v_BSKH, allowed_BTS, r_BTNH):
-    """Of the outputs' product with r, with respect to queries, keys and values."""
+    """Return the gradients of outputs · r with respect to queries, keys and values."""
     return jax.grad(
         lambda *x: (dot_product_attention(*x, allowed_BTS)[0] * r_BTNH).sum(), argnums=(0, 1, 2)
     )(q_BTNH, k_BSKH, v_BSKH)
 
 
 def paper(q_BTNH, k_BSKH, v_BSKH, allowed_BTS):
-    """Equation 1 of Vaswani et al. (2017) in loops over single queries, in float64:
-    (outputs, weights).
+    """Return (outputs, weights) by equation 1 of Vaswani et al. (2017), in float64.
+
+    A loop over single queries.
     """
     q_BTNH, k_BSKH, v_BSKH = (np.asarray(x, np.float64) for x in (q_BTNH, k_BSKH, v_BSKH))
     N, K = q_BTNH.shape[2], k_BSKH.shape[2]
@@ -77,7 +78,7 @@ def arrays(heads, scale=1.0, seed=0):
 
 
 def some_allowed():
-    """Random keys; query 1 of row 0 sees none, query 2 of row 1 a single one."""
+    """Return a random mask: query 1 of row 0 sees no key, query 2 of row 1 sees one."""
     allowed_BTS = np.random.default_rng(1).random((B, T, S)) < 0.6
     allowed_BTS[0, 1] = False
     allowed_BTS[1, 2] = np.arange(S) == 3
@@ -102,7 +103,7 @@ def test_gradients_are_the_papers(heads, scale, slope):
     grads = gradients(*inputs, some_allowed(), r_BTNH)
     for index, grad in enumerate(
         grads
-    ):  # one input at a time, so that none hides behind a larger one
+    ):  # one input at a time, because a larger gradient could hide a smaller one
         directions = [
             np.random.default_rng(3).normal(size=x.shape) * (i == index)
             for i, x in enumerate(inputs)
@@ -153,8 +154,7 @@ def test_bfloat16_takes_its_softmax_in_float32():
     assert o_BTNH.dtype == jnp.bfloat16
     assert weights_BNTS.dtype == jnp.float32
     seen = some_allowed().any(-1)[:, None]
-    np.testing.assert_allclose(
-        weights_BNTS.sum(-1), np.broadcast_to(seen, (B, 4, T)), atol=1e-6
-    )  # bfloat16: 4e-3
+    # bfloat16 rounds by up to 4e-3.
+    np.testing.assert_allclose(weights_BNTS.sum(-1), np.broadcast_to(seen, (B, 4, T)), atol=1e-6)
     expected, _ = paper(q, k, v, some_allowed())
     np.testing.assert_allclose(o_BTNH.astype(np.float32), expected, atol=0.03)

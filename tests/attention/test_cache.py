@@ -1,4 +1,4 @@
-"""Caches: the steps see what all at once would have shown them, and nothing else is kept."""
+"""Caches: decoding in steps sees the keys that all tokens at once would see."""
 
 import functools
 
@@ -28,7 +28,7 @@ def arrays(length=T, seed=0):
 
 
 def tokens_of(real_BT):
-    """Positions count the real tokens; the rest is padding, which may claim to stand anywhere."""
+    """Return tokens whose positions count the real ones; padding has arbitrary positions."""
     real_BT = np.asarray(real_BT, np.int32)
     return Tokens(np.where(real_BT, np.cumsum(real_BT, axis=1) - 1, 77).astype(np.int32), real_BT)
 
@@ -48,7 +48,7 @@ def part(tree, start, stop):
 
 
 def decoded(mask, queries, keys, tokens, lengths, room=T):
-    """The outputs of steps of so many tokens, and the cache after them."""
+    """Return the outputs of steps of the given numbers of tokens, and the cache after them."""
     cache = KIND.init_cache(part(keys, 0, 1), room, mask)
     outputs, start = [], 0
     for length in lengths:
@@ -84,7 +84,7 @@ def test_any_steps_are_as_good_as_all_at_once(cache, lengths):
     assert type(last) is cache
 
 
-# What comes first is padded: in front, behind, and within; longer than the ring, and shorter.
+# The first step is padded: in front, behind, and between; longer than the ring cache, and shorter.
 REAL = [[0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 1, 0, 0, 1, 1, 1, 1, 1]]
 
 
@@ -96,7 +96,7 @@ def test_padding_within_a_step_takes_no_place_in_the_window(cache, lengths):
     queries, keys = arrays()
     tokens = tokens_of(REAL)
     expected = attend(MASKS[cache], queries, keys, tokens)
-    for filled in (0.0, 1e30):  # what padding holds does not matter
+    for filled in (0.0, 1e30):  # the contents of padding do not matter
         pad_BT11 = np.array(REAL)[:, :, None, None] == 0
         keys = KeysValues(*(np.where(pad_BT11, np.float32(filled), leaf) for leaf in keys[:2]))
         o_BTNH, _ = decoded(MASKS[cache], queries, keys, tokens, lengths)
@@ -144,15 +144,15 @@ def test_a_step_of_padding_leaves_a_ring_as_it_is():
 
 
 def widened(cache, beams=2):
-    """A cache before its first key, for so many hypotheses a row."""
+    """Return a cache without keys, for the given number of hypotheses in a row."""
     _, keys = arrays()
     return reorder(KIND.init_cache(keys, beams * T, MASKS[cache]), np.zeros((B, beams), np.int32))
 
 
 @both
 def test_beams_go_on_from_the_past_of_their_parents(cache):
-    # Two hypotheses of each of two rows; the first row goes on with its second alone, the other's
-    # change places.
+    # Two hypotheses of each of two rows. In the first row both continue the second hypothesis; in
+    # the other row the two change places.
     parents, early = np.array([[1, 1], [1, 0]]), 7
     rows = (2 * np.arange(B)[:, None] + parents).reshape(-1)
     real = np.array([*REAL, *REAL[::-1]])

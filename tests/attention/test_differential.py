@@ -1,6 +1,4 @@
-"""Differential attention against the equations of Ye et al. (2024), and against the softmax
-attention it is made of.
-"""
+"""Differential attention against the equations of Ye et al. (2024) and against softmax."""
 
 import dataclasses
 import math
@@ -47,7 +45,7 @@ from transformer_jax.schema import ExperimentConfig, ModelConfig
 
 
 def paper_lambda(mix, init):
-    """Equation 2."""
+    """Return λ by equation 2 of Ye et al. (2024)."""
     return (
         math.exp(mix['lambda_q1'] @ mix['lambda_k1'])
         - math.exp(mix['lambda_q2'] @ mix['lambda_k2'])
@@ -61,7 +59,11 @@ def paper_lambda(mix, init):
 def test_outputs_and_weights_are_the_papers(kv_heads, name, position):
     at = site(Case('differential', position, kv_heads), name)
     (x_BTD, tokens, x_BSD, key_tokens), o_BTD, weights_BNTS = outputs_and_weights(at)
-    params, init = double(at.params), 0.8 - 0.6 * math.exp(-0.3)  # The layer is 1, the paper's 2.
+    # Layer 1 here is layer 2 in the paper, which counts from 1.
+    params, init = (
+        double(at.params),
+        0.8 - 0.6 * math.exp(-0.3),
+    )
     maps = []
     for half in np.split(np.arange(4), 2):
         q_BTNH = projected(x_BTD, params['queries']['query'])[..., half]
@@ -91,7 +93,7 @@ def test_lambda_starts_from_the_depth_of_the_layer():
         (1, 0.3555),
         (11, 0.7779),
         (100, 0.8),
-    ]:  # the paper's l = layer + 1
+    ]:  # l of the paper is layer + 1
         assert lambda_init(layer) == pytest.approx(expected, abs=1e-4)
     assert spec.parse('differential(lambda_init=0.5)', KINDS, 'attention').lambda_init == 0.5
     for wrong in ('1.0', '-0.1', '"layer"'):
@@ -100,7 +102,7 @@ def test_lambda_starts_from_the_depth_of_the_layer():
 
 
 def halves(seed=0, equal=False):
-    """(queries, keys) for 2 rows of 5 queries and keys, in 4 and 2 heads."""
+    """Return (queries, keys) of 2 rows with 5 tokens, in 4 query heads and 2 key heads."""
     rng = np.random.default_rng(seed)
     q1, q2, k1, k2, v = (
         jnp.asarray(rng.normal(size=(2, 5, heads, 6)), jnp.float32) for heads in (4, 4, 2, 2, 2)
@@ -108,7 +110,7 @@ def halves(seed=0, equal=False):
     return Queries(q1, q1 if equal else q2), KeysValues(k1, k1 if equal else k2, v)
 
 
-def context(kind, lambda_, **changes):
+def attention_inputs(kind, lambda_, **changes):
     tokens = whole(2, 5)
     return AttentionInputs(
         Causal(),
@@ -122,25 +124,27 @@ def context(kind, lambda_, **changes):
 @pytest.mark.parametrize('engine', ['dense', 'chunked'])
 def test_it_is_exactly_one_softmax_attention_less_lambda_times_another(engine):
     queries, keys = halves()
-    here = context(Differential(), 0.3, engine=engine)
+    inputs = attention_inputs(Differential(), 0.3, engine=engine)
     first, second = (
-        Softmax().attend(SoftmaxQueries(q), SoftmaxKeysValues(k, keys.v_BSKH), here)
+        Softmax().attend(SoftmaxQueries(q), SoftmaxKeysValues(k, keys.v_BSKH), inputs)
         for q, k in zip(queries, keys[:2], strict=True)
     )
     np.testing.assert_array_equal(
-        Differential().attend(queries, keys, here), first - jnp.float32(0.3) * second
+        Differential().attend(queries, keys, inputs), first - jnp.float32(0.3) * second
     )
     np.testing.assert_array_equal(
-        Differential().attend(queries, keys, context(None, 0, engine=engine)), first
+        Differential().attend(queries, keys, attention_inputs(None, 0, engine=engine)), first
     )
 
 
 def test_dropout_falls_on_the_same_places_of_both_maps():
     queries, keys = halves(equal=True)
-    here = context(Differential(), 1.0, dropout=(jax.random.PRNGKey(0), 0.5))
-    assert not np.any(Differential().attend(queries, keys, here))
+    inputs = attention_inputs(Differential(), 1.0, dropout=(jax.random.PRNGKey(0), 0.5))
+    assert not np.any(Differential().attend(queries, keys, inputs))
     assert np.any(
-        Differential().attend(queries, keys, here.replace(params=context(None, 0.5).params))
+        Differential().attend(
+            queries, keys, inputs.replace(params=attention_inputs(None, 0.5).params)
+        )
     )
 
 
@@ -168,17 +172,17 @@ def test_an_odd_head_is_refused_before_anything_runs():
         ConfigError, match='head_dim=5 is odd: differential attention halves queries and keys'
     ):
         config_lib.replace(ExperimentConfig(), model=model)
-    model = dataclasses.replace(model, d_model=12, position='rope')  # halves of 3
+    model = dataclasses.replace(model, d_model=12, position='rope')  # halves of 3 dimensions
     with pytest.raises(ConfigError, match='works on pairs of dimensions'):
         config_lib.replace(ExperimentConfig(), model=model)
 
 
 def test_gradients_are_finite_where_heads_cancel():
     queries, keys = halves(equal=True)
-    here = context(Differential(), 1.0)
+    inputs = attention_inputs(Differential(), 1.0)
 
     def total(v_BSKH, scale_H):
-        o_BTNH = Differential().attend(queries, keys._replace(v_BSKH=v_BSKH), here)
+        o_BTNH = Differential().attend(queries, keys._replace(v_BSKH=v_BSKH), inputs)
         return Differential().postprocess_heads(o_BTNH, {'scale_H': scale_H}).sum()
 
     grads = jax.grad(total, argnums=(0, 1))(keys.v_BSKH, jnp.ones(6))

@@ -1,6 +1,4 @@
-"""Engines against the dense one, what they cost, what they refuse, and what `auto` makes
-of them.
-"""
+"""Engines: they agree with the dense one; their costs; what they refuse; what `auto` chooses."""
 
 import dataclasses
 import functools
@@ -38,10 +36,10 @@ PACKED = packed((7, 9), (20,), (3, 5, 1), length=T)  # every row ends with paddi
 UNPACKED = packed((16,), (), (22,), length=T)
 MEMORY = packed(
     (5, 9), (), (3, 7, 1), length=17
-)  # row 1 shows nothing, row 0 no second segment's end
+)  # row 1 has no key, row 0 not all keys of segment 2
 CHUNKED = functools.partial(
     chunked.attend, chunk=5
-)  # of 22 places: five chunks, the last one filled up
+)  # of 22 tokens: five chunks, the last one filled up
 BLOCKED = functools.partial(blocked.attend, size=4)
 NO_POSITION = Position()
 
@@ -51,9 +49,9 @@ def parse(text):
 
 
 class RandomScope:
-    """Hands out random parameters."""
+    """A scope whose parameters are random numbers."""
 
-    heads, layer = (N, K, H, H), 1
+    heads, layer = HeadDims(N, K, H, H), 1
 
     def __init__(self):
         self.rng = np.random.default_rng(5)
@@ -63,7 +61,7 @@ class RandomScope:
 
 
 def arrays(S=T, seed=0, dtype=jnp.float32):
-    """Queries, keys, values, and what outputs are multiplied with."""
+    """Return random queries, keys, values, and the cotangent of the outputs."""
     rng = np.random.default_rng(seed)
     return [
         jnp.asarray(rng.normal(size=shape), dtype)
@@ -72,24 +70,25 @@ def arrays(S=T, seed=0, dtype=jnp.float32):
 
 
 def learned(kind, position=NO_POSITION):
-    """Parameters of the kind, and of the position encoding."""
+    """Return the parameters of the kind, and those of the position encoding."""
     return kind.attention_params(RandomScope()), position.params(RandomScope())
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def forward(attend, kind, mask, position, inputs, parameters, tokens, memory, dropout=None):
-    """o_BTNH of queries, keys and values."""
+    """Return o_BTNH of queries, keys and values."""
     q_BTNH, k_BSKH, v_BSKH = inputs
-    context = AttentionInputs(
+    attention_inputs = AttentionInputs(
         mask & kind.mask, tokens, memory, position, *parameters, dropout=dropout
     )
-    return attend(kind, Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context)
+    return attend(kind, Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), attention_inputs)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def graded(attend, kind, mask, position, inputs, parameters, r_BTNH, *others):
-    """(o_BTNH, gradients of its product with r with respect to queries, keys, values and to all
-    parameters).
+    """Return o_BTNH and the gradients of its product with r_BTNH.
+
+    The gradients are with respect to queries, keys, values and all parameters.
     """
 
     def product(inputs, parameters):
@@ -101,7 +100,7 @@ def graded(attend, kind, mask, position, inputs, parameters, r_BTNH, *others):
 
 
 def run(attend, kind, mask, tokens, memory, inputs, position=NO_POSITION, dropout=None):
-    """`graded` with random parameters; `inputs` as `arrays` has them."""
+    """Return the results of `graded` with random parameters; `inputs` come from `arrays`."""
     *inputs, r_BTNH = inputs
     return graded(
         attend,
@@ -117,7 +116,7 @@ def run(attend, kind, mask, tokens, memory, inputs, position=NO_POSITION, dropou
     )
 
 
-# --- They agree -----------------------------------------------------------------------------------
+# --- Agreement ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -198,8 +197,10 @@ def test_chunks_take_bfloat16_with_sums_in_float32():
 @pytest.mark.slow
 @pytest.mark.parametrize('engine', [dense.attend, CHUNKED])
 def test_weights_are_dropped_at_their_rate(engine):
-    """Unit vectors for values show the weights: they are dropped or scaled up, tile by tile
-    otherwise, and backward as forward.
+    """Each weight is 0 or divided by 1 − rate, the same in forward and backward pass.
+
+    Unit vectors as values make the outputs the weights. Each tile of the chunked engine has its own
+    random numbers.
     """
     length, rate = 64, 0.25
     kind, tokens, zeros_BTNH = (
@@ -236,19 +237,22 @@ def test_weights_are_dropped_at_their_rate(engine):
         assert len({tile.tobytes() for tile in tiles}) == len(tiles)
 
 
-# --- What they cost -------------------------------------------------------------------------------
+# --- Costs ----------------------------------------------------------------------------------------
 
 
 def compiled(attend, kind, length):
-    """(bytes of temporary arrays of forward and backward pass, FLOPs of the products of the
-    forward pass).
+    """Return the costs of a compiled program.
+
+    Returns:
+        (bytes of temporary arrays of the forward and backward pass, FLOPs of the matrix products
+        of the forward pass).
     """
     tokens, mask = whole(1, length), PAST & kind.mask
     x_BTNH = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
 
     def total(q_BTNH, k_BSKH, v_BSKH):
-        context = AttentionInputs(mask, tokens, tokens, params=learned(kind)[0])
-        return attend(kind, Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context).sum()
+        attention_inputs = AttentionInputs(mask, tokens, tokens, params=learned(kind)[0])
+        return attend(kind, Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), attention_inputs).sum()
 
     program = jax.jit(jax.grad(total, (0, 1, 2))).lower(x_BTNH, x_BTNH, x_BTNH).compile()
     flops = matmul_flops(jax.make_jaxpr(total)(x_BTNH, x_BTNH, x_BTNH))
@@ -259,7 +263,7 @@ def compiled(attend, kind, length):
 def test_memory_of_chunks_is_linear():
     short, long = (compiled(chunked.attend, Softmax(), length)[0] for length in (1024, 4096))
     assert long < 4.6 * short
-    assert long < 4096**2 * 2 * 4 / 8  # of the scores that the dense engine holds
+    assert long < 4096**2 * 2 * 4 / 8  # of the memory of the scores that the dense engine holds
 
 
 @pytest.mark.slow
@@ -270,9 +274,8 @@ def test_memory_and_flops_of_blocks_are_linear():
     )
     assert long_memory < 4.6 * memory
     assert long_flops == 4 * flops
-    assert (
-        flops <= 1.6 * 64 * 2048 * 2 * 2 * 2 * 8
-    )  # 1.5 windows and what rounds them up; 2 heads, products, FLOPs
+    # 1.5 windows, rounded up; 2 heads, 2 products, 2 FLOPs for each multiplication and addition.
+    assert flops <= 1.6 * 64 * 2048 * 2 * 2 * 2 * 8
 
 
 def test_chunks_that_nobody_may_see_are_left_out():
@@ -285,14 +288,16 @@ def test_chunks_that_nobody_may_see_are_left_out():
             return scores_BKGTS
 
     tokens = whole(B, T)
-    context = AttentionInputs(PAST, tokens, tokens, Counted(), {'normalizer': ()})
+    attention_inputs = AttentionInputs(PAST, tokens, tokens, Counted(), {'normalizer': ()})
     q_BTNH, k_BSKH, v_BSKH, _ = arrays()
-    jax.block_until_ready(CHUNKED(Softmax(), Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context))
+    jax.block_until_ready(
+        CHUNKED(Softmax(), Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), attention_inputs)
+    )
     jax.effects_barrier()
     assert len(made) == 15  # of 25
 
 
-# --- Kernels, as far as a machine without them can tell -------------------------------------------
+# --- Kernels, as far as a machine without them can test -------------------------------------------
 
 
 @pytest.mark.slow
@@ -301,7 +306,9 @@ def test_chunks_that_nobody_may_see_are_left_out():
     [('softmax(mask=window(6), scale=0.7)', PAST, None), ('softmax', Segments(), MEMORY)],
 )
 def test_what_cudnn_is_asked_for_is_the_dense_result(attention, mask, memory):
-    """With XLA in its place: lengths, causality and the window where rows are not packed, the
+    """With XLA in the place of cuDNN, the result is that of the dense engine.
+
+    The kernel gets lengths, causality and the window where rows are not packed, and the mask as a
     matrix where they are.
     """
     engine, kind = functools.partial(fused.cudnn, implementation='xla'), parse(attention)
@@ -317,9 +324,7 @@ def test_what_cudnn_is_asked_for_is_the_dense_result(attention, mask, memory):
 
 
 def asked(monkeypatch, attention, mask, tokens):
-    """The arguments that jax.nn.dot_product_attention gets in each of the ways that
-    are compiled.
-    """
+    """Return the arguments of jax.nn.dot_product_attention in each of the compiled branches."""
     calls = []
 
     def kernel(q_BTNH, k_BSKH, v_BSKH, **arguments):
@@ -328,8 +333,8 @@ def asked(monkeypatch, attention, mask, tokens):
 
     monkeypatch.setattr(jax.nn, 'dot_product_attention', kernel)
     kind, (q_BTNH, k_BSKH, v_BSKH, _) = parse(attention), arrays()
-    context = AttentionInputs(mask & kind.mask, tokens, tokens)
-    fused.cudnn(kind, Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context)
+    attention_inputs = AttentionInputs(mask & kind.mask, tokens, tokens)
+    fused.cudnn(kind, Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), attention_inputs)
     assert all(call.pop('implementation') == 'cudnn' for call in calls)
     return {'mask' if 'mask' in call else 'lengths': call for call in calls}
 
@@ -342,7 +347,7 @@ def test_cudnn_is_told_the_mask_in_the_form_that_lets_it_skip(monkeypatch):
         (5, 0),
         0.7,
     )
-    assert 'is_causal' not in calls['mask']  # which would be aligned with the top left corner
+    assert 'is_causal' not in calls['mask']  # which would align the mask with its top left corner
     causal, full = (
         asked(monkeypatch, 'softmax', mask, UNPACKED)['lengths'] for mask in (PAST, Segments())
     )
@@ -385,7 +390,7 @@ def test_splash_sees_a_whole_other_sequence():
     assert distance(o_BTNH, expected_BTNH) < 1e-5
 
 
-# --- What they refuse -----------------------------------------------------------------------------
+# --- Refusals -------------------------------------------------------------------------------------
 
 HALF = SiteSpec('decoder', HeadDims(N, K, 64, 64), 'bfloat16', attention_dropout=False)
 
@@ -447,13 +452,13 @@ def test_an_engine_refuses_what_it_cannot_do(engine, attention, position, messag
             {'dtype': 'float32'},
             "model.dtype='float32', the kernel takes float16 and bfloat16",
         ),
-        ('cudnn', 'softmax', {'heads': (N, K, 64, 32)}, 'heads of 64 and values of 32'),
-        ('cudnn', 'softmax', {'heads': (N, K, 60, 60)}, 'multiples of 8'),
+        ('cudnn', 'softmax', {'heads': HeadDims(N, K, 64, 32)}, 'heads of 64 and values of 32'),
+        ('cudnn', 'softmax', {'heads': HeadDims(N, K, 60, 60)}, 'multiples of 8'),
         ('cudnn', 'softmax', {'attention_dropout': True}, 'set model.attention_dropout=False'),
         ('splash', 'softmax', {'name': 'cross', 'dtype': 'float32'}, ''),
         ('splash', 'softmax(mask=window(4))', {'name': 'cross'}, 'count places'),
         ('splash', 'softmax', {'attention_dropout': True}, 'set model.attention_dropout=False'),
-        ('cudnn', 'linear', {'dtype': 'float32'}, ''),  # It has a form of its own.
+        ('cudnn', 'linear', {'dtype': 'float32'}, ''),  # It has its own algorithm.
     ],
 )
 def test_an_engine_refuses_where_it_cannot_run(engine, attention, changes, message):
@@ -468,7 +473,7 @@ def experiment(**model):
             | model
         )
     )
-    return config_lib.replace(config)  # which checks
+    return config_lib.replace(config)  # which checks it
 
 
 @pytest.mark.parametrize(
@@ -476,8 +481,8 @@ def experiment(**model):
     [
         (
             {'engine': 'chunked', 'encoder_attention': 'softmax(normalizer=entmax15)'},
-            r"model.encoder_attention='softmax\(normalizer=entmax15\)' cannot work with model.engine='chunked' \(encoder "
-            r'layers\): normalizer=entmax15 needs all keys',
+            r"model.encoder_attention='softmax\(normalizer=entmax15\)' cannot work with "
+            r"model.engine='chunked' \(encoder layers\): normalizer=entmax15 needs all keys",
         ),
         (
             {'engine': 'chunked', 'position': 'cope'},
@@ -519,7 +524,7 @@ def test_a_kernel_that_is_not_here_is_refused_before_anything_compiles_but_can_b
     assert cost_report(config, 1) == cost_report(same, 1)
 
 
-# --- What auto makes of them ----------------------------------------------------------------------
+# --- What auto chooses ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -538,7 +543,7 @@ def test_a_kernel_that_is_not_here_is_refused_before_anything_compiles_but_can_b
             'softmax(mask=window(4))',
             {'name': 'encoder'},
             'blocked',
-        ),  # cuDNN's windows only look back.
+        ),  # cuDNN's windows are causal.
         (('cudnn',), 'softmax(mask=strided(4))', {}, 'cudnn'),
         (('splash',), 'softmax(softcap=2.0)', {'dtype': 'float32'}, 'splash'),
         (('splash',), 'additive(mask=window(4))', {}, 'blocked'),
@@ -571,7 +576,10 @@ def test_a_model_tells_the_engine_of_every_layer():
 
 
 def test_decoding_steps_are_dense():
-    """Whatever the engine: here one of which not even a trace can be made where there is no GPU."""
+    """A decoding step runs the dense engine, whatever `model.engine` is.
+
+    Here it is an engine that cannot even be traced on a machine without a GPU.
+    """
     config = ModelConfig(d_model=16, d_ff=16, num_heads=2, decoder_layers=1, engine='cudnn')
     block, tokens, memory = (
         Block(resolve_architecture(config, 10), 'decoder', 0, crosses=True),

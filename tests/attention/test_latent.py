@@ -1,6 +1,4 @@
-"""Latent attention (MLA) against the equations of DeepSeek-V2 in float64, and its two forms against
-each other.
-"""
+"""Latent attention (MLA) against the equations of DeepSeek-V2 in float64; its two forms agree."""
 
 import math
 
@@ -58,18 +56,18 @@ def test_outputs_and_weights_are_the_papers(attention, kv_heads, name, position)
         asks_BTR = projected(x_BTD, params['queries']['query_latent'])[:, :, 0]
         asks_BTR = normed(asks_BTR, params['queries']['query_latent_norm'])
     q_BTNH = projected(asks_BTR, params['queries']['query'])
-    q_BTNH, turned_BTNP = q_BTNH[..., :4], q_BTNH[..., 4:]
-    turned_BSP = projected(x_BSD, params['keys']['turned_key'])
+    q_BTNH, rotated_BTNP = q_BTNH[..., :4], q_BTNH[..., 4:]
+    rotated_BSP = projected(x_BSD, params['keys']['turned_key'])
     if position == 'rope':
-        turned_BTNP, turned_BSP = (
+        rotated_BTNP, rotated_BSP = (
             rotated(x, at_.positions_BT)
-            for x, at_ in ((turned_BTNP, tokens), (turned_BSP, key_tokens))
+            for x, at_ in ((rotated_BTNP, tokens), (rotated_BSP, key_tokens))
         )
 
     def score(b, n, t, s):
         content = q_BTNH[b, t, n] @ k_BSKH[b, s, n * kv_heads // N]
-        return (content + turned_BTNP[b, t, n] @ turned_BSP[b, s, 0]) / math.sqrt(
-            4 + turned_BSP.shape[-1]
+        return (content + rotated_BTNP[b, t, n] @ rotated_BSP[b, s, 0]) / math.sqrt(
+            4 + rotated_BSP.shape[-1]
         )
 
     expected = softmax_weights(score, tokens, key_tokens, name == 'decoder')
@@ -81,7 +79,7 @@ R, K, H, P = 7, 2, 8, 6
 
 
 def arrays(length=9):
-    """(queries, keys, context) of `length` tokens."""
+    """Return (queries, keys, attention inputs) of `length` tokens."""
     rng = np.random.default_rng(0)
 
     def normal(*shape):
@@ -100,21 +98,23 @@ def arrays(length=9):
 @pytest.mark.parametrize('kind', [Latent(), Latent(softcap=2.0), Latent(normalizer=Sink())])
 @pytest.mark.parametrize('position', [Position(), Alibi()])
 def test_absorbed_is_expanded(kind, position):
-    queries, keys, context = arrays()
+    queries, keys, attention_inputs = arrays()
     sinks_KG11 = jnp.asarray(np.random.default_rng(1).normal(size=(K, N // K, 1, 1)), jnp.float32)
-    parameters = context.params | {'normalizer': sinks_KG11 if kind.normalizer == Sink() else ()}
-    context = context.replace(position=position, params=parameters)
-    expected_BTNH = kind.attend(queries, keys, context)
+    parameters = attention_inputs.params | {
+        'normalizer': sinks_KG11 if kind.normalizer == Sink() else ()
+    }
+    attention_inputs = attention_inputs.replace(position=position, params=parameters)
+    expected_BTNH = kind.attend(queries, keys, attention_inputs)
     assert expected_BTNH.shape == (2, 9, N, H)
-    assert distance(kind.absorbed(queries, keys, context), expected_BTNH) < 1e-6
+    assert distance(kind.absorbed(queries, keys, attention_inputs), expected_BTNH) < 1e-6
 
 
 def test_absorbed_never_holds_a_key_or_a_value_in_full():
-    queries, keys, context = arrays()
+    queries, keys, attention_inputs = arrays()
     full = f'f32[2,9,{K},{H}]'
 
     def text(form):
-        return str(jax.make_jaxpr(lambda *a: form(*a, context))(queries, keys))
+        return str(jax.make_jaxpr(lambda *a: form(*a, attention_inputs))(queries, keys))
 
     assert full in text(Latent().attend)
     assert full not in text(Latent().absorbed)
@@ -125,7 +125,7 @@ def test_the_cache_holds_the_latent_and_one_turned_key():
     assert [leaf.nbytes / (B * T) for leaf in cache.keys] == [
         4 * 16,
         4 * 2,
-    ]  # a token's, in float32
+    ]  # bytes of a token in float32
     kv_BTKH = np.zeros((B, T, N, 4), np.float32)
     whole_cache = Softmax().init_cache(KeysValues(kv_BTKH, kv_BTKH), T, PAST)
     assert sum(leaf.nbytes / (B * T) for leaf in jax.tree.leaves(whole_cache.keys)) == 4 * (
@@ -133,40 +133,43 @@ def test_the_cache_holds_the_latent_and_one_turned_key():
     )
 
 
-def stepped(kind, queries, keys, context, cache):
-    """o_BTNH, token by token."""
+def stepped(kind, queries, keys, attention_inputs, cache):
+    """Return o_BTNH of decoding token by token."""
     outputs = []
     for t in range(9):
         one_queries, one_keys, token = (
             jax.tree.map(lambda leaf, t=t: leaf[:, t : t + 1], tree)
-            for tree in (queries, keys, context.query_tokens)
+            for tree in (queries, keys, attention_inputs.query_tokens)
         )
         o_B1NH, cache = kind.step(
-            one_queries, one_keys, context.replace(query_tokens=token, key_tokens=token), cache
+            one_queries,
+            one_keys,
+            attention_inputs.replace(query_tokens=token, key_tokens=token),
+            cache,
         )
         outputs.append(o_B1NH)
     return jnp.concatenate(outputs, axis=1)
 
 
 def test_with_a_position_that_reads_keys_a_step_expands():
-    queries, keys, context = arrays()
+    queries, keys, attention_inputs = arrays()
     rng = np.random.default_rng(2)
     tables = {
         name: jnp.asarray(rng.normal(size=(5, H)), jnp.float32) for name in ('keys', 'values')
     }
-    context = context.replace(position=Shaw(clip=2), position_params=tables)
-    o_BTNH = stepped(Latent(), queries, keys, context, Latent().init_cache(keys, 9, PAST))
-    assert distance(o_BTNH, Latent().attend(queries, keys, context)) < 1e-6
+    attention_inputs = attention_inputs.replace(position=Shaw(clip=2), position_params=tables)
+    o_BTNH = stepped(Latent(), queries, keys, attention_inputs, Latent().init_cache(keys, 9, PAST))
+    assert distance(o_BTNH, Latent().attend(queries, keys, attention_inputs)) < 1e-6
 
 
 def test_a_window_keeps_a_ring_of_latents():
-    kind, (queries, keys, context) = Latent(mask=Window(4)), arrays()
-    context = context.replace(mask=PAST & kind.mask)
-    cache = kind.init_cache(keys, 9, context.mask)
+    kind, (queries, keys, attention_inputs) = Latent(mask=Window(4)), arrays()
+    attention_inputs = attention_inputs.replace(mask=PAST & kind.mask)
+    cache = kind.init_cache(keys, 9, attention_inputs.mask)
     assert isinstance(cache, RingCache)
     assert [leaf.shape for leaf in cache.keys] == [(2, 4, R), (2, 4, P)]
-    o_BTNH = stepped(kind, queries, keys, context, cache)
-    assert distance(o_BTNH, kind.attend(queries, keys, context)) < 1e-6
+    o_BTNH = stepped(kind, queries, keys, attention_inputs, cache)
+    assert distance(o_BTNH, kind.attend(queries, keys, attention_inputs)) < 1e-6
 
 
 def test_only_the_decoupled_parts_turn():

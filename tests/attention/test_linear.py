@@ -1,5 +1,6 @@
-"""Linear attention: each form of it against its definition, loops in float64; features and decays
-as printed.
+"""Linear attention: each of its forms against its definition; features and decays as published.
+
+The definitions are loops in float64.
 """
 
 import dataclasses
@@ -14,8 +15,9 @@ import pytest
 
 from transformer_jax import spec
 from transformer_jax.attention import KINDS, AttentionInputs
-from transformer_jax.attention.decays import Fixed, Gated, NoDecay
-from transformer_jax.attention.features import (
+from transformer_jax.attention.kinds.linear import KeysValues, Linear
+from transformer_jax.attention.kinds.linear_decays import Fixed, Gated, NoDecay
+from transformer_jax.attention.kinds.linear_features import (
     Elu,
     Favor,
     Identity,
@@ -23,7 +25,6 @@ from transformer_jax.attention.features import (
     Taylor,
     orthogonal_gaussians,
 )
-from transformer_jax.attention.kinds.linear import KeysValues, Linear
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.errors import ConfigError
@@ -40,8 +41,8 @@ PAIRS = [
     for decay in DECAYS
     if feature != Identity() or decay != NoDecay()
 ]
-# Two segments with padding between and after them; one segment with padding inside, as a padded
-# prompt leaves it.
+# Row 0: two segments with padding between and after them. Row 1: one segment with padding inside,
+# as in a cache after a padded prompt.
 ROWS = Tokens(
     np.array([[0, 1, 2, 3, 4, 0, 0, 0, 1, 2, 3, 4, 0], [*range(6), 0, 0, *range(6, 11)]], np.int32),
     np.array([[1, 1, 1, 1, 1, 0, 0, 2, 2, 2, 2, 2, 0], 6 * [1] + 2 * [0] + 5 * [1]], np.int32),
@@ -49,9 +50,9 @@ ROWS = Tokens(
 
 
 def phi(feature, x_H, query=False):
-    """A feature map as its paper has it, of one vector in float64."""
+    """Return the features of one vector by the formula of the paper, in float64."""
     x_H = np.asarray(x_H, np.float64)
-    scaled_H = x_H / len(x_H) ** 0.25  # so that products of two are q·k / √d
+    scaled_H = x_H / len(x_H) ** 0.25  # then φ(q)·φ(k) reads q·k / √d
     match feature:
         case Identity():
             return scaled_H
@@ -72,8 +73,9 @@ def phi(feature, x_H, query=False):
 
 
 def definition(kind, q_BTNH, k_BSKH, v_BSKH, decay_BSKR, allowed_BTS):
-    """o_t = Σ_s (Σ_r φ(q_t)_r φ(k_s)_r Π_{s<u≤t} a_ur) v_s in float64, divided by the sum of
-    weights without decay.
+    """Return o_t = Σ_s (Σ_r φ(q_t)_r φ(k_s)_r Π_{s<u≤t} a_ur) v_s in float64.
+
+    Without decay it is divided by the sum of weights.
     """
     divides = kind.decay == NoDecay()
     o_BTNH = np.zeros((*q_BTNH.shape[:3], v_BSKH.shape[-1]))
@@ -95,7 +97,7 @@ def definition(kind, q_BTNH, k_BSKH, v_BSKH, decay_BSKR, allowed_BTS):
 
 
 def arrays(kind, length=T, keys=None, seed=0):
-    """(q, k, v, log decay) at random; padding decays too, unless the kind takes care."""
+    """Return random (q, k, v, log decay), with decays at padding too, which must not count."""
     rng = np.random.default_rng(seed)
     S = keys or length
     shapes = (B, length, N, H), (B, S, K, H), (B, S, K, VALUE_H)
@@ -109,47 +111,53 @@ def arrays(kind, length=T, keys=None, seed=0):
     return q_BTNH, k_BSKH, v_BSKH, decay_BSKR.astype(np.float32)
 
 
-def attend(kind, context, q_BTNH, *keys):
-    return kind.attend(q_BTNH, KeysValues(*keys), context)
+def attend(kind, inputs, q_BTNH, *keys):
+    return kind.attend(q_BTNH, KeysValues(*keys), inputs)
 
 
 forward = jax.jit(attend, static_argnums=0)
 
 
-def stepwise(kind, context, splits, q_BTNH, *keys):
-    """`step` on the tokens between splits, one after another."""
+def stepwise(kind, inputs, splits, q_BTNH, *keys):
+    """Return the outputs of `step` on the tokens between splits, one after another."""
     cache, outputs = kind.init_cache(KeysValues(*keys), T, PAST), []
     for start, stop in itertools.pairwise(splits):
-        inputs = jax.tree.map(
+        qkv = jax.tree.map(
             lambda a_BT, i=start, j=stop: a_BT[:, i:j],
-            (q_BTNH, KeysValues(*keys), context.query_tokens),
+            (q_BTNH, KeysValues(*keys), inputs.query_tokens),
         )
-        o_BTNH, cache = kind.step(*inputs[:2], AttentionInputs(PAST, inputs[2], inputs[2]), cache)
+        o_BTNH, cache = kind.step(*qkv[:2], AttentionInputs(PAST, qkv[2], qkv[2]), cache)
         outputs.append(o_BTNH)
     return jnp.concatenate(outputs, axis=1)
 
 
-def recurrent(kind, context, q_BTNH, *keys):
-    """`step` on every token in turn."""
+def recurrent(kind, inputs, q_BTNH, *keys):
+    """Return the outputs of `step` on every token in turn."""
 
-    def step(cache, inputs):
-        q_B1NH, keys, tokens = jax.tree.map(lambda a_B: a_B[:, None], inputs)
+    def step(cache, qkv):
+        q_B1NH, keys, tokens = jax.tree.map(lambda a_B: a_B[:, None], qkv)
         o_B1NH, cache = kind.step(q_B1NH, keys, AttentionInputs(PAST, tokens, tokens), cache)
         return cache, o_B1NH[:, 0]
 
-    inputs = jax.tree.map(
-        lambda a_BT: jnp.moveaxis(a_BT, 1, 0), (q_BTNH, KeysValues(*keys), context.query_tokens)
+    qkv = jax.tree.map(
+        lambda a_BT: jnp.moveaxis(a_BT, 1, 0),
+        (q_BTNH, KeysValues(*keys), inputs.query_tokens),
     )
-    _, o_TBNH = jax.lax.scan(step, kind.init_cache(KeysValues(*keys), T, PAST), inputs)
+    _, o_TBNH = jax.lax.scan(step, kind.init_cache(KeysValues(*keys), T, PAST), qkv)
     return jnp.moveaxis(o_TBNH, 0, 1)
 
 
-def by_definition(kind, context, inputs):
-    """What padding decays is left out: it is no token."""
-    q_BTNH, k_BSKH, v_BSKH, decay_BSKR = inputs
-    real_BS11 = (np.asarray(context.key_tokens.segments_BT) != 0)[..., None, None]
+def by_definition(kind, inputs, qkv):
+    """Return the `definition` with the decays of padding set to 0."""
+    q_BTNH, k_BSKH, v_BSKH, decay_BSKR = qkv
+    real_BS11 = (np.asarray(inputs.key_tokens.segments_BT) != 0)[..., None, None]
     return definition(
-        kind, q_BTNH, k_BSKH, v_BSKH, decay_BSKR * real_BS11, np.asarray(context.allowed_BTS())
+        kind,
+        q_BTNH,
+        k_BSKH,
+        v_BSKH,
+        decay_BSKR * real_BS11,
+        np.asarray(inputs.allowed_BTS()),
     )
 
 
@@ -158,10 +166,10 @@ def by_definition(kind, context, inputs):
 
 @pytest.mark.parametrize(('feature', 'decay'), PAIRS)
 def test_chunks_and_recurrence_are_the_definition(feature, decay):
-    kind, context = Linear(feature, decay, chunk=5), AttentionInputs(PAST, ROWS, ROWS)
-    inputs = arrays(kind)
-    forms = jax.jit(lambda *x: (attend(kind, context, *x), recurrent(kind, context, *x)))(*inputs)
-    expected = by_definition(kind, context, inputs)
+    kind, inputs = Linear(feature, decay, chunk=5), AttentionInputs(PAST, ROWS, ROWS)
+    qkv = arrays(kind)
+    forms = jax.jit(lambda *x: (attend(kind, inputs, *x), recurrent(kind, inputs, *x)))(*qkv)
+    expected = by_definition(kind, inputs, qkv)
     for form in forms:
         np.testing.assert_allclose(form, expected, atol=2e-6 * max(1, np.abs(expected).max()))
 
@@ -170,11 +178,13 @@ def test_chunks_and_recurrence_are_the_definition(feature, decay):
 @pytest.mark.parametrize('chunk', [0, 2, 12, 50])
 @pytest.mark.parametrize('text', ['linear', 'linear(feature=none, decay=gated)'])
 def test_the_size_of_a_chunk_does_not_matter(text, chunk):
-    kind, context = spec.parse(text, KINDS, 'attention'), AttentionInputs(PAST, ROWS, ROWS)
+    kind, inputs = spec.parse(text, KINDS, 'attention'), AttentionInputs(PAST, ROWS, ROWS)
     kind = dataclasses.replace(kind, chunk=chunk)
-    inputs = arrays(kind, seed=1)
+    qkv = arrays(kind, seed=1)
     np.testing.assert_allclose(
-        forward(kind, context, *inputs), by_definition(kind, context, inputs), atol=3e-6
+        forward(kind, inputs, *qkv),
+        by_definition(kind, inputs, qkv),
+        atol=3e-6,
     )
 
 
@@ -183,40 +193,41 @@ def test_the_size_of_a_chunk_does_not_matter(text, chunk):
     [('linear(chunk=4)', (0, 9, 10, T)), ('linear(feature=none, decay=gated, chunk=3)', (0, 6, T))],
 )
 def test_steps_of_any_size_are_the_definition(text, splits):
-    kind, context = spec.parse(text, KINDS, 'attention'), AttentionInputs(PAST, ROWS, ROWS)
-    inputs = arrays(kind, seed=2)
-    o_BTNH = jax.jit(lambda *x: stepwise(kind, context, splits, *x))(*inputs)
-    np.testing.assert_allclose(o_BTNH, by_definition(kind, context, inputs), atol=3e-6)
+    kind, inputs = spec.parse(text, KINDS, 'attention'), AttentionInputs(PAST, ROWS, ROWS)
+    qkv = arrays(kind, seed=2)
+    o_BTNH = jax.jit(lambda *x: stepwise(kind, inputs, splits, *x))(*qkv)
+    np.testing.assert_allclose(o_BTNH, by_definition(kind, inputs, qkv), atol=3e-6)
 
 
 @pytest.mark.parametrize('feature', FEATURES[1:], ids=lambda feature: type(feature).__name__)
 def test_across_is_the_definition(feature):
-    """In one tile (chunk=T) and through states (chunk=4): segments 1 and 2 of the keys stand
-    elsewhere, 3 has none.
+    """Cross-attention agrees with its definition in one tile (chunk=T) and with states (chunk=4).
+
+    Segments 1 and 2 are at other places of the key row, and segment 3 is not there.
     """
     keys = Tokens(
         np.zeros((B, 9), np.int32),
         np.array([[0, 1, 1, 2, 2, 2, 2, 3, 0], [2, 2, 1, 1, 1, 1, 1, 0, 0]]),
     )
-    context, kinds = (
+    inputs, kinds = (
         AttentionInputs(Segments(), ROWS, keys),
         [Linear(feature, chunk=chunk) for chunk in (4, T)],
     )
-    inputs = arrays(kinds[0], keys=9)
-    expected = by_definition(kinds[0], context, inputs)
+    qkv = arrays(kinds[0], keys=9)
+    expected = by_definition(kinds[0], inputs, qkv)
     assert not expected[0, 5].any()
-    for o_BTNH in jax.jit(lambda *x: [attend(kind, context, *x) for kind in kinds])(*inputs):
+    for o_BTNH in jax.jit(lambda *x: [attend(kind, inputs, *x) for kind in kinds])(*qkv):
         np.testing.assert_allclose(o_BTNH, expected, atol=2e-6)
 
 
 def test_both_ways_is_the_definition():
-    context, kinds = (
+    inputs, kinds = (
         AttentionInputs(Segments(), ROWS, ROWS),
         [Linear(chunk=chunk) for chunk in (1, 5, T)],
     )
-    inputs = arrays(kinds[0])
-    for o_BTNH in jax.jit(lambda *x: [attend(kind, context, *x) for kind in kinds])(*inputs):
-        np.testing.assert_allclose(o_BTNH, by_definition(kinds[0], context, inputs), atol=2e-6)
+    qkv = arrays(kinds[0])
+    for o_BTNH in jax.jit(lambda *x: [attend(kind, inputs, *x) for kind in kinds])(*qkv):
+        np.testing.assert_allclose(o_BTNH, by_definition(kinds[0], inputs, qkv), atol=2e-6)
 
 
 @pytest.mark.slow
@@ -233,27 +244,26 @@ def test_both_ways_is_the_definition():
     ids=['elu', 'both ways', 'fixed', 'gated', 'favor', 'all pairs'],
 )
 def test_gradients_are_the_definitions(kind, mask, slope):
-    context, inputs = AttentionInputs(mask, ROWS, ROWS), arrays(kind, seed=3)
+    inputs, qkv = AttentionInputs(mask, ROWS, ROWS), arrays(kind, seed=3)
     r_BTNH = np.random.default_rng(4).normal(size=(B, T, N, VALUE_H))
     grads = jax.jit(
-        jax.grad(lambda *x: (attend(kind, context, *x) * r_BTNH).sum(), argnums=(0, 1, 2, 3))
-    )(*inputs)
+        jax.grad(lambda *x: (attend(kind, inputs, *x) * r_BTNH).sum(), argnums=(0, 1, 2, 3))
+    )(*qkv)
     for index, grad in enumerate(grads[:3] if kind.decay == NoDecay() else grads):
         directions = [
-            np.random.default_rng(5).normal(size=x.shape) * (i == index)
-            for i, x in enumerate(inputs)
+            np.random.default_rng(5).normal(size=x.shape) * (i == index) for i, x in enumerate(qkv)
         ]
         expected = slope(
-            lambda *x: (by_definition(kind, context, x) * r_BTNH).sum(), inputs, directions
+            lambda *x: (by_definition(kind, inputs, x) * r_BTNH).sum(), qkv, directions
         )
         found = (np.asarray(grad, np.float64) * directions[index]).sum()
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-5 * float(np.linalg.norm(grad)))
 
 
 def test_weights_are_rows_of_a_stochastic_matrix():
-    context, (q_BTNH, *keys) = AttentionInputs(PAST, ROWS, ROWS), arrays(Linear())
-    weights_BNTS = jax.jit(Linear(chunk=4).weights)(q_BTNH, KeysValues(*keys), context)
-    seen_BTS = np.asarray(context.allowed_BTS())
+    inputs, (q_BTNH, *keys) = AttentionInputs(PAST, ROWS, ROWS), arrays(Linear())
+    weights_BNTS = jax.jit(Linear(chunk=4).weights)(q_BTNH, KeysValues(*keys), inputs)
+    seen_BTS = np.asarray(inputs.allowed_BTS())
     np.testing.assert_array_equal(
         np.asarray(weights_BNTS) > 0, np.broadcast_to(seen_BTS[:, None], (B, N, T, T))
     )
@@ -271,14 +281,14 @@ def test_memory_is_linear_in_the_length(text, mask):
     kind = spec.parse(text, KINDS, 'attention')
 
     def bytes_of(length):
-        inputs = jax.eval_shape(lambda: tuple(map(jnp.asarray, arrays(kind, length=length))))
+        qkv = jax.eval_shape(lambda: tuple(map(jnp.asarray, arrays(kind, length=length))))
         ids = jax.ShapeDtypeStruct((B, length), jnp.int32)
 
-        def loss(positions_BT, segments_BT, *inputs):
+        def loss(positions_BT, segments_BT, *qkv):
             tokens = Tokens(positions_BT, segments_BT)
-            return attend(kind, AttentionInputs(mask, tokens, tokens), *inputs).sum()
+            return attend(kind, AttentionInputs(mask, tokens, tokens), *qkv).sum()
 
-        gradient = jax.jit(jax.value_and_grad(loss, argnums=(2, 3, 4, 5))).lower(ids, ids, *inputs)
+        gradient = jax.jit(jax.value_and_grad(loss, argnums=(2, 3, 4, 5))).lower(ids, ids, *qkv)
         return gradient.compile().memory_analysis().temp_size_in_bytes
 
     assert bytes_of(4096) / bytes_of(1024) <= 4.4
@@ -333,7 +343,7 @@ def test_random_features_are_orthogonal_in_blocks_with_norms_of_gaussians():
     norms_R = np.linalg.norm(w_RH, axis=-1)
     assert (norms_R**2).mean() == pytest.approx(size, rel=0.03)  # χ²: mean d, variance 2d
     assert (norms_R**2).var() == pytest.approx(2 * size, rel=0.1)
-    # Uniform directions: without the signs of R's diagonal, LAPACK's first entry is
+    # Uniform directions: without the signs of R's diagonal, the first entry is
     # always negative.
     assert np.abs(w_RH.reshape(blocks, size, size).mean(0)).max() < 5 / math.sqrt(blocks)
     assert orthogonal_gaussians(11, size, 3).shape == (11, size)
@@ -342,8 +352,8 @@ def test_random_features_are_orthogonal_in_blocks_with_norms_of_gaussians():
 
 
 def test_favor_approaches_softmax_as_one_over_the_root_of_its_features():
-    # With larger queries and keys the law sets in later: the weights' variance grows as the
-    # exponential of their size.
+    # Larger queries and keys need more features before the error follows this law: the variance of
+    # the weights grows exponentially with their size.
     rng, length = np.random.default_rng(0), 12
     q_BTNH, k_BTNH, v_BTNH = rng.normal(size=(3, 1, length, 2, 16)) * np.array(
         [0.25, 0.25, 1]
@@ -353,7 +363,7 @@ def test_favor_approaches_softmax_as_one_over_the_root_of_its_features():
         'NTS,SNH->TNH', weights_NTS / weights_NTS.sum(-1, keepdims=True), v_BTNH[0]
     )
     tokens = Tokens(np.arange(length)[None], np.ones((1, length), np.int32))
-    inputs = (
+    qkv = (
         *(x.astype(np.float32) for x in (q_BTNH, k_BTNH, v_BTNH)),
         np.zeros((1, length, 1, 1), np.float32),
     )
@@ -361,7 +371,7 @@ def test_favor_approaches_softmax_as_one_over_the_root_of_its_features():
     for size in sizes:
         kinds = [Linear(Favor(size, seed)) for seed in range(8)]
         outputs = [
-            attend(kind, AttentionInputs(Segments(), tokens, tokens), *inputs)[0] for kind in kinds
+            attend(kind, AttentionInputs(Segments(), tokens, tokens), *qkv)[0] for kind in kinds
         ]
         errors.append(math.sqrt(np.mean([np.square(o_TNH - expected) for o_TNH in outputs])))
     assert np.polyfit(np.log(sizes), np.log(errors), 1)[0] == pytest.approx(-0.5, abs=0.05)
@@ -369,24 +379,27 @@ def test_favor_approaches_softmax_as_one_over_the_root_of_its_features():
 
 
 def test_favor_has_no_maximum_over_the_future():
-    kind, context = Linear(Favor(features=16), chunk=4), AttentionInputs(PAST, ROWS, ROWS)
+    kind, inputs = Linear(Favor(features=16), chunk=4), AttentionInputs(PAST, ROWS, ROWS)
     q_BTNH, k_BSKH, v_BSKH, decay_BSKR = arrays(kind)
     louder_BSKH = k_BSKH.copy()
     louder_BSKH[:, 6:] *= 12
     before, after = (
-        forward(kind, context, q_BTNH, k, v_BSKH, decay_BSKR) for k in (k_BSKH, louder_BSKH)
+        forward(kind, inputs, q_BTNH, k, v_BSKH, decay_BSKR) for k in (k_BSKH, louder_BSKH)
     )
     np.testing.assert_array_equal(before[:, :6], after[:, :6])
     assert np.isfinite(after).all()
 
 
 def test_favor_takes_large_queries_and_keys():
-    kind, context = Linear(Favor(features=64), chunk=4), AttentionInputs(PAST, ROWS, ROWS)
+    kind, inputs = Linear(Favor(features=64), chunk=4), AttentionInputs(PAST, ROWS, ROWS)
     q_BTNH, k_BSKH, v_BSKH, decay_BSKR = arrays(kind)
     unit_BSKH = k_BSKH / np.linalg.norm(k_BSKH, axis=-1, keepdims=True)
-    for size in (100, 10_000):  # |k|² / √d, within what the class promises and far beyond
-        inputs = 300 * q_BTNH, math.sqrt(2 * size) * unit_BSKH, v_BSKH, decay_BSKR
-        o_BTNH = forward(kind, context, *inputs)
+    for size in (
+        100,
+        10_000,
+    ):  # |k|² / √d: within the range that the docstring gives, and far beyond it
+        qkv = 300 * q_BTNH, math.sqrt(2 * size) * unit_BSKH, v_BSKH, decay_BSKR
+        o_BTNH = forward(kind, inputs, *qkv)
         assert np.isfinite(o_BTNH).all()
         assert (np.abs(o_BTNH[1, :6]).min() > 0) == (size == 100)
 
@@ -401,7 +414,9 @@ def projected(function, heads, *arguments, position=None):
 
 
 def test_fixed_decays_are_retnets():
-    log_BSKR, params = projected(Fixed().log, (8, 8, H, H), np.zeros((1, 3, 5), np.float32), H)
+    log_BSKR, params = projected(
+        Fixed().log, HeadDims(8, 8, H, H), np.zeros((1, 3, 5), np.float32), H
+    )
     assert not params
     np.testing.assert_allclose(
         np.exp(log_BSKR[0, :, :, 0]),
@@ -441,18 +456,16 @@ def test_gated_decays_are_glas():
 
 
 def test_strong_decays_overflow_nowhere_and_hide_no_weak_ones():
-    kind, context = Linear(Identity(), Gated(), chunk=5), AttentionInputs(PAST, ROWS, ROWS)
+    kind, inputs = Linear(Identity(), Gated(), chunk=5), AttentionInputs(PAST, ROWS, ROWS)
     q_BTNH, k_BSKH, v_BSKH, decay_BSKR = arrays(kind)
-    decay_BSKR[
-        :, 1::5
-    ] = -1e7  # exp(1e7) is no number; and beside 1e7 a float32 has no room for 0.1
-    inputs = q_BTNH, k_BSKH, v_BSKH, decay_BSKR
-    grads = jax.jit(jax.grad(lambda *x: attend(kind, context, *x).sum(), argnums=(0, 1, 2, 3)))(
-        *inputs
-    )
+    decay_BSKR[:, 1::5] = -1e7  # exp(1e7) overflows, and 1e7 + 0.1 is 1e7 in float32
+    qkv = q_BTNH, k_BSKH, v_BSKH, decay_BSKR
+    grads = jax.jit(jax.grad(lambda *x: attend(kind, inputs, *x).sum(), argnums=(0, 1, 2, 3)))(*qkv)
     assert all(np.isfinite(grad).all() for grad in grads)
     np.testing.assert_allclose(
-        forward(kind, context, *inputs), by_definition(kind, context, inputs), atol=2e-6
+        forward(kind, inputs, *qkv),
+        by_definition(kind, inputs, qkv),
+        atol=2e-6,
     )
 
 
@@ -473,7 +486,7 @@ def test_with_a_decay_each_head_has_its_norm():
 
 @dataclasses.dataclass(frozen=True)
 class Turned(Position):
-    """Stands for any rotation."""
+    """A position encoding that stands for any rotation."""
 
     def rotate(self, x_BTNH, positions_BT):
         return x_BTNH * (1 + positions_BT[..., None, None])
@@ -509,7 +522,7 @@ def test_what_it_supports_depends_on_its_decay():
             'linear(feature=none)',
             'takes decay=fixed or decay=gated; without decay use elu, relu, taylor, favor',
         ),
-        ('linear(chunk=-1)', 'chunk=-1, it takes a positive number'),
+        ('linear(chunk=-1)', 'chunk=-1 must be positive'),
         ('linear(feature=favor(features=0))', 'features=0, it takes a positive number'),
         ('linear(feature=favor(seed=-1))', 'seed=-1, it takes 0 or more'),
         ('linear(decay=gated(rank=0))', 'rank=0, it takes a positive number'),

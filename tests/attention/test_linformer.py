@@ -1,5 +1,6 @@
-"""Linformer against the formula of Wang et al. (2020), written in loops in float64, and against
-full attention.
+"""Linformer against the formula of Wang et al. (2020), and against full attention.
+
+The formula is in loops in float64.
 """
 
 import jax
@@ -13,6 +14,7 @@ from transformer_jax.attention.kinds.linformer import KeysValues, Linformer, Que
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.errors import ConfigError
+from transformer_jax.layers.param_scope import HeadDims
 
 B, T, S, N, H, VALUE_H = 3, 5, 7, 4, 8, 3
 LENGTH, RANK = 9, 4
@@ -26,13 +28,13 @@ def tokens(real_BT):
 
 @jax.jit
 def attend(q_BTNH, k_BSKH, v_BSKH, mix, real=(REAL_BT, REAL_BS)):
-    """(outputs, weights) with E and F of any shape."""
+    """Return (outputs, weights) with E and F of any shape."""
     *shape, length, rank = mix[0].shape
     kind = Linformer(length, rank, 'none' if shape else 'heads')
-    context = AttentionInputs(
+    attention_inputs = AttentionInputs(
         Segments(), *map(tokens, real), params=dict(zip(('keys', 'values'), mix, strict=True))
     )
-    arguments = Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), context
+    arguments = Queries(q_BTNH), KeysValues(k_BSKH, v_BSKH), attention_inputs
     return kind.attend(*arguments), kind.weights(*arguments)
 
 
@@ -44,7 +46,7 @@ def gradients(q_BTNH, k_BSKH, v_BSKH, e, f, r_BTNH):
 
 
 def paper(q_BTNH, k_BSKH, v_BSKH, e, f):
-    """Equation 7 for single queries: (outputs, weights on keys)."""
+    """Return (outputs, weights on keys) by equation 7, in a loop over queries."""
     q_BTNH, k_BSKH, v_BSKH, e, f = (
         np.asarray(x, np.float64) for x in (q_BTNH, k_BSKH, v_BSKH, e, f)
     )
@@ -102,7 +104,7 @@ def test_gradients_are_the_papers(K, shared, slope):
 
 
 def full(q_BTNH, k_BSKH, v_BSKH, absent=0):
-    """Equation 1 of Vaswani et al. (2017), with `absent` more keys of score 0 and value 0."""
+    """Return equation 1 of Vaswani et al. (2017) with `absent` more keys of score 0 and value 0."""
     scores_BNTS = np.einsum(
         'btnh,bsnh->bnts', *(np.asarray(x, np.float64) for x in (q_BTNH, k_BSKH))
     ) / np.sqrt(H)
@@ -129,22 +131,22 @@ def test_a_mixture_without_keys_takes_its_share_of_the_weight():
     assert (weights_BNTS.sum(-1) < 0.999).all()
 
 
-class ParamScope:
-    """Parameters that are named by what was asked."""
+class FakeScope:
+    """A scope that records which parameters were declared, and gives ones as projections."""
 
-    heads, layer = (4, 2, H, VALUE_H), 0
+    heads, layer = HeadDims(4, 2, H, VALUE_H), 0
 
     def __init__(self):
-        self.asked = {}
+        self.declared = {}
         self.position = self
 
     def parameter(self, name, shape, axes, init):
         assert len(shape) == len(axes)
-        self.asked[name] = tuple(shape)
-        return init(jax.random.PRNGKey(len(self.asked)), shape, jnp.float32)
+        self.declared[name] = tuple(shape)
+        return init(jax.random.PRNGKey(len(self.declared)), shape, jnp.float32)
 
     def project_to_heads(self, name, x_BTD, heads, size, axis):
-        self.asked[name] = heads, size, axis
+        self.declared[name] = heads, size, axis
         return jnp.ones((*x_BTD.shape[:2], heads, size))
 
     def rotate(self, x_BTNH, positions_BT):
@@ -152,17 +154,17 @@ class ParamScope:
 
 
 @pytest.mark.parametrize(
-    ('share', 'asked'),
+    ('share', 'declared'),
     [
         ('none', {'mix_keys': (2, 512, 64), 'mix_values': (2, 512, 64)}),
         ('heads', {'mix_keys': (512, 64), 'mix_values': (512, 64)}),
         ('kv', {'mix_keys': (512, 64)}),
     ],
 )
-def test_what_is_shared(share, asked):
-    scope = ParamScope()
+def test_what_is_shared(share, declared):
+    scope = FakeScope()
     parameters = Linformer(share=share).attention_params(scope)
-    assert scope.asked == asked
+    assert scope.declared == declared
     assert (parameters['keys'] is parameters['values']) == (share == 'kv')
     assert parameters['keys'].std() == pytest.approx(64**-0.5, rel=0.02)
 
@@ -171,7 +173,7 @@ def test_queries_and_keys_are_rotated_where_they_stand():
     x_BSD, where = np.ones((B, S, 2)), tokens(REAL_BS)
     rotated_BS11 = np.broadcast_to(np.arange(S), (B, S))[..., None, None]
     queries, keys = (
-        project(ParamScope(), x_BSD, where)
+        project(FakeScope(), x_BSD, where)
         for project in (Linformer().project_queries, Linformer().project_keys_values)
     )
     np.testing.assert_array_equal(queries.q_BTNH, np.broadcast_to(rotated_BS11, (B, S, 4, H)))
@@ -204,14 +206,14 @@ def test_dropout_leaves_the_mean():
     kind = Linformer(LENGTH, RANK, 'heads')
 
     def dropped(rng):
-        context = AttentionInputs(
+        attention_inputs = AttentionInputs(
             Segments(),
             tokens(REAL_BT),
             tokens(REAL_BS),
             dropout=(rng, 0.3),
             params=dict(zip(('keys', 'values'), mix, strict=True)),
         )
-        return kind.attend(Queries(q), KeysValues(k, v), context)
+        return kind.attend(Queries(q), KeysValues(k, v), attention_inputs)
 
     several = jax.jit(jax.vmap(dropped))(jax.random.split(jax.random.PRNGKey(0), 500))
     expected_BTNH, _ = attend(q, k, v, mix)
@@ -225,12 +227,12 @@ def test_dropout_leaves_the_mean():
 def test_memory_is_linear_in_time():
     def temporary_bytes(length):
         def loss(q_BTNH, keys, mix):
-            context = AttentionInputs(
+            attention_inputs = AttentionInputs(
                 Segments(),
                 *2 * [tokens(np.ones((1, length), np.int32))],
                 params={'keys': mix, 'values': mix},
             )
-            return Linformer(2048, 16, 'kv').attend(Queries(q_BTNH), keys, context).sum()
+            return Linformer(2048, 16, 'kv').attend(Queries(q_BTNH), keys, attention_inputs).sum()
 
         x_BTNH = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
         compiled = (

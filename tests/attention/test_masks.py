@@ -1,5 +1,6 @@
-"""Masks against drawn matrices, and what every mask must keep to: tiles, segments, its reach, the
-site it stands in.
+"""Masks against matrices written out, and properties of every mask.
+
+The properties are about tiles, segments, reach, and the combination with the mask of a site.
 """
 
 import math
@@ -29,7 +30,7 @@ def parsed(text):
 
 
 def row_of(*lengths, padding=0):
-    """One row of segments of the given lengths, then padding."""
+    """Return the tokens of one row with segments of the given lengths, then padding."""
     positions = [np.arange(length) for length in (*lengths, padding)]
     segments = [np.full(length, segment) for segment, length in enumerate(lengths, 1)]
     return Tokens(
@@ -38,7 +39,7 @@ def row_of(*lengths, padding=0):
 
 
 def matrix(mask, query=None, key=None):
-    """The whole matrix of a row of LENGTH tokens, or of the rows given."""
+    """Return the whole matrix of a mask, for a row of LENGTH tokens or the rows given."""
     query = row_of(LENGTH) if query is None else query
     return np.asarray(mask.allowed(query, query if key is None else key))[0]
 
@@ -47,7 +48,7 @@ def drawn(text):
     return np.array([[cell == '#' for cell in line] for line in text.split()])
 
 
-# --- Drawn matrices: a line is a query, a column a key --------------------------------------------
+# --- Matrices written out: a line is a query, a column a key --------------------------------------
 
 DRAWN = {
     'full': '######## ' * LENGTH,
@@ -60,22 +61,36 @@ DRAWN = {
     'fixed(3)': '###..#.. ###..#.. ###..#.. ..####.. ..####.. ..####.. ..#..### ..#..###',
     'fixed(4, 2)': '####..## ####..## ####..## ####..## ..###### ..###### ..###### ..######',
     'global_tokens(2)': '######## ######## ##...... ##...... ##...... ##...... ##...... ##......',
-    'bigbird(2, first=0, random=0, length=8)': '####.... ####.... ######.. ######.. ..###### ..###### ....#### ....####',
-    'bigbird(2, window=1, random=0, length=8, first=1)': '######## ######## ####.... ####.... ##..##.. ##..##.. ##....## ##....##',
-    # Four blocks, one of them the own: three drawn are all the others.
+    'bigbird(2, first=0, random=0, length=8)': (
+        '####.... ####.... ######.. ######.. ..###### ..###### ....#### ....####'
+    ),
+    'bigbird(2, window=1, random=0, length=8, first=1)': (
+        '######## ######## ####.... ####.... ##..##.. ##..##.. ##....## ##....##'
+    ),
+    # Four blocks, one of them the own: three random ones are all the others.
     'bigbird(2, window=1, first=0, random=3, length=8)': '######## ' * LENGTH,
-    'window(2) | global_tokens(1)': '######## ###..... ####.... #.###... #..###.. #...###. #....### #.....##',
-    'window(3) & dilated(4, 2)': '#.#..... .#.#.... #.#.#... .#.#.#.. ..#.#.#. ...#.#.# ....#.#. .....#.#',
+    'window(2) | global_tokens(1)': (
+        '######## ###..... ####.... #.###... #..###.. #...###. #....### #.....##'
+    ),
+    'window(3) & dilated(4, 2)': (
+        '#.#..... .#.#.... #.#.#... .#.#.#.. ..#.#.#. ...#.#.# ....#.#. .....#.#'
+    ),
 }
 DRAWN_IN_A_DECODER = {
     'window(3)': '#....... ##...... ###..... .###.... ..###... ...###.. ....###. .....###',
     'dilated(2, 3)': '#....... .#...... ..#..... #..#.... .#..#... ..#..#.. ...#..#. ....#..#',
     'strided(3)': '#....... ##...... ###..... ####.... .####... ..####.. #..####. .#..####',
     'fixed(3)': '#....... ##...... ###..... ..##.... ..###... ..####.. ..#..##. ..#..###',
-    'window(2) | global_tokens(1)': '#....... ##...... ###..... #.##.... #..##... #...##.. #....##. #.....##',
+    'window(2) | global_tokens(1)': (
+        '#....... ##...... ###..... #.##.... #..##... #...##.. #....##. #.....##'
+    ),
     'prefix(3)': '###..... ###..... ###..... ####.... #####... ######.. #######. ########',
-    'window(2) & prefix(3)': '##...... ###..... .##..... ..##.... ...##... ....##.. .....##. ......##',
-    '(window(2) | global_tokens(3)) & prefix(3)': '###..... ###..... ###..... ####.... #####... ###.##.. ###..##. ###...##',
+    'window(2) & prefix(3)': (
+        '##...... ###..... .##..... ..##.... ...##... ....##.. .....##. ......##'
+    ),
+    '(window(2) | global_tokens(3)) & prefix(3)': (
+        '###..... ###..... ###..... ####.... #####... ###.##.. ###..##. ###...##'
+    ),
 }
 
 
@@ -91,11 +106,11 @@ def test_in_a_decoder_a_mask_is_its_drawing(text):
     )
 
 
-# Two sentences of 3 and 2 tokens, then one place of padding.
+# Two segments of 3 and 2 tokens, then one token of padding.
 PACKED = Tokens(np.array([[0, 1, 2, 0, 1, 0]]), np.array([[1, 1, 1, 2, 2, 0]]))
 DRAWN_PACKED = {
     Segments(): '###... ###... ###... ...##. ...##. ......',
-    Causal(): '#..#.# ##.### ###### #..#.# ##.### #..#.#',  # positions alone: 0 1 2 0 1 0
+    Causal(): '#..#.# ##.### ###### #..#.# ##.### #..#.#',  # by positions alone: 0 1 2 0 1 0
     PAST: '#..... ##.... ###... ...#.. ...##. ......',
     Segments() | Causal(): '####.# ###### ###### #..### ##.### #..#.#',
     Window(1).within(Segments()): '#..... .#.... ..#... ...#.. ....#. ......',
@@ -153,7 +168,7 @@ formulas = st.recursive(
     max_leaves=4,
 )
 sites = st.sampled_from([Segments(), PAST])
-# Of one length, 15, so that nothing is compiled twice.
+# All of length 15, so that nothing is compiled twice.
 rows = (
     st.lists(small(1, 9), min_size=1, max_size=3)
     .filter(lambda lengths: sum(lengths) <= 15)
@@ -207,9 +222,8 @@ def test_the_reach_is_no_wider_than_it_must_be(text, reach):
 @given(formulas, sites, rows, st.data())
 def test_a_tile_is_a_part_of_the_whole(mask, site, tokens, data):
     mask = mask.within(site)
-    query, key = (
-        data.draw(st.lists(st.integers(0, 14), min_size=n, max_size=n)) for n in (3, 4)
-    )  # in any order
+    # In any order.
+    query, key = (data.draw(st.lists(st.integers(0, 14), min_size=n, max_size=n)) for n in (3, 4))
     tile = matrix(mask, *(Tokens(*(leaf[:, part] for leaf in tokens)) for part in (query, key)))
     np.testing.assert_array_equal(tile, matrix(mask, tokens)[np.ix_(query, key)])
 
@@ -276,7 +290,7 @@ def test_sizes_that_make_no_sense_are_refused(text, message):
 
 
 def blocks_of(mask, blocks):
-    """Which of so many blocks each query block sees; it sees a block whole or not at all."""
+    """Return which key blocks each query block sees; it sees all of a block or nothing of it."""
     allowed = matrix(mask, row_of(blocks * mask.block)).reshape(
         blocks, mask.block, blocks, mask.block
     )
@@ -288,7 +302,8 @@ def blocks_of(mask, blocks):
 def test_random_blocks_are_others_than_those_seen_anyway(seed):
     without = blocks_of(BigBird(2, 3, 2, random=0, length=32, seed=seed), 16)
     random = blocks_of(BigBird(2, 3, 2, random=3, length=32, seed=seed), 16) & ~without
-    np.testing.assert_array_equal(random[:2].sum(-1), 0)  # the first see all as it is
+    # The first blocks see all without random ones.
+    np.testing.assert_array_equal(random[:2].sum(-1), 0)
     np.testing.assert_array_equal(random[2:].sum(-1), 3)
 
 
@@ -299,9 +314,8 @@ def test_random_blocks_are_drawn_evenly_by_the_seed():
         )
 
     np.testing.assert_array_equal(draws(0), draws(0))
-    counts = sum(
-        draws(seed).astype(int) for seed in range(300)
-    )  # of 300, each of 5 others: 60, deviation 7
+    # Each of 5 other blocks 60 times of 300, standard deviation 7.
+    counts = sum(draws(seed).astype(int) for seed in range(300))
     np.testing.assert_array_equal(np.diagonal(counts), 0)
     assert (abs(counts + 60 * np.eye(6) - 60) < 35).all()
 
@@ -357,5 +371,5 @@ def test_a_prefix_that_comes_at_once_decodes_as_all_at_once():
 
     np.testing.assert_allclose(decoded(3, 1, 1, 1, 1, 1), expected, atol=1e-6)
     apart = abs(decoded(*LENGTH * (1,)) - expected).max(-1)[0]
-    assert (apart[:2] > 1e-3).all()  # one by one, they miss what comes after them
+    assert (apart[:2] > 1e-3).all()  # one by one, tokens miss those after them
     assert (apart[2:] < 1e-6).all()

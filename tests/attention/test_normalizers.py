@@ -1,5 +1,6 @@
-"""Normalizers against float64 NumPy: the papers' formulas, and bisection where the
-package sorts.
+"""Normalizers against the papers' formulas in NumPy with float64.
+
+Where the package sorts, the reference uses bisection.
 """
 
 import functools
@@ -16,7 +17,7 @@ from transformer_jax.models.multi_head import Projection
 from transformer_jax.positions import Position
 
 B, K, G, T, S = 2, 2, 2, 4, 7
-SINK = np.linspace(-1, 2, K * G).astype(np.float32)  # head by head
+SINK = np.linspace(-1, 2, K * G).astype(np.float32)  # of one head after another
 SUM_TO_ONE = ('softmax', 'sparsemax', 'entmax15')
 every = pytest.mark.parametrize('name', NORMALIZERS)
 
@@ -33,7 +34,7 @@ def weigh(name, scores_BKGTS, allowed_BTS, parameters=None):
 
 @functools.partial(jax.jit, static_argnums=0)
 def gradients(name, scores_BKGTS, allowed_BTS, r_BKGTS, parameters):
-    """Of the weights' product with r, with respect to scores and parameters."""
+    """Return the gradients of weights · r with respect to scores and parameters."""
     return jax.grad(
         lambda scores, parameters: (
             NORMALIZERS[name]().weights(parameters, scores, allowed_BTS) * r_BKGTS
@@ -43,8 +44,9 @@ def gradients(name, scores_BKGTS, allowed_BTS, r_BKGTS, parameters):
 
 
 def bisection(scores, alpha):
-    """The solution [(α − 1) s − τ]₊^(1/(α − 1)), τ where it sums to 1 (Peters et al. 2019,
-    algorithm 1).
+    """Return [(α − 1) s − τ]₊^(1/(α − 1)) with the τ for which it sums to 1.
+
+    Peters et al. 2019, algorithm 1.
     """
     z = (alpha - 1) * scores
     low, high = z.max() - 1, z.max()  # p sums to 1 or more at the first, to 0 at the second
@@ -56,14 +58,14 @@ def bisection(scores, alpha):
 
 
 def exponential(scores, extra=None):
-    """exp(s) / Σ exp(s), the extra logit in the sum."""
+    """Return exp(s) / Σ exp(s), with the extra logit in the sum."""
     top = max(scores.max(), -np.inf if extra is None else extra)
     return np.exp(scores - top) / (
         np.exp(scores - top).sum() + (0 if extra is None else np.exp(extra - top))
     )
 
 
-FORMULAS = {  # of the scores of the keys that a row may see, and the head's sink
+FORMULAS = {  # (scores of the allowed keys of a row, sink of the head) -> weights
     'softmax': lambda s, c: exponential(s),
     'off_by_one': lambda s, c: exponential(s, 0.0),
     'sink': lambda s, c: exponential(s, c),
@@ -75,7 +77,7 @@ FORMULAS = {  # of the scores of the keys that a row may see, and the head's sin
 
 
 def formula(name, scores_BKGTS, allowed_BTS, sink=SINK):
-    """float64 weights, row by row."""
+    """Return float64 weights, in a loop over rows."""
     weights_BKGTS = np.zeros(np.shape(scores_BKGTS))
     for b, k, g, t in np.ndindex(weights_BKGTS.shape[:-1]):
         keys = np.flatnonzero(allowed_BTS[b, t])
@@ -86,7 +88,7 @@ def formula(name, scores_BKGTS, allowed_BTS, sink=SINK):
 
 
 def some(scale=1.0, seed=0, keys=S):
-    """Scores at random, and keys; query 1 of row 0 sees none, query 2 of row 1 a single one."""
+    """Return random scores and a mask: query 1 of row 0 sees no key, query 2 of row 1 sees one."""
     rng = np.random.default_rng(seed)
     allowed_BTS = rng.random((B, T, keys)) < 0.7
     allowed_BTS[0, 1] = False
@@ -95,7 +97,7 @@ def some(scale=1.0, seed=0, keys=S):
 
 
 @every
-@pytest.mark.parametrize('scale', [0.0, 0.1, 1.0, 10.0, 1e4])  # 0: all tie; 1e4: all saturated
+@pytest.mark.parametrize('scale', [0.0, 0.1, 1.0, 10.0, 1e4])  # 0: all equal; 1e4: all saturated
 def test_the_weights_are_the_papers(name, scale):
     scores, allowed = some(scale)
     weights = weigh(name, scores, allowed)

@@ -1,6 +1,4 @@
-"""Reformer against section 2 and appendix A of Kitaev et al. (2020), written in loops
-in float64.
-"""
+"""Reformer against section 2 and appendix A of Kitaev et al. (2020), in loops in float64."""
 
 import functools
 
@@ -11,10 +9,11 @@ import pytest
 
 from transformer_jax import spec
 from transformer_jax.attention import KINDS, AttentionInputs
-from transformer_jax.attention.kinds.reformer import Queries, Reformer, Values, hashed
+from transformer_jax.attention.kinds.reformer import Queries, Reformer, Values, hash_buckets
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.errors import ConfigError
+from transformer_jax.layers.param_scope import HeadDims
 
 B, T, N, H, VALUE_H = 2, 13, 4, 6, 3
 REAL_BT = np.ones((B, T), np.int32)
@@ -27,10 +26,10 @@ KINDS_TRIED = [
 ]
 
 
-class ParamScope:
-    """Has heads and a position encoding, and no parameters."""
+class FakeScope:
+    """A scope with heads and a position encoding, which gives ones as projections."""
 
-    heads, layer = (N, 2, H, VALUE_H), 0
+    heads, layer = HeadDims(N, 2, H, VALUE_H), 0
 
     def __init__(self, layer=0):
         self.layer, self.position = layer, self
@@ -42,23 +41,23 @@ class ParamScope:
         return x_BTNH * positions_BT[..., None, None]
 
 
-def context(kind, real_BT, **changes):
+def attention_inputs(kind, real_BT, **changes):
     tokens = Tokens(
         jnp.broadcast_to(jnp.arange(real_BT.shape[1])[None], real_BT.shape), jnp.asarray(real_BT)
     )
     return AttentionInputs(
-        Segments(), tokens, tokens, params=kind.attention_params(ParamScope()), **changes
+        Segments(), tokens, tokens, params=kind.attention_params(FakeScope()), **changes
     )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def attend(kind, qk_BTNH, v_BTKH, real_BT):
-    return kind.attend(Queries(qk_BTNH), Values(v_BTKH), context(kind, real_BT))
+    return kind.attend(Queries(qk_BTNH), Values(v_BTKH), attention_inputs(kind, real_BT))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(kind, qk_BTNH, v_BTKH, real_BT, r_BTNH):
-    """(outputs, gradients of their product with r)."""
+    """Return (outputs, gradients of their product with r)."""
 
     def product(*x):
         o_BTNH = attend(kind, *x, real_BT)
@@ -69,7 +68,7 @@ def run(kind, qk_BTNH, v_BTKH, real_BT, r_BTNH):
 
 
 def rounds_of(kind, qk_TH, real_T, a_RHE):
-    """What each token sees in each round: a list of sets for every round."""
+    """Return which tokens each token sees in each round: a list of sets for every round."""
     result = []
     for a_HE in a_RHE:
         y_TE = qk_TH @ a_HE
@@ -92,11 +91,12 @@ def rounds_of(kind, qk_TH, real_T, a_RHE):
 
 
 def paper(kind, qk_BTNH, v_BTKH, real_BT):
-    """Appendix A for single tokens: z and o of each round with the corrections m, then the sum over
-    the rounds.
+    """Return the outputs by appendix A, in a loop over tokens.
+
+    z and o of each round with the corrections m, then the sum over the rounds.
     """
     qk_BTNH, v_BTKH = np.asarray(qk_BTNH, np.float64), np.asarray(v_BTKH, np.float64)
-    a_RNHE = np.asarray(kind.attention_params(ParamScope())['directions'], np.float64)
+    a_RNHE = np.asarray(kind.attention_params(FakeScope())['directions'], np.float64)
     o_BTNH = np.zeros((*qk_BTNH.shape[:3], v_BTKH.shape[-1]))
     for b, n in np.ndindex(len(qk_BTNH), N):
         q_TH, v_TH = qk_BTNH[b, :, n], v_BTKH[b, :, n * v_BTKH.shape[2] // N]
@@ -115,17 +115,18 @@ def paper(kind, qk_BTNH, v_BTKH, real_BT):
                 rounds.append((z, np.exp(scores - z) @ v_TH[keys]))
             z_R = np.array([z for z, _ in rounds])
             z = z_R.max() + np.log(np.exp(z_R - z_R.max()).sum())
-            # Where a token sees only itself z is near −1e5: what is left of its digits sums to 1
-            # within 1e-10.
+            # Where a token sees only itself, z is near −1e5, and rounding leaves a sum of 1 within
+            # 1e-10.
             o_BTNH[b, i, n] = sum(np.exp(z_r - z) * o_r for z_r, o_r in rounds)
     return o_BTNH
 
 
 def union(kind, qk_BTNH, real_BT):
-    """What appendix A comes to: weights_BNTS = softmax over all that is seen in any round, oneself
-    only if alone.
+    """Return weights_BNTS, the softmax over all tokens that are seen in any round.
+
+    That is what appendix A amounts to. A token sees itself only where it sees nothing else.
     """
-    a_RNHE = np.asarray(kind.attention_params(ParamScope())['directions'], np.float64)
+    a_RNHE = np.asarray(kind.attention_params(FakeScope())['directions'], np.float64)
     weights_BNTS = np.zeros((B, N, T, T))
     for b, n in np.ndindex(B, N):
         q_TH = np.asarray(qk_BTNH[b, :, n], np.float64)
@@ -170,7 +171,7 @@ def test_outputs_are_one_softmax_over_what_any_round_sees(kind, K):
 def test_weights_are_those_of_the_union():
     (kind, K), (qk, v) = KINDS_TRIED[0], arrays(N)
     assert K == N
-    weights_BNTS = jax.jit(kind.weights)(Queries(qk), Values(v), context(kind, REAL_BT))
+    weights_BNTS = jax.jit(kind.weights)(Queries(qk), Values(v), attention_inputs(kind, REAL_BT))
     expected_BNTS = union(kind, qk, REAL_BT)
     np.testing.assert_allclose(weights_BNTS, expected_BNTS, atol=1e-6)
     seen_BNT = (expected_BNTS > 0).sum(-1)
@@ -179,7 +180,7 @@ def test_weights_are_those_of_the_union():
         1,
         2,
         5,
-    }  # padding, tokens that see only themselves, and others
+    }  # padding, tokens that see only themselves, and all others
     assert seen_BNT.max() < T - 1
 
 
@@ -221,7 +222,7 @@ def test_a_token_alone_attends_to_itself():
 
 @pytest.mark.parametrize(('kind', 'K'), KINDS_TRIED[:2])
 def test_more_padding_changes_nothing_whatever_it_holds(kind, K):
-    """T = 13 and 30: another number of chunks, the real tokens in the same ones."""
+    """T = 13 and T = 30 give the same outputs: the real tokens are in the same chunks."""
 
     def longer(x, fill):
         return np.concatenate([x, np.full((B, 17, *x.shape[2:]), fill, x.dtype)], axis=1)
@@ -244,7 +245,7 @@ def test_gradients_are_finite_where_queries_are_zero():
 
 
 def test_near_vectors_collide_more_often_than_far_ones():
-    """1000 pairs at each angle; opposite vectors never collide, equal ones always."""
+    """Of 1000 pairs at each angle: equal vectors always collide, opposite ones never."""
     rng, pairs = np.random.default_rng(0), 1000
     a_RNHE = jnp.asarray(rng.normal(size=(4, 1, 16, 4)), jnp.float32)
     x_TH, other_TH = np.linalg.qr(rng.normal(size=(pairs, 16, 2)))[0].transpose(2, 0, 1)
@@ -252,21 +253,20 @@ def test_near_vectors_collide_more_often_than_far_ones():
     for angle in (0, 0.2, 0.5, 1.0, 1.5, 2.2, np.pi):
         y_TH = np.cos(angle) * x_TH + np.sin(angle) * other_TH
         x_BTNH = jnp.asarray(np.stack([x_TH, y_TH])[:, :, None], jnp.float32)
-        buckets_BNRL = hashed(x_BTNH, a_RNHE)
+        buckets_BNRL = hash_buckets(x_BTNH, a_RNHE)
         rates.append(float((buckets_BNRL[0] == buckets_BNRL[1]).mean()))
     assert rates[0] == 1
     assert rates[-1] == 0
     assert (np.diff(rates) < -0.01).all()
-    assert rates[4] == pytest.approx(
-        1 / 8, abs=0.03
-    )  # 1.5 is nearly a right angle: as good as independent
+    # 1.5 is nearly a right angle: nearly independent.
+    assert rates[4] == pytest.approx(1 / 8, abs=0.03)
     counts = np.bincount(np.asarray(buckets_BNRL).ravel(), minlength=8)
     assert counts.min() > 0.5 * counts.mean()
 
 
 def test_directions_come_from_the_seed_and_the_layer():
     first, again, other_seed, other_layer = (
-        Reformer(seed=seed).attention_params(ParamScope(layer))['directions']
+        Reformer(seed=seed).attention_params(FakeScope(layer))['directions']
         for seed, layer in ((0, 0), (0, 0), (1, 0), (0, 1))
     )
     assert first.shape == (4, N, H, 8)
@@ -277,10 +277,10 @@ def test_directions_come_from_the_seed_and_the_layer():
 
 def test_the_hash_reads_float32_and_rotated_queries():
     x_BTD = jnp.ones((B, T, 2), jnp.bfloat16)
-    tokens = context(Reformer(), REAL_BT).query_tokens
+    tokens = attention_inputs(Reformer(), REAL_BT).query_tokens
     queries, values = (
-        Reformer().project_queries(ParamScope(), x_BTD, tokens),
-        Reformer().project_keys_values(ParamScope(), x_BTD, tokens),
+        Reformer().project_queries(FakeScope(), x_BTD, tokens),
+        Reformer().project_keys_values(FakeScope(), x_BTD, tokens),
     )
     assert queries.qk_BTNH.dtype == jnp.float32
     np.testing.assert_array_equal(
@@ -296,7 +296,9 @@ def test_dropout_leaves_the_mean_of_the_weights():
     @jax.jit
     def dropped(rng):
         return kind.attend(
-            Queries(qk), Values(np.ones_like(v)), context(kind, REAL_BT, dropout=(rng, 0.3))
+            Queries(qk),
+            Values(np.ones_like(v)),
+            attention_inputs(kind, REAL_BT, dropout=(rng, 0.3)),
         )
 
     total = np.asarray(dropped(jax.random.PRNGKey(0)))[REAL_BT > 0]
@@ -325,7 +327,9 @@ def test_memory_is_linear_in_time():
         def loss(qk_BTNH, v_BTKH):
             kind = Reformer(8, 16, 2)
             return kind.attend(
-                Queries(qk_BTNH), Values(v_BTKH), context(kind, np.ones((1, length), np.int32))
+                Queries(qk_BTNH),
+                Values(v_BTKH),
+                attention_inputs(kind, np.ones((1, length), np.int32)),
             ).sum()
 
         x_BTNH = jax.ShapeDtypeStruct((1, length, N, H), jnp.float32)

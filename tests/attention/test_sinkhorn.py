@@ -1,6 +1,4 @@
-"""Sparse Sinkhorn attention (Tay et al. 2020) in loops in float64, and what its sorting comes to in
-the limit.
-"""
+"""Sparse Sinkhorn attention (Tay et al. 2020) against loops in float64; limits of its sorting."""
 
 import functools
 
@@ -20,17 +18,18 @@ from transformer_jax.attention.kinds.sinkhorn import (
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.errors import ConfigError
+from transformer_jax.layers.param_scope import HeadDims
 
 B, T, N, H, VALUE_H = 2, 14, 4, 6, 3
 REAL_BT = np.ones((B, T), np.int32)
 REAL_BT[1, [1, 5, 10, 11, 12, 13]] = 0
 R_BTNH = np.random.default_rng(2).normal(size=(B, T, N, VALUE_H)).astype(np.float32)
-# 14 tokens in blocks of 4, 3 and 5: the last one is never whole, in row 1 it has no token.
+# 14 tokens in blocks of 4, 3 and 5: the last block is never full, in row 1 it has no token.
 KINDS_TRIED = [(Sinkhorn(4, 3), 2), (Sinkhorn(3, 6, temperature=0.5), 4), (Sinkhorn(5, 1), 1)]
 tried = pytest.mark.parametrize(('kind', 'K'), KINDS_TRIED)
 
 
-def context(real_BT, **changes):
+def attention_inputs(real_BT, **changes):
     tokens = Tokens(
         jnp.broadcast_to(jnp.arange(real_BT.shape[1])[None], real_BT.shape), jnp.asarray(real_BT)
     )
@@ -38,12 +37,12 @@ def context(real_BT, **changes):
 
 
 def attend(kind, q, k, v, a, b, real_BT, **changes):
-    return kind.attend(Queries(q, a), KeysValues(k, v, b), context(real_BT, **changes))
+    return kind.attend(Queries(q, a), KeysValues(k, v, b), attention_inputs(real_BT, **changes))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(kind, inputs, real_BT, r_BTNH):
-    """(outputs, gradients of their product with r)."""
+    """Return (outputs, gradients of their product with r)."""
 
     def product(inputs):
         o_BTNH = attend(kind, *inputs, real_BT)
@@ -54,14 +53,14 @@ def run(kind, inputs, real_BT, r_BTNH):
 
 
 def arrays(K, seed=0):
-    """q, k, v, and what blocks are sorted by: a and b."""
+    """Return random q, k, v, and the projections a and b by which blocks are sorted."""
     rng = np.random.default_rng(seed)
     shapes = (B, T, N, H), (B, T, K, H), (B, T, K, VALUE_H), (B, T, K, H), (B, T, K, H)
     return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
 def balanced(logits_CE, iterations):
-    """Columns, then rows of the exponentials divided by their sums, again and again."""
+    """Return exponentials whose columns, then rows, are divided by their sums, repeatedly."""
     s_CE = np.exp(logits_CE)
     for _ in range(iterations):
         s_CE = s_CE / s_CE.sum(0, keepdims=True)
@@ -70,8 +69,9 @@ def balanced(logits_CE, iterations):
 
 
 def paper(kind, q_BTNH, k_BSKH, v_BSKH, a_BTKH, b_BSKH, real_BT=REAL_BT):
-    """A softmax over the tokens of the own block and the places of the sorted one, for
-    single queries.
+    """Return the outputs in a loop over queries.
+
+    A softmax over the tokens of the own block and the places of the sorted one.
     """
     arguments = (np.asarray(x, np.float64) for x in (q_BTNH, k_BSKH, v_BSKH, a_BTKH, b_BSKH))
     q_BTNH, k_BSKH, v_BSKH, a_BTKH, b_BSKH = arguments
@@ -176,7 +176,7 @@ def softmax_over(q_H, keys, k_SH, v_SH):
 
 
 def test_one_block_is_full_attention():
-    """What comes is the block itself: each key counts twice, which a softmax does not see."""
+    """The sorted block is the block itself: each key counts twice, which a softmax ignores."""
     inputs = arrays(1)
     o_BTNH, _ = run(Sinkhorn(16, 2), inputs, REAL_BT, R_BTNH)
     q, k, v = (x.astype(np.float64) for x in inputs[:3])
@@ -188,16 +188,14 @@ def test_one_block_is_full_attention():
 
 
 def test_a_permutation_brings_each_block_its_neighbour_and_masks_its_padding():
-    """Blocks 0 1 2 get 1 2 0: a query sees the real keys of two blocks, once each."""
+    """Blocks 0, 1, 2 get blocks 1, 2, 0: a query sees the real keys of two blocks, once each."""
     kind, comes = Sinkhorn(4, 8, temperature=1e-3), (1, 2, 0)
     q, k, v, a, b = arrays(1)
     real_BT = REAL_BT.copy()
     real_BT[:, 12:] = 0
     for sorts, where in ((a, comes), (b, (0, 1, 2))):
         sorts[:] = 0
-        for block in range(
-            3
-        ):  # all blocks alike but for the direction in which their first real token points
+        for block in range(3):  # blocks differ only in the direction of their first real token
             for row in range(B):
                 first = 4 * block + np.flatnonzero(real_BT[row, 4 * block : 4 * block + 4])[0]
                 sorts[row, first, 0, where[block]] = 1
@@ -213,21 +211,22 @@ def test_the_weights_are_how_it_mixes():
     (kind, K), inputs = KINDS_TRIED[0], arrays(2)
     assert K == 2
     q, k, v, a, b = inputs
-    weights_BNTS = jax.jit(kind.weights)(Queries(q, a), KeysValues(k, v, b), context(REAL_BT))
+    weights_BNTS = jax.jit(kind.weights)(
+        Queries(q, a), KeysValues(k, v, b), attention_inputs(REAL_BT)
+    )
     o_BTNH, _ = run(kind, inputs, REAL_BT, R_BTNH)
     mixed_BTNH = np.einsum('bnts,bsnh->btnh', weights_BNTS, np.repeat(v, N // K, axis=2))
     np.testing.assert_allclose(mixed_BTNH, o_BTNH, atol=2e-6)
     np.testing.assert_allclose(
         weights_BNTS.sum(-1), np.broadcast_to(REAL_BT[:, None], (B, N, T)), atol=1e-6
     )
-    np.testing.assert_array_equal(
-        weights_BNTS[0] > 0, np.ones((N, T, T), bool)
-    )  # Every block comes a little.
+    # Every block has a share.
+    np.testing.assert_array_equal(weights_BNTS[0] > 0, np.ones((N, T, T), bool))
 
 
 @pytest.mark.parametrize(('kind', 'K'), KINDS_TRIED[:2])
 def test_more_padding_changes_nothing_whatever_it_holds(kind, K):
-    """T = 14 and 25: several blocks more."""
+    """T = 14 and T = 25, which has several blocks more, give the same outputs."""
 
     def longer(x, fill):
         return np.concatenate([x, np.full((B, 11, *x.shape[2:]), fill, x.dtype)], axis=1)
@@ -254,16 +253,16 @@ def test_rows_without_tokens_are_zero_with_finite_gradients():
         assert not grad[0].any()
 
 
-class ParamScope:
-    """Has heads and a position encoding; projections are ones."""
+class FakeScope:
+    """A scope with heads and a position encoding, which gives ones as projections."""
 
-    heads, layer = (4, 2, H, VALUE_H), 0
+    heads, layer = HeadDims(4, 2, H, VALUE_H), 0
 
     def __init__(self):
-        self.asked, self.position = {}, self
+        self.declared, self.position = {}, self
 
     def project_to_heads(self, name, x_BTD, heads, size, axis):
-        self.asked[name] = heads, size, axis
+        self.declared[name] = heads, size, axis
         return jnp.ones((*x_BTD.shape[:2], heads, size))
 
     def rotate(self, x_BTNH, positions_BT):
@@ -271,12 +270,12 @@ class ParamScope:
 
 
 def test_queries_and_keys_are_rotated_and_what_sorts_is_not():
-    scope, x_BTD, tokens = ParamScope(), np.ones((B, T, 2)), context(REAL_BT).query_tokens
+    scope, x_BTD, tokens = FakeScope(), np.ones((B, T, 2)), attention_inputs(REAL_BT).query_tokens
     queries, keys = (
         Sinkhorn().project_queries(scope, x_BTD, tokens),
         Sinkhorn().project_keys_values(scope, x_BTD, tokens),
     )
-    assert scope.asked == {
+    assert scope.declared == {
         'query': (4, H, 'heads'),
         'sort_query': (2, H, 'kv_heads'),
         'key': (2, H, 'kv_heads'),

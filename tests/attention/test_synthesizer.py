@@ -1,6 +1,4 @@
-"""The synthesizer against the equations of Tay et al. (2020) in float64, and what its scores may
-not depend on.
-"""
+"""Synthesizer against the equations of Tay et al. (2020) in float64; what its scores depend on."""
 
 import dataclasses
 import math
@@ -86,10 +84,12 @@ def test_random_weights_ignore_the_input():
 def test_dense_weights_of_a_query_depend_on_no_other_token():
     at, t = site(Case(DENSE), 'encoder'), 6
     bound, tokens = at.module.bind({'params': at.params}), whole(B, T)
-    context = AttentionInputs(at.mask, tokens, tokens, params=bound.mix())
+    attention_inputs = AttentionInputs(at.mask, tokens, tokens, params=bound.mix())
 
     def weights(x_BTD):
-        return at.kind.weights(bound.queries(x_BTD, tokens), bound.keys(x_BTD, tokens), context)
+        return at.kind.weights(
+            bound.queries(x_BTD, tokens), bound.keys(x_BTD, tokens), attention_inputs
+        )
 
     others_BTD = inputs(2)
     others_BTD[:, t] = inputs(1)[:, t]

@@ -1,6 +1,4 @@
-"""What the documentation says: the page docs/add_a_variant.md is run, and the table of README.md
-is today's.
-"""
+"""The tutorial on attention kinds works as it says, and the table of README.md is not stale."""
 
 import importlib.util
 import re
@@ -13,13 +11,13 @@ from laws.contract import CHECKS, SITE_CAPABILITY, Case, applies, site
 from transformer_jax.attention import KINDS, supports
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / 'docs' / 'add_a_variant.md').read_text()
+PAGE = (ROOT / 'docs' / 'tutorials' / 'add-an-attention-kind.md').read_text()
 BLOCKS = re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)
 
 
 @pytest.fixture
 def kinds(tmp_path_factory):
-    """The page's files as modules, and its rows in the table."""
+    """Import the two files of the page as modules, and add their rows to the table KINDS."""
     rows = {'cosine': 'Cosine', 'longest_key': 'LongestKey'}
     for (name, cls), code in zip(rows.items(), BLOCKS, strict=True):
         path = tmp_path_factory.mktemp('docs') / f'{name}.py'

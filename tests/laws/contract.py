@@ -1,9 +1,9 @@
-"""What every kind of attention promises, as checks that run on any of them.
+"""Checks of what an attention kind supports, which run on any kind.
 
-A check takes a `Site`: one attention with its parameters at one place of a model. Kinds are tried
-whole, projections, gate and output included, so that a check needs to know nothing of their inside.
-One compiled program, `Site.run`, serves most checks: it gives the outputs and the gradients of
-their product with any cotangent.
+A check takes a `Site`: the attention of one layer with its parameters, at one place of a model. It
+includes the projections, the gate and the output projection, so that a check needs no knowledge of
+the kind. One compiled program, `Site.run`, serves most checks: it returns the outputs, and the
+gradients of their product with a given cotangent.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ SITE_CAPABILITY = {'encoder': 'encoder', 'decoder': 'causal', 'cross': 'cross'}
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A kind with its options, and what stands around it."""
+    """A kind with its options, its position encoding, its key-value heads and its engine."""
 
     attention: str
     position: str = 'none'
@@ -43,7 +43,7 @@ class Case:
         return ' '.join([self.attention, *extras, *[self.engine] * (self.engine != 'auto')])
 
     def config(self, **changes) -> ModelConfig:
-        """The model that holds it."""
+        """Return the configuration of a model with this attention; `changes` are further keys."""
         return ModelConfig(
             **{
                 'd_model': D,
@@ -60,12 +60,12 @@ class Case:
 
 @functools.cache
 def site(case: Case, name: str) -> 'Site':
-    """The one Site of a case, shared by its checks."""
+    """Return the Site of a case and place; all checks share it."""
     return Site(case, name)
 
 
 class Site:
-    """An attention at 'encoder', 'decoder' or 'cross', with parameters."""
+    """The attention of a case at 'encoder', 'decoder' or 'cross', with parameters."""
 
     def __init__(self, case: Case, name: str, params=None, **changes):
         self.case, self.name = case, name
@@ -74,11 +74,14 @@ class Site:
         self.run, self.forward = jax.jit(self._run), jax.jit(self._forward)
         self.take_step = jax.jit(self._step)
         if params is None:
-            params = self._draw()
+            params = self._random_params()
         self.params = params
 
-    def _draw(self):
-        """Parameters at random in every element: where one is 0 its effect would not be seen."""
+    def _random_params(self):
+        """Return random parameters.
+
+        No element is 0 or 1: a parameter that is 0 everywhere would hide an error.
+        """
         arguments = inputs(0), whole(B, T), inputs(0), whole(B, T)
         shapes = nn.meta.unbox(
             jax.eval_shape(
@@ -124,14 +127,14 @@ class Site:
         return self.module.apply({'params': params}, x_BTD, tokens, PAST, cache, method='step')
 
     def init_cache(self, x_BTD, length):
-        """An empty cache for rows like `x_BTD`."""
+        """Return an empty cache for rows like those of `x_BTD`."""
         tokens = whole(len(x_BTD), 1)
         return self.module.apply(
             {'params': self.params}, x_BTD[:, :1], tokens, length, PAST, method='init_cache'
         )
 
     def arguments(self, seed: int, tokens: Tokens, memory_tokens: Tokens | None = None) -> tuple:
-        """What `run` and `forward` take after the cotangent, at random: B rows."""
+        """Return random arguments for `run` and `forward`, after the cotangent; B rows."""
         x_BTD = inputs(seed, *tokens.positions_BT.shape)
         if self.name != 'cross':
             return x_BTD, tokens
@@ -139,18 +142,18 @@ class Site:
 
 
 def inputs(seed: int, rows: int = B, length: int = T) -> np.ndarray:
-    """x_BTD at random, in float32."""
+    """Return random float32 x_BTD."""
     return np.random.default_rng(seed).normal(size=(rows, length, D)).astype(np.float32)
 
 
 def whole(rows: int, length: int, start: int = 0) -> Tokens:
-    """Rows that hold one segment without padding."""
+    """Return the tokens of rows with one segment, from position `start`, without padding."""
     positions_BT = np.broadcast_to(np.arange(start, start + length, dtype=np.int32), (rows, length))
     return Tokens(positions_BT, np.ones_like(positions_BT))
 
 
 def packed(*rows: tuple[int, ...], length: int = T) -> Tokens:
-    """Rows of segments of the given lengths, then padding."""
+    """Return the tokens of rows with segments of the given lengths, then padding."""
     positions_BT, segments_BT = np.zeros((2, len(rows), length), np.int32)
     for row, lengths in enumerate(rows):
         start = 0
@@ -162,7 +165,7 @@ def packed(*rows: tuple[int, ...], length: int = T) -> Tokens:
 
 
 def distance(found, expected) -> float:
-    """‖found − expected‖ / ‖expected‖, over all leaves together."""
+    """Return ‖found − expected‖ / ‖expected‖, over all leaves together."""
     found, expected = (
         np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
         for tree in (found, expected)
@@ -171,7 +174,7 @@ def distance(found, expected) -> float:
 
 
 def cotangent(seed: int = 9, rows: int = B, length: int = T) -> np.ndarray:
-    """r_BTD: what outputs are multiplied with before they are summed."""
+    """Return random r_BTD, by which outputs are multiplied before they are summed."""
     return inputs(seed, rows, length)
 
 
@@ -179,8 +182,9 @@ def cotangent(seed: int = 9, rows: int = B, length: int = T) -> np.ndarray:
 
 
 def causality_by_gradient(at: Site) -> None:
-    """No output depends on a later input; where mask and normalizer let it, it does on every
-    earlier one.
+    """No output depends on a later input.
+
+    Where mask and normalizer allow it, each output depends on every earlier input.
     """
     r_BTD, rows = np.zeros((B, T, D), np.float32), [(0, 3), (1, 11), (2, T - 1)]
     for row, t in rows:
@@ -198,8 +202,9 @@ def causality_by_gradient(at: Site) -> None:
 
 
 def causality_by_intervention(at: Site) -> None:
-    """Other inputs from t on change no output before t: sorting, hashing and
-    stabilisers included.
+    """Other inputs from position t on change no output before t.
+
+    This includes outputs that depend on the inputs by sorting, by hashing or through a maximum.
     """
     (x_BTD, tokens), t = at.arguments(2, whole(B, T)), 9
     changed_BTD = x_BTD.copy()
@@ -210,7 +215,7 @@ def causality_by_intervention(at: Site) -> None:
 
 
 def padding_has_no_influence(at: Site) -> None:
-    """What padded places hold changes nothing, exactly, and they get no gradient."""
+    """The contents of padding change no output, exactly, and get no gradient."""
     tokens = packed((11,), (T,), (1,))
     arguments = at.arguments(4, tokens, packed((5,), (17,), (9,)))
     padded = [list(arguments), list(arguments)]
@@ -231,7 +236,10 @@ def padding_has_no_influence(at: Site) -> None:
 
 
 def rows_that_see_nothing_are_zero(at: Site) -> None:
-    """Exactly 0, with finite gradients: padded queries, and queries whose keys are all padded."""
+    """Queries without an allowed key give exactly 0, with finite gradients.
+
+    These are padded queries, and queries whose keys are all padded.
+    """
     tokens = packed((11,), (), (T,))
     arguments = at.arguments(5, tokens, packed((), (6,), (T,)))
     o_BTD, grads = at.run(at.params, cotangent(), *arguments)
@@ -242,7 +250,7 @@ def rows_that_see_nothing_are_zero(at: Site) -> None:
 
 
 def packed_is_separate(at: Site) -> None:
-    """A segment gets what it would get in a row of its own."""
+    """A segment gets the same outputs in a packed row as in a row of its own."""
     tokens = packed((7, 9), (7,), (9,))
     arguments = list(at.arguments(6, tokens, packed((5, 11), (5,), (11,))))
     for place in range(0, len(arguments), 2):
@@ -255,7 +263,7 @@ def packed_is_separate(at: Site) -> None:
 
 
 def order_and_amount_of_padding_do_not_matter(at: Site) -> None:
-    """Rows in another order, and more padding behind them, give the same outputs."""
+    """The outputs do not depend on the order of rows or on padding at their end."""
     arguments = at.arguments(8, packed((7,), (12,), (3,)), packed((9,), (2,), (12,)))
     o_BTD = np.asarray(at.forward(at.params, *arguments))
     swapped = jax.tree.map(lambda a_BT: a_BT[[2, 0, 1]], arguments)
@@ -265,8 +273,9 @@ def order_and_amount_of_padding_do_not_matter(at: Site) -> None:
 
 
 def cached_is_teacher_forced(at: Site) -> None:
-    """Token by token, as beams of one row that change places on the way, the outputs are those of
-    all at once.
+    """Decoding token by token gives the outputs of all tokens at once.
+
+    The rows are beams of one row, and change their order on the way.
     """
     rows, change = np.array([2, 0, 0]), 6
     first_BTD, second_BTD = inputs(10), inputs(11)
@@ -284,7 +293,10 @@ def cached_is_teacher_forced(at: Site) -> None:
 
 
 def prefill_is_decoding_from_the_start(at: Site) -> None:
-    """Prompts of different lengths in one padded prefill, then token by token."""
+    """A padded step of prompts, then single tokens, gives the outputs of all tokens at once.
+
+    The prompts have different lengths.
+    """
     lengths, width, steps = (7, 2, 5), 7, 6
     x_BTD = inputs(12)
     expected_BTD = np.asarray(at.forward(at.params, x_BTD, whole(B, T)))
@@ -302,7 +314,7 @@ def prefill_is_decoding_from_the_start(at: Site) -> None:
 
 
 def engines_agree(at: Site) -> None:
-    """Whatever way through the tiles: outputs to 1e-5, gradients to 1e-4."""
+    """All engines give the outputs of the dense one to 1e-5, and its gradients to 1e-4."""
     tokens = packed((7, 9), (T,), (3, 4, 5))
     arguments = cotangent(), *at.arguments(13, tokens, packed((6, 10), (4,), (9, 1, 2)))
     dense = Site(at.case, at.name, at.params, engine='dense') if at.kind.engines else at
@@ -320,7 +332,10 @@ def engines_agree(at: Site) -> None:
 
 
 def bfloat16_is_close(at: Site) -> None:
-    """On inputs and parameters that bfloat16 holds exactly it is within 2e-2 of float32."""
+    """In bfloat16 the outputs are within 2e-2 of those in float32.
+
+    Inputs and parameters are rounded to bfloat16 first, so that both start from the same numbers.
+    """
 
     def rounded(tree):
         return jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16).astype(jnp.float32), tree)
@@ -341,13 +356,13 @@ def bfloat16_is_close(at: Site) -> None:
 
 
 def transformations_leave_it_equal(at: Site) -> None:
-    """Neither jit, vmap nor rematerialisation changes outputs or gradients."""
+    """jit, vmap and rematerialization change no output and no gradient."""
     arguments = cotangent(), *at.arguments(15, packed((16,), (T,), (3,)), packed((8,), (T,), (9,)))
     expected_BTD, expected = at.run(at.params, *arguments)
     assert distance(at._forward(at.params, *arguments[1:]), expected_BTD) < 1e-6
     several = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), at.params)
 
-    def remade(params):
+    def rematerialized(params):
         def product(params):
             o_BTD = jax.checkpoint(at._forward)(params, *arguments[1:])
             return (o_BTD * arguments[0]).sum(), o_BTD
@@ -355,20 +370,21 @@ def transformations_leave_it_equal(at: Site) -> None:
         grads, o_BTD = jax.grad(product, has_aux=True)(params)
         return o_BTD, grads
 
-    o_2BTD, grads = jax.jit(jax.vmap(remade))(several)
+    o_2BTD, grads = jax.jit(jax.vmap(rematerialized))(several)
     assert distance(o_2BTD[0], expected_BTD) < 1e-5
     assert distance(jax.tree.map(lambda leaf: leaf[0], grads), expected[0]) < 1e-5
 
 
 def sees_all(at: Site) -> bool:
-    """Whether every earlier key takes part in every output: no mask of its own, no normalizer of
-    exact zeros.
+    """Return whether every earlier key takes part in every output.
+
+    That holds for kinds without a mask, whose normalizer gives no exact zeros.
     """
     normalizer = getattr(at.kind, 'normalizer', None)
     return at.kind.mask == Full() and (normalizer is None or normalizer.dense)
 
 
-# Check → the promises it needs beside the site's own.
+# The capabilities that a check needs, in addition to that of the site.
 CHECKS = {
     causality_by_gradient: {'causal'},
     causality_by_intervention: {'causal'},
@@ -384,7 +400,7 @@ CHECKS = {
 }
 
 
-def applies(check, at_name: str, promises: frozenset[str]) -> bool:
-    """Whether a kind with these promises is held to a check at a site."""
+def applies(check, at_name: str, capabilities: frozenset[str]) -> bool:
+    """Return whether a check applies at a site to a kind with these capabilities."""
     needs = CHECKS[check] | {SITE_CAPABILITY[at_name]}
-    return needs <= promises and ('causal' not in CHECKS[check] or at_name == 'decoder')
+    return needs <= capabilities and ('causal' not in CHECKS[check] or at_name == 'decoder')

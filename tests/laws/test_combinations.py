@@ -1,5 +1,6 @@
-"""Whole models from a covering array over the attention space: every allowed pair of values of any
-two axes.
+"""Whole models from a covering array of the attention space.
+
+Every pair of values of any two axes is in some model, where it is allowed.
 """
 
 import dataclasses
@@ -26,8 +27,7 @@ from transformer_jax.schema import DataConfig, DecodeConfig, ExperimentConfig, M
 from transformer_jax.training import train_state
 
 V, LENGTH = 12, 12
-# The options of the scored kinds are axes of their own: they become the arguments of the
-# kind's spec.
+# The options of the scored kinds are axes of their own, and become arguments of the kind's spec.
 ARGUMENTS = ('mask', 'normalizer', 'softcap', 'scale', 'qk_norm', 'talking', 'forget', 'gate')
 AXES = {
     'attention': [
@@ -72,7 +72,10 @@ AXES = {
 
 
 def experiment(row):
-    """The model of a row; a kind that cannot be causal, or cross, stands in the encoder alone."""
+    """Return the experiment of a row of the array.
+
+    A kind that cannot be causal, or cannot attend to another sequence, is in the encoder alone.
+    """
     given = {name: row[name] for name in ARGUMENTS if row[name] != AXES[name][0]}
     attention = row['attention']
     if given:
@@ -82,16 +85,16 @@ def experiment(row):
             if attention.endswith(')')
             else f'{attention}({options})'
         )
-    promises = spec.parse_pattern(attention, KINDS, 'model.attention')[0].supports()
+    capabilities = spec.parse_pattern(attention, KINDS, 'model.attention')[0].supports()
     sites = {'encoder': 'encoder', 'decoder': 'causal', 'cross': 'cross'}
     chosen = {
-        f'{site}_attention': attention for site, promise in sites.items() if promise in promises
+        f'{site}_attention': attention for site, need in sites.items() if need in capabilities
     }
     others = {axis: value for axis, value in row.items() if axis not in (*ARGUMENTS, 'attention')}
     model = ModelConfig(
         encoder_layers=1, decoder_layers=1, d_model=16, d_ff=24, num_heads=4, **chosen, **others
     )
-    if model.engine == 'blocked':  # Cross-attention has no blocks.
+    if model.engine == 'blocked':  # The blocked engine cannot run cross-attention.
         model = dataclasses.replace(model, cross_attention='linear')
     return ExperimentConfig(
         model=model,
@@ -126,15 +129,13 @@ def label(row):
 
 
 def marked(number, row):
-    # Each compiles for ten seconds: one in the fast tests.
+    # Each compiles for 10 seconds, so that one of them is a fast test.
     return pytest.param(row, id=label(row), marks=() if number == 5 else pytest.mark.slow)
 
 
 @pytest.mark.parametrize('row', list(itertools.starmap(marked, enumerate(ROWS))))
 def test_a_model_keeps_what_its_parts_promise(row, make_batch):
-    """Finite gradients, packed as separate, no look ahead, and decoding with a cache as
-    teacher forcing.
-    """
+    """Gradients are finite, packing changes nothing, nothing looks ahead, decoding is exact."""
     config = experiment(row).model
     model, rng = build_model(config, V), np.random.default_rng(0)
     first, second, third = (
@@ -198,7 +199,9 @@ def assert_close(found, expected):
 @pytest.mark.parametrize('row', ROWS, ids=label)
 def test_a_model_can_be_laid_out_over_devices(row):
     config = experiment(row)
-    state = jax.eval_shape(lambda: train_state.init_state(parse_components(config), build_model(config.model, V)))
+    state = jax.eval_shape(
+        lambda: train_state.init_state(parse_components(config), build_model(config.model, V))
+    )
     specs = jax.tree.leaves(partition_specs(state, {'data': 1, 'fsdp': 1, 'tensor': 1}).params)
     assert any(any(partition) for partition in specs)
 

@@ -1,6 +1,4 @@
-"""Every kind against what it promises, and every promise against the table of what must
-be supported.
-"""
+"""Every kind passes the checks of what it supports, and supports what it must."""
 
 import pytest
 from laws import contract
@@ -9,8 +7,8 @@ from laws.contract import CHECKS, SITE_CAPABILITY, Case, applies, site
 from transformer_jax import spec
 from transformer_jax.attention import KINDS
 
-# Each kind with its defaults, by which a new one is tried the day it is written; then options that
-# change how it works.
+# Each kind with its defaults, so that a new kind is tested as soon as it is in KINDS; then options
+# that change the computation.
 CASES = [
     *map(Case, KINDS),
     Case('softmax', kv_heads=2),
@@ -40,7 +38,7 @@ CASES = [
     Case('reformer(buckets=6, chunk=3, rounds=3)'),
     Case('sinkhorn(block=4, iterations=5)', 'rope', 2),
 ]
-# The least that each kind must promise: declaring less does not pass.
+# What each kind must support at least: declaring less does not pass.
 SCORED = {'encoder', 'causal', 'cross', 'padding', 'segments', 'decode', 'bias'}
 REQUIRED = {
     'softmax': SCORED,
@@ -62,12 +60,12 @@ REQUIRED = {
 }
 
 
-def promises(case):
+def capabilities(case):
     return spec.parse(case.attention, KINDS, 'attention').supports()
 
 
-# What the fast tests hold each kind to, with its defaults; these checks share one or two
-# compiled programs.
+# The checks of each kind with its defaults that are fast tests: they share one or two compiled
+# programs.
 FAST = (
     contract.causality_by_gradient,
     contract.causality_by_intervention,
@@ -86,7 +84,7 @@ def held_to():
     for case in CASES:
         for name in SITE_CAPABILITY:
             for check in CHECKS:
-                if applies(check, name, promises(case)):
+                if applies(check, name, capabilities(case)):
                     yield pytest.param(
                         case,
                         name,
@@ -103,7 +101,7 @@ def test_a_kind_keeps_its_promise(case, name, check):
 
 @pytest.mark.parametrize('attention', REQUIRED)
 def test_a_kind_promises_what_the_design_asks_of_it(attention):
-    missing = REQUIRED[attention] - promises(Case(attention))
+    missing = REQUIRED[attention] - capabilities(Case(attention))
     assert not missing
 
 

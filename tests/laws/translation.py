@@ -1,14 +1,15 @@
-"""What every model that translates promises, whatever it is made of: a Transformer or a
-recurrent model.
-"""
+"""Checks of every model that translates: of Transformers and of recurrent models."""
 
 import numpy as np
 
 
 def packed_is_separate(scores, batch_of, rows):
-    """Pairs that share rows get the scores that each has in a row of its own.
+    """Pairs that share a row get the scores that each gets in a row of its own.
 
-    `scores` maps a batch to [B, T, V], `batch_of` rows of (source, target) pairs to a batch.
+    Args:
+        scores: from a batch to scores [B, T, V].
+        batch_of: from rows of (source, target) pairs to a batch.
+        rows: the packed rows.
     """
     packed = scores(batch_of(rows))
     for row, pairs in enumerate(rows):
@@ -22,8 +23,9 @@ def packed_is_separate(scores, batch_of, rows):
 
 
 def padding_has_no_influence(scores, batch):
-    """What padded places hold, tokens and positions, changes no real one, exactly, and leaves
-    all finite.
+    """The contents of padding, tokens and positions, change no real score, exactly.
+
+    All scores are finite.
     """
     source_padding, target_padding = batch.source_segments_BS == 0, batch.segments_BT == 0
     assert source_padding.any()

@@ -1,6 +1,4 @@
-"""Position encodings against the papers' formulas in float64, in loops over single queries
-and keys.
-"""
+"""Position encodings against the papers' formulas in float64, in loops over queries and keys."""
 
 import math
 
@@ -58,7 +56,7 @@ def test_a_shift_is_one_rotation_of_every_sinusoid():
 
 def test_sinusoidal_adds_and_has_no_parameters():
     x_BTD = np.random.default_rng(0).normal(size=(2, 4, D)).astype(np.float32)
-    positions_BT = np.array([[0, 1, 0, 1], [3, 2, 1, 0]])  # as the packing has it, not 0 … T−1
+    positions_BT = np.array([[0, 1, 0, 1], [3, 2, 1, 0]])  # from packing, not 0 … T−1
     y_BTD, variables = embedded('sinusoidal', x_BTD, positions_BT)
     assert not jax.tree.leaves(variables)
     np.testing.assert_array_equal(y_BTD, x_BTD + sinusoids(positions_BT, D))
@@ -91,7 +89,7 @@ def test_a_table_needs_a_size():
 B, T, N, K, H, VALUE_H = 2, 12, 4, 2, 4, 3
 SCALE = H**-0.5
 MASKS = {'encoder': Segments(), 'decoder': Segments() & Causal()}
-# Row 0 has two texts and padding, row 1 one text; the kinds see only positions and segments.
+# Row 0 has two segments and padding, row 1 one segment.
 TOKENS = Tokens(
     np.array([[*range(7), *range(3), 0, 0], [*range(T)]]),
     np.array([7 * [1] + 3 * [2] + 2 * [0], T * [1]]),
@@ -115,7 +113,7 @@ def parsed(text):
 
 
 def arrays(seed=0):
-    """q_BTNH, k_BSKH, v_BSKH."""
+    """Return random q_BTNH, k_BSKH, v_BSKH."""
     rng = np.random.default_rng(seed)
     return [
         rng.normal(size=(B, T, *shape)).astype(np.float32)
@@ -124,8 +122,8 @@ def arrays(seed=0):
 
 
 def attend(position, site, parameters, q, k, v, query, key):
-    """o_BTNH of softmax attention with a position encoding."""
-    context = AttentionInputs(
+    """Return o_BTNH of softmax attention with a position encoding."""
+    attention_inputs = AttentionInputs(
         MASKS[site],
         query,
         key,
@@ -133,14 +131,14 @@ def attend(position, site, parameters, q, k, v, query, key):
         params={'normalizer': ()},
         position_params=parameters,
     )
-    return Softmax().attend(Queries(q), KeysValues(k, v), context)
+    return Softmax().attend(Queries(q), KeysValues(k, v), attention_inputs)
 
 
 run = jax.jit(attend, static_argnums=(0, 1))
 
 
 def variables(position):
-    """(parameters to attend with, the arrays by name in float64)."""
+    """Return (parameters of a position encoding, the same arrays by name in float64)."""
     module = Projection(position.params, HeadDims(N, K, H, VALUE_H), 0, position)
     rng = np.random.default_rng(1)
     boxed = module.init(jax.random.PRNGKey(0))
@@ -154,8 +152,10 @@ def variables(position):
 
 
 def paper(site, score, value=lambda n, i, j: 0):
-    """Attention in loops: `score(b, n, t, keys)` are those of a query over the keys it may see, in
-    their order.
+    """Return attention in loops.
+
+    `score(b, n, t, keys)` returns the scores of a query for the keys that it may see, in their
+    order.
     """
     q, k, v = (x.astype(np.float64) for x in arrays())
     positions, segments = TOKENS
@@ -181,9 +181,7 @@ def paper(site, score, value=lambda n, i, j: 0):
 
 
 def pairwise(extra):
-    """Scores whose part for one key depends on no other: `extra(q, k, n, i, j)` is added to
-    q·k / √H.
-    """
+    """Return scores q·k / √H + extra(q, k, n, i, j), where no key influences another."""
     return lambda q, keys, n, i, places: [
         q @ k * SCALE + extra(q, k, n, i, j) for k, j in zip(keys, places, strict=True)
     ]
@@ -298,7 +296,7 @@ def test_relative_encodings_are_the_papers(text, site):
     expected = paper(site, PAPERS[text](site, p), **value)
     found = run(parsed(text), site, parameters, *arrays(), TOKENS, TOKENS)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    # What a wrong encoding would be told by: without one the outputs are others.
+    # Without the encoding the outputs differ, so that a wrong one would be noticed.
     if text != 'shaw(clip=0, values=False)':  # the same vector for every key
         assert np.abs(paper(site, pairwise(lambda *_: 0)) - expected).max() > 0.1
 
@@ -337,9 +335,9 @@ def test_every_parameter_gets_a_gradient(text):
     for leaf in jax.tree.leaves(grads):
         assert np.isfinite(leaf).all()
         rows = np.abs(np.asarray(leaf)).reshape(len(leaf) if leaf.ndim else 1, -1).max(-1)
-        if 'fire' in text:  # some of its ReLUs may start dark
+        if 'fire' in text:  # some of its ReLUs may start at 0 for all inputs
             assert rows.any()
-        else:  # all rows of all tables; but T5's bucket for distance 0 ahead
+        else:  # all rows of all tables, except the T5 bucket of distance 0 ahead
             assert np.flatnonzero(rows == 0).tolist() == ([3] if 't5' in text else [])
 
 
@@ -352,7 +350,7 @@ def test_contextual_positions_count_in_a_ring_cache_what_they_count_at_once():
     parameters, _ = variables(position)
     inputs, row = arrays(), Tokens(np.arange(T)[None].repeat(B, 0), np.ones((B, T), int))
 
-    def context(tokens):
+    def attention_inputs(tokens):
         return AttentionInputs(
             mask,
             tokens,
@@ -363,12 +361,14 @@ def test_contextual_positions_count_in_a_ring_cache_what_they_count_at_once():
         )
 
     q, k, v = inputs
-    expected = kind.attend(Queries(q), KeysValues(k, v), context(row))
+    expected = kind.attend(Queries(q), KeysValues(k, v), attention_inputs(row))
     cache = kind.init_cache(KeysValues(k, v), T, mask)
-    assert cache.tokens.positions_BT.shape == (B, 5)  # it turns round twice
+    assert cache.tokens.positions_BT.shape == (B, 5)  # the ring is overwritten twice
     step, found = (
         jax.jit(
-            lambda q, k, v, row, cache: kind.step(Queries(q), KeysValues(k, v), context(row), cache)
+            lambda q, k, v, row, cache: kind.step(
+                Queries(q), KeysValues(k, v), attention_inputs(row), cache
+            )
         ),
         [],
     )
@@ -535,9 +535,8 @@ def test_ntk_scaling_is_another_base():
         atol=2e-5,
     )
     rates = parsed('rope(scaling=ntk(4))').scaling.rates(1e4 ** (-np.arange(4) / 4))
-    np.testing.assert_allclose(
-        rates[[0, -1]], [1, 1e-3 / 4]
-    )  # the fastest as it was, the slowest interpolated
+    # The fastest pair is unchanged, the slowest is interpolated.
+    np.testing.assert_allclose(rates[[0, -1]], [1, 1e-3 / 4])
     np.testing.assert_array_equal(parsed('rope(scaling=ntk(4))').scaling.rates(np.ones(1)), 1)
 
 
@@ -567,7 +566,7 @@ def test_yarn_sharpens_scores_by_its_temperature():
     )
 
 
-# --- What they refuse -----------------------------------------------------------------------------
+# --- Refusals -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

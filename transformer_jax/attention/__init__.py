@@ -1,5 +1,13 @@
-"""Attention: pure mathematics between projections. Kinds, masks, normalizers, engines
-and caches.
+"""Attention: the mathematics between the projections of a layer.
+
+- `base`: the interface of an attention kind.
+- `kinds`: the table KINDS and one file for each kind.
+- `scored`: what the kinds that score each pair of query and key have in common.
+- `masks`, `normalizers`: options of the scored kinds, each with its table.
+- `engines`: algorithms that compute the same result with different time and memory.
+- `cache`: keys and values of earlier tokens, for decoding step by step.
+- `projections`: the projections that most kinds use.
+- `supports`: the table of what each kind supports, for the documentation.
 """
 
 from transformer_jax.attention.base import Attention, AttentionInputs

@@ -1,9 +1,10 @@
-"""Caches for step-by-step decoding: explicit values that a step returns.
+"""Caches of keys and values for decoding step by step.
 
-A cache is of B rows and R hypotheses, the beams of a row side by side (before the search begins R
-is B). `append(keys, tokens)` takes the keys (any pytree with R and time in front) of one or more
-new tokens and returns the cache with them in it, and what they may attend to, as `Seen`. Places
-that are not yet written have segment 0: to every mask they are padding.
+A cache is a pytree that each step takes and returns. It has B rows and R hypotheses: the beams of a
+row are adjacent (R is B before the beam search begins). `append(keys, tokens)` takes the keys and
+values of one or more new tokens, a pytree with leaves [R, T, …], and returns what the queries of
+these tokens may read, as a `CacheView`, and the new cache. Slots that are not yet written have
+segment 0, so that every mask treats them as padding.
 """
 
 from typing import Any, NamedTuple
@@ -15,24 +16,22 @@ import jax.numpy as jnp
 from transformer_jax.batch import Tokens
 
 
-class Seen(NamedTuple):
-    """Keys with B or R rows in front of every leaf, their tokens, and which of them each query has
-    in its past.
-    """
+class CacheView(NamedTuple):
+    """The keys that the new queries may read."""
 
-    keys: Any
-    tokens: Tokens
-    past_RTS: jax.Array | None = None  # None: all of its row
-    end: jax.Array | None = None  # after it no place is written; None: all are
+    keys: Any  # leaves [B or R, S, …]
+    tokens: Tokens  # positions and segments of the keys
+    past_RTS: jax.Array | None = None  # which keys are in the past of each query; None: all
+    num_written: jax.Array | None = None  # slots from here on are not written; None: all are
 
 
 @flax.struct.dataclass
 class GrowingCache:
-    """The keys of all steps so far; `index` is the next free place.
+    """The keys of all tokens so far; `index` is the next free slot.
 
-    A row's hypotheses share its places, each key stays where it was written, and `past_RS` says
-    which of them lie in a hypothesis's past: beams that change their order move no key, and a
-    prompt is there once for all of them.
+    The hypotheses of a row share its slots. A key stays in the slot where it was written, and
+    `past_RS` says which slots belong to the past of a hypothesis. So beams that change their order
+    move no key, and a prompt is stored once for all beams.
     """
 
     keys: Any
@@ -42,16 +41,19 @@ class GrowingCache:
 
     @classmethod
     def empty(cls, keys: Any, length: int) -> 'GrowingCache':
-        """Room for `length` keys a row, of all its hypotheses, shaped like `keys` (any number of
-        steps on axis 1).
+        """Return a cache with `length` slots in each row, for all hypotheses of the row together.
+
+        Args:
+            keys: a pytree with leaves [B, any, …], whose shapes and dtypes are used.
+            length: the number of slots.
         """
         keys, tokens = _empty(keys, length)
         return cls(
             keys, tokens, jnp.zeros(tokens.segments_BT.shape, bool), jnp.zeros((), jnp.int32)
         )
 
-    def append(self, keys: Any, tokens: Tokens) -> tuple[Seen, 'GrowingCache']:
-        """Writes at `index`."""
+    def append(self, keys: Any, tokens: Tokens) -> tuple[CacheView, 'GrowingCache']:
+        """Write keys [R, T, …] and their tokens into the next R/B · T slots of each row."""
         (R, T), B = tokens.positions_BT.shape, len(self.tokens.positions_BT)
 
         def write(old_BS, new_BT):
@@ -67,45 +69,49 @@ class GrowingCache:
         own_RT = jnp.tile(jnp.repeat(jnp.eye(R // B, dtype=bool), T, axis=1), (B, 1))
         past_RS = write(self.past_RS, own_RT)
         past_RTS = jnp.broadcast_to(past_RS[:, None], (R, T, past_RS.shape[1]))
-        end = self.index + R // B * T
-        return Seen(keys, tokens, past_RTS, end), GrowingCache(keys, tokens, past_RS, end)
+        index = self.index + R // B * T
+        return CacheView(keys, tokens, past_RTS, index), GrowingCache(keys, tokens, past_RS, index)
 
 
 @flax.struct.dataclass
 class RingCache:
-    """The keys of the last `size` positions: the one at position p lies at p mod size."""
+    """The keys of the last `size` positions: position p is in slot p mod size.
+
+    Each hypothesis has its own slots.
+    """
 
     keys: Any
     tokens: Tokens
 
     @classmethod
     def empty(cls, keys: Any, size: int) -> 'RingCache':
-        """Room for the keys of a window of `size` positions."""
+        """Return a cache for a window of `size` positions, shaped like `keys`."""
         return cls(*_empty(keys, size))
 
-    def append(self, keys: Any, tokens: Tokens) -> tuple[Seen, 'RingCache']:
-        """Writes over what lies `size` positions back; padding is not written."""
+    def append(self, keys: Any, tokens: Tokens) -> tuple[CacheView, 'RingCache']:
+        """Overwrite the slots of the positions `size` earlier; padding is not written."""
         size = self.tokens.positions_BT.shape[1]
         positions_BT, segments_BT = tokens
         last_B1 = jnp.where(segments_BT != 0, positions_BT, -1).max(-1, keepdims=True)
         kept_BT = (segments_BT != 0) & (positions_BT > last_B1 - size)
-        places_BT = jnp.where(kept_BT, positions_BT % size, size)  # Beyond the end: dropped.
+        slots_BT = jnp.where(kept_BT, positions_BT % size, size)  # `size` is no slot: not written
         rows_B1 = jnp.arange(len(positions_BT))[:, None]
 
         def write(old, new):
-            return old.at[rows_B1, places_BT].set(new.astype(old.dtype), mode='drop')
+            return old.at[rows_B1, slots_BT].set(new.astype(old.dtype), mode='drop')
 
         written = RingCache(
             jax.tree.map(write, self.keys, keys), jax.tree.map(write, self.tokens, tokens)
         )
         if positions_BT.shape[1] == 1:
-            return Seen(written.keys, written.tokens), written
+            return CacheView(written.keys, written.tokens), written
 
-        # Several tokens at once: the first of them still see what the last ones have overwritten.
+        # With several new tokens, the first of them still see keys that the last ones overwrite.
         def join(old, new):
             return jnp.concatenate([old, new.astype(old.dtype)], axis=1)
 
-        return Seen(*jax.tree.map(join, (self.keys, self.tokens), (keys, tokens))), written
+        joined = jax.tree.map(join, (self.keys, self.tokens), (keys, tokens))
+        return CacheView(*joined), written
 
 
 def _empty(keys: Any, length: int) -> tuple[Any, Tokens]:
@@ -117,11 +123,14 @@ def _empty(keys: Any, length: int) -> tuple[Any, Tokens]:
 
 
 def reorder(cache: Any, parents_BK: jax.Array) -> Any:
-    """The cache whose hypothesis k of row b goes on from what was hypothesis parents_BK[b, k] of
-    that row.
+    """Return the cache of new hypotheses, each the continuation of an old one of the same row.
 
-    All leaves have R rows, but for scalars and what the hypotheses of a row share. K may be more
-    than there were: a row is widened to its beams by parents of 0.
+    Args:
+        cache: any pytree of caches. Every leaf has R rows, but for scalars and the shared slots of
+            a `GrowingCache`.
+        parents_BK: parents_BK[b, k] is the old hypothesis, counted within row b, that the new
+            hypothesis k continues. K may be more than the row had: a search begins with parents of
+            0, which gives each row K beams.
     """
     B = len(parents_BK)
 

@@ -1,95 +1,18 @@
-"""Symbolic masks: predicates on (query position, key position, segments), combined with & and |.
+"""Masks: which keys a query may see. The table MASKS has those that a spec can name.
 
-A mask is a frozen dataclass that says which keys a query may see; nothing is materialised until
-`allowed` is asked for the tile at hand, so that an engine that tiles never holds a T×S matrix.
-Positions count within a segment, and patterns look both ways: causality and segments are the site's
-to add.
+They combine with & and |, as in `window(64) | global_tokens(1)`; see `mask_base`.
 """
 
-import abc
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer_jax.attention.mask_base import Mask, offsets, require_at_least
 from transformer_jax.batch import Tokens
-
-
-class Mask(abc.ABC):
-    """The base of all masks: hashable, so that compiled programs are keyed by it."""
-
-    def reach(self) -> tuple[float, float]:
-        """How far back and ahead of its own position a query may see at most; math.inf where
-        nothing bounds it.
-        """
-        return math.inf, math.inf
-
-    @abc.abstractmethod
-    def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
-        """allowed_BTS: whether each query may see each key."""
-
-    def within(self, site: 'Mask') -> 'Mask':
-        """What a site and this mask allow; a `Prefix` anywhere in this mask opens the
-        site's causality.
-        """
-        return site.opened(self.prefix_length()) & self
-
-    def prefix_length(self) -> int:
-        """How many first positions of a segment every query may see, even ahead of it."""
-        return 0
-
-    def opened(self, length: int) -> 'Mask':
-        """The mask with causality, and nothing else, giving way to a prefix of
-        `length` positions.
-        """
-        return self
-
-    def __and__(self, other: 'Mask') -> 'Mask':
-        return And(self, other)
-
-    def __or__(self, other: 'Mask') -> 'Mask':
-        return Or(self, other)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Pair(Mask):
-    left: Mask
-    right: Mask
-    symbol: ClassVar[str]  # as a spec writes it
-
-    def prefix_length(self) -> int:
-        return max(self.left.prefix_length(), self.right.prefix_length())
-
-    def opened(self, length: int) -> Mask:
-        return type(self)(self.left.opened(length), self.right.opened(length))
-
-
-class And(_Pair):
-    """What both allow."""
-
-    symbol = '&'
-
-    def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
-        return self.left.allowed(query, key) & self.right.allowed(query, key)
-
-    def reach(self) -> tuple[float, float]:
-        return tuple(map(min, self.left.reach(), self.right.reach()))
-
-
-class Or(_Pair):
-    """What either allows."""
-
-    symbol = '|'
-
-    def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
-        return self.left.allowed(query, key) | self.right.allowed(query, key)
-
-    def reach(self) -> tuple[float, float]:
-        return tuple(map(max, self.left.reach(), self.right.reach()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +26,7 @@ class Segments(Mask):
 
 @dataclasses.dataclass(frozen=True)
 class Full(Mask):
-    """Every key."""
+    """Every key; the default of all kinds."""
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
         return jnp.ones((*query.positions_BT.shape, key.positions_BT.shape[1]), bool)
@@ -114,7 +37,7 @@ class Causal(Mask):
     """Keys at or before the query's position."""
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
-        return _offsets(query, key) >= 0
+        return offsets(query, key) >= 0
 
     def reach(self) -> tuple[float, float]:
         return math.inf, 0
@@ -125,22 +48,22 @@ class Causal(Mask):
 
 @dataclasses.dataclass(frozen=True)
 class Prefix(Mask):
-    """Keys at or before the query's position, and the first `length` positions: prefix-LM (Raffel
-    et al. 2020, 3.2.1).
+    """Prefix-LM: keys at or before the query's position, and the first `length` positions.
 
-    In a decoder it takes the place of causality, also where it is combined:
-    `window(64) & prefix(8)` looks ahead within both. The prefix must then be there from the start:
-    its positions see each other, so a cache takes them in one step (one by one, each would miss
-    those after it), and the loss leaves out the tokens that they would predict.
+    Raffel et al. 2020, section 3.2.1. In a decoder it replaces the causal mask, also where it is
+    part of a combination: `window(64) & prefix(8)` looks ahead to keys that are in both. The
+    positions of the prefix see each other, so that a cache must take the whole prefix in one step
+    (one by one, each token would miss those after it), and the loss leaves out the targets within
+    the prefix.
     """
 
     length: int
 
     def __post_init__(self):
-        _at_least(1, length=self.length)
+        require_at_least(1, length=self.length)
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
-        return (_offsets(query, key) >= 0) | (key.positions_BT < self.length)[:, None, :]
+        return (offsets(query, key) >= 0) | (key.positions_BT < self.length)[:, None, :]
 
     def reach(self) -> tuple[float, float]:
         return math.inf, self.length - 1
@@ -151,15 +74,15 @@ class Prefix(Mask):
 
 @dataclasses.dataclass(frozen=True)
 class Window(Mask):
-    """Keys fewer than `size` positions away, the query's own position counted."""
+    """Keys fewer than `size` positions away; the query's own position counts as one of them."""
 
     size: int
 
     def __post_init__(self):
-        _at_least(1, size=self.size)
+        require_at_least(1, size=self.size)
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
-        return abs(_offsets(query, key)) < self.size
+        return abs(offsets(query, key)) < self.size
 
     def reach(self) -> tuple[float, float]:
         return self.size - 1, self.size - 1
@@ -167,18 +90,19 @@ class Window(Mask):
 
 @dataclasses.dataclass(frozen=True)
 class Dilated(Mask):
-    """Every `rate`-th key of a window of size·rate: a dilated sliding window (Beltagy et al. 2020,
-    section 3.1).
+    """Every `rate`-th key of a window of size·rate positions.
+
+    The dilated sliding window of Beltagy et al. 2020 (Longformer), section 3.1.
     """
 
     size: int
     rate: int
 
     def __post_init__(self):
-        _at_least(1, size=self.size, rate=self.rate)
+        require_at_least(1, size=self.size, rate=self.rate)
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
-        offsets_BTS = _offsets(query, key)
+        offsets_BTS = offsets(query, key)
         return (abs(offsets_BTS) < self.size * self.rate) & (offsets_BTS % self.rate == 0)
 
     def reach(self) -> tuple[float, float]:
@@ -187,67 +111,68 @@ class Dilated(Mask):
 
 @dataclasses.dataclass(frozen=True)
 class Strided(Mask):
-    """A window of `stride`, and every `stride`-th key beyond (Sparse Transformer, Child et al.
-    2019, section 4.3).
+    """A window of `stride` positions, and every `stride`-th key beyond it.
+
+    Child et al. 2019 (Sparse Transformer), section 4.3.
     """
 
     stride: int
 
     def __post_init__(self):
-        _at_least(1, stride=self.stride)
+        require_at_least(1, stride=self.stride)
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
-        offsets_BTS = _offsets(query, key)
+        offsets_BTS = offsets(query, key)
         return (abs(offsets_BTS) < self.stride) | (offsets_BTS % self.stride == 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Fixed(Mask):
-    """The query's own block of `stride`, and the last `summary` positions of every block (Child
-    et al. 2019, 4.3).
+    """The query's own block of `stride` positions, and the last `summary` positions of every block.
+
+    Child et al. 2019 (Sparse Transformer), section 4.3.
     """
 
     stride: int
     summary: int = 1
 
     def __post_init__(self):
-        _at_least(1, stride=self.stride, summary=self.summary)
+        require_at_least(1, stride=self.stride, summary=self.summary)
         if self.summary > self.stride:
             raise ValueError(f'summary={self.summary} must be at most stride={self.stride}')
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
-        own_BTS = _offsets(query, key, self.stride) == 0
+        own_BTS = offsets(query, key, self.stride) == 0
         return own_BTS | (key.positions_BT % self.stride >= self.stride - self.summary)[:, None, :]
 
 
 @dataclasses.dataclass(frozen=True)
 class GlobalTokens(Mask):
-    """The first `tokens` positions, which see all and are seen by all.
+    """The first `tokens` positions see every key, and every query sees them.
 
-    `window(64) | global_tokens(1)` is Longformer's pattern (Beltagy et al. 2020, section 3.1); in a decoder
-    the attention sinks of StreamingLLM (Xiao et al. 2024).
+    `window(64) | global_tokens(1)` is the pattern of Longformer (Beltagy et al. 2020, section 3.1).
+    In a decoder these are the attention sinks of StreamingLLM (Xiao et al. 2024).
     """
 
     tokens: int
 
     def __post_init__(self):
-        _at_least(1, tokens=self.tokens)
+        require_at_least(1, tokens=self.tokens)
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
-        return (query.positions_BT < self.tokens)[:, :, None] | (key.positions_BT < self.tokens)[
-            :, None, :
-        ]
+        query_BT1 = (query.positions_BT < self.tokens)[:, :, None]
+        return query_BT1 | (key.positions_BT < self.tokens)[:, None, :]
 
 
 @dataclasses.dataclass(frozen=True)
 class BigBird(Mask):
-    """BigBird in blocks of `block` positions (Zaheer et al. 2020, BIGBIRD-ITC; the defaults are the
-    base model's).
+    """BigBird in blocks of `block` positions: BIGBIRD-ITC of Zaheer et al. 2020.
 
-    A query block sees the `window` blocks around it, the `first` blocks, and `random` others, drawn
-    by `seed` among the blocks of the first `length` positions of a segment; the `first` blocks see
-    all. Query blocks beyond `length` have no random ones. In a decoder those random blocks that lie
-    ahead are lost.
+    A block of queries sees the `window` blocks around it, the `first` blocks, and `random` other
+    blocks, which are chosen by `seed` among the blocks of the first `length` positions of a
+    segment. The `first` blocks see all keys. Blocks of queries beyond `length` have no random
+    blocks. In a decoder, random blocks that are ahead of the query are not seen and are not
+    replaced. The defaults are those of the paper's base model.
     """
 
     block: int = 64
@@ -258,63 +183,45 @@ class BigBird(Mask):
     seed: int = 0
 
     def __post_init__(self):
-        _at_least(1, block=self.block, window=self.window)
-        _at_least(0, first=self.first, random=self.random, seed=self.seed)
-        _at_least(self.block, length=self.length)
+        require_at_least(1, block=self.block, window=self.window)
+        require_at_least(0, first=self.first, random=self.random, seed=self.seed)
+        require_at_least(self.block, length=self.length)
         if self.window % 2 == 0:
             raise ValueError(f'window={self.window} must be odd: the query block is its middle')
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
-        near_BTS = abs(_offsets(query, key, self.block)) <= self.window // 2
-        allowed_BTS = (
-            near_BTS | GlobalTokens(self.first * self.block).allowed(query, key)
-            if self.first
-            else near_BTS
-        )
-        draws_CR = jnp.asarray(_draws(self))  # C query blocks, R draws
+        allowed_BTS = abs(offsets(query, key, self.block)) <= self.window // 2
+        if self.first:
+            allowed_BTS |= GlobalTokens(self.first * self.block).allowed(query, key)
+        random_CR = jnp.asarray(_random_blocks(self))  # C blocks of queries, R key blocks for each
         blocks_BT = query.positions_BT // self.block
-        draws_BTR = jnp.where(
-            (blocks_BT < len(draws_CR))[:, :, None], draws_CR[blocks_BT % len(draws_CR)], -1
+        random_BTR = jnp.where(
+            (blocks_BT < len(random_CR))[:, :, None], random_CR[blocks_BT % len(random_CR)], -1
         )
-        for draw in range(draws_CR.shape[1]):
+        for index in range(random_CR.shape[1]):
             allowed_BTS |= (
-                draws_BTR[:, :, draw, None] == (key.positions_BT // self.block)[:, None, :]
+                random_BTR[:, :, index, None] == (key.positions_BT // self.block)[:, None, :]
             )
         return allowed_BTS
 
 
 @functools.cache
-def _draws(mask: BigBird) -> np.ndarray:
-    """The random key blocks of each query block, −1 where there are too few blocks to draw from."""
+def _random_blocks(mask: BigBird) -> np.ndarray:
+    """Return the random key blocks of each query block [C, R].
+
+    −1 stands where fewer than R blocks are left to choose from.
+    """
     rng = np.random.default_rng(mask.seed)
     blocks = np.arange(mask.length // mask.block)
-    draws = np.full((len(blocks), mask.random), -1)
+    chosen = np.full((len(blocks), mask.random), -1)
     for block in blocks[mask.first :]:
         others = blocks[(blocks >= mask.first) & (abs(blocks - block) > mask.window // 2)]
-        drawn = rng.permutation(others)[: mask.random]
-        draws[block, : len(drawn)] = drawn
-    return draws
+        permuted = rng.permutation(others)[: mask.random]
+        chosen[block, : len(permuted)] = permuted
+    return chosen
 
 
-def neg_inf(dtype: Any) -> jax.Array:
-    """The score of a forbidden key: finite, so that a row that may see nothing stays finite."""
-    return jnp.asarray(jnp.finfo(dtype).min, dtype)
-
-
-def _offsets(query: Tokens, key: Tokens, block: int = 1) -> jax.Array:
-    """offsets_BTS: how many positions, or blocks of them, the query is ahead of the key."""
-    return (query.positions_BT // block)[:, :, None] - (key.positions_BT // block)[:, None, :]
-
-
-def _at_least(least: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise ValueError(
-                f'{name}={value} must be {"positive" if least == 1 else f"{least} or more"}'
-            )
-
-
-# What a spec may name; segments are the model's to add, and causality in a decoder.
+# Masks that a spec can name. The model adds `Segments` everywhere and `Causal` in a decoder.
 MASKS: dict[str, type[Mask]] = {
     'full': Full,
     'causal': Causal,

@@ -1,7 +1,7 @@
-"""From scores to weights: the softmax and what has been put in its place.
+"""Normalizers: from scores to weights, the softmax and its alternatives.
 
-All work in float32 on scores_BKGTS and the mask's allowed_BTS, and give 0 to a forbidden key and to
-every key of a row that may see nothing.
+All work in float32 on scores_BKGTS and allowed_BTS, and give a weight of exactly 0 to a forbidden
+key, and so to every key of a row that may see nothing.
 """
 
 import abc
@@ -12,34 +12,38 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.attention.masks import neg_inf
+from transformer_jax.attention.mask_base import neg_inf
 from transformer_jax.layers.param_scope import ParamScope
 
 
 class Normalizer(abc.ABC):
-    """The base of all normalizers."""
+    """The base class of all normalizers."""
 
-    needs_all_keys: ClassVar[bool] = True  # the weights cannot be had tile by tile along S
-    dense: ClassVar[bool] = True  # every allowed key gets some weight
+    needs_all_keys: ClassVar[bool] = True  # False: weights can be computed in tiles of keys
+    dense: ClassVar[bool] = True  # True: every allowed key gets a weight above 0
 
     def params(self, scope: ParamScope) -> Any:
-        """The learned arrays that `weights` reads."""
+        """Declare the learned arrays that `weights` reads."""
         return ()
 
     @abc.abstractmethod
     def weights(self, params: Any, scores_BKGTS: jax.Array, allowed_BTS: jax.Array) -> jax.Array:
-        """weights_BKGTS of the scores."""
+        """Return weights_BKGTS of the scores.
+
+        Args:
+            params: from `params`.
+            scores_BKGTS: float32, of all keys of a row; forbidden keys hold anything.
+            allowed_BTS: which keys each query may see.
+        """
 
 
 class Exponential(Normalizer):
-    """exp(s) / (Σ exp(s) + exp(extra)): the family that an engine may sum up tile by tile."""
+    """exp(s) / (Σ exp(s) + exp(extra)): the family that engines can sum in tiles of keys."""
 
     needs_all_keys = False
 
     def extra_KG11(self, params: Any) -> jax.Array | None:
-        """The logit of a key that has no value and takes a share of the weight; None: there
-        is none.
-        """
+        """Return the logit of one more key, which has no value; None: there is no such key."""
         return None
 
     def weights(self, params: Any, scores_BKGTS: jax.Array, allowed_BTS: jax.Array) -> jax.Array:
@@ -53,9 +57,9 @@ class Exponential(Normalizer):
         total_BKGT1 = weights_BKGTS.sum(-1, keepdims=True)
         if extra_KG11 is not None:
             return weights_BKGTS / (total_BKGT1 + jnp.exp(extra_KG11[None] - top_BKGT1))
-        # A row with an allowed key sums to exp(0) = 1 or more, an empty one to 0: a floor between
-        # them touches empty rows alone. A floor of 1 would tie where one key holds all the weight,
-        # and a tie halves the gradient.
+        # The sum is 0 in a row without allowed keys and at least exp(0) = 1 in all others. The
+        # minimum of 0.5 changes the former alone. A minimum of 1 would be equal to the sum where
+        # one key holds all the weight, and `maximum` halves the gradient of equal arguments.
         return weights_BKGTS / jnp.maximum(total_BKGT1, 0.5)
 
 
@@ -66,8 +70,9 @@ class Softmax(Exponential):
 
 @dataclasses.dataclass(frozen=True)
 class OffByOne(Exponential):
-    """exp(s) / (1 + Σ exp(s)): a head may look at nothing (Miller 2023, Attention Is Off
-    By One).
+    """exp(s) / (1 + Σ exp(s)): the weights of a head may sum to less than 1.
+
+    Miller 2023, "Attention Is Off By One".
     """
 
     def extra_KG11(self, params: Any) -> jax.Array:
@@ -76,10 +81,11 @@ class OffByOne(Exponential):
 
 @dataclasses.dataclass(frozen=True)
 class Sink(Exponential):
-    """exp(s) / (exp(c) + Σ exp(s)), with a learned logit c for each head, at first 0.
+    """exp(s) / (exp(c) + Σ exp(s)), with a learned logit c for each head, initially 0.
 
-    A key without value for the weight to sink into (Xiao et al. 2024, StreamingLLM, section 3.3),
-    one for each head as in gpt-oss (OpenAI 2025).
+    It is the logit of a key without a value, which can take the weight that a head does not need
+    (Xiao et al. 2024, StreamingLLM, section 3.3); one logit for each head as in gpt-oss (OpenAI
+    2025).
     """
 
     def params(self, scope: ParamScope) -> jax.Array:
@@ -92,14 +98,18 @@ class Sink(Exponential):
 
 
 class Elementwise(Normalizer):
-    """Each weight depends on its own score, and on how many keys the row may see."""
+    """Each weight depends on its own score and on how many keys the row may see."""
 
     needs_all_keys = False
 
     @abc.abstractmethod
     def transform(self, params: Any, scores_BKGTS: jax.Array, n_BT: jax.Array) -> jax.Array:
-        """weights_BKGTS of any tile of keys; n_BT ≥ 1 counts the keys of the whole row that it
-        may see.
+        """Return weights_BKGTS of any tile of keys.
+
+        Args:
+            params: from `params`.
+            scores_BKGTS: float32 scores of the tile; 0 at forbidden keys.
+            n_BT: how many keys of the whole row each query may see, at least 1.
         """
 
     def weights(self, params: Any, scores_BKGTS: jax.Array, allowed_BTS: jax.Array) -> jax.Array:
@@ -111,7 +121,10 @@ class Elementwise(Normalizer):
 
 @dataclasses.dataclass(frozen=True)
 class Sigmoid(Elementwise):
-    """σ(s − log n), n the keys that the row may see (Ramapuram et al. 2024, with b = −log n)."""
+    """σ(s − log n), where n is how many keys the row may see.
+
+    Ramapuram et al. 2024, with their bias b = −log n.
+    """
 
     def transform(self, params: Any, scores_BKGTS: jax.Array, n_BT: jax.Array) -> jax.Array:
         return jax.nn.sigmoid(scores_BKGTS - jnp.log(n_BT)[:, None, None, :, None])
@@ -119,8 +132,9 @@ class Sigmoid(Elementwise):
 
 @dataclasses.dataclass(frozen=True)
 class Relu2(Elementwise):
-    """max(s, 0)² / n, n the keys that the row may see (squares: Hua et al. 2022; 1/n: Wortsman
-    et al. 2023).
+    """max(s, 0)² / n, where n is how many keys the row may see.
+
+    Squares: Hua et al. 2022. Division by n: Wortsman et al. 2023.
     """
 
     dense = False
@@ -130,10 +144,10 @@ class Relu2(Elementwise):
 
 
 class Entmax(Normalizer):
-    """argmax_p p·s + H_α(p) over the simplex, which gives exact zeros (Peters et al. 2019,
-    section 3).
+    """α-entmax: argmax over p in the simplex of p·s + H_α(p), which has exact zeros.
 
-    The solution is p = [(α − 1) s − τ]₊^(1/(α − 1)); a subclass finds τ exactly, by sorting.
+    The solution is p = [(α − 1) s − τ]₊^(1/(α − 1)) (Peters et al. 2019, section 3). A subclass
+    finds τ exactly, by sorting.
     """
 
     dense = False
@@ -141,7 +155,7 @@ class Entmax(Normalizer):
 
     @abc.abstractmethod
     def threshold(self, z_BKGTS: jax.Array) -> jax.Array:
-        """τ_BKGT1 of z = (α − 1) s, sorted from the largest, 0, downward."""
+        """Return τ_BKGT1 of z = (α − 1) s, sorted in decreasing order from its maximum 0."""
 
     def weights(self, params: Any, scores_BKGTS: jax.Array, allowed_BTS: jax.Array) -> jax.Array:
         allowed_BKGTS = allowed_BTS[:, None, None]
@@ -151,8 +165,9 @@ class Entmax(Normalizer):
 
 @dataclasses.dataclass(frozen=True)
 class Sparsemax(Entmax):
-    """The point of the simplex nearest to the scores (Martins & Astudillo 2016, algorithm 1);
-    α = 2.
+    """The point of the simplex that is nearest to the scores: entmax with α = 2.
+
+    Martins & Astudillo 2016, algorithm 1.
     """
 
     alpha = 2.0
@@ -166,26 +181,26 @@ class Sparsemax(Entmax):
 
 @dataclasses.dataclass(frozen=True)
 class Entmax15(Entmax):
-    """1.5-entmax, between softmax and sparsemax (Peters et al. 2019, algorithm 2); α = 1.5."""
+    """1.5-entmax, between softmax and sparsemax (Peters et al. 2019, algorithm 2)."""
 
     alpha = 1.5
 
     def threshold(self, z_BKGTS: jax.Array) -> jax.Array:
         ranks_S = jnp.arange(1.0, z_BKGTS.shape[-1] + 1)
         mean_BKGTS = jnp.cumsum(z_BKGTS, axis=-1) / _row(ranks_S)
-        variance_BKGTS = jnp.cumsum(jnp.square(z_BKGTS), axis=-1) / _row(ranks_S) - jnp.square(
-            mean_BKGTS
-        )
-        # τ if the support were the first so many; those that lie above their own τ are the support.
+        squares_BKGTS = jnp.cumsum(jnp.square(z_BKGTS), axis=-1) / _row(ranks_S)
+        variance_BKGTS = squares_BKGTS - jnp.square(mean_BKGTS)
+        # τ for every possible support, the first 1, 2, … keys; the keys that are not below the τ
+        # that ends with them are the support.
         taus_BKGTS = mean_BKGTS - jnp.sqrt(jnp.maximum(_row(1 / ranks_S) - variance_BKGTS, 0))
         inside_BKGTS = taus_BKGTS <= z_BKGTS
-        # Once more for that support, centred: sums of squares in float32 lose digits in long rows.
+        # τ again for that support, with the mean subtracted first: cumulative sums of squares lose
+        # digits in long rows in float32.
         size_BKGT1 = inside_BKGTS.sum(-1, keepdims=True)
         mean_BKGT1 = jnp.where(inside_BKGTS, z_BKGTS, 0).sum(-1, keepdims=True) / size_BKGT1
         squares_BKGTS = jnp.where(inside_BKGTS, jnp.square(z_BKGTS - mean_BKGT1), 0)
-        return mean_BKGT1 - jnp.sqrt(
-            jnp.maximum(1 - squares_BKGTS.sum(-1, keepdims=True), 0) / size_BKGT1
-        )
+        rest_BKGT1 = jnp.maximum(1 - squares_BKGTS.sum(-1, keepdims=True), 0)
+        return mean_BKGT1 - jnp.sqrt(rest_BKGT1 / size_BKGT1)
 
 
 def _row(x_S: jax.Array) -> jax.Array:
@@ -195,8 +210,8 @@ def _row(x_S: jax.Array) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _entmax(scores_BKGTS: jax.Array, kind: Entmax) -> jax.Array:
     z_BKGTS = (kind.alpha - 1) * (scores_BKGTS - scores_BKGTS.max(-1, keepdims=True))
-    # The largest z is 0 and has at most the weight 1, so τ ≥ −1: what lies below −1 is outside,
-    # however far.
+    # The largest z is 0 and its weight is at most 1, so that τ ≥ −1: every z below −1 has weight 0.
+    # −2 in its place avoids an overflow in the sums.
     z_BKGTS = jnp.maximum(z_BKGTS, -2)
     tau_BKGT1 = kind.threshold(-jnp.sort(-z_BKGTS, axis=-1))
     return jax.nn.relu(z_BKGTS - tau_BKGT1) ** (1 / (kind.alpha - 1))
@@ -204,14 +219,14 @@ def _entmax(scores_BKGTS: jax.Array, kind: Entmax) -> jax.Array:
 
 @_entmax.defjvp
 def _entmax_jvp(kind: Entmax, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    """The Jacobian is diag(s) − s sᵀ / Σs, s = p^(2 − α) on the support, else 0 (Peters et al.
-    2019, section 3).
+    """Apply the Jacobian diag(s) − s sᵀ / Σs, where s = p^(2 − α) on the support and 0 elsewhere.
+
+    Peters et al. 2019, section 3.
     """
     weights_BKGTS, (tangent_BKGTS,) = _entmax(*primals, kind), tangents
     slope_BKGTS = jnp.where(weights_BKGTS > 0, weights_BKGTS ** (2 - kind.alpha), 0)
-    mean_BKGT1 = (slope_BKGTS * tangent_BKGTS).sum(-1, keepdims=True) / slope_BKGTS.sum(
-        -1, keepdims=True
-    )
+    total_BKGT1 = slope_BKGTS.sum(-1, keepdims=True)
+    mean_BKGT1 = (slope_BKGTS * tangent_BKGTS).sum(-1, keepdims=True) / total_BKGT1
     return weights_BKGTS, slope_BKGTS * (tangent_BKGTS - mean_BKGT1)
 
 

@@ -1,8 +1,9 @@
-"""Attention by scores: what softmax, additive, differential, latent attention and the synthesizer
-have in common.
+"""What the kinds that score each pair of query and key have in common.
 
-The way of a tile: the kind's own scores, the softcap, the position encoding, the mask and
-normalizer, dropout, the values. Engines go it for all keys at once or tile by tile.
+These kinds are softmax, additive, differential, latent attention and the synthesizer. For a tile,
+which is any part of the queries and keys, they compute in this order: the kind's own scores, the
+softcap, the position encoding, the mask and the normalizer, dropout, the sum of the values. Engines
+do this for all keys at once or tile by tile.
 """
 
 import abc
@@ -25,13 +26,22 @@ from transformer_jax.positions import Position, Tile
 
 @dataclasses.dataclass(frozen=True)
 class Scored(Attention):
-    """The base of the kinds whose weights come from a score for each query and key."""
+    """The base class of the kinds that score each pair of query and key.
+
+    A kind must define `project_queries`, `project_keys_values` and `raw_scores`, and `tile` where
+    its queries and keys are not q_BTNH and k_BSKH.
+
+    Options:
+        mask: a mask of MASKS, or several combined with & and |.
+        normalizer: from scores to weights, one of NORMALIZERS.
+        softcap: c in c·tanh(score / c), before the position encoding (Gemma 2); 0: none.
+    """
 
     mask: Mask = spec.nested(MASKS, masks.Full())
     normalizer: Normalizer = spec.nested(NORMALIZERS, normalizers.Softmax())
-    softcap: float = 0.0  # c·tanh(score / c) before the position's bias (Gemma 2); 0: none
+    softcap: float = 0.0
     engines: ClassVar[tuple[str, ...]] = tuple(ENGINES)
-    has_queries_keys: ClassVar[bool] = True  # its tiles hold queries and keys
+    has_queries_keys: ClassVar[bool] = True  # False: scores do not come from queries and keys
 
     def __post_init__(self):
         super().__post_init__()
@@ -39,14 +49,16 @@ class Scored(Attention):
             raise ValueError(f'softcap={self.softcap} must be positive, or 0 for none')
 
     def supports(self) -> frozenset[str]:
-        # A prefix is seen before its turn.
-        return frozenset(CAPABILITIES) - (
-            {'causal', 'decode'} if self.mask.prefix_length() > 1 else set()
-        )
+        # The tokens of a prefix see each other, so they cannot be decoded one by one.
+        looks_ahead = self.mask.prefix_length() > 1
+        return frozenset(CAPABILITIES) - ({'causal', 'decode'} if looks_ahead else set())
 
     def incompatibility(self, position: Position, engine: str) -> str:
         if position.reads_queries_keys and not self.has_queries_keys:
-            return 'it has no queries and keys that the position encoding could read; t5, alibi, kerple and fire work'
+            return (
+                'it has no queries and keys that the position encoding could read; t5, alibi, '
+                'kerple and fire work'
+            )
         return super().incompatibility(position, engine) or (
             '' if engine == 'auto' else ENGINES[engine].incompatibility(self, position)
         )
@@ -57,7 +69,9 @@ class Scored(Attention):
     def tile(
         self, queries: Any, keys: Any, inputs: AttentionInputs, allowed_BTS: jax.Array
     ) -> Tile:
-        """The tile as a position encoding sees it: here of kinds that have q_BTNH and k_BSKH, with
+        """Return the tile as a position encoding and an engine see it.
+
+        The default is for kinds whose queries have q_BTNH and whose keys have k_BSKH, with the
         scale 1/√H.
         """
         *_, N, H = queries.q_BTNH.shape
@@ -73,74 +87,85 @@ class Scored(Attention):
 
     @abc.abstractmethod
     def raw_scores(self, queries: Any, keys: Any, tile: Tile, params: Any) -> jax.Array:
-        """float32 scores_BKGTS of queries and keys, scaled."""
+        """Compute the scores of each query for each key.
+
+        Args:
+            queries: of the tile, leaves [B, T, …].
+            keys: of the tile, leaves [B, S, …].
+            tile: from `tile`.
+            params: from `attention_params`.
+
+        Returns:
+            float32 scores_BKGTS with their scale; query head n is (k, g) with k = n // G. Masks and
+            position encodings come later.
+        """
 
     def values(self, keys: Any) -> jax.Array:
-        """v_BSKH of the keys."""
+        """Return v_BSKH of the keys."""
         return keys.v_BSKH
 
     def scores(self, queries: Any, keys: Any, tile: Tile, inputs: AttentionInputs) -> jax.Array:
-        """float32 scores_BKGTS as the normalizer takes them."""
+        """Return the float32 scores_BKGTS that the normalizer takes."""
         scores_BKGTS = self.raw_scores(queries, keys, tile, inputs.params)
         scores_BKGTS = softcap(scores_BKGTS, self.softcap)
         _, ahead = inputs.mask.reach()
-        tile = tile.replace(causal=ahead == 0)  # here, so that no kind can forget it
+        tile = tile.replace(causal=ahead == 0)  # set here, so that no kind can forget it
         return inputs.position.score(inputs.position_params, scores_BKGTS, tile)
 
     def postprocess_weights(self, weights_BKGTS: jax.Array, params: Any) -> jax.Array:
-        """What happens to the weights between normalizer and values."""
+        """Return weights_BKGTS after what comes between the normalizer and the values."""
         return weights_BKGTS
 
     def needs_all_keys(self) -> str:
-        """The option that needs all keys of a row at once, as a message names it; '' where any tile
-        of them will do.
+        """Return the option that needs all keys of a row at once, as a message names it.
+
+        '' where weights can be computed in tiles of keys.
         """
-        return (
-            f'normalizer={spec.text(self.normalizer, NORMALIZERS)}'
-            if self.normalizer.needs_all_keys
-            else ''
-        )
+        if not self.normalizer.needs_all_keys:
+            return ''
+        return f'normalizer={spec.text(self.normalizer, NORMALIZERS)}'
 
     def kernel_incompatibility(self) -> str:
-        """Why its scores are not q·k times the tile's scale, all that a fused kernel makes; ''
-        where they are.
+        """Explain why the scores are not q·k times the scale of the tile.
+
+        These are the only scores of a fused kernel. '' where the kind's scores are such.
         """
         return 'its scores are not the products of queries and keys that the kernel makes'
 
     def expand_keys_values(
         self, queries: Any, keys: Any, inputs: AttentionInputs
     ) -> tuple[Any, Any]:
-        """Queries and keys of whole rows as tiles read them."""
+        """Return (queries, keys) of whole rows in the form that `raw_scores` reads.
+
+        Called once before the engine, for example to compute keys and values from latents.
+        """
         return queries, keys
 
     def attend(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
-        return ENGINES[inputs.engine].attend(
-            self, *self.expand_keys_values(queries, keys, inputs), inputs
-        )
+        queries, keys = self.expand_keys_values(queries, keys, inputs)
+        return ENGINES[inputs.engine].attend(self, queries, keys, inputs)
 
     def weights(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
-        weights_BKGTS, _ = dense.weigh(
-            self, *self.expand_keys_values(queries, keys, inputs), inputs
-        )
-        return _by_head(weights_BKGTS)
+        queries, keys = self.expand_keys_values(queries, keys, inputs)
+        weights_BKGTS, _ = dense.weigh(self, queries, keys, inputs)
+        return _merge_heads(weights_BKGTS)
 
     def logits(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
-        scores_BKGTS, _ = dense.score(self, *self.expand_keys_values(queries, keys, inputs), inputs)
-        return _by_head(scores_BKGTS)
+        queries, keys = self.expand_keys_values(queries, keys, inputs)
+        scores_BKGTS, _ = dense.score(self, queries, keys, inputs)
+        return _merge_heads(scores_BKGTS)
 
     def init_cache(self, keys: Any, length: int, mask: Mask) -> GrowingCache | RingCache:
         back, _ = mask.reach()
-        return (
-            RingCache.empty(keys, int(back) + 1)
-            if back + 1 < length
-            else GrowingCache.empty(keys, length)
-        )
+        if back + 1 < length:
+            return RingCache.empty(keys, int(back) + 1)
+        return GrowingCache.empty(keys, length)
 
     def attend_decode(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
-        # Of a kernel's tile so few queries would leave most empty.
+        # The few queries of a step would leave most of a kernel's tile empty.
         return self.attend(queries, keys, inputs.replace(engine='dense'))
 
 
-def _by_head(x_BKGTS: jax.Array) -> jax.Array:
+def _merge_heads(x_BKGTS: jax.Array) -> jax.Array:
     B, K, G, T, S = x_BKGTS.shape
     return x_BKGTS.reshape(B, K * G, T, S)

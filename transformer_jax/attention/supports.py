@@ -1,7 +1,7 @@
-"""The supports-table of README.md, from what the kinds declare:
-`python -m transformer_jax.attention.supports FILE`.
+"""The table of what each kind supports, for README.md and the site.
 
-`make docs` runs it; a test fails when the table in the file is another.
+`python -m transformer_jax.attention.supports FILE` writes it between the marks of a file. `make
+docs` runs this, and a test fails when the table in the file is stale.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from transformer_jax.attention.base import CAPABILITIES
 from transformer_jax.attention.masks import Window
 from transformer_jax.positions import Position
 
-# Options that change what a kind supports; each kind stands in the table with its defaults too.
+# Options that change what a kind supports. They are rows of the table beside the defaults.
 OPTIONS = (
     'softmax(forget=True)',
     'softmax(mask=prefix(8))',
@@ -36,29 +36,30 @@ PLACE = re.compile('(<!-- supports -->\n).*?(<!-- /supports -->)', re.DOTALL)
 
 
 def table() -> str:
-    """Markdown: a row for each kind, a column for each promise, and the engines that it can
-    run on.
+    """Return the table in Markdown: a row for each kind, a column for each capability.
+
+    The last column has the engines that can run the kind.
     """
-    head = ['`model.attention`', *(HEADS[promise] for promise in CAPABILITIES), 'engines']
+    head = ['`model.attention`', *(HEADS[capability] for capability in CAPABILITIES), 'engines']
     lines = [head, ['---'] * len(head)]
     for text in sorted(
         (*KINDS, *OPTIONS), key=lambda text: list(KINDS).index(text.partition('(')[0])
     ):
         kind = spec.parse(text, KINDS, 'model.attention')
-        kept = ['✓' if promise in kind.supports() else '–' for promise in CAPABILITIES]
-        engines = filter(functools.partial(_can, kind), kind.engines)
-        lines.append([f'`{text}`', *kept, ', '.join(engines) or 'its own form'])
+        marks = ['✓' if capability in kind.supports() else '–' for capability in CAPABILITIES]
+        engines = filter(functools.partial(_runs, kind), kind.engines)
+        lines.append([f'`{text}`', *marks, ', '.join(engines) or 'its own form'])
     return ''.join(f'| {" | ".join(cells)} |\n' for cells in lines)
 
 
-def _can(kind: Attention, engine: str) -> bool:
-    """Whether an engine runs a kind as it is, or with a window for its mask."""
+def _runs(kind: Attention, engine: str) -> bool:
+    """Return whether an engine can run a kind as it is, or with a window as its mask."""
     windowed = dataclasses.replace(kind, mask=Window(64))
     return any(not variant.incompatibility(Position(), engine) for variant in (kind, windowed))
 
 
 def updated(page: str) -> str:
-    """The page with the table of today between its two marks."""
+    """Return the text of a page with the present table between its two marks."""
     return PLACE.sub(lambda match: f'{match[1]}{table()}{match[2]}', page)
 
 

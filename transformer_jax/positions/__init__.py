@@ -1,4 +1,4 @@
-"""Position encodings: frozen dataclasses that act through the four hooks of `base.Position`."""
+"""Position encodings: the table POSITIONS and their common interface `base.Position`."""
 
 from transformer_jax.positions.absolute import Learned, Sinusoidal, sinusoids
 from transformer_jax.positions.base import Position, Tile

@@ -1,4 +1,4 @@
-"""Encodings of the absolute position, added to the embedded tokens."""
+"""Encodings of the absolute position, which are added to the embedded tokens."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from transformer_jax.positions.base import Position
 
 @dataclasses.dataclass(frozen=True)
 class Sinusoidal(Position):
-    """Sines and cosines of geometric wavelengths (Vaswani et al. 2017, section 3.5)."""
+    """Sines and cosines with wavelengths in a geometric progression (Vaswani et al. 2017, 3.5)."""
 
     def incompatibility(self, d_model: int, head_dim: int) -> str:
         return f'model.d_model={d_model} is odd' if d_model % 2 else ''
@@ -22,7 +22,7 @@ class Sinusoidal(Position):
 
 @dataclasses.dataclass(frozen=True)
 class Learned(Position):
-    """A learned vector for each of `max_len` positions (Vaswani et al. 2017, Table 3 row E)."""
+    """A learned vector for each of `max_len` positions (Vaswani et al. 2017, Table 3, row E)."""
 
     max_len: int = 512
 
@@ -42,8 +42,16 @@ class Learned(Position):
 
 
 def sinusoids(positions_BT: jax.Array, D: int) -> jax.Array:
-    """PE(pos, 2i) = sin(pos / 10000^(2i/D)), PE(pos, 2i+1) = cos(…), float32 (Vaswani et al. 2017,
-    section 3.5).
+    """Return PE(pos, 2i) = sin(pos / 10000^(2i/D)) and PE(pos, 2i+1) = cos(pos / 10000^(2i/D)).
+
+    Vaswani et al. 2017, section 3.5.
+
+    Args:
+        positions_BT: of the tokens.
+        D: the number of dimensions, even.
+
+    Returns:
+        a float32 array [B, T, D].
     """
     rates_H = 10000.0 ** (-jnp.arange(0, D, 2, dtype=jnp.float32) / D)
     angles_BTH = positions_BT[..., None].astype(jnp.float32) * rates_H[None, None]

@@ -1,5 +1,6 @@
-"""Encodings of the relative position that add a number to each score, whatever queries and
-keys hold.
+"""Encodings of the relative position that add a number to each score.
+
+The number does not depend on what queries and keys contain.
 """
 
 import bisect
@@ -11,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax.layers.param_scope import ParamScope
-from transformer_jax.positions.base import Position, Tile, group_bias, broadcast_heads
+from transformer_jax.positions.base import Position, Tile, broadcast_heads, group_bias
 
 
 @dataclasses.dataclass(frozen=True)
 class Alibi(Position):
-    """Attention with linear biases: −slope · |i − j|, a fixed slope per head (Press et al. 2022,
-    section 3).
+    """Attention with linear biases: −slope · |i − j|, with a fixed slope for each head.
 
-    The paper is causal; in encoders keys on both sides of the query are lowered alike.
+    Press et al. 2022, section 3. The paper is causal; in encoders, keys before and after the query
+    get the same bias.
     """
 
     def score(self, params: Any, scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
@@ -30,10 +31,10 @@ class Alibi(Position):
 
 
 def alibi_slopes(heads: int) -> np.ndarray:
-    """slopes_N: 2^(−8/N), 2^(−16/N), …, 2^−8 for N a power of two.
+    """Return slopes_N of N heads: 2^(−8/N), 2^(−16/N), …, 2^−8 where N is a power of 2.
 
-    For other N those of the power of two below, and then every other one of the next power's, as
-    the authors' code has it (Press et al. 2022, section 3).
+    For other N: those of the next lower power of 2, then every other one of those of the next
+    higher power, as in the authors' code (Press et al. 2022, section 3).
     """
     power = 1 << (heads.bit_length() - 1)
     below_P = 2.0 ** (-8 / power * np.arange(1, power + 1))
@@ -43,13 +44,18 @@ def alibi_slopes(heads: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class T5(Position):
-    """A learned number per head and bucket of offsets, wider the further away (Raffel et al. 2020,
-    section 2.1).
+    """A learned number for each head and bucket of offsets; far buckets have more offsets.
 
-    Half of the buckets hold one distance each, the rest are spaced logarithmically up to
-    `max_distance`, and the last one holds all beyond. Where no query sees ahead all buckets look
-    back; else half of them look each way (the one for distance 0 ahead is kept, as in the authors'
-    code, and never used). `shared`: one table for all layers of a stack, as in the paper.
+    Raffel et al. 2020, section 2.1. Half of the buckets have one distance each, the others have
+    limits in a geometric progression up to `max_distance`, and the last one has all distances
+    beyond. Where no query sees ahead, all buckets are for keys before the query. Elsewhere half of
+    them are for keys before it and half for keys after it; the bucket of distance 0 after it is
+    never used, and kept, as in the authors' code.
+
+    Options:
+        shared: one table for all layers of a stack, as in the paper, or one for each layer.
+        buckets: how many, an even number.
+        max_distance: see above.
     """
 
     shared: bool = dataclasses.field(default=True, kw_only=True)
@@ -73,7 +79,7 @@ class T5(Position):
         )
 
     def score(self, params: jax.Array, scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
-        # Buckets are known at trace time, so that a score costs one lookup, of its offset.
+        # The bucket of every offset is known at trace time, so that a score costs one lookup.
         far = self.max_distance
         buckets_O = t5_buckets(np.arange(-far, far + 1), self.buckets, far, tile.causal)
         bias_ON = params[buckets_O]
@@ -83,14 +89,14 @@ class T5(Position):
 
 
 def t5_buckets(offsets_O: np.ndarray, buckets: int, max_distance: int, causal: bool) -> np.ndarray:
-    """buckets_O of offsets, query position − key position.
+    """Return the bucket of each offset, query position − key position.
 
-    With n buckets on a side, distance d < n/2 has bucket d, a larger one min(n − 1,
-    n/2 + ⌊n/2 · log(d / (n/2)) / log(max_distance / (n/2))⌋). Limits between buckets are found in
-    exact arithmetic: logarithms round at them.
+    With n buckets for a side, distance d < n/2 has bucket d, and a larger one has bucket
+    min(n − 1, n/2 + ⌊n/2 · log(d / (n/2)) / log(max_distance / (n/2))⌋). The limits between buckets
+    are computed with integers, because rounded logarithms can be wrong at them.
     """
     size = buckets if causal else buckets // 2
-    near, wide = size // 2, size - size // 2  # buckets of one distance, and of several
+    near, wide = size // 2, size - size // 2  # how many buckets have one distance, and several
     distances_O = np.maximum(offsets_O, 0) if causal else np.abs(offsets_O)
     limits = [
         bisect.bisect_left(
@@ -108,8 +114,10 @@ def t5_buckets(offsets_O: np.ndarray, buckets: int, max_distance: int, causal: b
 class Kerple(Position):
     """Conditionally positive definite kernels of the distance (Chi et al. 2022).
 
-    `form` log: −r₁ log(1 + r₂ |i − j|); power: −r₁ |i − j|^r₂; r₁, r₂ > 0 are learned per head, and
-    r₂ < 2 in a power.
+    r₁ and r₂ are learned for each head, both above 0; r₂ < 2 in the power form.
+
+    Options:
+        form: log, −r₁ log(1 + r₂ |i − j|); or power, −r₁ |i − j|^r₂.
     """
 
     form: str = 'log'
@@ -127,7 +135,7 @@ class Kerple(Position):
         distance_B11TS = _distance_B11TS(tile)
         if self.form == 'log':
             kernel_BKGTS = jnp.log1p(jax.nn.softplus(r2_1KG11) * distance_B11TS)
-        else:  # 0^r is 0, but its derivative by r is computed as 0 · log 0.
+        else:  # distance 0 separately, because the derivative of 0^r by r is computed as 0 · log 0
             power_BKGTS = jnp.maximum(distance_B11TS, 1) ** (2 * jax.nn.sigmoid(r2_1KG11))
             kernel_BKGTS = jnp.where(distance_B11TS > 0, power_BKGTS, 0)
         return scores_BKGTS - jax.nn.softplus(r1_1KG11) * kernel_BKGTS
@@ -135,11 +143,16 @@ class Kerple(Position):
 
 @dataclasses.dataclass(frozen=True)
 class Fire(Position):
-    """f(ψ(|i − j|) / ψ(max(L, i))), ψ(x) = log(c x + 1) (Li et al. 2024, section 3), in float32.
+    """f(ψ(|i − j|) / ψ(max(L, i))) with ψ(x) = log(c x + 1), in float32.
 
-    f is a perceptron with one hidden layer of `width`; c is learned from 0.1 and L from `length`.
-    The paper is causal; in encoders keys on both sides of the query are treated alike, and the
-    ratio may exceed 1 ahead. `shared`: one f for all layers of a stack (FIRE-S).
+    FIRE (Li et al. 2024, section 3). f is a perceptron with one hidden layer. c and L are learned,
+    starting from 0.1 and `length`. The paper is causal; in encoders, keys before and after the
+    query are treated alike, and the ratio can be more than 1 for keys after it.
+
+    Options:
+        shared: one f for all layers of a stack (FIRE-S), or one for each layer.
+        width: of the hidden layer.
+        length: the initial L, in tokens.
     """
 
     shared: bool = dataclasses.field(default=False, kw_only=True)
@@ -156,11 +169,11 @@ class Fire(Position):
         normal, F, N = jax.nn.initializers.normal(1.0), self.width, scope.heads.num_heads
         return {
             'c': scope.parameter('c', (), (), jax.nn.initializers.constant(0.1)),
-            # A factor of `length`, so that steps of the optimiser's size move it.
+            # A factor of `length`, because a step of the optimizer is too small for L itself.
             'length': scope.parameter('length', (), (), jax.nn.initializers.ones),
             'w_F': scope.parameter('in_kernel', (F,), ('rank',), normal),
             'b_F': scope.parameter('in_bias', (F,), ('rank',), normal),
-            # Without a bias: a number added to all scores of a row leaves the softmax as it is.
+            # Without a bias: a number added to all scores of a row does not change the softmax.
             'w_FN': scope.parameter(
                 'out_kernel', (F, N), ('rank', 'heads'), jax.nn.initializers.lecun_normal()
             ),

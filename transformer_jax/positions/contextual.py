@@ -1,4 +1,4 @@
-"""Encodings whose positions count what the text says."""
+"""Encodings whose positions depend on the content of the text."""
 
 import dataclasses
 from typing import ClassVar
@@ -12,13 +12,16 @@ from transformer_jax.positions.base import Position, Tile
 
 @dataclasses.dataclass(frozen=True)
 class Cope(Position):
-    """Contextual position encoding (Golovneva et al. 2024, section 4).
+    """Contextual position encoding, CoPE (Golovneva et al. 2024, section 4).
 
     The position p_ij of key j for query i is the sum of the gates sigmoid(score_il) over the keys l
-    that i may see, at or after j; the score rises by q_i·e[p_ij], e interpolated between
-    `max_positions` learned embeddings and held at the last. As in the paper's listing scores are
-    scaled before the gates and q·e is not; heads share e. In encoders positions count from the end
-    of the text, not from the query.
+    at or after j that query i may see. q_i·e[p_ij] is added to the score, where e is interpolated
+    between learned embeddings, and is the last one for all larger positions. As in the paper's
+    listing, the gates read scores with their scale, q·e has no scale, and heads share e. In
+    encoders, positions count from the end of the text and not from the query.
+
+    Options:
+        max_positions: how many embeddings.
     """
 
     max_positions: int = 64
@@ -48,7 +51,7 @@ class Cope(Position):
         )
         counts_BKGTS = jnp.minimum(counts_BKGTS, P - 1)
         below_BKGTS = jnp.minimum(counts_BKGTS.astype(jnp.int32), P - 2)
-        above_BKGTS = counts_BKGTS - below_BKGTS  # how far towards the next embedding
+        above_BKGTS = counts_BKGTS - below_BKGTS  # the weight of the next embedding, 0 to 1
         low_BKGTS, high_BKGTS = (
             jnp.take_along_axis(products_BKGTP, below_BKGTS + step, axis=-1) for step in (0, 1)
         )
@@ -56,8 +59,9 @@ class Cope(Position):
 
 
 def _sum_from(gates_BKGTS: jax.Array, positions_BS: jax.Array) -> jax.Array:
-    """Σ of the gates at or after the position of each key, in whatever order keys lie: a ring cache
-    has its own.
+    """Return the sum of the gates of all keys at or after the position of each key.
+
+    The keys may be in any order, for example in that of a ring cache.
     """
     order_BS = jnp.argsort(positions_BS)
     back_BS = jnp.argsort(order_BS)

@@ -1,4 +1,4 @@
-"""Encodings of the relative position that the queries read."""
+"""Encodings of the relative position that depend on the content of queries."""
 
 import dataclasses
 from typing import ClassVar
@@ -13,11 +13,15 @@ from transformer_jax.positions.base import Position, Tile
 
 @dataclasses.dataclass(frozen=True)
 class Shaw(Position):
-    """Learned embeddings of the offset j − i, clipped, added to keys and values (Shaw et al. 2018,
-    section 3).
+    """Learned embeddings of the clipped offset j − i, added to keys and values.
 
-    All heads share them. `values`: whether there are some for the values. Queries meet each of the
-    C = 2 `clip` + 1 embeddings once, and keys of one offset share one: nothing of T·S·H is held.
+    Shaw et al. 2018, section 3. All heads share the C = 2 `clip` + 1 embeddings. The product of a
+    query with each embedding is computed once and then looked up by offset, so that no array of
+    T·S·H numbers is needed.
+
+    Options:
+        clip: the largest distance that has its own embedding.
+        values: whether there are embeddings for the values too.
     """
 
     clip: int = 16
@@ -72,17 +76,17 @@ class Shaw(Position):
 
 @dataclasses.dataclass(frozen=True)
 class TransformerXL(Position):
-    """q·k + q·W R + u·k + v·W R for R the sinusoids of i − j (Dai et al. 2019, section 3.3).
+    """q·k + q·W R + u·k + v·W R, where R are the sinusoids of i − j (Dai et al. 2019, section 3.3).
 
-    W (as many sinusoids as all heads are wide), u and v are learned per head. Offsets may have
-    either sign.
+    W, u and v are learned for each head. There are as many sinusoids as all heads have dimensions.
+    Offsets may have either sign.
     """
 
     reads_queries_keys: ClassVar[bool] = True
 
     def params(self, scope: ParamScope) -> dict[str, jax.Array]:
         N, H = scope.heads.num_heads, scope.heads.head_dim
-        E = N * H + N * H % 2  # sines and cosines
+        E = N * H + N * H % 2  # sinusoids, an even number: sines and cosines
         w_init = jax.nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
         normal = jax.nn.initializers.normal(0.02)
         return {
@@ -104,7 +108,7 @@ class TransformerXL(Position):
         qv_BTNH = q_BTNH + v_NH[None, None]
         z_BTNE = jnp.einsum('BTNH,ENH->BTNE', qv_BTNH, w_ENH, preferred_element_type=jnp.float32)
         z_BTKGE = tile.group_heads(
-            _turned_back(z_BTNE, tile.query_tokens.positions_BT).astype(q_BTNH.dtype)
+            _rotate_to_key_positions(z_BTNE, tile.query_tokens.positions_BT).astype(q_BTNH.dtype)
         )
         r_BSE = sinusoids(tile.key_tokens.positions_BT, len(w_ENH)).astype(q_BTNH.dtype)
         offset_BKGTS = jnp.einsum(
@@ -113,15 +117,20 @@ class TransformerXL(Position):
         return scores_BKGTS + tile.scale * (content_BKGS[:, :, :, None] + offset_BKGTS)
 
 
-def _turned_back(z_BTNE: jax.Array, positions_BT: jax.Array) -> jax.Array:
-    """z′ with z′·R_j = z·R_{i−j} for every j, so that no offset need have sinusoids of its own.
+def _rotate_to_key_positions(z_BTNE: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    """Return z′ with z′·R_j = z·R_{i−j} for every j.
 
+    So the sinusoids of each key position are enough, and those of each offset are not needed:
     a sin ω(i − j) + b cos ω(i − j) = (b sin ωi − a cos ωi) sin ωj + (a sin ωi + b cos ωi) cos ωj.
+
+    Args:
+        z_BTNE: the factors of sines and cosines, in pairs (a, b).
+        positions_BT: i.
     """
     B, T, N, E = z_BTNE.shape
     a_BTNF, b_BTNF = jnp.moveaxis(z_BTNE.reshape(B, T, N, E // 2, 2), -1, 0)
     sin_BT1F, cos_BT1F = jnp.moveaxis(sinusoids(positions_BT, E).reshape(B, T, 1, E // 2, 2), -1, 0)
-    turned_BTNF2 = jnp.stack(
+    rotated_BTNF2 = jnp.stack(
         [b_BTNF * sin_BT1F - a_BTNF * cos_BT1F, a_BTNF * sin_BT1F + b_BTNF * cos_BT1F], axis=-1
     )
-    return turned_BTNF2.reshape(B, T, N, E)
+    return rotated_BTNF2.reshape(B, T, N, E)

@@ -1,5 +1,6 @@
-"""Rotary position embeddings, and how their rotations are slowed down for longer texts than were
-trained on.
+"""Rotary position embeddings (RoPE), and their scalings for texts longer than those of training.
+
+Letters of this file: R rotated dimensions, F = R/2 pairs of them, X the other dimensions.
 """
 
 import dataclasses
@@ -17,22 +18,23 @@ PAIRS = ('half', 'interleaved')
 
 @dataclasses.dataclass(frozen=True)
 class Scaling:
-    """The base of all scalings: `none`, every pair of dimensions turns as it was trained."""
+    """The base class of all scalings, and the scaling `none`."""
 
     def rates(self, rates_F: np.ndarray) -> np.ndarray:
-        """Radians per position of each pair of dimensions, the fastest first, from those
-        without scaling.
+        """Return the angle in radians per position of each pair, given those without scaling.
+
+        Pairs are in the order of decreasing angles.
         """
         return rates_F
 
     def gain(self) -> float:
-        """What queries and keys are multiplied by."""
+        """Return the factor of queries and of keys."""
         return 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Stretched(Scaling):
-    """The base of the scalings for texts `factor` times as long."""
+    """The base class of the scalings for texts that are `factor` times as long."""
 
     factor: float
 
@@ -51,10 +53,10 @@ class Linear(Stretched):
 
 @dataclasses.dataclass(frozen=True)
 class Ntk(Stretched):
-    """A larger base: the slowest pair is slowed by `factor`, the fastest not (Peng et al. 2023,
-    definition 1).
+    """NTK-aware scaling: a larger base θ' = θ · factor^(R / (R − 2)).
 
-    θ' = θ · factor^(R / (R − 2)) for R rotated dimensions.
+    Peng et al. 2023, definition 1. The angle of the slowest pair is divided by `factor`, and that
+    of the fastest pair does not change.
     """
 
     def rates(self, rates_F: np.ndarray) -> np.ndarray:
@@ -66,10 +68,15 @@ class Ntk(Stretched):
 class Yarn(Stretched):
     """YaRN (Peng et al. 2023, definitions 2 and 3).
 
-    Pairs that turn more than `beta_fast` times in the `original` length of training are left alone,
-    those that turn less than `beta_slow` times are slowed by `factor`, in between there is a ramp;
-    and queries and keys are multiplied by √(1/t) = 0.1 ln(factor) + 1 each, so that scores are
-    sharper by 1/t.
+    Pairs that turn more than `beta_fast` times within the length of training are unchanged. The
+    angles of those that turn less than `beta_slow` times are divided by `factor`. Between them the
+    change is linear in the number of turns. Queries and keys are multiplied by
+    √(1/t) = 0.1 ln(factor) + 1 each, so that scores are multiplied by 1/t.
+
+    Options:
+        factor: how many times longer the texts are.
+        original: the length of training, in tokens.
+        beta_fast, beta_slow: numbers of turns, see above.
     """
 
     original: int
@@ -104,13 +111,17 @@ SCALINGS: dict[str, type[Scaling]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Rope(Position):
-    """Pairs of dimensions turned by an angle in proportion to the position (Su et al. 2021,
-    equation 34).
+    """Pairs of dimensions of queries and keys, rotated by an angle in proportion to the position.
 
-    Pair i of the R rotated dimensions turns by θ^(−2i/R) radians per position, so that products of
-    queries and keys depend on the offset alone. `fraction` of a head's dimensions, the first ones,
-    are rotated (GPT-J, GPT-NeoX). `pairs`: 'half' pairs dimension i with i + R/2 (GPT-NeoX, Llama),
-    'interleaved' 2i with 2i + 1 (the paper, GPT-J).
+    Su et al. 2021, equation 34. Pair i of the R rotated dimensions is rotated by θ^(−2i/R) radians
+    per position, so that q·k depends on the offset alone.
+
+    Options:
+        theta: the base θ.
+        fraction: of the dimensions of a head, from the first, that are rotated (GPT-J, GPT-NeoX).
+        pairs: half, dimension i with i + R/2 (GPT-NeoX, Llama); or interleaved, 2i with 2i + 1 (the
+            paper, GPT-J).
+        scaling: for longer texts, one of SCALINGS.
     """
 
     theta: float = 1e4
@@ -141,9 +152,9 @@ class Rope(Position):
         x32_BTNH = x_BTNH.astype(jnp.float32) * self.scaling.gain()
         pairs_BTNR, rest_BTNX = x32_BTNH[..., :R], x32_BTNH[..., R:]
         a_BTNF, b_BTNF = jnp.moveaxis(pairs_BTNR.reshape(*x_BTNH.shape[:-1], *shape), axis, 0)
-        turned = jnp.stack(
+        rotated = jnp.stack(
             [a_BTNF * cos_BT1F - b_BTNF * sin_BT1F, a_BTNF * sin_BT1F + b_BTNF * cos_BT1F], axis
         )
-        return jnp.concatenate([turned.reshape(pairs_BTNR.shape), rest_BTNX], axis=-1).astype(
+        return jnp.concatenate([rotated.reshape(pairs_BTNR.shape), rest_BTNX], axis=-1).astype(
             x_BTNH.dtype
         )

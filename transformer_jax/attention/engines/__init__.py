@@ -1,5 +1,10 @@
-"""Engines: ways through all tiles of a scored kind of attention; they differ in time and memory,
-not in result.
+"""Engines: algorithms that compute the same attention with different time and memory.
+
+- dense: all scores at once, O(T·S) time and memory. The reference for the others.
+- chunked: the online softmax, O(T·S) time and O(T + S) memory.
+- blocked: for windows, O(T·window) time and memory.
+- cudnn: the fused kernel of NVIDIA GPUs.
+- splash: the fused kernel of TPUs.
 """
 
 from collections.abc import Callable
@@ -24,17 +29,20 @@ __all__ = [
 ]
 
 
-class Engine(NamedTuple):
-    """A way through the tiles, and what it cannot do."""
+def _no_incompatibility(kind: Any, site: SiteSpec) -> str:
+    return ''
 
-    attend: Callable[[Any, Any, Any, Any], jax.Array]  # (kind, queries, keys, inputs) -> o_BTNH
-    incompatibility: Callable[
-        [Any, Any], str
-    ]  # (kind, position) -> why it cannot, with what would work; '' where it can
-    site_incompatibility: Callable[[Any, SiteSpec], str] = lambda kind, site: (
-        ''
-    )  # the same, of the place where it is to run
-    platform: str = ''  # the one that has it; '': all
+
+class Engine(NamedTuple):
+    """An algorithm and its limits."""
+
+    # (kind, queries, keys, inputs) -> o_BTNH
+    attend: Callable[[Any, Any, Any, Any], jax.Array]
+    # (kind, position encoding) -> why it cannot run them and what would work; '' where it can
+    incompatibility: Callable[[Any, Any], str]
+    # (kind, site) -> the same for the sizes, dtype and dropout of the place in the model
+    site_incompatibility: Callable[[Any, SiteSpec], str] = _no_incompatibility
+    platform: str = ''  # 'cuda' or 'tpu', which it needs; '': any
 
 
 ENGINES: dict[str, Engine] = {
@@ -52,18 +60,27 @@ KERNELS = tuple(name for name, engine in ENGINES.items() if engine.platform)
 
 
 def resolve_engine(engine: str, kind: Any, position: Any, site: SiteSpec) -> str:
-    """The engine that `model.engine` stands for at a place: what `auto` chooses.
+    """Return the engine that runs a kind at a site for a value of `model.engine`.
 
-    The accelerator's kernel where it has one that can do it, but the blocked engine where a window
-    bounds what self-attention sees and the kernel would have to look at everything; else dense.
-    Kinds that have one form of their own have that: 'own'.
+    'auto' chooses the kernel of the accelerator where there is one that can run the kind. The
+    blocked engine comes first where a window limits self-attention and the kernel would compute
+    every tile. Everything else is dense.
+
+    Args:
+        engine: `model.engine`.
+        kind: the attention kind.
+        position: the position encoding.
+        site: the place in the model.
+
+    Returns:
+        a name of ENGINES, or 'own' for a kind that has its own algorithm.
     """
     if not kind.engines:
         return 'own'
     if engine != 'auto':
         return engine
 
-    def can(name: str) -> bool:
+    def can_run(name: str) -> bool:
         return (
             is_available(name)
             and not kind.incompatibility(position, name)
@@ -71,30 +88,38 @@ def resolve_engine(engine: str, kind: Any, position: Any, site: SiteSpec) -> str
         )
 
     best = 'cudnn' if fused.skips_tiles(kind, site) else 'blocked'
-    return next((name for name in ('splash', best, 'blocked', 'cudnn') if can(name)), 'dense')
+    names = ('splash', best, 'blocked', 'cudnn')
+    return next((name for name in names if can_run(name)), 'dense')
 
 
 def site_incompatibility(engine: str, kind: Any, site: SiteSpec) -> str:
-    """Why `model.engine` cannot run a kind at a place, whatever the position encoding; '' where
-    it can.
+    """Explain why `model.engine` cannot run a kind at a site, whatever the position encoding.
+
+    Returns:
+        the reason; '' where it can, and for a kind that has its own algorithm.
     """
     return ENGINES[engine].site_incompatibility(kind, site) if engine in kind.engines else ''
 
 
 def require_platform(engine: str) -> None:
-    """Raises ConfigError where `model.engine` names a kernel that this machine does not have."""
+    """Check that this machine has the accelerator that `model.engine` needs.
+
+    Raises:
+        ConfigError: it has not.
+    """
     if not is_available(engine):
         needs = {'cuda': 'an NVIDIA GPU', 'tpu': 'a TPU'}[ENGINES[engine].platform]
         raise ConfigError(
-            f'model.engine={engine!r} needs {needs}, this machine computes on {jax.default_backend()}: '
-            'set model.engine=auto, which takes the best that a machine has'
+            f'model.engine={engine!r} needs {needs}, this machine computes on '
+            f'{jax.default_backend()}: set model.engine=auto, which takes the best that a machine '
+            'has'
         )
 
 
 def is_available(engine: str) -> bool:
-    """Whether this machine has what `model.engine` names."""
+    """Return whether this machine can run `model.engine`; 'auto' is available everywhere."""
     needs = ENGINES[engine].platform if engine in ENGINES else ''
-    # A GPU's platform is 'gpu', whoever made it.
+    # JAX calls every GPU 'gpu'; the version of its platform says whether it is a CUDA one.
     return (
         not needs
         or needs == jax.default_backend()

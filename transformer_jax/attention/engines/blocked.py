@@ -1,5 +1,6 @@
-"""Blocks of a window: every block of queries meets its slab of keys alone, time and memory
-in T·window.
+"""The blocked engine, for windows: each block of queries meets only the keys near it.
+
+Time and memory are O(T·window).
 """
 
 import math
@@ -16,40 +17,55 @@ MIN_BLOCK = 8
 
 
 def incompatibility(kind: Any, position: Any) -> str:
-    """A mask that does not bound how far a query sees."""
+    """Explain that a mask does not limit how far a query sees; '' for a mask that does."""
     if math.inf in kind.mask.reach():
-        return 'its mask reaches any distance; bounded ones, as mask=window(64), work, or the engines dense and chunked'
+        return (
+            'its mask reaches any distance; bounded ones, as mask=window(64), work, or the engines '
+            'dense and chunked'
+        )
     return ''
 
 
 def site_incompatibility(kind: Any, site: SiteSpec) -> str:
-    """Cross-attention: how far two sequences lie apart in their arrays says nothing of
+    """Explain that this engine cannot run cross-attention; '' for self-attention.
+
+    The distance of two tokens in the arrays of two sequences says nothing about the distance of
     their positions.
     """
+    if site.name != 'cross':
+        return ''
     return (
-        ''
-        if site.name != 'cross'
-        else (
-            "the distance between two sequences' tokens is not bounded by their positions'; model.engine='auto' takes the "
-            'blocked engine where it can, in self-attention, and another here'
-        )
+        "the distance between two sequences' tokens is not bounded by their positions'; "
+        "model.engine='auto' takes the blocked engine where it can, in self-attention, and another "
+        'here'
     )
 
 
 def block_size(reach: int) -> int:
-    """Half of what a query sees to one side: a causal window's slab is 1.5 windows, and keys are
-    there three times.
+    """Return the size of a block: about half of `reach`, the farthest that a query sees.
+
+    With a causal window each block then meets 1.5 windows of keys, and each key is copied 3 times.
     """
     return max(MIN_BLOCK, 8 * math.ceil(reach / 16))
 
 
 def attend(kind: Any, queries: Any, keys: Any, inputs: Any, size: int = 0) -> jax.Array:
-    """o_BTNH of a scored kind in self-attention, where places in a segment's array are as far apart
-    as positions.
+    """Return o_BTNH of a scored kind in self-attention.
 
-    Blocks become rows of the batch, each with its slab: keys as far as the mask reaches to both
-    sides of the block. So all keys of a row are there, and whatever needs them at once works.
-    `size` of a block; 0: by the mask's reach.
+    Blocks of queries become rows of the batch. Each has its slab of keys: those of the block and as
+    many before and after it as the mask reaches. So all keys that a query sees are in its row, and
+    normalizers that need all of them work. Within a segment, tokens are as far apart in the arrays
+    as their positions, so that a slab holds every key that the mask allows.
+
+    Args:
+        kind: a kind whose mask has a bounded reach.
+        queries: leaves [B, T, …].
+        keys: leaves [B, T, …].
+        inputs: mask, tokens and parameters.
+        size: of a block; 0: `block_size` of the mask's reach.
+
+    Raises:
+        ValueError: there are more or fewer keys than queries.
     """
     (B, T), S = inputs.query_tokens.positions_BT.shape, inputs.key_tokens.positions_BT.shape[1]
     if T != S:
@@ -62,18 +78,20 @@ def attend(kind: Any, queries: Any, keys: Any, inputs: Any, size: int = 0) -> ja
     fill, blocks = -T % size, math.ceil(T / size)
 
     def slabs(cut_BCT: jax.Array) -> jax.Array:
-        parts = [cut_BCT[:, place : place + blocks] for place in range(before + 1 + after)]
+        parts = [cut_BCT[:, start : start + blocks] for start in range(before + 1 + after)]
         return jnp.concatenate(parts, axis=2)
 
     def rows(cut_BCT: jax.Array) -> jax.Array:
         return cut_BCT.reshape(-1, *cut_BCT.shape[2:])
 
-    queries, query = jax.tree.map(
-        rows, cut_time(pad_time((queries, inputs.query_tokens), 0, fill), size)
+    padded_queries = pad_time((queries, inputs.query_tokens), 0, fill)
+    queries, query_tokens = jax.tree.map(rows, cut_time(padded_queries, size))
+    padded_keys = pad_time((keys, inputs.key_tokens), before * size, after * size + fill)
+    keys, key_tokens = jax.tree.map(lambda leaf: rows(slabs(leaf)), cut_time(padded_keys, size))
+    # A key of another segment can be near in position and far away in the array: some of them would
+    # be in the slab and others not, so all of them are masked.
+    inputs = inputs.replace(
+        query_tokens=query_tokens, key_tokens=key_tokens, mask=inputs.mask & Segments()
     )
-    padded = pad_time((keys, inputs.key_tokens), before * size, after * size + fill)
-    keys, key = jax.tree.map(lambda leaf: rows(slabs(leaf)), cut_time(padded, size))
-    # Of another segment, a key may be near in position and far away in the array.
-    inputs = inputs.replace(query_tokens=query, key_tokens=key, mask=inputs.mask & Segments())
     o_BTNH = dense.attend(kind, queries, keys, inputs)
     return o_BTNH.reshape(B, -1, *o_BTNH.shape[2:])[:, :T]

@@ -1,9 +1,9 @@
-"""The online softmax over chunks of queries and of keys: memory in T + S.
+"""The chunked engine: the online softmax over chunks of queries and of keys, O(T + S) memory.
 
-The scores of a chunk of queries are never all there: exponentials and weighted values are summed up
-chunk by chunk, relative to the largest score so far (Milakov & Gimelshein 2018, algorithm 3), and
-the backward pass makes the scores again (Rabe & Staats 2021, section 3; Dao et al. 2022,
-section 3.1).
+The scores of a chunk of queries for all keys are never held at once. Exponentials and weighted
+values are summed over the chunks of keys, relative to the largest score so far (Milakov &
+Gimelshein 2018, algorithm 3), and the backward pass computes the scores again (Rabe & Staats 2021,
+section 3; Dao et al. 2022, section 3.1).
 """
 
 import functools
@@ -14,107 +14,128 @@ import jax.numpy as jnp
 
 from transformer_jax.attention.engines import dense
 from transformer_jax.attention.engines.tiles import cut_time, pad_time
-from transformer_jax.attention.masks import Segments, neg_inf
+from transformer_jax.attention.mask_base import neg_inf
+from transformer_jax.attention.masks import Segments
 from transformer_jax.attention.normalizers import Exponential
+from transformer_jax.batch import Tokens
 
-CHUNK = 256  # so many queries meet so many keys, at most
+CHUNK = 256  # the most queries, and the most keys, of a tile
 
-rematerialized = functools.partial(
-    jax.checkpoint, prevent_cse=False
-)  # Inside a loop there is nothing to share it with.
+# prevent_cse=False: inside a loop the compiler cannot undo the rematerialization anyway.
+rematerialized = functools.partial(jax.checkpoint, prevent_cse=False)
 
 
-class Sums(NamedTuple):
-    """Over the keys so far, in float32: the largest score, Σ exp(score − largest), and the values
-    weighted alike.
-    """
+class RunningSums(NamedTuple):
+    """Sums over the keys so far, in float32, relative to the largest score so far."""
 
-    top_BKGT1: jax.Array
-    total_BKGT1: jax.Array
-    o_BTNH: jax.Array
+    top_BKGT1: jax.Array  # the largest score
+    total_BKGT1: jax.Array  # Σ exp(score − top)
+    o_BTNH: jax.Array  # Σ exp(score − top) · value
+
+
+class Chunks(NamedTuple):
+    """Queries, or keys, cut into C chunks: the first axis of every leaf is C."""
+
+    numbers: jax.Array  # 0 to C − 1
+    projected: Any  # queries, or keys and values: leaves [C, B, T, …]
+    tokens: Tokens  # leaves [C, B, T]
 
 
 def incompatibility(kind: Any, position: Any) -> str:
-    """What needs all keys of a row at once."""
+    """Explain what needs all keys of a row at once; '' where nothing does."""
     needs = kind.needs_all_keys() or (position.needs_all_keys and 'the position encoding')
-    return (
-        f'{needs} needs all keys of a row at once: engines that can: dense, blocked (of windows)'
-        if needs
-        else ''
-    )
+    if not needs:
+        return ''
+    return f'{needs} needs all keys of a row at once: engines that can: dense, blocked (of windows)'
 
 
 def attend(kind: Any, queries: Any, keys: Any, inputs: Any, chunk: int = CHUNK) -> jax.Array:
-    """o_BTNH of a scored kind."""
+    """Return o_BTNH of a scored kind.
+
+    Args:
+        kind: a kind that does not need all keys at once.
+        queries: leaves [B, T, …].
+        keys: leaves [B, S, …].
+        inputs: mask, tokens and parameters.
+        chunk: the most queries, and the most keys, of a tile.
+    """
     T = inputs.query_tokens.positions_BT.shape[1]
-    inputs = inputs.replace(
-        mask=inputs.mask & Segments()
-    )  # What fills up the last chunk has segment 0.
-    asking, asked = (
-        _chunks(tree, chunk) for tree in ((queries, inputs.query_tokens), (keys, inputs.key_tokens))
-    )
-    o_CBTNH = jax.lax.map(rematerialized(functools.partial(_chunk, kind, inputs, asked)), asking)
+    # The last chunk is filled up with tokens of segment 0, which `Segments` masks.
+    inputs = inputs.replace(mask=inputs.mask & Segments())
+    query_chunks = _cut_chunks(queries, inputs.query_tokens, chunk)
+    key_chunks = _cut_chunks(keys, inputs.key_tokens, chunk)
+    attend_chunk = rematerialized(functools.partial(_attend_chunk, kind, inputs, key_chunks))
+    o_CBTNH = jax.lax.map(attend_chunk, query_chunks)
     _, B, _, N, H = o_CBTNH.shape
     return jnp.moveaxis(o_CBTNH, 0, 1).reshape(B, -1, N, H)[:, :T]
 
 
-def _chunks(tree: Any, chunk: int) -> Any:
-    """(numbers, the leaves of `tree` as (chunks, batch, time, …)), all chunks of one length."""
-    length = jax.tree.leaves(tree)[0].shape[1]
+def _cut_chunks(projected: Any, tokens: Tokens, chunk: int) -> Chunks:
+    """Cut the time axis into chunks of one length, at most `chunk`."""
+    length = tokens.positions_BT.shape[1]
     count = -(-length // chunk)
     size = -(-length // count)
-    cut = cut_time(pad_time(tree, 0, count * size - length), size)
-    return jnp.arange(count), *jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), cut)
+    cut = cut_time(pad_time((projected, tokens), 0, count * size - length), size)
+    return Chunks(jnp.arange(count), *jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), cut))
 
 
-def _chunk(kind: Any, inputs: Any, asked: Any, asking: Any) -> jax.Array:
-    """o_BTNH of a chunk of queries over all chunks of keys; both are (number, queries or
-    keys, tokens).
+def _attend_chunk(kind: Any, inputs: Any, key_chunks: Chunks, query_chunk: Chunks) -> jax.Array:
+    """Return o_BTNH of one chunk of queries over all chunks of keys.
+
+    Args:
+        kind: the attention kind.
+        inputs: mask and parameters; the tokens are those of the chunks.
+        key_chunks: all keys.
+        query_chunk: without the axis C.
     """
-    number, queries, query = asking
-    inputs = inputs.replace(query_tokens=query)
-    seen_BT = None if isinstance(kind.normalizer, Exponential) else _seen_BT(inputs, asked[2])
+    queries = query_chunk.projected
+    inputs = inputs.replace(query_tokens=query_chunk.tokens)
+    n_BT = None
+    if not isinstance(kind.normalizer, Exponential):
+        n_BT = _count_allowed(inputs, key_chunks.tokens)
 
     @rematerialized
-    def add(sums: Sums, one: Any) -> Sums:
-        place, keys, key = one
-        here = inputs.replace(key_tokens=key)
-        if inputs.dropout is not None:
+    def add(sums: RunningSums, key_chunk: Chunks) -> RunningSums:
+        keys = key_chunk.projected
+        tile_inputs = inputs.replace(key_tokens=key_chunk.tokens)
+        if inputs.dropout is not None:  # each tile has a key of its own
             rng, rate = inputs.dropout
-            here = here.replace(
-                dropout=(jax.random.fold_in(rng, number * len(asked[0]) + place), rate)
-            )
-        tile = kind.tile(queries, keys, here, here.allowed_BTS())
-        weights_BKGTS, top_BKGT1 = _weigh(
-            kind, kind.scores(queries, keys, tile, here), tile, here, sums, seen_BT
-        )
-        shrunk_BKGT1 = jnp.exp(sums.top_BKGT1 - top_BKGT1)
-        return Sums(
+            number = query_chunk.numbers * len(key_chunks.numbers) + key_chunk.numbers
+            tile_inputs = tile_inputs.replace(dropout=(jax.random.fold_in(rng, number), rate))
+        tile = kind.tile(queries, keys, tile_inputs, tile_inputs.allowed_BTS())
+        scores_BKGTS = kind.scores(queries, keys, tile, tile_inputs)
+        weights_BKGTS, top_BKGT1 = _weigh(kind, scores_BKGTS, tile, inputs.params, sums, n_BT)
+        shrink_BKGT1 = jnp.exp(sums.top_BKGT1 - top_BKGT1)
+        dropped_BKGTS = tile_inputs.apply_dropout(weights_BKGTS)
+        mixed_BTNH = dense.mix(kind, dropped_BKGTS, keys, tile, tile_inputs, jnp.float32)
+        return RunningSums(
             top_BKGT1,
-            shrunk_BKGT1 * sums.total_BKGT1 + weights_BKGTS.sum(-1, keepdims=True),
-            _by_head(shrunk_BKGT1) * sums.o_BTNH
-            + dense.mix(kind, here.apply_dropout(weights_BKGTS), keys, tile, here, jnp.float32),
+            shrink_BKGT1 * sums.total_BKGT1 + weights_BKGTS.sum(-1, keepdims=True),
+            _heads_last(shrink_BKGT1) * sums.o_BTNH + mixed_BTNH,
         )
 
-    def step(sums: Sums, one: Any) -> tuple[Sums, None]:
-        # A tile outside the triangle of a causal mask, or the band of a window, costs nothing.
-        sees = inputs.mask.allowed(query, one[2]).any()
-        return jax.lax.cond(sees, add, lambda sums, _: sums, sums, one), None
+    def step(sums: RunningSums, key_chunk: Chunks) -> tuple[RunningSums, None]:
+        # A tile in which no query may see any key, for example above the diagonal of a causal mask,
+        # is skipped.
+        allowed_BTS = inputs.mask.allowed(query_chunk.tokens, key_chunk.tokens)
+        return jax.lax.cond(allowed_BTS.any(), add, lambda sums, _: sums, sums, key_chunk), None
 
-    _, first, key = jax.tree.map(lambda leaf: leaf[0], asked)
-    sums, _ = jax.lax.scan(
-        step, _nothing(kind, queries, first, inputs.replace(key_tokens=key)), asked
-    )
+    first = jax.tree.map(lambda leaf: leaf[0], key_chunks)
+    start = _initial_sums(kind, queries, first.projected, inputs.replace(key_tokens=first.tokens))
+    sums, _ = jax.lax.scan(step, start, key_chunks)
     o_BTNH = sums.o_BTNH
     if isinstance(kind.normalizer, Exponential):
-        o_BTNH /= _by_head(
-            jnp.maximum(sums.total_BKGT1, 0.5)
-        )  # 1 or more, and 0 where a row may see nothing.
-    return o_BTNH.astype(kind.values(first).dtype)
+        # The total is at least 1, or 0 where a row may see nothing.
+        o_BTNH /= _heads_last(jnp.maximum(sums.total_BKGT1, 0.5))
+    return o_BTNH.astype(kind.values(first.projected).dtype)
 
 
-def _nothing(kind: Any, queries: Any, keys: Any, inputs: Any) -> Sums:
-    """The sums before the first key: of a logit without key, where the normalizer has one."""
+def _initial_sums(kind: Any, queries: Any, keys: Any, inputs: Any) -> RunningSums:
+    """Return the sums before the first key.
+
+    They include the logit that some normalizers have beside those of the keys. `keys` are those of
+    any chunk; their shapes are used.
+    """
     N, K = kind.tile(queries, keys, inputs, inputs.allowed_BTS()).heads
     B, T = inputs.query_tokens.positions_BT.shape
     top_BKGT1 = jnp.full((B, K, N // K, T, 1), neg_inf(jnp.float32))
@@ -126,42 +147,45 @@ def _nothing(kind: Any, queries: Any, keys: Any, inputs: Any) -> Sums:
         top_KG11 = jax.lax.stop_gradient(extra_KG11)
         top_BKGT1 = jnp.broadcast_to(top_KG11[None], top_BKGT1.shape)
         total_BKGT1 += jnp.exp(extra_KG11 - top_KG11)[None]  # 1, with a gradient
-    return Sums(top_BKGT1, total_BKGT1, jnp.zeros((B, T, N, kind.values(keys).shape[-1])))
+    value_dim = kind.values(keys).shape[-1]
+    return RunningSums(top_BKGT1, total_BKGT1, jnp.zeros((B, T, N, value_dim)))
 
 
 def _weigh(
     kind: Any,
     scores_BKGTS: jax.Array,
     tile: Any,
-    inputs: Any,
-    sums: Sums,
-    seen_BT: jax.Array | None,
+    params: Any,
+    sums: RunningSums,
+    n_BT: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """(weights_BKGTS, the new top_BKGT1); exponentials are relative to it."""
+    """Return (weights_BKGTS, top_BKGT1) of a tile.
+
+    Weights of an exponential normalizer are exp(score − top), where top is the largest score so far
+    with those of this tile; the others are final, given `n_BT` keys that each query may see.
+    """
     allowed_BKGTS = tile.allowed_BTS[:, None, None]
-    if seen_BT is not None:
-        weights_BKGTS = kind.normalizer.transform(
-            inputs.params['normalizer'], jnp.where(allowed_BKGTS, scores_BKGTS, 0), seen_BT
-        )
+    if n_BT is not None:
+        scores_BKGTS = jnp.where(allowed_BKGTS, scores_BKGTS, 0)
+        weights_BKGTS = kind.normalizer.transform(params['normalizer'], scores_BKGTS, n_BT)
         return jnp.where(allowed_BKGTS, weights_BKGTS, 0), sums.top_BKGT1
     scores_BKGTS = jnp.where(allowed_BKGTS, scores_BKGTS, neg_inf(jnp.float32))
-    top_BKGT1 = jnp.maximum(
-        sums.top_BKGT1, jax.lax.stop_gradient(scores_BKGTS.max(-1, keepdims=True))
-    )
+    tile_top_BKGT1 = jax.lax.stop_gradient(scores_BKGTS.max(-1, keepdims=True))
+    top_BKGT1 = jnp.maximum(sums.top_BKGT1, tile_top_BKGT1)
     return jnp.where(allowed_BKGTS, jnp.exp(scores_BKGTS - top_BKGT1), 0), top_BKGT1
 
 
-def _seen_BT(inputs: Any, keys: Any) -> jax.Array:
-    """How many keys each query may see, at least 1."""
+def _count_allowed(inputs: Any, key_tokens: Tokens) -> jax.Array:
+    """Return n_BT: how many keys each query may see, at least 1; tokens have the axis C first."""
 
-    def count(seen_BT, key):
-        return seen_BT + inputs.mask.allowed(inputs.query_tokens, key).sum(-1), None
+    def count(n_BT, tokens):
+        return n_BT + inputs.mask.allowed(inputs.query_tokens, tokens).sum(-1), None
 
-    seen_BT, _ = jax.lax.scan(count, jnp.zeros_like(inputs.query_tokens.positions_BT), keys)
-    return jnp.maximum(seen_BT, 1)
+    n_BT, _ = jax.lax.scan(count, jnp.zeros_like(inputs.query_tokens.positions_BT), key_tokens)
+    return jnp.maximum(n_BT, 1)
 
 
-def _by_head(x_BKGT1: jax.Array) -> jax.Array:
-    """x_BKGT1 as x_BTN1."""
+def _heads_last(x_BKGT1: jax.Array) -> jax.Array:
+    """Reshape x_BKGT1 to x_BTN1."""
     B, K, G, T, _ = x_BKGT1.shape
     return jnp.moveaxis(x_BKGT1.reshape(B, K * G, T, 1), 1, 2)

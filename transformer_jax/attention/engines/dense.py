@@ -1,4 +1,4 @@
-"""All scores at once: time and memory in T·S."""
+"""The dense engine: all scores at once, O(T·S) time and memory."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ from transformer_jax.positions import Tile
 
 
 def incompatibility(kind: Any, position: Any) -> str:
-    """Nothing: it is what the others are held to."""
+    """Return '': this engine can run everything, and the others are tested against it."""
     return ''
 
 
 def attend(kind: Any, queries: Any, keys: Any, inputs: Any) -> jax.Array:
-    """o_BTNH of a scored kind."""
+    """Return o_BTNH of a scored kind."""
     weights_BKGTS, tile = weigh(kind, queries, keys, inputs)
     return mix(kind, inputs.apply_dropout(weights_BKGTS), keys, tile, inputs)
 
 
 def weigh(kind: Any, queries: Any, keys: Any, inputs: Any) -> tuple[jax.Array, Tile]:
-    """float32 weights_BKGTS before dropout, and the tile that they belong to."""
+    """Return float32 weights_BKGTS before dropout, and their tile."""
     scores_BKGTS, tile = score(kind, queries, keys, inputs)
     weights_BKGTS = kind.normalizer.weights(
         inputs.params['normalizer'], scores_BKGTS, tile.allowed_BTS
@@ -29,9 +29,7 @@ def weigh(kind: Any, queries: Any, keys: Any, inputs: Any) -> tuple[jax.Array, T
 
 
 def score(kind: Any, queries: Any, keys: Any, inputs: Any) -> tuple[jax.Array, Tile]:
-    """float32 scores_BKGTS as the normalizer takes them, before the mask, and the tile that they
-    belong to.
-    """
+    """Return float32 scores_BKGTS before the mask and the normalizer, and their tile."""
     tile = kind.tile(queries, keys, inputs, inputs.allowed_BTS())
     return kind.scores(queries, keys, tile, inputs), tile
 
@@ -39,13 +37,13 @@ def score(kind: Any, queries: Any, keys: Any, inputs: Any) -> tuple[jax.Array, T
 def mix(
     kind: Any, weights_BKGTS: jax.Array, keys: Any, tile: Tile, inputs: Any, dtype: Any = None
 ) -> jax.Array:
-    """o_BTNH: the values of a tile, weighted, and what the position encoding adds to them.
+    """Return o_BTNH: the weighted values of a tile, and what the position encoding adds to them.
 
-    `dtype` is the result's, by default the values'.
+    `dtype` is that of the result; None: that of the values.
     """
     v_BSKH = kind.values(keys)
-    # Times before heads only afterwards: asked for at once, XLA makes the product the other way
-    # round, which took 2 to 6 times as long on CPUs.
+    # The axes are moved after the product. With 'BTKGH' as the output of einsum, XLA swaps the
+    # operands of the product, which took 2 to 6 times as long on CPUs.
     o_BKGTH = jnp.einsum(
         'BKGTS,BSKH->BKGTH',
         weights_BKGTS.astype(v_BSKH.dtype),

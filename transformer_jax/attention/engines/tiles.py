@@ -1,4 +1,4 @@
-"""What the engines share: where one runs, how long a mask reaches, how time is cut."""
+"""What the engines share: the place in the model where one runs, and cutting the time axis."""
 
 from typing import Any, NamedTuple
 
@@ -9,18 +9,16 @@ from transformer_jax.layers.param_scope import HeadDims
 
 
 class SiteSpec(NamedTuple):
-    """Where an engine is to run."""
+    """The place in the model where an engine is to run."""
 
-    name: str  # encoder, decoder, cross
+    name: str  # 'encoder', 'decoder' or 'cross'
     heads: HeadDims
     dtype: str  # of the computation
     attention_dropout: bool  # whether weights are dropped in training
 
 
 def pad_time(tree: Any, before: int, after: int) -> Any:
-    """Every leaf, batch and time in front, with so many zeros more along time: tokens of
-    segment 0.
-    """
+    """Pad the time axis of every leaf [B, T, …] with zeros; tokens become segment 0."""
 
     def pad(leaf):
         return jnp.pad(leaf, [(0, 0), (before, after)] + [(0, 0)] * (leaf.ndim - 2))
@@ -29,5 +27,5 @@ def pad_time(tree: Any, before: int, after: int) -> Any:
 
 
 def cut_time(tree: Any, size: int) -> Any:
-    """Every leaf, its time a multiple of `size`, as (batch, pieces, size, …)."""
+    """Cut every leaf [B, T, …] into pieces [B, T/size, size, …]; T is a multiple of `size`."""
     return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1, size, *leaf.shape[2:]), tree)

@@ -1,4 +1,8 @@
-"""The table of the kinds of attention, one file a kind."""
+"""The table of attention kinds: one row for each, and one file.
+
+The features and decays of linear attention have files of their own beside it, `linear_features` and
+`linear_decays`, because no other kind uses them.
+"""
 
 from transformer_jax.attention.base import Attention
 from transformer_jax.attention.kinds.additive import Additive

@@ -1,4 +1,7 @@
-"""Latent attention (MLA; DeepSeek-AI 2024, "DeepSeek-V2", section 2.1)."""
+"""Latent attention: MLA of DeepSeek-V2 (DeepSeek-AI 2024, section 2.1).
+
+Letters of this file: R the rank of the latents, P the rotated dimensions.
+"""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -17,43 +20,48 @@ from transformer_jax.positions import Position, Tile
 
 
 class Queries(NamedTuple):
-    """What asks, by content and by position."""
+    """Projected queries: the part that reads content, and the part that is rotated."""
 
     q_BTNH: jax.Array
-    turned_BTNP: jax.Array
+    rotated_BTNP: jax.Array
 
 
 class Latents(NamedTuple):
-    """What a cache holds of a token: its compressed keys and values, and the one turned key of
-    all heads.
-    """
+    """What is cached of each token: its latent, and the one rotated key that all heads share."""
 
     c_BSR: jax.Array
-    turned_BSP: jax.Array
+    rotated_BSP: jax.Array
 
 
 class KeysValues(NamedTuple):
-    """What a query meets. Absorbed, all heads meet the latent itself: k and v have one head of
-    width R.
+    """Keys and values as `raw_scores` reads them.
+
+    In the absorbed form, see `Latent.absorbed`, keys and values are both the latent: one head of
+    size R.
     """
 
     k_BSKH: jax.Array
-    turned_BS1P: jax.Array
+    rotated_BS1P: jax.Array
     v_BSKH: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Latent(Scored):
-    """Keys and values are up-projected from one latent c = RMSNorm(x W) of `rank` numbers, all that
-    is cached of them.
+    """Softmax attention whose keys and values are projected from a latent c = RMSNorm(x W).
 
-    Position enters beside it, since a rotation between W_uk and the query would keep the two from
-    being merged: what the position encoding rotates are `rope_dim` more numbers of each query, and
-    of one key that all heads share. The score is (q·k + q_turned·k_turned) / √(d_k + rope_dim).
-    With `query_rank` the queries come from a normed latent too. 0 stands for the paper's
-    proportions, rank 4 d_k and rope_dim d_k / 2 (made even), and for queries from x itself.
+    DeepSeek-AI 2024, section 2.1. Only the latent of `rank` numbers and one rotated key are cached.
+    The keys W_uk c and the values W_uv c have K heads; in the paper K = N.
 
-    R is the rank, P the rope_dim. K key-value heads are up-projected, in the paper all N.
+    Position encodings that rotate act on `rope_dim` further dimensions of each query and of one key
+    that all heads share: a rotation between W_uk and the query would prevent the two from being
+    merged while decoding. The score is (q·k + q_rotated·k_rotated) / √(d_k + rope_dim).
+
+    Options:
+        rank: the size of the latent; 0: 4 d_k, the paper's proportion.
+        rope_dim: the rotated dimensions, an even number; 0: d_k / 2, the paper's proportion,
+            rounded up to an even number.
+        query_rank: the size of a normed latent from which queries are projected; 0: queries are
+            projected from x.
     """
 
     rank: int = 0
@@ -76,41 +84,39 @@ class Latent(Scored):
     def project_queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
         heads = scope.heads
         if self.query_rank:
-            x_BTD = _compressed(scope, 'query_latent', x_BTD, self.query_rank)
-        both_BTNH = scope.project_to_heads(
-            'query', x_BTD, heads.num_heads, heads.head_dim + self.rotated_dim(scope.heads), 'heads'
-        )
-        turned_BTNP = scope.position.rotate(both_BTNH[..., heads.head_dim :], tokens.positions_BT)
-        return Queries(both_BTNH[..., : heads.head_dim], turned_BTNP)
+            x_BTD = _compress(scope, 'query_latent', x_BTD, self.query_rank)
+        size = heads.head_dim + self.rotated_dim(heads)
+        both_BTNH = scope.project_to_heads('query', x_BTD, heads.num_heads, size, 'heads')
+        rotated_BTNP = scope.position.rotate(both_BTNH[..., heads.head_dim :], tokens.positions_BT)
+        return Queries(both_BTNH[..., : heads.head_dim], rotated_BTNP)
 
     def project_keys_values(self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens) -> Latents:
-        turned_BS1P = scope.position.rotate(
-            scope.project_to_heads('turned_key', x_BSD, 1, self.rotated_dim(scope.heads), 'rank'),
-            tokens.positions_BT,
+        size = self.rotated_dim(scope.heads)
+        rotated_BS1P = scope.position.rotate(
+            scope.project_to_heads('turned_key', x_BSD, 1, size, 'rank'), tokens.positions_BT
         )
-        return Latents(_compressed(scope, 'latent', x_BSD, self._rank(scope)), turned_BS1P[:, :, 0])
+        c_BSR = _compress(scope, 'latent', x_BSD, self._rank(scope))
+        return Latents(c_BSR, rotated_BS1P[:, :, 0])
 
     def attention_params(self, scope: ParamScope) -> dict[str, Any]:
-        heads = scope.heads
+        heads, R = scope.heads, self._rank(scope)
+        axes = ('rank', 'kv_heads', 'head_dim')
         init = jax.nn.initializers.variance_scaling(
             1.0, 'fan_avg', 'uniform', in_axis=0, out_axis=(1, 2)
         )
-        axes = ('rank', 'kv_heads', 'head_dim')
         return super().attention_params(scope) | {
-            'key_RKH': scope.parameter(
-                'up_key', (self._rank(scope), heads.kv_heads, heads.head_dim), axes, init
-            ),
+            'key_RKH': scope.parameter('up_key', (R, heads.kv_heads, heads.head_dim), axes, init),
             'value_RKH': scope.parameter(
-                'up_value', (self._rank(scope), heads.kv_heads, heads.value_dim), axes, init
+                'up_value', (R, heads.kv_heads, heads.value_dim), axes, init
             ),
         }
 
     def tile(
         self, queries: Queries, keys: KeysValues, inputs: AttentionInputs, allowed_BTS: jax.Array
     ) -> Tile:
-        # Heads and width are those of the expanded form, in the absorbed one too.
+        # Heads and scale are those of the expanded keys, in the absorbed form too.
         _, K, H = inputs.params['key_RKH'].shape
-        _, _, N, P = queries.turned_BTNP.shape
+        _, _, N, P = queries.rotated_BTNP.shape
         return Tile(
             inputs.query_tokens,
             inputs.key_tokens,
@@ -137,15 +143,16 @@ class Latent(Scored):
 
     def attend_decode(self, queries: Queries, keys: Latents, inputs: AttentionInputs) -> jax.Array:
         position = inputs.position
-        if (
-            position.reads_queries_keys or type(position).value is not Position.value
-        ):  # It reads keys, or adds to the values.
+        adds_values = type(position).value is not Position.value
+        if position.reads_queries_keys or adds_values:  # these need keys or values in full
             return super().attend_decode(queries, keys, inputs)
         return self.absorbed(queries, keys, inputs)
 
     def absorbed(self, queries: Queries, keys: Latents, inputs: AttentionInputs) -> jax.Array:
-        """`attend` without keys or values in full: W_uk is applied to the queries, W_uv to the
-        mixed latents.
+        """Return o_BTNH as `attend` does, without computing keys and values in full.
+
+        W_uk is applied to the queries and W_uv to the mixed latents (DeepSeek-AI 2024, section
+        2.1.2).
         """
         key_RKH, value_RKH = (
             inputs.params[name].astype(keys.c_BSR.dtype) for name in ('key_RKH', 'value_RKH')
@@ -158,7 +165,7 @@ class Latent(Scored):
         weights_BKGTS, _ = dense.weigh(
             self,
             queries._replace(q_BTNH=q_BTKGR.reshape(B, T, N, R)),
-            KeysValues(c_BS1R, keys.turned_BSP[:, :, None], c_BS1R),
+            KeysValues(c_BS1R, keys.rotated_BSP[:, :, None], c_BS1R),
             inputs,
         )
         o_BKGTR = jnp.einsum('BKGTS,BSR->BKGTR', weights_BKGTS.astype(keys.c_BSR.dtype), keys.c_BSR)
@@ -170,18 +177,18 @@ class Latent(Scored):
 
 
 def expand(latents: Latents, params: Any) -> KeysValues:
-    """Keys and values in full, of the latents."""
-    c_BSR, turned_BSP = latents
+    """Compute keys and values in full from the latents."""
+    c_BSR, rotated_BSP = latents
     key_RKH, value_RKH = (params[name].astype(c_BSR.dtype) for name in ('key_RKH', 'value_RKH'))
     return KeysValues(
         jnp.einsum('BSR,RKH->BSKH', c_BSR, key_RKH),
-        turned_BSP[:, :, None],
+        rotated_BSP[:, :, None],
         jnp.einsum('BSR,RKH->BSKH', c_BSR, value_RKH),
     )
 
 
-def _compressed(scope: ParamScope, name: str, x_BTD: jax.Array, rank: int) -> jax.Array:
+def _compress(scope: ParamScope, name: str, x_BTD: jax.Array, rank: int) -> jax.Array:
+    """Return RMSNorm(x W), an array [B, T, rank]."""
     c_BTR = scope.project_to_heads(name, x_BTD, 1, rank, 'rank')[:, :, 0]
-    return rms_norm(
-        c_BTR, scope.parameter(f'{name}_norm', (rank,), ('rank',), jax.nn.initializers.ones)
-    )
+    scale_R = scope.parameter(f'{name}_norm', (rank,), ('rank',), jax.nn.initializers.ones)
+    return rms_norm(c_BTR, scale_R)

@@ -1,8 +1,11 @@
-"""Linear attention: the sum over the past is a state of fixed size, whatever the length.
+"""Linear attention: the past is summed in a state of fixed size, whatever the length.
 
-With features φ, S_t = diag(a_t) S_{t-1} + φ(k_t) v_tᵀ and o_t = S_tᵀ φ(q_t); a_t, the decay, is 1,
-fixed or read off the token. Rows go through in chunks: within one, all pairs; between them, the
-state. Letters of this file: R features of a head, C queries and S keys of a chunk.
+With features φ of queries and keys, and a decay a_t, the state and the output are
+
+    S_t = diag(a_t) S_{t-1} + φ(k_t) v_tᵀ        o_t = S_tᵀ φ(q_t)
+
+Rows are processed in chunks: all pairs of tokens within a chunk, and the state from chunk to chunk.
+Letters of this file: R features of a head, C queries and S keys of a chunk, M chunks.
 """
 
 import dataclasses
@@ -14,8 +17,8 @@ import jax.numpy as jnp
 from transformer_jax import spec
 from transformer_jax.attention import projections
 from transformer_jax.attention.base import Attention, AttentionInputs
-from transformer_jax.attention.decays import DECAYS, Decay, NoDecay
-from transformer_jax.attention.features import FEATURES, Elu, FeatureMap
+from transformer_jax.attention.kinds.linear_decays import DECAYS, Decay, NoDecay, sum_between
+from transformer_jax.attention.kinds.linear_features import FEATURES, Elu, FeatureMap
 from transformer_jax.attention.masks import Causal, Mask, Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.layers.functional import rms_norm
@@ -25,16 +28,17 @@ PAST = Segments() & Causal()
 
 
 class KeysValues(NamedTuple):
-    """What is asked; `decay_BSKR` is the log of the state's decay at each token."""
+    """Projected keys and values, and the logarithm of the decay at each token."""
 
     k_BSKH: jax.Array
     v_BSKH: jax.Array
-    decay_BSKR: jax.Array
+    decay_BSKR: jax.Array  # K and R may be 1
 
 
-class Row(NamedTuple):
-    """Tokens that ask and are asked in the same places; those that are padding hold zeros and
-    decay nothing.
+class CausalInputs(NamedTuple):
+    """Queries and keys of the same tokens, for the recurrence.
+
+    Padding holds zeros: its keys, values and log decays change nothing.
     """
 
     q_BTNH: jax.Array
@@ -43,20 +47,25 @@ class Row(NamedTuple):
 
 
 class State(NamedTuple):
-    """Σ φ(k) vᵀ over the past of one segment, with its decay: the cache of a step."""
+    """S = Σ φ(k) vᵀ over the past of one segment, with its decay: the cache of this kind."""
 
     sums_BKRH: jax.Array
-    segment_B: jax.Array  # whose sums they are; 0: nobody's, and the sums are 0
+    segment_B: jax.Array  # the segment that was summed; 0: none yet, and the sums are 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Linear(Attention):
-    """φ(q)ᵀ Σ φ(k) vᵀ in time and memory linear in the length (Katharopoulos et al. 2020).
+    """o_t = φ(q_t)ᵀ Σ_s φ(k_s) v_sᵀ / (φ(q_t)·Σ_s φ(k_s)), in time and memory linear in the length.
 
-    `feature`: φ, see `features`. `decay`: none, fixed or gated. Without decay the output is divided
-    by φ(q)·Σ φ(k); with it, it gets an RMS norm in each head instead, as in RetNet and GLA (there:
-    `feature=none`, `gate='element'`), and the kind is causal only. `chunk`: tokens that meet in
-    pairs; 0: 64, or 16 with gated decay. A position encoding that rotates does so before φ.
+    Katharopoulos et al. 2020, sections 3.2 and 3.3. With a decay there is no division: each head
+    gets an RMS norm instead, as in RetNet and GLA (which also have `feature=none` and
+    `gate='element'`), and the kind is causal only. Position encodings that rotate act before φ.
+
+    Options:
+        feature: φ, one of FEATURES.
+        decay: none, fixed or gated.
+        chunk: how many tokens a chunk has; 0: 64, or 16 with a gated decay. The result does not
+            depend on it.
     """
 
     feature: FeatureMap = spec.nested(FEATURES, Elu())
@@ -67,14 +76,12 @@ class Linear(Attention):
     def __post_init__(self):
         super().__post_init__()
         if self.chunk < 0:
-            raise ValueError(
-                f'chunk={self.chunk}, it takes a positive number, or 0 for the default'
-            )
+            raise ValueError(f'chunk={self.chunk} must be positive, or 0 for the default')
         if self._divides() and not self.feature.positive:
             able = ', '.join(name for name, cls in FEATURES.items() if cls.positive)
             raise ValueError(
-                f'feature=none has weights of either sign, which no sum can divide: it takes decay=fixed '
-                f'or decay=gated; without decay use {able}'
+                f'feature=none has weights of either sign, which no sum can divide: it takes '
+                f'decay=fixed or decay=gated; without decay use {able}'
             )
 
     def supports(self) -> frozenset[str]:
@@ -87,36 +94,29 @@ class Linear(Attention):
     def project_keys_values(
         self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens
     ) -> KeysValues:
-        return KeysValues(
-            *projections.keys_values(scope, x_BSD, tokens),
-            self.decay.log(scope, x_BSD, self.feature.size(scope.heads.head_dim)),
-        )
+        k_BSKH, v_BSKH = projections.keys_values(scope, x_BSD, tokens)
+        features = self.feature.size(scope.heads.head_dim)
+        return KeysValues(k_BSKH, v_BSKH, self.decay.log(scope, x_BSD, features))
 
     def attention_params(self, scope: ParamScope) -> dict[str, jax.Array]:
-        shape = (scope.heads.value_dim,)
-        return (
-            {}
-            if self._divides()
-            else {
-                'norm_H': scope.parameter(
-                    'head_norm', shape, ('head_dim',), jax.nn.initializers.ones
-                )
-            }
-        )
+        if self._divides():
+            return {}
+        shape, ones = (scope.heads.value_dim,), jax.nn.initializers.ones
+        return {'norm_H': scope.parameter('head_norm', shape, ('head_dim',), ones)}
 
     def attend(self, queries: jax.Array, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
-        q_BTNH, counted = _blank(queries, inputs.query_tokens), self._count(keys, inputs.key_tokens)
+        q_BTNH = _zero_padding(queries, inputs.query_tokens)
+        prepared = self._prepare_keys(keys, inputs.key_tokens)
+        empty = self.init_cache(keys, 0, inputs.mask)
         _, ahead = inputs.mask.reach()
         if ahead == 0:
-            o_BTNH, _ = self._recur(
-                Row(q_BTNH, counted, inputs.query_tokens), self.init_cache(keys, 0, inputs.mask)
-            )
+            o_BTNH, _ = self._recur(CausalInputs(q_BTNH, prepared, inputs.query_tokens), empty)
         elif q_BTNH.shape[1] <= self._chunk():
-            o_BTNH = self._all_pairs(q_BTNH, counted, inputs.allowed_BTS())
+            o_BTNH = self._attend_all_pairs(q_BTNH, prepared, inputs.allowed_BTS())
         else:
-            row, places_BT = _in_line(q_BTNH, counted, inputs)
-            o_BLNH, _ = self._recur(row, self.init_cache(keys, 0, inputs.mask))
-            o_BTNH = jnp.take_along_axis(o_BLNH, places_BT[..., None, None], axis=1)
+            causal, indices_BT = _append_queries_to_keys(q_BTNH, prepared, inputs)
+            o_BLNH, _ = self._recur(causal, empty)
+            o_BTNH = jnp.take_along_axis(o_BLNH, indices_BT[..., None, None], axis=1)
         return self._divide(o_BTNH).astype(keys.v_BSKH.dtype)
 
     def postprocess_heads(self, o_BTNH: jax.Array, params: Any) -> jax.Array:
@@ -124,20 +124,16 @@ class Linear(Attention):
 
     def init_cache(self, keys: KeysValues, length: int, mask: Mask) -> State:
         B, _, K, H = keys.k_BSKH.shape
-        value_dim = keys.v_BSKH.shape[-1] + self._divides()
-        return State(
-            jnp.zeros((B, K, self.feature.size(H), value_dim), jnp.float32), jnp.zeros(B, jnp.int32)
-        )
+        value_dim = keys.v_BSKH.shape[-1] + (1 if self._divides() else 0)  # see `_prepare_keys`
+        sums_BKRH = jnp.zeros((B, K, self.feature.size(H), value_dim), jnp.float32)
+        return State(sums_BKRH, jnp.zeros(B, jnp.int32))
 
     def step(
         self, queries: jax.Array, keys: KeysValues, inputs: AttentionInputs, cache: State
     ) -> tuple[jax.Array, State]:
-        row = Row(
-            _blank(queries, inputs.query_tokens),
-            self._count(keys, inputs.query_tokens),
-            inputs.query_tokens,
-        )
-        o_BTNH, cache = self._recur(row, cache)
+        tokens = inputs.query_tokens
+        q_BTNH, prepared = _zero_padding(queries, tokens), self._prepare_keys(keys, tokens)
+        o_BTNH, cache = self._recur(CausalInputs(q_BTNH, prepared, tokens), cache)
         return self._divide(o_BTNH).astype(keys.v_BSKH.dtype), cache
 
     def _divides(self) -> bool:
@@ -146,66 +142,75 @@ class Linear(Attention):
     def _chunk(self) -> int:
         return self.chunk or self.decay.chunk
 
-    def _count(self, keys: KeysValues, tokens: Tokens) -> KeysValues:
-        """The keys with a 1 after each value, whose weighted sum is the sum of weights; zeros
-        for padding.
+    def _prepare_keys(self, keys: KeysValues, tokens: Tokens) -> KeysValues:
+        """Return float32 values with a 1 appended, and zeros in the place of padding.
+
+        The weighted sum of the appended ones is the sum of weights, by which `_divide` divides.
         """
         k_BSKH, v_BSKH, decay_BSKR = keys
         v_BSKH = v_BSKH.astype(jnp.float32)
         if self._divides():
             v_BSKH = jnp.concatenate([v_BSKH, jnp.ones_like(v_BSKH[..., :1])], axis=-1)
-        return KeysValues(*(_blank(x, tokens) for x in (k_BSKH, v_BSKH, decay_BSKR)))
+        return KeysValues(*(_zero_padding(x, tokens) for x in (k_BSKH, v_BSKH, decay_BSKR)))
 
     def _divide(self, o_BTNH: jax.Array) -> jax.Array:
-        """The weighted values divided by the sum of weights; 0 where nothing was seen."""
+        """Divide the weighted values by the sum of weights, their last element; 0 / 0 is 0 here."""
         if not self._divides():
             return o_BTNH
         total_BTN1 = o_BTNH[..., -1:]
         return o_BTNH[..., :-1] / jnp.where(total_BTN1 > 0, total_BTN1, 1)
 
-    def _recur(self, row: Row, state: State) -> tuple[jax.Array, State]:
-        """o_BTNH of all that each token of a row may see, itself and its past, and the state after
-        the row.
+    def _recur(self, causal: CausalInputs, state: State) -> tuple[jax.Array, State]:
+        """Run the recurrence over a row.
+
+        Returns:
+            (o_BTNH of each token over its segment up to itself, the state after the row).
         """
-        B, T, N, _ = row.q_BTNH.shape
+        B, T, N, _ = causal.q_BTNH.shape
         C = min(self._chunk(), T)
-        chunks = jax.tree.map(lambda x_BT: _split(x_BT, C), row)
-        # Backward, a chunk is gone through again: what is kept of it is the state before it.
-        state, o_MBCNH = jax.lax.scan(jax.checkpoint(self._advance), state, chunks)
+        chunks = jax.tree.map(lambda x_BT: _split_chunks(x_BT, C), causal)
+        # The backward pass computes each chunk again, from the state before it: only states are
+        # stored.
+        state, o_MBCNH = jax.lax.scan(jax.checkpoint(self._process_chunk), state, chunks)
         return jnp.moveaxis(o_MBCNH, 0, 1).reshape(B, -1, N, o_MBCNH.shape[-1])[:, :T], state
 
-    def _advance(self, state: State, chunk: Row) -> tuple[State, jax.Array]:
-        """The state after a chunk, and o_BCNH of it. No exponent is positive: no decay is
-        ever undone.
+    def _process_chunk(self, state: State, chunk: CausalInputs) -> tuple[State, jax.Array]:
+        """Return the state after a chunk, and o_BCNH of its tokens.
+
+        Every exponent is 0 or less, because no decay is ever divided out again: nothing overflows.
         """
         sums_BKRH, segment_B = state
         segments_BC, (_, v_BSKH, decay_BCKR) = chunk.tokens.segments_BT, chunk.keys
         q_BCKGR, k_BSKR = self._features(chunk.q_BTNH, chunk.keys.k_BSKH)
-        log_BCSKR = between(decay_BCKR)
+        log_BCSKR = sum_between(decay_BCKR)
         since_BCKR = jnp.exp(jnp.cumsum(decay_BCKR, axis=1))
+        # Tokens of the chunk.
         weights_BKGCS = weigh(
             q_BCKGR, k_BSKR, jnp.exp(log_BCSKR), PAST.allowed(chunk.tokens, chunk.tokens)
         )
         o_BCKGH = jnp.einsum('BKGCS,BSKH->BCKGH', weights_BKGCS, v_BSKH)
-        q_BCKGR = jnp.where(
-            _wide(segments_BC == segment_B[:, None], 5), q_BCKGR * since_BCKR[:, :, :, None], 0
-        )
+        # Tokens before the chunk, for the queries of the segment that the state has summed.
+        same_BC = segments_BC == segment_B[:, None]
+        q_BCKGR = jnp.where(_append_axes(same_BC, 5), q_BCKGR * since_BCKR[:, :, :, None], 0)
         o_BCKGH += jnp.einsum('BCKGR,BKRH->BCKGH', q_BCKGR, sums_BKRH)
 
+        # The state after the chunk is that of its last segment.
         last_B = _last_segment(segment_B, segments_BC)
-        k_BSKR = jnp.where(
-            _wide(segments_BC == last_B[:, None], 4), k_BSKR * jnp.exp(log_BCSKR[:, -1]), 0
-        )
+        in_last_BC = segments_BC == last_B[:, None]
+        k_BSKR = jnp.where(_append_axes(in_last_BC, 4), k_BSKR * jnp.exp(log_BCSKR[:, -1]), 0)
         sums_BKRH = jnp.where(
-            _wide(segment_B == last_B, 4), sums_BKRH * since_BCKR[:, -1, :, :, None], 0
+            _append_axes(segment_B == last_B, 4), sums_BKRH * since_BCKR[:, -1, :, :, None], 0
         )
         sums_BKRH += jnp.einsum('BSKR,BSKH->BKRH', k_BSKR, v_BSKH)
         B, C, K, G, H = o_BCKGH.shape
         return State(sums_BKRH, last_B), o_BCKGH.reshape(B, C, K * G, H)
 
-    def _all_pairs(self, q_BTNH: jax.Array, keys: KeysValues, allowed_BTS: jax.Array) -> jax.Array:
-        """o_BTNH without a state or decay, of at most a chunk of queries: time and memory linear
-        in S.
+    def _attend_all_pairs(
+        self, q_BTNH: jax.Array, keys: KeysValues, allowed_BTS: jax.Array
+    ) -> jax.Array:
+        """Return o_BTNH from the weights of all pairs, without a state and without decay.
+
+        For at most a chunk of queries: time and memory are linear in S.
         """
         weights_BKGTS = weigh(
             *self._features(q_BTNH, keys.k_BSKH), jnp.ones((1, 1, 1, 1, 1)), allowed_BTS
@@ -214,32 +219,22 @@ class Linear(Attention):
         return o_BTKGH.reshape(*q_BTNH.shape[:3], -1)
 
     def _features(self, q_BTNH: jax.Array, k_BSKH: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """φ as (q_BTKGR, k_BSKR): query head n = (k, g) reads key-value head k, and no key
-        is repeated.
+        """Return φ of queries and keys as (q_BTKGR, k_BSKR).
+
+        Query head n = (k, g) reads key-value head k; keys are not repeated in memory.
         """
         (B, T, N, _), K = q_BTNH.shape, k_BSKH.shape[2]
-        return self.feature.map_queries(q_BTNH).reshape(B, T, K, N // K, -1), self.feature.map_keys(
-            k_BSKH
-        )
-
-
-def between(decay_BCKR: jax.Array) -> jax.Array:
-    """log_BCSKR: Σ decay over the tokens after key s up to query c, 0 where there are none.
-
-    Summed for each pair: a difference of two sums from the chunk's start would lose a weak decay
-    after a strong one.
-    """
-    C = decay_BCKR.shape[1]
-    after_CS = jnp.arange(C)[:, None] > jnp.arange(C)[None]
-    return jnp.cumsum(
-        jnp.where(after_CS[None, :, :, None, None], decay_BCKR[:, :, None], 0), axis=1
-    )
+        q_BTNR, k_BSKR = self.feature.map_queries(q_BTNH), self.feature.map_keys(k_BSKH)
+        return q_BTNR.reshape(B, T, K, N // K, -1), k_BSKR
 
 
 def weigh(
     q_BCKGR: jax.Array, k_BSKR: jax.Array, decay_BCSKR: jax.Array, allowed_BCS: jax.Array
 ) -> jax.Array:
-    """weights_BKGCS = Σ_r q_r k_r decay_r where allowed, else 0; K and R of the decay may be 1."""
+    """Return weights_BKGCS = Σ_r q_r k_r decay_r where allowed, else 0.
+
+    K and R of the decay may be 1.
+    """
     if decay_BCSKR.shape[-1] == 1:
         weights_BKGCS = jnp.einsum('BCKGR,BSKR->BKGCS', q_BCKGR, k_BSKR)
         weights_BKGCS *= jnp.transpose(decay_BCSKR, (0, 3, 4, 1, 2))
@@ -249,12 +244,16 @@ def weigh(
     return jnp.where(allowed_BCS[:, None, None], weights_BKGCS, 0)
 
 
-def _in_line(q_BTNH: jax.Array, keys: KeysValues, inputs: AttentionInputs) -> tuple[Row, jax.Array]:
-    """A row of L = S + T tokens where each segment's keys are followed by its queries, and
-    places_BT of the queries.
+def _append_queries_to_keys(
+    q_BTNH: jax.Array, keys: KeysValues, inputs: AttentionInputs
+) -> tuple[CausalInputs, jax.Array]:
+    """Build a row of L = S + T tokens in which the keys of each segment come before its queries.
 
-    To the past of this row is to all keys of the segment: self-attention both ways and attention to
-    another sequence cost what causal attention does, packed or not.
+    In this row the past of a query is all keys of its segment. So self-attention in both
+    directions and cross-attention cost what causal attention costs, packed or not.
+
+    Returns:
+        (the row, indices_BT of the queries in it).
     """
     T, S = q_BTNH.shape[1], keys.k_BSKH.shape[1]
     segments_BL = jnp.concatenate(
@@ -264,38 +263,36 @@ def _in_line(q_BTNH: jax.Array, keys: KeysValues, inputs: AttentionInputs) -> tu
 
     def place(x, before=0, after=0):
         x_BL = jnp.pad(x, ((0, 0), (before, after), *(x.ndim - 2) * ((0, 0),)))
-        return jnp.take_along_axis(
-            x_BL, order_BL.reshape(*order_BL.shape, *(x.ndim - 2) * (1,)), axis=1
-        )
+        return jnp.take_along_axis(x_BL, _append_axes(order_BL, x.ndim), axis=1)
 
     positions_BL = jnp.broadcast_to(jnp.arange(S + T)[None], segments_BL.shape)
-    row = Row(
+    causal = CausalInputs(
         place(q_BTNH, before=S),
         jax.tree.map(lambda x: place(x, after=T), keys),
         Tokens(positions_BL, place(segments_BL)),
     )
-    return row, jnp.argsort(order_BL, axis=1)[:, S:]
+    return causal, jnp.argsort(order_BL, axis=1)[:, S:]
 
 
 def _last_segment(segment_B: jax.Array, segments_BC: jax.Array) -> jax.Array:
-    """The segment of the last token that is no padding, `segment_B` where all are."""
+    """Return the segment of the last token that is not padding; `segment_B` where all are."""
     segments_BC = jnp.concatenate([segment_B[:, None], segments_BC], axis=1)
-    places_BC = jnp.where(segments_BC != 0, jnp.arange(segments_BC.shape[1])[None], 0)
-    return jnp.take_along_axis(segments_BC, places_BC.max(1, keepdims=True), axis=1)[:, 0]
+    index_BC = jnp.where(segments_BC != 0, jnp.arange(segments_BC.shape[1])[None], 0)
+    return jnp.take_along_axis(segments_BC, index_BC.max(1, keepdims=True), axis=1)[:, 0]
 
 
-def _blank(x: jax.Array, tokens: Tokens) -> jax.Array:
-    """Zeros in place of padding, whatever that holds."""
-    return jnp.where(_wide(tokens.segments_BT != 0, x.ndim), x, 0)
+def _zero_padding(x: jax.Array, tokens: Tokens) -> jax.Array:
+    """Set an array [B, T, …] to 0 where its token is padding."""
+    return jnp.where(_append_axes(tokens.segments_BT != 0, x.ndim), x, 0)
 
 
-def _split(x_BT: jax.Array, C: int) -> jax.Array:
-    """Chunks x_MBC of x_BT, the last filled up with padding."""
+def _split_chunks(x_BT: jax.Array, C: int) -> jax.Array:
+    """Cut an array [B, T, …] into chunks [M, B, C, …], the last one filled up with padding."""
     B, T, *rest = x_BT.shape
     x_BT = jnp.pad(x_BT, ((0, 0), (0, -T % C), *len(rest) * ((0, 0),)))
     return jnp.moveaxis(x_BT.reshape(B, -1, C, *rest), 1, 0)
 
 
-def _wide(x: jax.Array, ndim: int) -> jax.Array:
-    """The same with axes of size 1 behind."""
+def _append_axes(x: jax.Array, ndim: int) -> jax.Array:
+    """Append axes of size 1, so that the array has `ndim` axes."""
     return x.reshape(*x.shape, *(ndim - x.ndim) * (1,))

@@ -1,4 +1,7 @@
-"""Linformer: attention to a fixed number of learned mixtures of the keys (Wang et al. 2020)."""
+"""Linformer: attention to a fixed number of learned mixtures of the keys (Wang et al. 2020).
+
+Letter of this file: R mixtures.
+"""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -16,13 +19,13 @@ SHARE = ('none', 'heads', 'kv')
 
 
 class Queries(NamedTuple):
-    """What asks."""
+    """Projected queries."""
 
     q_BTNH: jax.Array
 
 
 class KeysValues(NamedTuple):
-    """What is mixed along time before a query meets it."""
+    """Projected keys and values, before they are mixed along time."""
 
     k_BSKH: jax.Array
     v_BSKH: jax.Array
@@ -30,18 +33,22 @@ class KeysValues(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Linformer(Attention):
-    """softmax(Q (E K)ᵀ / √d_k) (F V), equation 7; time and memory in T·rank. Letters: R the
-    `rank` mixtures.
+    """softmax(Q (E K)ᵀ / √d_k) (F V), in time and memory O(T·rank).
 
-    E and F mix up to `length` keys along time; row s belongs to place s, so that more padding
-    behind the keys changes nothing. `share` (section 4, "Parameter sharing"): none, an E and an F
-    for each key-value head; heads, one E and one F; kv, one matrix that is both. Their entries
-    start from N(0, 1/rank), as in Theorem 2.
+    Wang et al. 2020, equation 7. E and F mix up to `length` keys along time. Their column s belongs
+    to the key at index s of the row, so that more padding behind the keys changes nothing. Their
+    entries start from N(0, 1/rank), as in Theorem 2.
 
-    Padded keys and values are 0 before they are mixed. The softmax runs over all R mixtures: one
-    that holds no key has score 0 and value 0 and takes its share of the weight, as in the paper, so
-    that weights on keys need not sum to 1. A position encoding rotates keys before they are mixed,
-    and scores no longer depend on offsets alone.
+    Padded keys and values are set to 0 before they are mixed. The softmax is over all R mixtures.
+    A mixture that contains no key has score 0 and value 0 and takes its share of the weight, as in
+    the paper, so that the weights on keys need not sum to 1. A position encoding rotates keys
+    before they are mixed, so that scores do not depend on offsets alone.
+
+    Options:
+        length: the most keys.
+        rank: R, the number of mixtures.
+        share: which matrices are one (section 4, "Parameter sharing"). none, an E and an F for each
+            key-value head; heads, one E and one F for all heads; kv, one matrix for both.
     """
 
     length: int = 512
@@ -78,18 +85,19 @@ class Linformer(Attention):
             shape, axes = (scope.heads.kv_heads, *shape), ('kv_heads', *axes)
         init = jax.nn.initializers.normal(self.rank**-0.5)
         keys = scope.parameter('mix_keys', shape, axes, init)
-        return {
-            'keys': keys,
-            'values': keys
-            if self.share == 'kv'
-            else scope.parameter('mix_values', shape, axes, init),
-        }
+        values = keys
+        if self.share != 'kv':
+            values = scope.parameter('mix_values', shape, axes, init)
+        return {'keys': keys, 'values': values}
 
     def attend(self, queries: Queries, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
-        """o_BTNH; a row may hold one segment.
+        """Mix the values; a row may hold one segment.
+
+        Returns:
+            o_BTNH, 0 for a query of another segment than the keys.
 
         Raises:
-            ValueError: more than `length` keys.
+            ValueError: there are more than `length` keys.
         """
         if keys.v_BSKH.shape[1] > self.length:
             raise ValueError(
@@ -108,8 +116,12 @@ class Linformer(Attention):
 
 
 def mix(x_BSKH: jax.Array, real_BS: jax.Array, w: jax.Array) -> jax.Array:
-    """x_BRKH: Σ_s w[s, r] x_s over the real s; `w` is w_KLR, or w_LR for all heads, and of its L
-    rows S are used.
+    """Return Σ_s w[s, r] x_s over the real tokens s, an array [B, R, K, H].
+
+    Args:
+        x_BSKH: keys or values.
+        real_BS: False for padding.
+        w: w_KLR, a matrix for each head, or w_LR for all heads; its first S of L rows are used.
     """
     S = x_BSKH.shape[1]
     x_BSKH = jnp.where(real_BS[..., None, None], x_BSKH, 0)

@@ -20,40 +20,44 @@ TALKING = ('none', 'before', 'after', 'both')
 
 
 class Queries(NamedTuple):
-    """What asks; `decay_BTN` is the forget gate's, summed from the start of the row."""
+    """Projected queries."""
 
     q_BTNH: jax.Array
-    decay_BTN: jax.Array | None = None
+    decay_BTN: jax.Array | None = None  # with a forget gate: Σ log f from the start of the row
 
 
 class KeysValues(NamedTuple):
-    """What a query meets; time is axis 1, so that a cache can grow it."""
+    """Projected keys and values; time is axis 1, along which a cache grows."""
 
     k_BSKH: jax.Array
     v_BSKH: jax.Array
-    decay_BSN: jax.Array | None = (
-        None  # log of the forget gate; summed from the start of the row where they meet
-    )
+    # With a forget gate: log f of each token from the projection; Σ log f from the start of the row
+    # in a cache and in a tile.
+    decay_BSN: jax.Array | None = None
 
 
-class Forgetting(NamedTuple):
-    """What a cache holds where there is a forget gate: keys with their decay summed, and the sum
-    so far.
-    """
+class ForgetCache(NamedTuple):
+    """The cache with a forget gate: keys with their summed decay, and the sum so far."""
 
-    seen: GrowingCache | RingCache
+    cache: GrowingCache | RingCache
     total_RN: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Softmax(Scored):
-    """softmax(Q Kᵀ / √d_k) V, in N query heads over K ≤ N key-value heads.
+    """o_t = Σ_s softmax_s(q_t·k_s / √d_k) v_s, with N query heads and K key-value heads.
 
-    `scale`: rsqrt (1/√d_k), none (1) or a number. `qk_norm`: RMS norm of queries and keys with a
-    learned scale (after Dehghani et al. 2023, whose norm is a layer norm). `talking`: heads mixed
-    by learned N×N matrices before the normalizer, after it, or both (Shazeer et al. 2020).
-    `forget`: the score of key s is lowered by Σ log f_l, l = s+1…t, f = sigmoid(x W + b) (Lin
-    et al. 2025); causal only.
+    Vaswani et al. 2017, equation 1. K = N is multi-head attention, K = 1 multi-query attention,
+    K between them grouped-query attention; query head n reads key-value head n // (N/K).
+
+    Options:
+        scale: the factor of q·k. rsqrt, 1/√d_k; none, 1; or a number.
+        qk_norm: RMS norm of queries and keys with a learned scale, before the position encoding
+            (after Dehghani et al. 2023, who use a layer norm).
+        talking: heads are mixed by learned N×N matrices before the normalizer, after it, or at both
+            places (talking heads; Shazeer et al. 2020).
+        forget: adds Σ log f_l over l = s+1 … t to the score of query t for key s, with the forget
+            gate f = sigmoid(x W + b) of each head (Lin et al. 2025). Causal only.
     """
 
     scale: float | str = 'rsqrt'
@@ -74,12 +78,7 @@ class Softmax(Scored):
         return super().supports() - ({'encoder', 'cross'} if self.forget else set())
 
     def project_queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
-        heads = scope.heads
-        return Queries(
-            self._positioned(
-                scope, 'query', x_BTD, heads.num_heads, heads.head_dim, 'heads', tokens
-            )
-        )
+        return Queries(self._project('query', scope, x_BTD, tokens))
 
     def project_keys_values(
         self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens
@@ -87,9 +86,7 @@ class Softmax(Scored):
         heads = scope.heads
         decay_BSN = forget_gate(scope, x_BSD, heads.num_heads, tokens) if self.forget else None
         return KeysValues(
-            self._positioned(
-                scope, 'key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads', tokens
-            ),
+            self._project('key', scope, x_BSD, tokens),
             scope.project_to_heads('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'),
             decay_BSN,
         )
@@ -98,7 +95,7 @@ class Softmax(Scored):
         shape, axes = 2 * (scope.heads.num_heads,), ('read_heads', 'norm')
         return super().attention_params(scope) | {
             f'talking_{place}': scope.parameter(f'talking_{place}', shape, axes, _nearly_identity)
-            for place in self._talks()
+            for place in self._talking_places()
         }
 
     def tile(
@@ -119,23 +116,18 @@ class Softmax(Scored):
             q_BKGT1 = jnp.moveaxis(queries.decay_BTN, 1, 2).reshape(B, K, G, T, 1)
             k_BKG1S = jnp.moveaxis(keys.decay_BSN, 1, 2).reshape(B, K, G, 1, S)
             scores_BKGTS += q_BKGT1 - k_BKG1S
-        return (
-            talk(scores_BKGTS, inputs.params['talking_before'])
-            if 'before' in self._talks()
-            else scores_BKGTS
-        )
+        if 'before' in self._talking_places():
+            return mix_heads(scores_BKGTS, inputs.params['talking_before'])
+        return scores_BKGTS
 
     def postprocess_weights(self, weights_BKGTS: jax.Array, params: Any) -> jax.Array:
-        return (
-            talk(weights_BKGTS, params['talking_after'])
-            if 'after' in self._talks()
-            else weights_BKGTS
-        )
+        if 'after' in self._talking_places():
+            return mix_heads(weights_BKGTS, params['talking_after'])
+        return weights_BKGTS
 
     def needs_all_keys(self) -> str:
-        return super().needs_all_keys() or (
-            f'talking={self.talking}' if 'after' in self._talks() else ''
-        )
+        option = super().needs_all_keys()
+        return option or (f'talking={self.talking}' if 'after' in self._talking_places() else '')
 
     def kernel_incompatibility(self) -> str:
         if self.forget:
@@ -153,11 +145,12 @@ class Softmax(Scored):
     def attend_decode(
         self, queries: Queries, keys: KeysValues, inputs: AttentionInputs
     ) -> jax.Array:
+        # Without `expand_keys_values`: the decays in a cache are summed already.
         return dense.attend(self, queries, keys, inputs)
 
     def init_cache(self, keys: KeysValues, length: int, mask: Mask) -> Any:
         cache = super().init_cache(keys, length, mask)
-        return Forgetting(cache, jnp.zeros_like(keys.decay_BSN[:, 0])) if self.forget else cache
+        return ForgetCache(cache, jnp.zeros_like(keys.decay_BSN[:, 0])) if self.forget else cache
 
     def step(
         self, queries: Queries, keys: KeysValues, inputs: AttentionInputs, cache: Any
@@ -165,39 +158,32 @@ class Softmax(Scored):
         if not self.forget:
             return super().step(queries, keys, inputs, cache)
         decay_RTN = cache.total_RN[:, None] + jnp.cumsum(keys.decay_BSN, axis=1)
-        o_RTNH, seen = super().step(
-            queries._replace(decay_BTN=decay_RTN),
-            keys._replace(decay_BSN=decay_RTN),
-            inputs,
-            cache.seen,
-        )
-        return o_RTNH, Forgetting(seen, decay_RTN[:, -1])
+        queries, keys = queries._replace(decay_BTN=decay_RTN), keys._replace(decay_BSN=decay_RTN)
+        o_RTNH, inner_cache = super().step(queries, keys, inputs, cache.cache)
+        return o_RTNH, ForgetCache(inner_cache, decay_RTN[:, -1])
 
-    def _talks(self) -> tuple[str, ...]:
+    def _talking_places(self) -> tuple[str, ...]:
         return {'none': (), 'both': ('before', 'after')}.get(self.talking, (self.talking,))
 
-    def _positioned(
-        self,
-        scope: ParamScope,
-        name: str,
-        x_BTD: jax.Array,
-        heads: int,
-        size: int,
-        axis: str,
-        tokens: Tokens,
-    ) -> jax.Array:
-        y_BTNH = scope.project_to_heads(name, x_BTD, heads, size, axis)
+    def _project(self, name: str, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
+        """Project to the heads of 'query' or 'key', normalize and rotate them."""
+        heads = scope.heads
+        count, axis = (
+            (heads.num_heads, 'heads') if name == 'query' else (heads.kv_heads, 'kv_heads')
+        )
+        y_BTNH = scope.project_to_heads(name, x_BTD, count, heads.head_dim, axis)
         if self.qk_norm:
-            y_BTNH = rms_norm(
-                y_BTNH,
-                scope.parameter(f'{name}_norm', (size,), ('head_dim',), jax.nn.initializers.ones),
+            scale_H = scope.parameter(
+                f'{name}_norm', (heads.head_dim,), ('head_dim',), jax.nn.initializers.ones
             )
+            y_BTNH = rms_norm(y_BTNH, scale_H)
         return scope.position.rotate(y_BTNH, tokens.positions_BT)
 
 
 def dot_product_scores(q_BTNH: jax.Array, k_BSKH: jax.Array) -> jax.Array:
-    """float32 q·k as scores_BKGTS; query head n reads key-value head n // G, and no key
-    is repeated.
+    """Return q·k as float32 scores_BKGTS.
+
+    Query head n = (k, g) reads key-value head k = n // G. Keys are not repeated in memory.
     """
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
@@ -206,28 +192,25 @@ def dot_product_scores(q_BTNH: jax.Array, k_BSKH: jax.Array) -> jax.Array:
 
 
 def scale_of(scale: float | str, head_dim: int) -> float:
-    """The number that a `scale` option stands for."""
+    """Return the factor that the option `scale` stands for."""
     return {'rsqrt': head_dim**-0.5, 'none': 1.0}[scale] if isinstance(scale, str) else scale
 
 
-def talk(x_BKGTS: jax.Array, w_MN: jax.Array) -> jax.Array:
-    """Σ_m x_m w_mn over the heads m = (K, G)."""
+def mix_heads(x_BKGTS: jax.Array, w_MN: jax.Array) -> jax.Array:
+    """Return Σ_m x_m w_mn as an array [B, K, G, T, S]; m and n are heads (k, g)."""
     B, K, G, T, S = x_BKGTS.shape
     x_BMTS = x_BKGTS.reshape(B, K * G, T, S)
     return jnp.einsum('BMTS,MN->BNTS', x_BMTS, w_MN).reshape(B, K, G, T, S)
 
 
 def forget_gate(scope: ParamScope, x_BSD: jax.Array, heads: int, tokens: Tokens) -> jax.Array:
-    """float32 log f_BSN, f = sigmoid(x W + b); padding forgets nothing."""
-    logits_BSN = scope.project_to_heads('forget', x_BSD, heads, 1, 'heads')[..., 0].astype(
-        jnp.float32
-    )
+    """Return log f [B, S, N] in float32, f = sigmoid(x W + b); 0 for padding."""
+    logits_BSN = scope.project_to_heads('forget', x_BSD, heads, 1, 'heads')[..., 0]
     bias_N = scope.parameter('forget_bias', (heads,), ('heads',), jax.nn.initializers.zeros)
-    return (
-        jax.nn.log_sigmoid(logits_BSN + bias_N[None, None]) * (tokens.segments_BT != 0)[..., None]
-    )
+    log_f_BSN = jax.nn.log_sigmoid(logits_BSN.astype(jnp.float32) + bias_N[None, None])
+    return log_f_BSN * (tokens.segments_BT != 0)[..., None]
 
 
 def _nearly_identity(rng: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
-    """Heads talk little at first: the identity plus N(0, 0.1²)."""
+    """Return the identity plus N(0, 0.1²): heads hardly mix at the start."""
     return jnp.eye(shape[0], dtype=dtype) + 0.1 * jax.random.normal(rng, shape, dtype)

@@ -1,4 +1,7 @@
-"""The synthesizer (Tay et al. 2020): attention whose scores do not compare tokens."""
+"""Synthesizer (Tay et al. 2020): attention whose scores do not compare tokens.
+
+Letters of this file: L and M positions, up to `max_len` each.
+"""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -18,14 +21,14 @@ FORMS = ('dense', 'random')
 
 
 class Queries(NamedTuple):
-    """What asks: `hidden_BTNH` where scores are made of the input, `q_BTNH` where it meets keys."""
+    """What scores are computed from."""
 
-    hidden_BTNH: jax.Array | None
-    q_BTNH: jax.Array | None
+    hidden_BTNH: jax.Array | None  # relu(W₁ x + b₁) of the dense form
+    q_BTNH: jax.Array | None  # queries, with the option `mix`
 
 
 class KeysValues(NamedTuple):
-    """What is mixed; `k_BSKH` where there are queries."""
+    """Projected values, and keys with the option `mix`."""
 
     k_BSKH: jax.Array | None
     v_BSKH: jax.Array
@@ -33,13 +36,17 @@ class KeysValues(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Synthesizer(Scored):
-    """Scores of a query for each of `max_len` positions within its segment, whatever tokens
-    stand there.
+    """The score of a query for each position of its segment, whatever token is at that position.
 
-    `form`: dense, W₂ relu(W₁ x + b₁) + b₂ of the query's own x, W₁ to d_k numbers in each head
-    ("Dense Synthesizer"); random, a learned matrix for each head that no input changes ("Random
-    Synthesizer"). `mix`: with softmax's scores, as α₁ S₁ + α₂ S₂, α the softmax of two learned
-    logits in each head ("Mixture of Synthesizers").
+    Tay et al. 2020. The dense form is W₂ relu(W₁ x_t + b₁) + b₂, where W₁ gives d_k numbers in each
+    head and W₂ the scores of `max_len` positions ("Dense Synthesizer"). The random form is a
+    learned matrix [max_len, max_len] for each head, which no input changes ("Random Synthesizer").
+
+    Options:
+        form: dense or random.
+        max_len: the most positions of a segment.
+        mix: the scores are α₁ S₁ + α₂ S₂, where S₂ are those of dot products and α is the softmax
+            of two learned logits in each head ("Mixture of Synthesizers").
     """
 
     form: str = 'dense'
@@ -55,7 +62,7 @@ class Synthesizer(Scored):
 
     @property
     def has_queries_keys(self) -> bool:
-        """Whether its tiles hold queries and keys."""
+        """Return whether scores come from queries and keys too."""
         return self.mix
 
     def supports(self) -> frozenset[str]:
@@ -63,7 +70,10 @@ class Synthesizer(Scored):
 
     def incompatibility(self, position: Position, engine: str) -> str:
         if type(position).rotate is not Position.rotate and not self.mix:
-            return 'it has no queries and keys to rotate; set its mix=True, or use none, sinusoidal, learned or a bias'
+            return (
+                'it has no queries and keys to rotate; set its mix=True, or use none, sinusoidal, '
+                'learned or a bias'
+            )
         return super().incompatibility(position, engine)
 
     def project_queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> Queries:
@@ -87,39 +97,29 @@ class Synthesizer(Scored):
     def project_keys_values(
         self, scope: ParamScope, x_BSD: jax.Array, tokens: Tokens
     ) -> KeysValues:
-        heads = scope.heads
-        k_BSKH = None
         if self.mix:
-            k_BSKH = scope.project_to_heads(
-                'key', x_BSD, heads.kv_heads, heads.head_dim, 'kv_heads'
-            )
-            k_BSKH = scope.position.rotate(k_BSKH, tokens.positions_BT)
+            return KeysValues(*projections.keys_values(scope, x_BSD, tokens))
+        heads = scope.heads
         return KeysValues(
-            k_BSKH,
+            None,
             scope.project_to_heads('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads'),
         )
 
     def attention_params(self, scope: ParamScope) -> dict[str, Any]:
-        N, H = scope.heads.num_heads, scope.heads.head_dim
-        L, zeros, normal = self.max_len, jax.nn.initializers.zeros, jax.nn.initializers.normal
-        own = (
-            {
-                'matrix_LMN': scope.parameter(
-                    'matrix', (L, L, N), ('position', 'read_position', 'heads'), normal(1.0)
-                )
-            }
-            if self.form == 'random'
-            else {
-                'kernel_LNH': scope.parameter(
-                    'kernel', (L, N, H), ('position', 'heads', 'head_dim'), normal(H**-0.5)
-                ),
+        N, H, L = scope.heads.num_heads, scope.heads.head_dim, self.max_len
+        zeros, normal = jax.nn.initializers.zeros, jax.nn.initializers.normal
+        if self.form == 'random':
+            axes = ('position', 'read_position', 'heads')
+            own = {'matrix_LMN': scope.parameter('matrix', (L, L, N), axes, normal(1.0))}
+        else:
+            axes = ('position', 'heads', 'head_dim')
+            own = {
+                'kernel_LNH': scope.parameter('kernel', (L, N, H), axes, normal(H**-0.5)),
                 'bias_LN': scope.parameter('bias', (L, N), ('position', 'heads'), zeros),
             }
-        )
         if self.mix:
-            own['share_2N'] = jax.nn.softmax(
-                scope.parameter('share', (2, N), ('norm', 'heads'), zeros), axis=0
-            )
+            logits_2N = scope.parameter('share', (2, N), ('norm', 'heads'), zeros)
+            own['share_2N'] = jax.nn.softmax(logits_2N, axis=0)
         return super().attention_params(scope) | own
 
     def tile(
@@ -141,14 +141,13 @@ class Synthesizer(Scored):
     def raw_scores(self, queries: Queries, keys: KeysValues, tile: Tile, params: Any) -> jax.Array:
         B, T, S = tile.allowed_BTS.shape
         N, K = tile.heads
-        shape = B, K, N // K, T, S
         if self.form == 'random':
             scores_BNTS = random_scores(params['matrix_LMN'], tile)
         else:
             scores_BNTS = dense_scores(
                 queries.hidden_BTNH, params['kernel_LNH'], params['bias_LN'], tile
             )
-        scores_BKGTS = scores_BNTS.reshape(shape)
+        scores_BKGTS = scores_BNTS.reshape(B, K, N // K, T, S)
         if not self.mix:
             return scores_BKGTS
         own_KG11, dot_KG11 = params['share_2N'].reshape(2, K, N // K, 1, 1)
@@ -159,8 +158,9 @@ class Synthesizer(Scored):
 def dense_scores(
     hidden_BTNH: jax.Array, kernel_LNH: jax.Array, bias_LN: jax.Array, tile: Tile
 ) -> jax.Array:
-    """float32 (W₂ hidden + b₂)_l as scores_BNTS, l the position of key s: row l of W₂ stands in the
-    place of a key.
+    """Return float32 (W₂ hidden_t + b₂)_l as scores_BNTS, where l is the position of key s.
+
+    Row l of W₂ takes the place of a key in a dot product.
     """
     k_BSNH = kernel_LNH.astype(hidden_BTNH.dtype)[tile.key_tokens.positions_BT]
     b_BN1S = jnp.moveaxis(bias_LN[tile.key_tokens.positions_BT], -1, 1)[:, :, None]
@@ -168,7 +168,7 @@ def dense_scores(
 
 
 def random_scores(matrix_LMN: jax.Array, tile: Tile) -> jax.Array:
-    """float32 R_lm as scores_BNTS, l and m the positions of query t and key s."""
+    """Return float32 R_lm as scores_BNTS; l and m are the positions of query t and key s."""
     scores_BTSN = matrix_LMN[
         tile.query_tokens.positions_BT[:, :, None], tile.key_tokens.positions_BT[:, None, :]
     ]

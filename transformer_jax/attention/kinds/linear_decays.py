@@ -1,4 +1,4 @@
-"""Decays of linear attention's state: what of the past a token lets through.
+"""Decays of linear attention: the factor that each token applies to the state of the past.
 
 Letters of this file: R features of a head, L rank of a gate.
 """
@@ -15,18 +15,27 @@ from transformer_jax.layers.param_scope import ParamScope
 
 
 class Decay(abc.ABC):
-    """The base of all decays."""
+    """The base class of all decays."""
 
-    chunk: ClassVar[int] = 64  # tokens, where the kind does not say
+    chunk: ClassVar[int] = 64  # the chunk of `linear`, in tokens, where its own option is 0
 
     @abc.abstractmethod
     def log(self, scope: ParamScope, x_BSD: jax.Array, features: int) -> jax.Array:
-        """float32 log a_BSKR ≤ 0; K and R may be 1 where all heads or features share it."""
+        """Return log a ≤ 0 in float32, the logarithm of the factor of each token.
+
+        Args:
+            scope: declares learned arrays.
+            x_BSD: activations.
+            features: R.
+
+        Returns:
+            an array [B, S, K, R]; K and R may be 1 where all heads or all features share it.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
 class NoDecay(Decay):
-    """a = 1: nothing is forgotten."""
+    """a = 1, no decay: every key keeps its weight."""
 
     def log(self, scope: ParamScope, x_BSD: jax.Array, features: int) -> jax.Array:
         return jnp.zeros((*x_BSD.shape[:2], 1, 1), jnp.float32)
@@ -43,15 +52,18 @@ class Fixed(Decay):
 
 @dataclasses.dataclass(frozen=True)
 class Gated(Decay):
-    """a = sigmoid(x W₁ W₂ + b)^(1/τ), a number for each feature of a key (GLA, Yang et al. 2024,
-    section 4.4).
+    """a = sigmoid(x W₁ W₂ + b)^(1/τ), a factor for each feature of a key head.
 
-    `rank`: the width between W₁ and W₂.
+    GLA (Yang et al. 2024, section 4.4).
+
+    Options:
+        rank: the size between W₁ and W₂.
+        tau: τ; a larger one makes the decay weaker.
     """
 
     rank: int = 16
     tau: float = 16.0
-    chunk: ClassVar[int] = 16  # its tiles hold a number for each pair of tokens and feature
+    chunk: ClassVar[int] = 16  # tiles have a number for each pair of tokens and each feature
 
     def __post_init__(self):
         for name in ('rank', 'tau'):
@@ -74,6 +86,19 @@ class Gated(Decay):
         low_BSL = jnp.einsum('BSD,DL->BSL', x_BSD, w_DL.astype(x_BSD.dtype))
         logits_BSKR = jnp.einsum('BSL,LKR->BSKR', low_BSL.astype(jnp.float32), w_LKR)
         return jax.nn.log_sigmoid(logits_BSKR + b_KR[None, None]) / self.tau
+
+
+def sum_between(decay_BCKR: jax.Array) -> jax.Array:
+    """Return Σ decay over the tokens after key s up to query c, an array [B, C, S, K, R].
+
+    C queries and S keys are the tokens of a chunk; 0 where there are no tokens between. Each pair
+    has a sum of its own: the difference of two sums from the start of the chunk would lose a weak
+    decay after a strong one, by rounding.
+    """
+    C = decay_BCKR.shape[1]
+    after_CS = jnp.arange(C)[:, None] > jnp.arange(C)[None]
+    decay_BCSKR = jnp.where(after_CS[None, :, :, None, None], decay_BCKR[:, :, None], 0)
+    return jnp.cumsum(decay_BCSKR, axis=1)
 
 
 DECAYS: dict[str, type[Decay]] = {

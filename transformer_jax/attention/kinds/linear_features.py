@@ -1,6 +1,6 @@
-"""Feature maps of linear attention: φ(q)·φ(k) is the weight of a key before it is normalised.
+"""Feature maps of linear attention: φ(q)·φ(k) is the weight of a key before the division.
 
-R stands for the features of a head. All work in float32.
+Letter of this file: R features of a head. All feature maps work in float32.
 """
 
 import abc
@@ -14,20 +14,22 @@ import numpy as np
 
 
 class FeatureMap(abc.ABC):
-    """The base of all feature maps."""
+    """The base class of all feature maps."""
 
-    positive: ClassVar[bool] = True  # φ(q)·φ(k) > 0, so that a sum of weights can divide
+    positive: ClassVar[bool] = True  # φ(q)·φ(k) > 0, so that weights can be divided by their sum
 
     def size(self, head_dim: int) -> int:
-        """R, the features that `head_dim` numbers become."""
+        """Return R, the number of features of a head with `head_dim` dimensions."""
         return head_dim
 
     @abc.abstractmethod
     def map_keys(self, x_BTNH: jax.Array) -> jax.Array:
-        """φ_BTNR of keys."""
+        """Return the features of keys [B, T, N, R] in float32."""
 
     def map_queries(self, x_BTNH: jax.Array) -> jax.Array:
-        """φ_BTNR of queries, up to a positive factor for each: it cancels in the division by the
+        """Return the features of queries [B, T, N, R] in float32.
+
+        They may have any positive factor for each query and head: it cancels in the division by the
         sum of weights.
         """
         return self.map_keys(x_BTNH)
@@ -48,15 +50,16 @@ class Elu(FeatureMap):
     """elu(x) + 1 (Katharopoulos et al. 2020, equation 7)."""
 
     def map_keys(self, x_BTNH: jax.Array) -> jax.Array:
-        # Below 0 it is exp(x), which jax.nn.elu(x) + 1 would round away from −17 on.
+        # exp(x) below 0, because `jax.nn.elu(x) + 1` rounds to 0 for x < −17 in float32.
         x_BTNH = x_BTNH.astype(jnp.float32)
         return jnp.where(x_BTNH > 0, x_BTNH + 1, jnp.exp(jnp.where(x_BTNH > 0, 0, x_BTNH)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Relu(FeatureMap):
-    """max(0, x) + 10⁻³ (Performer-ReLU of Choromanski et al. 2021); the small number keeps
-    sums positive.
+    """max(0, x) + 10⁻³, the Performer-ReLU of Choromanski et al. 2021.
+
+    10⁻³ keeps the sum of weights positive.
     """
 
     def map_keys(self, x_BTNH: jax.Array) -> jax.Array:
@@ -65,11 +68,10 @@ class Relu(FeatureMap):
 
 @dataclasses.dataclass(frozen=True)
 class Taylor(FeatureMap):
-    """[1, x, x⊗x/√2] of x / d^¼: the weight is 1 + s + s²/2 with s = q·k / √d (Based, Arora
-    et al. 2024).
+    """[1, x, x⊗x/√2] of x / d^¼, so that the weight is 1 + s + s²/2 with s = q·k / √d.
 
-    It has 1 + d + d² features: meant for a small model.head_dim (16 in the paper) beside a larger
-    model.value_dim.
+    Based (Arora et al. 2024). There are 1 + d + d² features, so it is meant for a small
+    `model.head_dim` (16 in the paper) with a larger `model.value_dim`.
     """
 
     def size(self, head_dim: int) -> int:
@@ -86,12 +88,18 @@ class Taylor(FeatureMap):
 
 @dataclasses.dataclass(frozen=True)
 class Favor(FeatureMap):
-    """FAVOR+: exp(ω·x − |x|²/2) / √R of x / d^¼ (Choromanski et al. 2021, Lemma 1).
+    """FAVOR+: exp(ω·x − |x|²/2) / √R of x / d^¼, with random ω (Choromanski et al. 2021, Lemma 1).
 
-    The expected weight is exp(q·k / √d), so that `features` → ∞ is softmax attention; `seed`
-    redraws the ω. Queries are divided by their own largest feature. Keys are not: a maximum over
-    keys would let the future reach the past. Their features are at most exp(|ω|²/2) / √R, and
-    underflow to 0 from |k|² ≈ 100·√d on, where the estimate has long been of no use.
+    The expected weight is exp(q·k / √d): with R → ∞ this is softmax attention.
+
+    For numerical range, the features of a query are divided by the largest of them. Those of keys
+    are not, because a maximum over keys would let later tokens influence earlier ones. They are at
+    most exp(|ω|²/2) / √R, and underflow to 0 where |k|² is more than about 100·√d. The estimate is
+    useless for much smaller keys already.
+
+    Options:
+        features: R, the number of ω.
+        seed: from which the ω are sampled; they are not learned.
     """
 
     features: int = 256
@@ -124,11 +132,11 @@ class Favor(FeatureMap):
 
 @functools.lru_cache(maxsize=32)
 def orthogonal_gaussians(features: int, head_dim: int, seed: int) -> np.ndarray:
-    """w_RH, each row N(0, I), float32; rows are orthogonal within blocks of `head_dim` (Choromanski
-    et al. 2021).
+    """Return float32 w_RH whose rows are N(0, I), orthogonal within blocks of `head_dim` rows.
 
-    A block is the Q of a Gaussian matrix, uniform over rotations once the signs of R's diagonal are
-    positive; its rows get norms of Gaussian vectors drawn anew.
+    Choromanski et al. 2021. A block is the Q of a QR decomposition of a Gaussian matrix, with the
+    signs that make the diagonal of R positive: it is then uniform over rotations. Its rows are
+    multiplied by the norms of independent Gaussian vectors.
     """
     rng = np.random.default_rng(seed)
     blocks = []
