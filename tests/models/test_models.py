@@ -58,8 +58,8 @@ class Model:
     """A model, its parameters and its compiled functions, shared by the tests of this file."""
 
     def __init__(self, config):
-        self.config = config
         self.module = build_model(config, V)
+        self.architecture = self.module.architecture
         leaves, tree = jax.tree.flatten(nn.meta.unbox(shapes(self.module)))
         rng = np.random.default_rng(0)
         # Every element is random, so that no test passes because a bias is 0 or a scale is 1.
@@ -242,9 +242,10 @@ def test_dropout_of_rate_0_is_none_and_the_rate_is_traced(models, batch):
 
 def test_dropout_stands_where_the_paper_has_it(models, batch):
     # Section 5.4: the output of each sublayer, and the sums of embeddings and positions.
-    config = models('paper').config
+    architecture = models('paper').architecture
     jaxpr = str(jax.make_jaxpr(models('paper').dropped)(batch, jnp.float32(0.1), 0))
-    assert jaxpr.count('random_bits') == 2 + 2 * config.encoder_layers + 3 * config.decoder_layers
+    sublayers = 2 * architecture.encoder_layers + 3 * architecture.decoder_layers
+    assert jaxpr.count('random_bits') == 2 + sublayers
 
 
 @pytest.mark.parametrize('placement', ['post', 'pre'])

@@ -51,7 +51,8 @@ class Model:
     """A model, parameters of which every element is random, and its compiled functions."""
 
     def __init__(self, config):
-        self.config, self.module = config, build_model(config, V)
+        self.module = build_model(config, V)
+        self.architecture = self.module.architecture
         self.boxed = jax.eval_shape(self.module.init, jax.random.PRNGKey(0), dummy_batch())[
             'params'
         ]
