@@ -3,11 +3,11 @@
     transformer-jax ablate experiments/attention_ablation/kinds.py:small --root=runs/kinds
     transformer-jax report runs/kinds
 
-`shakespeare`: nanoGPT's CPU setting of 2,000 steps; `small` the same with 2 layers of 64 and 1,000
-steps; `multi30k`: the encoder's and decoder's self-attention of Transformer-Tiny (kinds that no
-decoder can have stay in the encoder). The text of Shakespeare is `input.txt` in the current
+`shakespeare`: nanoGPT's CPU setting of 2,000 steps. `small`: the same with 2 layers of width 64 and
+1,000 steps. `multi30k`: the self-attention of encoder and decoder of Transformer-Tiny (kinds that
+no decoder can have are in the encoder only). The text of Shakespeare is `input.txt` in the current
 directory, or in DIR with `--config.data.source_dir=DIR`, see README.md. The feed-forward width of
-each variant is solved so that non-embedding parameters equal softmax attention's.
+each variant is solved so that its non-embedding parameters equal those of softmax attention.
 """
 
 from transformer_jax.ablation import Experiment, Metric, at_scale, config_file
@@ -45,7 +45,7 @@ ENCODER_ONLY = {
 
 
 def get_experiment(scale='small'):
-    """`scale`: small, shakespeare or multi30k."""
+    """Compare all kinds; `scale`: small, shakespeare or multi30k."""
     base = config_file(at_scale(scale, CONFIGS))
     variants = {name: {'model.attention': kind} for name, kind in KINDS.items()}
     if scale == 'multi30k':
@@ -70,7 +70,9 @@ def get_experiment(scale='small'):
         else (Metric('loss', 'validation', 'last'),)
     )
     return Experiment(
-        claim='at equal parameters most variants of attention cannot be told from softmax attention',
+        claim=(
+            'at equal parameters most variants of attention cannot be told from softmax attention'
+        ),
         base=base,
         variants=variants,
         metrics=metrics,

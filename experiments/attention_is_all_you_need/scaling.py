@@ -1,15 +1,15 @@
 """Why 1/√d_k: dot-product attention with and without it, and additive attention, as d_k grows.
 
-    transformer-jax ablate experiments/attention_is_all_you_need/scaling.py:small --root=runs/scaling
-    transformer-jax report runs/scaling
+    transformer-jax ablate experiments/attention_is_all_you_need/scaling.py:small --root=runs/scale
+    transformer-jax report runs/scale
 
 Vaswani et al. (2017), section 3.2.1: "for large values of d_k, the dot products grow large in
 magnitude, pushing the softmax function into regions where it has extremely small gradients";
-additive attention was found to outperform dot-product attention without scaling there (Britz et al.
-2017). `small`: number words, one head of d_k 16 to 256. `multi30k`: captions with heads of up
-to 512.
+there, additive attention outperforms dot-product attention without scaling (Britz et al. 2017).
+`small`: number words, one head with d_k 16 to 256. `multi30k`: captions, d_k up to 512.
 
-Expected: the three agree at small d_k; without scaling it falls behind as d_k grows.
+Expected: the three agree at small d_k; without scaling, dot-product attention falls behind as d_k
+grows.
 """
 
 from transformer_jax.ablation import Axis, Experiment, Metric, at_scale, config_file
@@ -22,7 +22,7 @@ SCALES = {
 
 
 def get_experiment(scale='small'):
-    """`scale`: small (number words) or multi30k."""
+    """Compare the three at each d_k; `scale`: small (number words) or multi30k."""
     config, sizes = at_scale(scale, SCALES)
     base = config_file(config)
     base.model.num_heads = 1

@@ -1,22 +1,23 @@
 """Table 3 of Vaswani et al. (2017): variations on the Transformer.
 
-    transformer-jax ablate experiments/attention_is_all_you_need/table3.py:multi30k --root=runs/table3
-    transformer-jax report runs/table3
+    transformer-jax ablate experiments/attention_is_all_you_need/table3.py:multi30k --root=runs/t3
+    transformer-jax report runs/t3
 
-`wmt14` is the paper's own: base, 100,000 steps, newstest2013, and big with 300,000 (half a day a
-row on 8 P100; not run here). `multi30k` keeps the proportions on Transformer-Tiny (Wu et al. 2021):
-each row has the base's width, depth, heads, dropout or smoothing changed by the paper's factors, as
-near as whole numbers allow (of 4 heads an eighth is one, of 4 layers a third is one). `small` is
-`configs/multi30k_cpu.py:en-de,small`, 3 layers of 64 with 8 heads, for 2 CPU cores.
+`wmt14` is the paper's own setting: base with 100,000 steps, newstest2013, and big with 300,000
+(half a day a row on 8 P100; not run). `multi30k` keeps the proportions on Transformer-Tiny (Wu et
+al. 2021): each row changes the base's width, depth, heads, dropout or smoothing by the paper's
+factors, as nearly as whole numbers allow (an eighth of 4 heads is one, a third of 4 layers is one).
+`small` is `configs/multi30k_cpu.py:en-de,small`, 3 layers of width 64 with 8 heads, for 2 CPU
+cores.
 
-Expected at `wmt14`: the paper's numbers within 0.3 BLEU. At the others directions only: one head
-and too many are worse, small keys hurt, larger is better as long as dropout holds it, dropout
-matters, sinusoids equal learned positions.
+Expected at `wmt14`: the paper's numbers within 0.3 BLEU. At the other scales directions only: one
+head and too many heads are worse, small keys hurt, larger is better as long as dropout prevents
+overfitting, dropout matters, sinusoids equal learned positions.
 """
 
 from transformer_jax.ablation import Experiment, Metric, Published, at_scale, config_file
 
-# Row: perplexity per word piece, BLEU on newstest2013.
+# Row -> (perplexity per word piece, BLEU on newstest2013).
 PAPER = {
     'base': (4.92, 25.8),
     'A heads 1/8': (5.29, 24.9),
@@ -46,7 +47,7 @@ CONFIGS = {
 
 
 def get_experiment(scale='small'):
-    """`scale`: small, multi30k or wmt14."""
+    """Vary the base model; `scale`: small, multi30k or wmt14."""
     base = config_file(at_scale(scale, CONFIGS))
     rows = _rows(base.model, base.train.label_smoothing)
     published = dict(PAPER)
@@ -85,7 +86,7 @@ def get_experiment(scale='small'):
 
 
 def _rows(model, smoothing):
-    """The rows as changes of a base model, by the paper's factors."""
+    """Return the rows as changes of a base model, by the paper's factors."""
     heads, layers, width, d_ff = model.num_heads, model.encoder_layers, model.d_model, model.d_ff
     d_k = width // heads
 

@@ -1,19 +1,19 @@
-"""What keeps a tiny Transformer from learning number words: the smallest example of an
-experiment file.
+"""The smallest example of an experiment file: a tiny Transformer that learns number words.
 
     transformer-jax ablate experiments/demo/number_words.py --root=runs/demo_ablation
     transformer-jax report runs/demo_ablation
 
-Four variants × three seeds of 100 steps, two minutes on 2 CPU cores. Expect that without dropout
-more than twice as many held-out numbers are right, and with one head fewer than half; positions do
-not help so far.
+Four variants × three seeds of 100 steps, two minutes on 2 CPU cores.
+
+Expected: without dropout more than twice as many held-out numbers are right, with one head fewer
+than half; positions do not help after so few steps.
 """
 
 from transformer_jax.ablation import Experiment, Metric, at_scale, config_file
 
 
 def get_experiment(scale='small'):
-    """`scale`: small, 100 steps; or longer, 600."""
+    """Vary a tiny model; `scale`: small (100 steps) or longer (600)."""
     base = config_file('configs/number_words.py:en-de')
     base.update_from_flattened_dict(
         {
@@ -37,7 +37,10 @@ def get_experiment(scale='small'):
         }
     )
     return Experiment(
-        claim='In 100 steps dropout and a single head hold a tiny Transformer back, a lack of positions does not.',
+        claim=(
+            'In 100 steps dropout and a single head hold a tiny Transformer back, a lack of '
+            'positions does not.'
+        ),
         base=base,
         variants={
             'base': {},

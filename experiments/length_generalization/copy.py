@@ -1,16 +1,19 @@
-"""Which positions go on beyond the lengths of training (Kazemnejad et al. 2023): train ≤ 20,
-test ≤ 40.
+"""Which position encodings work beyond the lengths of training (Kazemnejad et al. 2023).
+
+Training has up to 20 symbols, the test up to 40.
 
     transformer-jax ablate experiments/length_generalization/copy.py:small --root=runs/lengths
     transformer-jax report runs/lengths
 
-A decoder-only model copies, reverses, sorts or adds. `small`: copy with 10 symbols, a model of 2
-layers of 64; `copy`, `reverse`, `sort` and `addition` are the tasks in full, with 12 layers of 768
-as in the paper, for a GPU. Learned positions cannot reach beyond their table, so theirs is as long
-as the longest test, its end never trained. Accuracy is teacher-forced, per token of the answer.
+A decoder-only model copies, reverses, sorts or adds. `small`: copy with 10 symbols, 2 layers of
+width 64. `copy`, `reverse`, `sort` and `addition` are the full tasks with 12 layers of width 768 as
+in the paper, for a GPU. Learned positions end with their table, so it is as long as the longest
+test; its end is never trained. Accuracy is teacher-forced, per token of the answer.
 
 The paper's numbers are mean reciprocal ranks over many tasks (Figure 1): none .69, T5 .55, ALiBi
-.50, RoPE .33, sinusoidal .22. Expected: that order, roughly.
+.50, RoPE .33, sinusoidal .22.
+
+Expected: roughly that order.
 """
 
 from transformer_jax.ablation import Experiment, Metric, Published, at_scale, config_file
@@ -35,13 +38,13 @@ TASKS = {
     'sort': 'sort',
     'addition': 'addition',
 }
-# Of the test split, in tokens, question and answer together with their ends: up to 24, 30 and 40
+# Of test examples, in tokens, question and answer together with their ends: up to 24, 30 and 40
 # symbols, or digits.
 LENGTHS, SUMS = (50, 62, 82), (76, 94, 124)
 
 
 def get_experiment(scale='small'):
-    """`scale`: small, or a task in full: copy, reverse, sort, addition."""
+    """Compare positions; `scale`: small, or a full task: copy, reverse, sort, addition."""
     base = config_file(f'configs/generated.py:{at_scale(scale, TASKS)},decoder_only')
     if scale == 'small':
         base.train.steps = 1000

@@ -1,17 +1,17 @@
-"""ListOps of Long Range Arena (Tay et al. 2021, Tables 1 and 2): kinds of attention on
-nested operations.
+"""ListOps of Long Range Arena (Tay et al. 2021, Tables 1 and 2): kinds of attention.
 
     transformer-jax ablate experiments/long_range_arena/listops.py:small --root=runs/listops
     transformer-jax report runs/listops
 
 `lra` is the published task (500 to 2,000 tokens) and the published model (see
-`configs/listops.py`), for a GPU. `small`: up to 200 tokens at depth 5, 4 layers of 64. `speed`: one
-layer of the published model on one sequence of 1,024 to 4,096 tokens, for the time and memory of a
-step alone (25 minutes a seed on 2 CPU cores; the paper timed 32 sequences of bytes on TPUs).
+`configs/listops.py`), for a GPU. `small`: up to 200 tokens at depth 5, 4 layers of width 64.
+`speed`: one layer of the published model on one sequence of 1,024 to 4,096 tokens, only for the
+time and memory of a step (25 minutes a seed on 2 CPU cores; the paper timed 32 sequences of bytes
+on TPUs).
 
-Expected: full attention clearly above the largest class; the paper has 36.37 for it and 15.82
-(local) to 37.27 (Reformer) for the others. Time and memory grow with the square of the length where
-every token sees every other.
+Expected: full attention is clearly better than always naming the largest class; the paper has 36.37
+for it and 15.82 (local) to 37.27 (Reformer) for the others. Time and memory grow with the square of
+the length where every token attends to every other.
 """
 
 from transformer_jax.ablation import (
@@ -53,13 +53,17 @@ PAPER_SPEED = {
 
 
 def get_experiment(scale='small'):
-    """`scale`: small, lra, or speed."""
+    """Compare kinds of attention; `scale`: small, lra or speed."""
     return at_scale(scale, {'small': small, 'lra': lra, 'speed': speed})()
 
 
 def kinds(length, window, block):
-    """Variants for rows of `length`: the paper's kinds by their names there, and two more that see
-    both ways.
+    """Return the variants: the paper's kinds, by its names, and two more bidirectional kinds.
+
+    Args:
+        length: of a row, in tokens.
+        window: of local attention.
+        block: the size of blocks and chunks.
     """
     attentions = {
         'softmax': 'softmax',
@@ -80,12 +84,14 @@ def kinds(length, window, block):
 
 
 def small():
+    """Describe the small setting, for 2 CPU cores."""
     base = config_file('configs/listops.py:small')
     base.train.steps = 600
     return quality(base, kinds(208, 16, 16))
 
 
 def lra():
+    """Describe the published setting, for a GPU."""
     # Additive scores need the width of a head for each pair of tokens: too slow for a CPU, and too
     # much memory at once.
     additive = {'additive': {'model.attention': 'additive', 'model.engine': 'chunked'}}
@@ -93,7 +99,7 @@ def lra():
 
 
 def quality(base, variants):
-    """What the kinds learn (Table 1)."""
+    """Describe the comparison of accuracies (Table 1)."""
     return Experiment(
         claim='full attention is well above chance on ListOps; local and linear attention are not',
         base=base,
@@ -112,7 +118,7 @@ def quality(base, variants):
 
 
 def speed():
-    """What a step costs as sequences grow (Table 2)."""
+    """Describe the cost of a step as sequences grow (Table 2)."""
     base = config_file('configs/listops.py:lra')
     base.model.encoder_layers = 1
     base.model.position = f'learned(max_len={LENGTHS[-1]})'

@@ -1,13 +1,12 @@
-"""What seeds side by side cost: a step of all of them in one program beside a step of each alone,
-in one process.
+"""The cost of seeds side by side: a step of all seeds in one program, and a step of each alone.
 
-    PYTHONPATH=. python experiments/replicas/cost.py [SEEDS] [--config.KEY=VALUE …]
+    PYTHONPATH=. python experiments/seed_groups/cost.py [SEEDS] [--config.KEY=VALUE …]
 
-Trains configs/number_words.py:en-de with rows of 24 tokens, once as `train.num_seeds=SEEDS` does (5)
-and once seed by seed with the program that all of them share, in alternating rounds, and prints one
-JSON object: seconds of compiling, the median seconds of a step of all, and their ratio by round.
-Start-up (imports, data, compilation) is paid once by the group and once by each of the runs that it
-stands for; with a compilation cache these share the compiling.
+Trains configs/number_words.py:en-de with rows of 24 tokens in one process: as
+`train.num_seeds=SEEDS` does (default 5), and seed by seed with the program that all of them share,
+in alternating rounds. It prints one JSON object: seconds of compiling, the median seconds of a step
+of all seeds, and the ratio of each round. Start-up (imports, data, compilation) is not in it: a
+group pays it once, single runs once each; with a compilation cache they share the compiling.
 """
 
 import itertools
@@ -32,7 +31,7 @@ ROUNDS, STEPS = 8, 1
 
 
 def main(seeds: int, overrides: dict[str, str]) -> None:
-    """Measures and prints."""
+    """Measure both ways and print one JSON object."""
     keep_freed_memory()
     machine = describe_machine()
     config = get_config('en-de')

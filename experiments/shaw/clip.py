@@ -1,13 +1,12 @@
-"""How far relative positions must be told apart (Shaw et al. 2018, Table 2): the clipping
-distance k.
+"""The clipping distance k of relative positions (Shaw et al. 2018, Table 2).
 
     transformer-jax ablate experiments/shaw/clip.py:small --root=runs/clip
     transformer-jax report runs/clip
 
-`wmt14` is the paper's base model, newstest2013; `multi30k` Transformer-Tiny; `small` number words
-with 300 steps, whose sentences are so short that k beyond 16 can change nothing.
+`wmt14`: the paper's base model, newstest2013. `multi30k`: Transformer-Tiny. `small`: number words
+with 300 steps; the sentences are so short that k beyond 16 can change nothing.
 
-Expected: k = 0, no order at all, is far below the rest; from k = 2 on nothing changes.
+Expected: k = 0, no order at all, is far worse than the rest; from k = 2 on nothing changes.
 """
 
 from transformer_jax.ablation import (
@@ -28,7 +27,7 @@ CONFIGS = {
 
 
 def get_experiment(scale='small'):
-    """`scale`: small (number words), multi30k or wmt14."""
+    """Vary the clipping distance; `scale`: small (number words), multi30k or wmt14."""
     base = config_file(at_scale(scale, CONFIGS))
     distances = tuple(k for k in PAPER if k <= 16) if scale == 'small' else tuple(PAPER)
     if scale == 'small':
@@ -37,7 +36,7 @@ def get_experiment(scale='small'):
     return Experiment(
         claim='precise relative positions matter only nearby',
         base=base,
-        # Clipped at 0 all keys are at one distance: the encoder sees a set of words.
+        # Clipped at 0, all keys have the same distance: the encoder sees a set of words.
         variants={
             f'k = {k}': {'model.position': f'shaw(clip={k})' if k else 'none'} for k in distances
         },

@@ -1,12 +1,11 @@
-"""An equal model in PyTorch beside ours on one CPU: time of a training step, in alternating blocks
-of one run.
+"""Time of a training step of the same model in PyTorch and here, in alternating blocks of one run.
 
     PYTHONPATH=. python experiments/tiny_shakespeare/torch_time.py DIR
 
-DIR holds input.txt. Both train nanoGPT's CPU setting (4 layers of 128, 4 heads, context 64, 12
-rows, AdamW, clip 1) in float32 with all cores on the same windows; torch as its users write it,
-`scaled_dot_product_attention` and no compiler, then with `torch.compile` where that works. Needs
-torch (`pip install -e .[torch]`).
+DIR holds input.txt. Both train nanoGPT's CPU setting (4 layers of width 128, 4 heads, context 64,
+12 rows, AdamW, clip 1) in float32 with all cores, on the same windows. torch runs as its users
+write it, with `scaled_dot_product_attention` and no compiler, then with `torch.compile` where that
+works. It needs torch (`pip install -e .[torch]`).
 """
 
 import contextlib
@@ -34,7 +33,7 @@ BLOCKS, STEPS = 8, 25
 
 
 class Layer(nn.Module):
-    """A pre-norm layer without biases in attention, as ours."""
+    """A pre-norm layer, like ours without biases in attention."""
 
     def __init__(self, width, heads):
         super().__init__()
@@ -58,7 +57,7 @@ class Layer(nn.Module):
 
 
 class Model(nn.Module):
-    """The language model; the output is the embedding."""
+    """The language model; the output layer is the embedding."""
 
     def __init__(self, model, vocab_size):
         super().__init__()
@@ -80,7 +79,7 @@ class Model(nn.Module):
 
 
 def torch_step(model, parameters):
-    """A function that takes one step of AdamW on a batch."""
+    """Return a function that takes one step of AdamW on a batch."""
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
 
     def step(batch):
@@ -97,7 +96,7 @@ def torch_step(model, parameters):
 
 
 def main(directory):
-    """Prints milliseconds per step, medians over the blocks, and their ratios to ours."""
+    """Print milliseconds per step, medians over the blocks, and their ratios to ours."""
     keep_freed_memory()
     settings = get_config('cpu')
     settings.data.source_dir = directory

@@ -1,15 +1,15 @@
-"""Whose answer lies far back: accuracy against the distance of a dependency, recurrent models
-beside the Transformer.
+"""Accuracy over the distance of a dependency, for recurrent models and the Transformer.
 
     transformer-jax ablate experiments/why_transformer/dependency.py:small --root=runs/dependency
     transformer-jax report runs/dependency
 
 The source is noise around one marked symbol, `distance` tokens from either end; the target is that
 symbol. A recurrent model without attention has one vector to carry it in; with attention (Bahdanau
-et al. 2015) and in the Transformer every symbol is one step away. A model of its own is trained for
-each distance.
+et al. 2015) and in the Transformer every symbol is one step away. Each distance has a model of its
+own.
 
-Expected: the LSTM without attention falls with the distance, the other two hold.
+Expected: the accuracy of the LSTM without attention falls with the distance, that of the other two
+does not.
 """
 
 from transformer_jax.ablation import Axis, Experiment, Metric, at_scale, config_file
@@ -24,7 +24,7 @@ ROWS = 32
 
 
 def get_experiment(scale='small'):
-    """`scale`: small, or long: up to 1,000 tokens back, for a GPU."""
+    """Vary the distance; `scale`: small, or long (up to 1,000 tokens back, for a GPU)."""
     distances, steps = at_scale(scale, SCALES)
     base = config_file(f'configs/generated.py:dependency(distance={distances[0]})')
     base.model.d_model = 32 if scale == 'small' else 128

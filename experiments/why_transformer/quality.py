@@ -3,12 +3,12 @@
     transformer-jax ablate experiments/why_transformer/quality.py:small --root=runs/quality
     transformer-jax report runs/quality
 
-`small`: number words; `multi30k`: captions, en-de, with the recipe of `configs/multi30k_cpu.py` (an
-hour a run on 2 cores), `multi30k_small` with its small one (minutes). The width of the recurrent
-models is solved so that non-embedding parameters equal the Transformer's.
+`small`: number words. `multi30k`: captions, en-de, with the recipe of `configs/multi30k_cpu.py` (an
+hour a run on 2 cores). `multi30k_small`: the same with its small recipe (minutes). The width of the
+recurrent models is solved so that their non-embedding parameters equal those of the Transformer.
 
-Expected: all solve number words, the Transformer with the lowest loss; on captions the Transformer
-leads when trained long, and attention is what matters before.
+Expected: all models solve number words, the Transformer with the lowest loss. On captions the
+Transformer is best after long training; after short training attention is what matters.
 """
 
 from transformer_jax.ablation import Experiment, Metric, at_scale, config_file
@@ -27,7 +27,7 @@ CELLS = {
 
 
 def get_experiment(scale='small'):
-    """`scale`: small (number words), multi30k or multi30k_small."""
+    """Compare models; `scale`: small (number words), multi30k or multi30k_small."""
     base = config_file(at_scale(scale, CONFIGS))
     if scale == 'multi30k_small':
         base.data.batching = 'buckets(lengths=(14, 20, 40))'  # recurrent models take no packed rows
@@ -44,7 +44,10 @@ def get_experiment(scale='small'):
         'multi30k_small': (Metric('bleu', checkpoint='last'), Metric('loss', checkpoint='last')),
     }[scale]
     return Experiment(
-        claim='at equal size the Transformer translates at least as well as the recurrent models it replaced',
+        claim=(
+            'at equal size the Transformer translates at least as well as the recurrent models it '
+            'replaced'
+        ),
         base=base,
         variants={'Transformer': {}}
         | {name: recurrent | {'model.rnn': cell} for name, cell in CELLS.items()},

@@ -1,12 +1,12 @@
-"""Time of a training step against sequence length: one token after another, or all at once.
+"""Time of a training step over sequence length: one token after another, or all at once.
 
     transformer-jax ablate experiments/why_transformer/step_time.py:small --root=runs/step_time
     transformer-jax report runs/step_time
 
-Every step has the same number of tokens, so that only their order of computation differs: what is
-recurrent needs as many steps one after another as a row is long. On a CPU, which has little to do
-at once, the difference is small; on an accelerator it is the reason why the Transformer was born
-(Vaswani et al. 2017, section 1).
+Every step has the same number of tokens, so that only the order of computation differs: a recurrent
+model computes the tokens of a row one after another. On a CPU, which computes little at once, the
+difference is small; on an accelerator it is the reason for the Transformer (Vaswani et al. 2017,
+section 1).
 """
 
 from transformer_jax.ablation import Axis, Experiment, Metric, at_scale, config_file
@@ -20,7 +20,7 @@ SCALES = {'small': ((16, 64, 256), 4096, 128), 'long': ((64, 256, 1024, 4096), 6
 
 
 def get_experiment(scale='small'):
-    """`scale`: small, or long: for an accelerator."""
+    """Vary the length of a row; `scale`: small, or long (for an accelerator)."""
     lengths, tokens, width = at_scale(scale, SCALES)
     base = config_file(f'configs/generated.py:copy(length={lengths[0]}, test_length={lengths[0]})')
     base.model.d_model = width
@@ -40,7 +40,9 @@ def get_experiment(scale='small'):
                 'evaluate.batch_tokens': tokens,
             }
     return Experiment(
-        claim='a recurrent step takes time in the length of the sequence, a Transformer step does not',
+        claim=(
+            'a recurrent step takes time in the length of the sequence, a Transformer step does not'
+        ),
         base=base,
         variants=variants,
         metrics=(Metric('step_seconds'),),

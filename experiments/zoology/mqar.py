@@ -1,17 +1,19 @@
-"""Multi-query associative recall (Arora et al. 2023, "Zoology", Figure 2): who can look up what was
-said before.
+"""Multi-query associative recall (Arora et al. 2023, "Zoology", Figure 2).
+
+Which models can look up what was said before?
 
     transformer-jax ablate experiments/zoology/mqar.py:small --root=runs/mqar
     transformer-jax report runs/mqar
 
 `small`: 64 tokens, 4 pairs. `128`, `256` and `512` are the paper's longer settings (8, 16 and 64
-pairs), for a GPU. The paper trains 100,000 sequences for 64 epochs and takes the best of several
-learning rates; `small` sees them two and a half times at one rate, in which softmax attention
-learns it, and leaves out Taylor features, too slow on a CPU. Width 64, 2 layers, 1 head, as there
-(without feed-forward layers). The paper's successor has windows (Arora et al. 2024, "Based", Figure
-2), each beside a convolution and at other lengths: only their order can be compared.
+pairs), for a GPU. The paper trains 64 epochs of 100,000 sequences and takes the best of several
+learning rates. `small` trains two and a half epochs at one rate, which is enough for softmax
+attention, and leaves out Taylor features, which are too slow on a CPU. Width 64, 2 layers, 1 head,
+as in the paper (without feed-forward layers). The paper's successor has windows (Arora et al. 2024,
+"Based", Figure 2), each combined with a convolution and at other lengths: only their order can be
+compared.
 
-Expected: softmax attention at 0.99 or more; a window gets what lies within its reach, so
+Expected: softmax attention reaches 0.99 or more; a window recalls what is within its reach, so
 8 < 16 < 32 < all.
 """
 
@@ -26,7 +28,7 @@ KINDS = {
     'linear, Taylor': 'linear(feature=taylor)',
     'linear, gated decay': 'linear(decay=gated)',
 }
-# Length, pairs, sequences a step, steps.
+# Scale -> (length, pairs, sequences a step, steps).
 SCALES = {
     'small': (64, 4, 128, 2000),
     '128': (128, 8, 256, 25_000),
@@ -36,7 +38,7 @@ SCALES = {
 
 
 def get_experiment(scale='small'):
-    """`scale`: small, or the paper's longer ones: 128, 256, 512."""
+    """Compare kinds; `scale`: small, or the paper's longer ones: 128, 256, 512."""
     length, pairs, rows, steps = at_scale(scale, SCALES)
     base = config_file(f'configs/generated.py:mqar(length={length}, pairs={pairs})')
     base.model.num_heads = 1
