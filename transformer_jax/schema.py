@@ -107,7 +107,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The training loop."""
+    """The settings of the training loop."""
 
     steps: int = 100_000
     seed: int = 0
@@ -239,7 +239,7 @@ class ExperimentConfig:
 
 def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
     """Flatten a configuration, or its dictionary, to {'train.steps': 100, …}."""
-    values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
+    values = config if isinstance(config, Mapping) else dataclasses.asdict(config)
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from contextlib import AbstractContextManager
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,14 +21,21 @@ from transformer_jax.partitioning.rules import (
 from transformer_jax.schema import MeshConfig
 
 
-class CompiledFunction(Protocol):
-    """A function that is traced, lowered and run inside the context of its mesh."""
+class CompiledFunction:
+    """A jitted function that is traced, lowered and run inside the context of its mesh."""
+
+    def __init__(self, jitted: Any, context: Callable[[], AbstractContextManager]):
+        self._jitted, self._context = jitted, context
 
     def __call__(self, *args: Any) -> Any:
-        """Run the function."""
+        """Run the function in the context of its mesh."""
+        with self._context():
+            return self._jitted(*args)
 
     def lower(self, *args: Any) -> Any:
         """Lower the function for such arguments, see `jax.jit(…).lower`."""
+        with self._context():
+            return self._jitted.lower(*args)
 
 
 class Partitioner:
@@ -63,18 +71,7 @@ class Partitioner:
 
     def compile(self, function: Callable[..., Any], **options: Any) -> CompiledFunction:
         """Wrap `jax.jit(function, **options)` so that it traces, lowers and runs in `context`."""
-        jitted = jax.jit(function, **options)
-
-        def call(*args: Any) -> Any:
-            with self.context():
-                return jitted(*args)
-
-        def lower(*args: Any) -> Any:
-            with self.context():
-                return jitted.lower(*args)
-
-        call.lower = lower
-        return call
+        return CompiledFunction(jax.jit(function, **options), self.context)
 
     def shardings(self, boxed: Any) -> Any:
         """Give every array of a tree its NamedSharding.
@@ -106,7 +103,7 @@ class Partitioner:
         if self.num_seeds > 1:
             return 0, rows
         indices = self.batch_sharding.addressable_devices_indices_map((rows,)).values()
-        bounds = [index[0].indices(rows) for index in indices]
+        bounds = [index[0].indices(rows) for index in indices if index]
         return min(start for start, *_ in bounds), max(stop for _, stop, _ in bounds)
 
     def put(self, batch: Any) -> Any:

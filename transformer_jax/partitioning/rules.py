@@ -62,7 +62,7 @@ def partition_specs(boxed: Any, sizes: dict[str, int]) -> Any:
     """
 
     def one(path, leaf):
-        if not isinstance(leaf, nn.meta.AxisMetadata):
+        if not isinstance(leaf, nn.LogicallyPartitioned):
             return PartitionSpec()
         return _partition_spec(_dotted(path), leaf.names, leaf.value.shape, sizes)
 
@@ -76,7 +76,7 @@ def _dotted(path: Any) -> str:
 
 
 def _partition_spec(
-    name: str, axes: tuple[str, ...], shape: tuple[int, ...], sizes: dict[str, int]
+    name: str, axes: tuple[Any, ...], shape: tuple[int, ...], sizes: dict[str, int]
 ) -> PartitionSpec:
     used: dict[str, str] = {}
     if len(set(axes)) < len(axes):
