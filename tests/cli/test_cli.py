@@ -71,7 +71,7 @@ def test_help_names_every_command_and_flag(call):
         assert command.help in output
         assert '--debug' in output
         for line in output.splitlines()[2:]:
-            text = line[len('  --') :].split(maxsplit=1)[1]
+            text = line[len('  --') :].split(maxsplit=1)[1].rpartition('>: ')[-1]
             assert text[0].isupper(), line
             assert text.endswith('.'), line
     assert '--checkpoint' in call('translate', '--help')[1]

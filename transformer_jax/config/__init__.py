@@ -80,7 +80,7 @@ def _convert(values: Mapping[str, Any], cls: type, prefix: str) -> Any:
         )
     converted = {}
     for key, hint in fields.items():
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             converted[key] = _convert(values[key], hint, f'{prefix}{key}.')
             continue
         converted[key] = spec.convert(values[key], hint)

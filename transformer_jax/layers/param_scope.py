@@ -43,8 +43,10 @@ class ParamScope(Protocol):
             size: H, of a head.
             axis: the logical axis of the heads, 'heads' or 'kv_heads'.
         """
+        ...
 
     def parameter(
         self, name: str, shape: Sequence[int], axes: Sequence[str], init: Callable[..., jax.Array]
     ) -> jax.Array:
         """Declare a learned float32 array; arguments as of `layers.parameters.parameter`."""
+        ...

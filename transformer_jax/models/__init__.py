@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -78,10 +79,19 @@ def dummy_batch(architecture: Architecture, rows: int = 1, length: int = 1) -> B
     kind = MODELS[architecture.kind]
     source = jnp.ones((rows, length), jnp.int32) if kind.reads_source else None
     target = jnp.ones((rows, 1 if kind.predicts_class else length), jnp.int32)
-    return Batch(*[source] * 3, *[target] * 4, target.astype(jnp.float32))
+    return Batch(
+        source_BS=source,
+        source_positions_BS=source,
+        source_segments_BS=source,
+        inputs_BT=target,
+        targets_BT=target,
+        positions_BT=target,
+        segments_BT=target,
+        weights_BT=target.astype(jnp.float32),
+    )
 
 
-def abstract_params(model: TokenModel) -> Any:
+def abstract_params(model: nn.Module) -> Any:
     """Describe the parameters of a model by shape and dtype, boxed with their logical axes."""
     batch = dummy_batch(model.architecture)
     return jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)['params']

@@ -65,8 +65,9 @@ def make_norm(architecture: Architecture) -> Norm:
 def make_ffn(architecture: Architecture, stack: str) -> FeedForward | MixtureOfExperts:
     """Make the position-wise feed-forward network of a layer in the 'encoder' or 'decoder'."""
     kind, (_, beta) = architecture.ffn, architecture.residual_scales(stack)
-    module = MixtureOfExperts if isinstance(kind, Moe) else FeedForward
-    return module(kind, architecture.d_ff, beta)
+    if isinstance(kind, Moe):
+        return MixtureOfExperts(kind, architecture.d_ff, beta)
+    return FeedForward(kind, architecture.d_ff, beta)
 
 
 class Block(nn.Module):
@@ -120,13 +121,15 @@ class Block(nn.Module):
         y_BTD = self.attention_connection.branch(x_BTD)
         keys = self.attention.keys(y_BTD, tokens)
         o_BTD = self.attention(y_BTD, keys, AttentionInputs(self.mask, tokens, tokens), rate)
-        cross = None
-        if self.crosses:
-            memory_keys = self.cross.keys(*memory)
-            inputs = AttentionInputs(Segments(), tokens, memory[1])
+        if not self.crosses:
+            return self._finish(x_BTD, y_BTD, o_BTD, tokens, None, rate)
+        assert memory is not None, 'a block with cross-attention has a memory'
+        memory_BSD, memory_tokens = memory
+        memory_keys = self.cross.keys(memory_BSD, memory_tokens)
+        inputs = AttentionInputs(Segments(), tokens, memory_tokens)
 
-            def cross(y_BTD):
-                return self.cross(y_BTD, memory_keys, inputs, rate)
+        def cross(y_BTD: jax.Array) -> jax.Array:
+            return self.cross(y_BTD, memory_keys, inputs, rate)
 
         return self._finish(x_BTD, y_BTD, o_BTD, tokens, cross, rate)
 
@@ -151,6 +154,7 @@ class Block(nn.Module):
         o_RTD, cache = self.attention.step(y_RTD, tokens, self.mask, cache)
         if not self.crosses:
             return self._finish(x_RTD, y_RTD, o_RTD, tokens, None, None), cache
+        assert memory is not None, 'a block with cross-attention has a memory'
         # The hypotheses of a sentence become the times of one target, so that cross-attention reads
         # the sentence's memory in one matrix product.
         memory_keys, memory_tokens = memory

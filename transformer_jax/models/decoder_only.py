@@ -1,5 +1,7 @@
 """The decoder-only Transformer: a language model."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -71,7 +73,8 @@ class DecoderOnly(TransformerModel):
             x_R1D, layer = block.step(x_R1D, tokens, layer)
             layers.append(layer)
         logits_RV = self.logits(self.decoder_norm(x_R1D) if self.decoder_norm else x_R1D)[:, 0]
-        return logits_RV, cache.replace(layers=tuple(layers), position_R=cache.position_R + 1)
+        position_R = cache.position_R + 1
+        return logits_RV, dataclasses.replace(cache, layers=tuple(layers), position_R=position_R)
 
     def _embed(self, tokens_BT: jax.Array, tokens: Tokens, rate: jax.Array | None) -> jax.Array:
         x_BTD = self.target_positions(self.target_embedding(tokens_BT), tokens.positions_BT)

@@ -1,5 +1,7 @@
 """The encoder-decoder Transformer."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -76,12 +78,14 @@ class EncoderDecoder(TransformerModel):
         """
         target = Tokens(cache.position_R[:, None], jnp.ones_like(cache.position_R)[:, None])
         x_R1D = self._embed_target(tokens_R[:, None], target.positions_BT, None)
+        assert memory.tokens is not None, 'the memory of an encoder has tokens'
         layers = []
         for block, layer, keys in zip(self.decoder, cache.layers, memory.keys, strict=True):
             x_R1D, layer = block.step(x_R1D, target, layer, (keys, memory.tokens))
             layers.append(layer)
         logits_RV = self.logits(self.decoder_norm(x_R1D) if self.decoder_norm else x_R1D)[:, 0]
-        return logits_RV, cache.replace(layers=tuple(layers), position_R=cache.position_R + 1)
+        position_R = cache.position_R + 1
+        return logits_RV, dataclasses.replace(cache, layers=tuple(layers), position_R=position_R)
 
     def _embed_target(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, rate: jax.Array | None

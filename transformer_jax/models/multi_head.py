@@ -1,5 +1,6 @@
 """Multi-head attention with its parameters."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -109,7 +110,7 @@ class MultiHead(nn.Module):
             rate: dropout's of the attention weights; None: no dropout.
         """
         queries = self.queries(x_BTD, inputs.query_tokens)
-        inputs = self._complete(inputs.replace(engine=self.engine), rate)
+        inputs = self._complete(dataclasses.replace(inputs, engine=self.engine), rate)
         if self.is_mutable_collection('intermediates'):
             self.sow('intermediates', 'weights_BNTS', self.kind.weights(queries, keys, inputs))
         if self.is_mutable_collection('heads') and not self.is_initializing():
@@ -138,7 +139,8 @@ class MultiHead(nn.Module):
     def _complete(self, inputs: AttentionInputs, rate: jax.Array | None) -> AttentionInputs:
         """Fill in the mask, position encoding, learned arrays and dropout of this layer."""
         drops = self.architecture.attention_dropout and rate is not None
-        return inputs.replace(
+        return dataclasses.replace(
+            inputs,
             mask=self.kind.mask.within(inputs.mask),
             position=self.position,
             params=self.mix(),

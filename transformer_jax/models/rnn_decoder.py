@@ -60,18 +60,18 @@ def align(
     Returns:
         (output [B, T, D], weights_BTS).
     """
+    keys_BSD = memory.keys_BSD
+    assert keys_BSD is not None, 'a memory that is attended to has keys'
     if 'query_ID' in arrays:
         q_BT1D = matmul(h_BTD, arrays['query_ID'], 1)[:, :, None]
         scores_B11TS = additive_scores(
             q_BT1D,
-            memory.keys_BSD[:, :, None],
+            keys_BSD[:, :, None],
             arrays['score_D'][None],
             arrays['query_bias_D'][None],
         )
     else:
-        scores_BTS = jnp.einsum(
-            'BTD,BSD->BTS', h_BTD, memory.keys_BSD, preferred_element_type=jnp.float32
-        )
+        scores_BTS = jnp.einsum('BTD,BSD->BTS', h_BTD, keys_BSD, preferred_element_type=jnp.float32)
         scores_B11TS = scores_BTS[:, None, None]
     weights_BTS = Softmax().weights((), scores_B11TS, allowed_BTS)[:, 0, 0]
     mean_BTE = jnp.einsum('BTS,BSE->BTE', weights_BTS.astype(h_BTD.dtype), memory.memory_BSE)

@@ -147,10 +147,13 @@ class RnnSeq2Seq(TokenModel):
         x_BTZD = decoder.layers[0].project(dropout(self, x_BTD, rate))
         inputs = x_BTZD, Segments().allowed(target, memory.tokens), drops
 
+        alignment = decoder.alignment
+        assert alignment is not None, 'input feeding needs attention'
+
         def step(inputs, state):
             x_BZD, allowed_BS, drops = inputs
             states, h_BD = advance(self.cell, decoder, x_BZD, state, drops)
-            aligned_B1 = align(decoder.alignment, h_BD[:, None], memory, allowed_BS[:, None])
+            aligned_B1 = align(alignment, h_BD[:, None], memory, allowed_BS[:, None])
             output_BD, weights_BS = (a_B1[:, 0] for a_B1 in aligned_B1)
             return DecoderState(states, output_BD.astype(jnp.float32)), (output_BD, weights_BS)
 

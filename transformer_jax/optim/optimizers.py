@@ -6,6 +6,7 @@ its logical axes.
 
 import dataclasses
 import math
+from collections.abc import Hashable
 from typing import Any, Protocol
 
 import flax.linen as nn
@@ -159,7 +160,7 @@ class Muon:
                 updates,
             )
 
-        rules = {
+        rules: dict[Hashable, optax.GradientTransformation] = {
             'muon': optax.chain(orthogonal, optax.stateless(scaled)),
             'adam': optax.scale_by_adam(self.b1, self.b2, self.eps),
         }

@@ -65,7 +65,7 @@ def roles(boxed: Any) -> Any:
 
     def one(path, leaf):
         name = jax.tree_util.keystr(path[-1:], simple=True)
-        if isinstance(leaf, nn.meta.AxisMetadata):
+        if isinstance(leaf, nn.LogicallyPartitioned):
             return _role(name, leaf.names, leaf.value.shape)
         return _role(name, INPUT_AXES[:1] * leaf.ndim, leaf.shape)
 
@@ -74,7 +74,7 @@ def roles(boxed: Any) -> Any:
     )
 
 
-def _role(name: str, axes: tuple[str, ...], shape: tuple[int, ...]) -> Role:
+def _role(name: str, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> Role:
     """Derive the role of an array from its name and its logical axes."""
     batch = (0,) if axes[:1] == ('experts',) else ()
     dims = tuple(range(len(batch), len(axes)))

@@ -196,6 +196,6 @@ def _time_loop(
     trainer.saved = components.config.train.steps  # So that the last step is not saved.
     taken = seconds(lambda: (trainer.run(_NoSignals()), trainer.state))
     trainer.close()
-    if run.record.failed:
+    if run.record.error is not None:
         raise run.record.error
     return taken, iterator.waited

@@ -42,7 +42,12 @@ class TimedIterator:
         return batch
 
     def get_state(self) -> Any:
+        """Return the position of the batches."""
         return self._batches.get_state()
+
+    def set_state(self, state: Any) -> None:
+        """Continue from a position of the batches."""
+        self._batches.set_state(state)
 
 
 def matmul_peak(dtype: str, size: int = 0) -> float:

@@ -151,7 +151,9 @@ class SeedGroupProgram:
         """Make the states before the first step, each equal to that of its seed trained alone."""
         return self._stack(
             *(
-                self.single.init_state(config.train.seed).replace(hyper=make_hyper(config))
+                dataclasses.replace(
+                    self.single.init_state(config.train.seed), hyper=make_hyper(config)
+                )
                 for config in self.members
             )
         )

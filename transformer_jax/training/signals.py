@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM, noted so that the loop can save between two steps."""
 
 import signal
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -19,7 +20,9 @@ class StopSignals:
         self._signum = 0
         self._distributed = jax.process_count() > 1
         watched = (signal.SIGINT,) if self._distributed else (signal.SIGINT, signal.SIGTERM)
-        self._old = {signum: signal.signal(signum, self._note) for signum in watched}
+        self._old: dict[int, Any] = {
+            signum: signal.signal(signum, self._note) for signum in watched
+        }
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_) -> None:

@@ -33,7 +33,7 @@ class TrainState:
 
     Attributes:
         step: steps taken, skipped ones included; int32.
-        params: float32 parameters.
+        params: float32 parameters, nested dictionaries.
         opt_state: of the optimizer, see `optimizer`.
         hyper: numbers that may change without recompiling.
         rng: the key that dropout's keys are folded from.
@@ -42,15 +42,15 @@ class TrainState:
     """
 
     step: jax.Array
-    params: dict
+    params: Any
     opt_state: optax.OptState
     hyper: Hyper
     rng: jax.Array
     skipped: jax.Array
-    ema: dict | None = None
+    ema: Any = None
 
     @property
-    def eval_params(self) -> dict:
+    def eval_params(self) -> Any:
         """The parameters that evaluation and decoding use."""
         return self.params if self.ema is None else self.ema
 

@@ -1,5 +1,6 @@
 """One training step: a pure function, the same on one device and on many."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -62,7 +63,8 @@ def train_step(
     ema = state.ema
     if ema is not None:
         ema = if_finite(_moving_average(ema, params, components.config.train.ema, state.step), ema)
-    new_state = state.replace(
+    new_state = dataclasses.replace(
+        state,
         step=state.step + 1,
         params=params,
         opt_state=if_finite(opt_state, state.opt_state),
@@ -145,11 +147,11 @@ def _updates(
     return updates, rate
 
 
-def _moving_average(ema: dict, params: dict, decay: float, step: jax.Array) -> dict:
+def _moving_average(ema: Any, params: Any, decay: float, step: jax.Array) -> Any:
     # A young average forgets faster, or the first parameters would weigh most for
     # 1 / (1 − decay) steps.
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda average, p: decay * average + (1 - decay) * p, ema, params)
+    rate = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda average, p: rate * average + (1 - rate) * p, ema, params)
 
 
 def _interleave(a_BT: jax.Array, parts: int) -> jax.Array:

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import grain
 import jax
 from etils import epath
 
 from transformer_jax import config as config_lib
+from transformer_jax.batch import Batch
 from transformer_jax.config import Components
 from transformer_jax.display.progress import Progress
 from transformer_jax.errors import Stopped
@@ -29,13 +29,29 @@ class Signals(Protocol):
 
     def received(self, step: int) -> int:
         """Return the signal that asks to stop after this step, or 0."""
+        ...
+
+
+class BatchIterator(Protocol):
+    """Training batches without end, whose position can be saved and restored."""
+
+    def __next__(self) -> Batch:
+        """Return the next batch."""
+        ...
+
+    def get_state(self) -> Any:
+        """Return the position after the last batch, a JSON value."""
+        ...
+
+    def set_state(self, state: Any) -> None:
+        """Continue from a position."""
 
 
 class Trainer:
     """A run in progress: its state, its data position and its record."""
 
     state: TrainState
-    iterator: grain.DatasetIterator
+    iterator: BatchIterator
     position: Any
 
     def __init__(
@@ -154,7 +170,7 @@ class Trainer:
         """Return the parameters that evaluation of a run uses."""
         return self.state.eval_params
 
-    def _make_iterator(self) -> grain.DatasetIterator:
+    def _make_iterator(self) -> BatchIterator:
         rows = self.program.partitioner.local_rows, self.program.rows_multiple
         return self.runs[0].data.train_iterator(*rows)
 
@@ -230,7 +246,7 @@ class SeedGroupTrainer(Trainer):
     def params_of(self, run: TrainingRun) -> Any:
         return self.program.params_of(self.state.eval_params, self.runs.index(run))
 
-    def _make_iterator(self) -> grain.DatasetIterator:
+    def _make_iterator(self) -> BatchIterator:
         first, *others = (run.data for run in self.runs)
         rows = self.program.partitioner.local_rows, self.program.rows_multiple
         return first.stacked_iterator(others, *rows)
