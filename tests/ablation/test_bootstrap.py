@@ -1,4 +1,4 @@
-"""The paired bootstrap against sacreBLEU's and against the normal law of a mean."""
+"""The paired bootstrap against sacreBLEU's, and against the normal distribution of a mean."""
 
 import math
 
@@ -14,7 +14,7 @@ WORDS = [f'w{index}' for index in range(30)]
 
 @pytest.fixture(scope='module')
 def corpora():
-    """References, and three systems that replace ever more of their words."""
+    """Make references, and three systems that replace more and more of their words."""
     rng = np.random.default_rng(0)
     references = [rng.choice(WORDS, rng.integers(3, 15)).tolist() for _ in range(120)]
     systems = [
@@ -31,7 +31,10 @@ def corpora():
 
 
 def rows(hypotheses, references):
-    """Per sentence: correct and total n-grams, then the lengths, which sacreBLEU puts first."""
+    """Return for each sentence correct and total n-grams, then the lengths.
+
+    sacreBLEU puts the lengths first.
+    """
     statistics = BLEU(tokenize='none')._extract_corpus_statistics(hypotheses, [references])
     return [[*row[2:], *row[:2]] for row in statistics]
 
@@ -53,7 +56,7 @@ def test_scores_of_samples_are_sacrebleus(corpora):
 
 
 def test_p_is_twice_that_of_sacrebleu(corpora, monkeypatch):
-    """Which counts one tail; it draws the same samples of the same seed."""
+    """sacreBLEU counts one tail; it draws the same samples from the same seed."""
     references, *systems = corpora
     monkeypatch.setenv('SACREBLEU_SEED', '5')
     named = [(str(index), system) for index, system in enumerate(systems)]

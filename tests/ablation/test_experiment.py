@@ -1,6 +1,4 @@
-"""Files of `experiments/`: what they may say, and that each mistake in one is a message that
-names it.
-"""
+"""Experiment files: what they may contain, and that each mistake gives a message that names it."""
 
 import re
 from pathlib import Path

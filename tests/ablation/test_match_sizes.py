@@ -1,6 +1,4 @@
-"""Variants brought to one size: what was solved against formulas by hand and against all
-other sizes.
-"""
+"""Variants of equal size: solved sizes against formulas by hand, and against all other sizes."""
 
 import dataclasses
 import functools
@@ -30,7 +28,7 @@ def experiment(batching='buckets(lengths=(8, 12, 16, 24))', task='number_words',
         model=ModelConfig(**TINY | model),
         train=TrainConfig(batch_tokens=128),
         data=DataConfig(task=task, vocab_size=V, batching=batching),
-        decode=DecodeConfig(max_len=8),
+        decode=DecodeConfig(max_extra_tokens=8),
     )
 
 
@@ -40,9 +38,7 @@ def with_size(config, n):
 
 
 def arrays(config):
-    """All numbers of a model whose arrays are made: those with the vocabulary or positions, and
-    the rest.
-    """
+    """Count the numbers of an initialized model: (tables of tokens and positions, the rest)."""
     model = build_model(config.model, V)
     params = jax.device_get(
         model.init(jax.random.PRNGKey(0), dummy_batch(kind=config.model.kind))['params']
@@ -218,10 +214,8 @@ def test_all_that_cannot_be_small_enough_are_listed_with_their_surplus():
     target = costs.non_embedding_params(resolve(configs['base']))
     for name in ('deep', 'wide heads'):
         least = costs.non_embedding_params(resolve(with_size(configs[name], 1)))
-        assert (
-            f'{name}: {least:,} non-embedding parameters with model.d_ff=1 already, {least - target:,} ('
-            in text
-        )
+        already = f'{name}: {least:,} non-embedding parameters with model.d_ff=1 already, '
+        assert f'{already}{least - target:,} (' in text
     assert 'fine:' not in text
 
 

@@ -1,6 +1,4 @@
-"""Ranks and directions against SciPy's Kendall, by hand, and the interval's cover over
-simulated tables.
-"""
+"""Rank agreement against SciPy's Kendall and by hand; the coverage of its interval, simulated."""
 
 import numpy as np
 import pytest
@@ -12,14 +10,14 @@ PAPER = {'base': 25.8, 'small': 24.9, 'big': 26.4, 'same': 25.8, 'theirs only': 
 
 
 def table(**means):
-    """Three runs of each variant, at its mean and 0.1 to either side."""
+    """Make three runs of each variant: at its mean, 0.1 below and 0.1 above."""
     return {name: {0: mean - 0.1, 1: mean, 2: mean + 0.1} for name, mean in means.items()}
 
 
 def test_ranks_and_directions_by_hand():
     ours = table(base=30, small=28, big=30.02, same=31, mine=2)
     found = rank_agreement(ours, PAPER, 'base', lower_is_better=False, theirs_lower_is_better=False)
-    # Of 6 pairs the paper ties one; of the 5, ours agrees on all but big against same.
+    # The paper ties one of 6 pairs; of the other 5, ours agrees on all but big and same.
     assert found.tau == pytest.approx((4 - 1) / np.sqrt(6 * 5))
     assert (found.variants, found.directions, found.agreeing) == (
         4,
@@ -163,7 +161,7 @@ def test_directions_are_from_the_reference_of_each():
         1,
         2,
         1,
-    )  # same is above big
+    )  # `same` is above `big`
 
 
 def test_a_number_of_the_paper_that_is_not_finite_is_refused():

@@ -1,6 +1,4 @@
-"""Tests, intervals, verdicts and power against SciPy, Stata's printed examples and
-simulated tables.
-"""
+"""Tests, intervals, verdicts and power against SciPy, Stata's examples and simulated tables."""
 
 import math
 
@@ -16,7 +14,7 @@ RNG = np.random.default_rng
 
 
 def table(values):
-    """{'v0': {0: …, 1: …}, …} of a matrix variants × seeds; v0 is the reference."""
+    """Turn a matrix variants × seeds into {'v0': {0: …, 1: …}, …}; v0 is the reference."""
     return {
         f'v{index}': dict(enumerate(row))
         for index, row in enumerate(np.asarray(values, float).tolist())
@@ -24,7 +22,7 @@ def table(values):
 
 
 def pair(ours, theirs, **options):
-    """The comparison of two lists of runs that share no seeds, so that nothing can be paired."""
+    """Compare two lists of runs that share no seeds, so that nothing can be paired."""
     values = {
         'base': dict(enumerate(theirs)),
         'new': {100 + seed: value for seed, value in enumerate(ours)},
@@ -33,20 +31,18 @@ def pair(ours, theirs, **options):
 
 
 def scaled(count, mean, sd, seed):
-    """Numbers with exactly this mean and standard deviation."""
+    """Draw numbers with exactly this mean and standard deviation."""
     x = RNG(seed).normal(size=count)
     return (mean + sd * (x - x.mean()) / x.std(ddof=1)).tolist()
 
 
 def along(points):
-    """Three variants at each point of an axis, of which the first is the reference of
-    the others.
-    """
+    """Map three variants at each point of an axis to the first of them, their reference."""
     return {f'v{index}': f'v{index - index % 3}' for index in range(3 * points)}
 
 
 def simulated(variants, seeds, correlation=0.0, count=2000, shift=0.0, seed=0, reference='v0'):
-    """Tables of normal runs of spread 1, whose v1 alone lies `shift` above the others."""
+    """Compare tables of normal runs of spread 1; only v1 is `shift` above the others."""
     rng = RNG(seed)
     common = rng.normal(size=(count, 1, seeds)) * math.sqrt(correlation)
     values = common + rng.normal(size=(count, variants, seeds)) * math.sqrt(1 - correlation)
@@ -54,7 +50,7 @@ def simulated(variants, seeds, correlation=0.0, count=2000, shift=0.0, seed=0, r
     return [compare(table(matrix), reference, lower_is_better=False) for matrix in values]
 
 
-# --- What the verdicts promise, over simulated tables ---------------------------------------------
+# --- Error rates and power, over simulated tables -------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -149,8 +145,9 @@ def test_power_is_near_that_of_the_test_with_one_spread_where_seeds_are_many():
 
 
 def test_welchs_test_is_statas():
-    """`ttest, welch` of Stata, as Rosetta Code prints it, and of Park (2005), Comparing Group
-    Means, page 19.
+    """Compare with `ttest, welch` of Stata, as two sources print it.
+
+    They are Rosetta Code and Park (2005), Comparing Group Means, page 19.
     """
     found = pair([3, 4, 1, 2.1], [490.2, 340, 433.9])
     assert (found.test, found.verdict) == ('welch', 'worse')
@@ -301,7 +298,7 @@ def test_one_seed_has_no_interval_and_says_why():
     assert 'from 0 seeds' in summarize({}).reason
 
 
-# --- What is odd or wrong -------------------------------------------------------------------------
+# --- Edge cases and errors ------------------------------------------------------------------------
 
 
 def test_variants_with_one_seed_are_not_tested_and_do_not_count():

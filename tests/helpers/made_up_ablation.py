@@ -24,8 +24,9 @@ def folder(name):
 
 
 def make_experiment(seeds=SEEDS):
-    """What experiment.json holds: one variant is the reference by another name, one has a name that
-    must be escaped.
+    """Make the content of an experiment.json.
+
+    One variant is the reference under another name, one has a name that must be escaped.
     """
     metrics = [
         {
@@ -78,7 +79,10 @@ def make_experiment(seeds=SEEDS):
 
 
 def make_results(seeds=SEEDS, noise=0.25, lost=(('linear', 3),)):
-    """A results.json: `lost` has no sound run at all, and `lost` names single runs."""
+    """Make the content of a results.json.
+
+    The variant 'lost' has no sound run; `lost` names other runs that are missing.
+    """
     experiment, rng = make_experiment(list(seeds)), np.random.default_rng(0)
     runs, missing = [], []
     for name in dict.fromkeys(map(folder, MEANS)):
@@ -115,14 +119,14 @@ def make_results(seeds=SEEDS, noise=0.25, lost=(('linear', 3),)):
 
 
 def sentences(run, rng):
-    """Correct and total 1- to 4-grams, length and reference length of 60 sentences."""
+    """Draw correct and total 1- to 4-grams, length and reference length of 60 sentences."""
     chances = run['scores']['test bleu'] / 50 * np.array([1, 0.8, 0.7, 0.6])
     totals = [12, 11, 10, 9]
     return [[*rng.binomial(totals, chances).tolist(), *totals, 12, 12] for _ in range(60)]
 
 
 def probes(layers=3, heads=4):
-    """What `probe` leaves after two checkpoints; one probe has no meaning in one head."""
+    """Make the content of a probes.json of two checkpoints; one probe is None in one head."""
     rng = np.random.default_rng(2)
     rows = [
         {
@@ -152,7 +156,7 @@ def write_file(path, results):
 
 
 def write_root(root, results):
-    """The folders that would give such results, with curves, sentences and one run's probes."""
+    """Write the folders that would give such results: curves, sentences, one run's probes."""
     (root).mkdir(parents=True, exist_ok=True)
     (root / 'experiment.json').write_text(json.dumps(results['experiment']))
     configs = {v['folder']: v['config'] for v in results['experiment']['variants'].values()}

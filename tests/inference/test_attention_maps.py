@@ -56,7 +56,7 @@ def test_the_decoder_looks_at_no_later_input(weights):
 
 
 def test_a_row_is_the_step_that_writes_its_token(model, params, weights):
-    """Token k is an input from row k + 1 on; the last one is never read."""
+    """Token k is an input from row k + 1 on; the last token is no input of any row."""
     changed = attention_maps.attention_weights(model, params, SOURCE, [*TARGET[:-1], 12])
     np.testing.assert_array_equal(changed['decoder'], weights['decoder'])
     changed = attention_maps.attention_weights(model, params, SOURCE, [TARGET[0], 13, *TARGET[2:]])
@@ -66,7 +66,7 @@ def test_a_row_is_the_step_that_writes_its_token(model, params, weights):
 
 
 def test_layers_are_in_order(model, params):
-    """Zero queries spread attention evenly, in the layer that has them and in no other."""
+    """Zero queries make attention uniform, in the layer that has them and in no other."""
     query = params['decoder_1']['cross']['queries']['query']
     decoder_1 = {
         **params['decoder_1'],
@@ -83,7 +83,7 @@ def test_layers_are_in_order(model, params):
 
 @pytest.fixture
 def trained(model, params):
-    """A model whose tokens are letters and which translates by turning a text around."""
+    """Make a model whose tokens are letters and whose translation is the reversed text."""
     tokenizer = types.SimpleNamespace(
         encode=lambda texts: [[ord(letter) - ord('a') + 4 for letter in text] for text in texts],
         pieces=lambda ids: ['</s>' if token == EOS else chr(token - 4 + ord('a')) for token in ids],

@@ -1,4 +1,4 @@
-"""The files, the analysis and the report of one made-up ablation."""
+"""One made-up ablation: its files, its analysis and its report."""
 
 import pytest
 from helpers.made_up_ablation import make_results, write_root

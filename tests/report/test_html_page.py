@@ -15,7 +15,7 @@ from transformer_jax.report.html_page import html_report
 
 
 class Outline(html.parser.HTMLParser):
-    """The tags of a page, and whether each is closed."""
+    """A parser that collects the tags and links of a page, and those that are not closed."""
 
     def __init__(self):
         super().__init__()
@@ -128,7 +128,7 @@ def test_the_page_works_in_a_browser(out, report, tmp_path):
     assert said['start'] == said['again'] == list(MEANS)
     assert said['rising'] == [*rising, 'lost']
     assert said['falling'][0] == rising[-1]
-    assert said['falling'][-1] == 'lost'  # what has no number stays at the end
+    assert said['falling'][-1] == 'lost'  # a row without a number stays at the end
     assert said['p'][0] == 'additive'  # < 0.0001 is a number too
     runs = 5 + 4 + 5 + 5
     assert (said['paths'], said['means'], said['toggled'], said['other']) == (runs + 4, 4, 3, 3)
