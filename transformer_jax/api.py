@@ -4,6 +4,7 @@ Each is a door to a room below: a configuration, a model and its training step, 
 can do. They are imported when they are first used, see `transformer_jax.__init__`.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -92,10 +93,14 @@ def init_state(config: ExperimentConfig, seed: int | None = None) -> TrainState:
     Example:
         >>> state = init_state(config)
     """
+    return _init_state(config, jax.random.PRNGKey(config.train.seed if seed is None else seed))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init_state(config: ExperimentConfig, key: jax.Array) -> TrainState:
     components = config_lib.resolve(config)
     model = models.build_model(components.architecture)
-    key = jax.random.PRNGKey(config.train.seed if seed is None else seed)
-    return jax.jit(lambda key: nn.meta.unbox(train_state.init_state(components, model, key)))(key)
+    return nn.meta.unbox(train_state.init_state(components, model, key))
 
 
 def train_step(

@@ -23,12 +23,15 @@ def test_columns_are_arrays():
 
 def test_rows_are_dictionaries():
     table = Table(ROWS)
-    assert len(table) == 3 and table[-1] == ROWS[-1] and list(table) == ROWS
-    assert list(table[1:]) == ROWS[1:] and table[1:].columns == table.columns
+    assert len(table) == 3
+    assert table[-1] == ROWS[-1]
+    assert list(table) == ROWS
+    assert list(table[1:]) == ROWS[1:]
+    assert table[1:].columns == table.columns
 
 
 def test_an_unknown_column_is_named_with_those_that_there_are():
-    with pytest.raises(KeyError, match='blue.*step, split, loss, bleu'):
+    with pytest.raises(KeyError, match=r'blue.*step, split, loss, bleu'):
         Table(ROWS)['blue']
 
 
@@ -43,12 +46,14 @@ def test_it_prints_numbers_to_the_right_and_marks_what_is_missing():
 
 def test_html_has_every_cell_and_is_escaped():
     text = Table([{'a<b': '&', 'n': 3}])._repr_html_()
-    assert '<th>a&lt;b</th>' in text and '<td>&amp;</td><td>3</td>' in text
+    assert '<th>a&lt;b</th>' in text
+    assert '<td>&amp;</td><td>3</td>' in text
 
 
 def test_a_long_table_prints_its_ends():
     text = repr(Table([{'step': step} for step in range(MOST_ROWS + 1)]))
-    assert '   …' in text and text.splitlines()[-1] == f'{MOST_ROWS + 1} rows'
+    assert '   …' in text
+    assert text.splitlines()[-1] == f'{MOST_ROWS + 1} rows'
     assert len(text.splitlines()) < MOST_ROWS
 
 
