@@ -59,9 +59,13 @@ def _cross_entropy(softcap, x_BTD, w_VD, targets_BT, weights_BT, smoothing):
     """Compute the sums where no gradient is needed."""
 
     def body(sums, chunk):
-        return sums + jax.lax.cond(
-            (chunk[-1] != 0).any(), lambda: _chunk(*chunk, w_VD, smoothing, softcap)[0], _nothing
-        ), None
+        x_CD, targets_C, weights_C = chunk
+        new = jax.lax.cond(
+            (weights_C != 0).any(),
+            lambda: _chunk(x_CD, targets_C, weights_C, w_VD, smoothing, softcap)[0],
+            _nothing,
+        )
+        return sums + new, None
 
     order_BT = counted_first(weights_BT)
     sides = x_BTD, targets_BT, weights_BT
@@ -73,8 +77,8 @@ def _forward(softcap, x_BTD, w_VD, targets_BT, weights_BT, smoothing):
     """Compute the sums, and the gradient of `loss` for the backward pass."""
 
     def compute(chunk, dw_VD):
-        x_CD = chunk[0]
-        sums, dlogits_CV = _chunk(*chunk, w_VD, smoothing, softcap)
+        x_CD, targets_C, weights_C = chunk
+        sums, dlogits_CV = _chunk(x_CD, targets_C, weights_C, w_VD, smoothing, softcap)
         dlogits_CV = dlogits_CV.astype(x_CD.dtype)
         dx_CD = jnp.einsum('CV,VD->CD', dlogits_CV, w_VD)
         dw_VD += jnp.einsum('CV,CD->VD', dlogits_CV, x_CD, preferred_element_type=jnp.float32)

@@ -1,5 +1,7 @@
 """The loss of a model on a batch, as sums over its target tokens."""
 
+from typing import cast
+
 import flax.linen as nn
 import jax
 
@@ -42,7 +44,7 @@ def loss_sums(
         mutable=['load'],
         rngs=None if rng is None else {'dropout': rng},
     )
-    w_VD = model.apply(variables, method='output_table')
+    w_VD = cast(jax.Array, model.apply(variables, method='output_table'))
     sums = cross_entropy(
         x_BTD, w_VD, batch.targets_BT, batch.weights_BT, smoothing, model.architecture.logit_softcap
     )

@@ -1,6 +1,6 @@
 """Scores of every target token: its negative log-likelihood, and the model's prediction."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -31,8 +31,9 @@ def token_scores(model: nn.Module, params: dict, batch: Batch) -> TokenScores:
     Returns:
         the scores, [B, T].
     """
-    x_BTD = model.apply({'params': params}, batch, method='features')
-    w_VD = model.apply({'params': params}, method='output_table').astype(x_BTD.dtype)
+    variables = {'params': params}
+    x_BTD = cast(jax.Array, model.apply(variables, batch, method='features'))
+    w_VD = cast(jax.Array, model.apply(variables, method='output_table')).astype(x_BTD.dtype)
     cap = model.architecture.logit_softcap
 
     def score(x_CD: jax.Array, targets_C: jax.Array) -> tuple[jax.Array, jax.Array]:
