@@ -34,7 +34,7 @@ class PipelineConfig:
 
 
 class Training(NamedTuple):
-    """The training split."""
+    """The examples of the training split and the plan of their batches."""
 
     examples: Examples
     kept: np.ndarray  # the indices of the examples that can be learned from
@@ -63,7 +63,7 @@ class Data:
 
     @property
     def train(self) -> Examples:
-        """All training examples."""
+        """All training examples, before any is dropped."""
         return self._read_training.examples
 
     @property

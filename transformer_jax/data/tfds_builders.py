@@ -30,7 +30,8 @@ class Multi30kBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def __init__(
         self, languages: tuple[str, str], splits: Mapping[str, Texts], data_dir: epath.Path
     ):
-        """
+        """Open the builder of a set that is prepared, or is about to be.
+
         Args:
             languages: of source and target.
             splits: what `download_and_prepare` writes; empty for a set that is prepared already.
