@@ -7,8 +7,8 @@ import ast
 
 from helpers.source import FILES, PACKAGE, TREES, every_file
 
-# From the ground up: a room imports only from rooms above its line. A room is a folder, or a file at
-# the root of the package.
+# From the ground up: a room imports only from rooms above its line. A room is a folder, or a file
+# at the root of the package.
 ROOMS = (
     'errors',
     'batch',

@@ -58,9 +58,8 @@ def shape_errors(tree):
             ):
                 output = formula.value.partition('->')[2]
                 if [suffix(target) for target in targets] != [output]:
-                    errors.append(
-                        f'line {statement.lineno}: {output!r} assigned to {ast.unparse(targets[0])!r}'
-                    )
+                    name = ast.unparse(targets[0])
+                    errors.append(f'line {statement.lineno}: {output!r} assigned to {name!r}')
     return errors
 
 
