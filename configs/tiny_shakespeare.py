@@ -1,7 +1,8 @@
 """Tiny Shakespeare, characters: nanoGPT's two settings (Karpathy 2022), learned positions,
 pre-norm, tied embeddings.
 
-    transformer-jax train --config=configs/tiny_shakespeare.py:cpu --config.data.source_dir=DIR --workdir=runs/ts
+    transformer-jax train --config=configs/tiny_shakespeare.py:cpu --workdir=runs/ts \\
+        --config.data.source_dir=DIR
     transformer-jax evaluate --workdir=runs/ts --split=validation
 
 DIR holds input.txt, 1,115,394 characters, of which the first 90% train. nanoGPT reports a

@@ -19,8 +19,8 @@ from transformer_jax.config import (
     resolve,
     to_dict,
 )
-from transformer_jax.config.values import CHOICES, POSITIVE, RANGES
 from transformer_jax.config.resolve import SPECS
+from transformer_jax.config.values import CHOICES, POSITIVE, RANGES
 from transformer_jax.errors import ConfigError
 from transformer_jax.layers.param_scope import HeadDims
 from transformer_jax.schema import ExperimentConfig
@@ -112,10 +112,8 @@ def test_a_missing_key_is_named():
 def test_every_key_refuses_another_type(key):
     wrong = 'x' if type(DEFAULTS[key]) is not str else 3
     said = message(**{key.replace('.', '__'): wrong})
-    assert (
-        said
-        == f'{key}={wrong!r} is of type {type(wrong).__name__}, it takes {type(DEFAULTS[key]).__name__}'
-    )
+    given, taken = type(wrong).__name__, type(DEFAULTS[key]).__name__
+    assert said == f'{key}={wrong!r} is of type {given}, it takes {taken}'
     assert f'{key}=None is of type NoneType' in message(**{key.replace('.', '__'): None})
 
 

@@ -30,9 +30,8 @@ VARIANTS = {
 
 def boxed_state(model_config, vocab_size=32):
     config = ExperimentConfig(model=model_config)
-    return jax.eval_shape(
-        lambda: train_state.init_state(parse_components(config), build_model(model_config, vocab_size))
-    )
+    model = build_model(model_config, vocab_size)
+    return jax.eval_shape(lambda: train_state.init_state(parse_components(config), model))
 
 
 def boxed(names, shape):

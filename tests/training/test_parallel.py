@@ -86,7 +86,7 @@ def single(setting):
     params=[pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in LAYOUTS],
 )
 def layout(request, setting):
-    config, model, _ = setting
+    config, _, _ = setting
     mode, mesh = LAYOUTS[request.param]
     config = ExperimentConfig(
         config.model,
@@ -130,7 +130,7 @@ def test_the_state_is_cut_as_its_layout_says(layout, setting):
 
 
 def test_evaluation_is_that_of_one_device(layout, setting):
-    config, model, batches = setting
+    _, model, batches = setting
     batch = batches['packed'][0]
     state = layout.init_state()
     evaluate = layout.partitioner.compile(lambda params, batch: loss_sums(model, params, batch)[0])
@@ -150,7 +150,7 @@ def test_rows_must_fill_the_devices(layout):
 def test_devices_drop_out_differently(setting):
     # Under pmap every device has the same code and key: equal rows must still lose
     # different elements.
-    config, model, batches = setting
+    config, _, batches = setting
     drops = dataclasses.replace(config.model, dropout=0.5)
     row = jax.tree.map(lambda a: np.repeat(a[:1], 8, axis=0), batches['bucketed'][0])
     losses = []

@@ -44,9 +44,11 @@ class Trainer:
             optim=OptimConfig(schedule='constant', learning_rate=0.01, clip=1.0),
         )
         self.model = build_model(self.config.model, V)
-        self.state = with_hyper(nn.meta.unbox(train_state.init_state(parse_components(self.config), self.model)), dropout=0)
+        components = parse_components(self.config)
+        state = nn.meta.unbox(train_state.init_state(components, self.model))
+        self.state = with_hyper(state, dropout=0)
         self.step = jax.jit(
-            lambda state, batch: step.train_step(self.model, parse_components(self.config), state, batch)
+            lambda state, batch: step.train_step(self.model, components, state, batch)
         )
         self.eval = jax.jit(lambda params, batch: loss_sums(self.model, params, batch, 0.1)[0])
 
