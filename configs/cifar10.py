@@ -1,9 +1,10 @@
-"""CIFAR-10 (Krizhevsky 2009) as sequences of 1,024 grey pixels, the image task of Long Range Arena
-(Tay et al. 2021).
+r"""CIFAR-10 as sequences of 1,024 gray pixels.
+
+The image task of Long Range Arena (Krizhevsky 2009; Tay et al. 2021).
 
     tfds build cifar10 --data_dir=DIR --file_format=array_record
-    transformer-jax train --config=configs/cifar10.py --config.data.source_dir=DIR --workdir=runs/cifar10
-    transformer-jax train --config=configs/cifar10.py:linear --config.data.source_dir=DIR --workdir=runs/cifar10-linear
+    transformer-jax train --config=configs/cifar10.py --workdir=runs/cifar10 \
+        --config.data.source_dir=DIR
     transformer-jax evaluate --workdir=runs/cifar10 --split=test
 
 The model of the published configuration: 1 layer of 32, 1 head, feed-forward 64, learned positions,

@@ -1,9 +1,10 @@
-"""Byte-level sentiment of IMDB reviews (Maas et al. 2011), the text task of Long Range Arena (Tay
-et al. 2021).
+r"""Byte-level sentiment of IMDB reviews.
+
+The text task of Long Range Arena (Maas et al. 2011; Tay et al. 2021).
 
     tfds build imdb_reviews --data_dir=DIR --file_format=array_record
-    transformer-jax train --config=configs/imdb.py --config.data.source_dir=DIR --workdir=runs/imdb
-    transformer-jax train --config=configs/imdb.py:linear --config.data.source_dir=DIR --workdir=runs/imdb-linear
+    transformer-jax train --config=configs/imdb.py:linear --workdir=runs/imdb-linear \
+        --config.data.source_dir=DIR
     transformer-jax evaluate --workdir=runs/imdb --split=test
 
 Rows of 4,096 bytes, longer reviews are cut; the published model (4 layers of 256, 4 heads,

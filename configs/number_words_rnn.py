@@ -1,6 +1,6 @@
 """Number words by a recurrent model with attention, as in `number_words.py` by a Transformer.
 
-    transformer-jax train --config=configs/number_words_rnn.py:en-de,lstm --workdir=runs/number_words_lstm
+    transformer-jax train --config=configs/number_words_rnn.py:en-de,lstm --workdir=runs/lstm
 
 After the comma stands what `model.rnn` takes: lstm and gru attend to the source,
 "en-de,lstm(attention='none')" has one vector of it. 250 steps take a minute on 2 CPU cores; lstm

@@ -1,7 +1,8 @@
-"""Tiny Shakespeare, characters: nanoGPT's two settings (Karpathy 2022), learned positions,
-pre-norm, tied embeddings.
+r"""Tiny Shakespeare, by characters: the two settings of nanoGPT (Karpathy 2022).
 
-    transformer-jax train --config=configs/tiny_shakespeare.py:cpu --workdir=runs/ts \\
+Learned positions, pre-norm, tied embeddings.
+
+    transformer-jax train --config=configs/tiny_shakespeare.py:cpu --workdir=runs/ts \
         --config.data.source_dir=DIR
     transformer-jax evaluate --workdir=runs/ts --split=validation
 
