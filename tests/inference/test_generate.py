@@ -1,12 +1,10 @@
-"""Continuations of prompts by a trained language model, and what other models say when asked
-for one.
-"""
+"""Continuations of prompts by a trained language model, and commands that it cannot serve."""
 
 import numpy as np
 import pytest
 from helpers.support import experiment, quiet
 
-from transformer_jax.batch import BOS, EOS
+from transformer_jax.batch import BOS, EOS, Batch
 from transformer_jax.cli import main
 from transformer_jax.decoding.decoder import make_decoder
 from transformer_jax.errors import DataError
@@ -38,16 +36,9 @@ def trained(workdir):
 
 
 def sampled(trained, seed, temperature=1.0, **options):
-    decode = trained.config.decode
-    trained.config = trained.config.__class__(
-        **{
-            **trained.config.__dict__,
-            'decode': decode.__class__(
-                **{**decode.__dict__, 'method': 'sample', 'temperature': temperature}
-            ),
-        }
-    )
-    return ''.join(Generator(trained, 12, **options).stream('forty-', seed))
+    """Continue 'forty-' by 12 tokens that are sampled."""
+    sampling = trained.with_decoding(method='sample', temperature=temperature)
+    return ''.join(Generator(sampling, 12, **options).stream('forty-', seed))
 
 
 def test_greedy_streaming_is_the_greedy_decoder(trained):
@@ -64,14 +55,13 @@ def test_greedy_streaming_is_the_greedy_decoder(trained):
     tokens, _ = decoder(trained.params, source, *places, key, row)
     [decoded] = trained.data.tokenizer.decode(np.asarray(tokens).tolist())
     assert len(decoded) > 3
-    assert text[: len(decoded)] == decoded  # whose last token, at the limit, is EOS
+    # The decoder's last token, at the limit, is EOS.
+    assert text[: len(decoded)] == decoded
 
 
 def test_a_prompt_is_what_the_model_has_read(trained):
-    """The first token is the most likely one after BOS and the prompt, by the training path."""
+    """The first token is the most likely one that teacher forcing gives after the prompt."""
     [ids] = trained.data.tokenizer.encode(['seven'])
-    from transformer_jax.batch import Batch
-
     row = np.array([[*ids, EOS]], np.int32)
     places = np.arange(row.shape[1], dtype=np.int32)[None], np.ones_like(row)
     inputs = np.array([[BOS, *ids]], np.int32)
