@@ -15,8 +15,8 @@ from transformer_jax.ablation import (
     config_file,
     load_experiment,
 )
+from transformer_jax.ablation.checked_configs import checked_configs
 from transformer_jax.ablation.experiment import slug
-from transformer_jax.ablation.plan import checked_configs
 from transformer_jax.config import default_config
 from transformer_jax.errors import ConfigError
 

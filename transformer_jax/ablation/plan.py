@@ -11,9 +11,9 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax import spec
 from transformer_jax.ablation import results
+from transformer_jax.ablation.checked_configs import checked_configs
 from transformer_jax.ablation.experiment import (
     Experiment,
-    Metric,
     evaluations,
     impossible_variants,
     lengths_of,
@@ -21,9 +21,7 @@ from transformer_jax.ablation.experiment import (
 )
 from transformer_jax.ablation.match_sizes import Matched, match_sizes
 from transformer_jax.attention.engines import require_platform
-from transformer_jax.data.tasks.base import Task
 from transformer_jax.errors import ConfigError, WorkdirError
-from transformer_jax.evaluation.metrics import METRICS
 from transformer_jax.partitioning.mesh import mesh_sizes
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.files import absolute_path, write_text
@@ -108,7 +106,7 @@ class Plan:
         self.settings = _settings(
             {name: m.config for name, m in self.matched.items()}, earlier['variants']
         )
-        first = experiment.base.train.seed
+        first = int(experiment.base['train']['seed'])
         wanted = range(first, first + (seeds or experiment.seeds))
         self.record = self._record(sorted({*earlier['seeds'], *wanted}))
         _refuse_other_version(self.root, earlier['variants'], self.record['variants'])
@@ -217,55 +215,6 @@ class Plan:
             'variants': {name: variant(name, matched) for name, matched in self.matched.items()},
         }
         return json.loads(json.dumps(record))  # as it will be read: tuples are lists
-
-
-def reported(task: Task) -> tuple[str, ...]:
-    """List the metrics of a task that are measured without `evaluate --lengths`."""
-    return *task.scores, *(name for name, metric in METRICS.items() if metric.timed)
-
-
-def checked_configs(experiment: Experiment) -> dict[str, ExperimentConfig]:
-    """Return every variant as a configuration that can be trained and scored.
-
-    Raises:
-        ConfigError: some variants cannot; all of them are listed.
-    """
-    configs = experiment.configs()
-    reasons = [
-        f'{name}: train.num_seeds={config.train.num_seeds}: the seeds are those of ablate, and '
-        '--seeds_per_program says how many share a program'
-        for name, config in configs.items()
-        if config.train.num_seeds != 1
-    ]
-    reasons += [
-        f'{name}: {why}'
-        for name, config in configs.items()
-        for metric in experiment.metrics
-        if (why := _unmeasurable(config, metric))
-    ]
-    if reasons:
-        raise impossible_variants(reasons)
-    return configs
-
-
-def _unmeasurable(config: ExperimentConfig, metric: Metric) -> str:
-    """Say why a config cannot have a score; '' where it can."""
-    components = config_lib.resolve(config)
-    task = components.task
-    names = task.scores_by_length if metric.length else reported(task)
-    longest, average = components.architecture.max_length, config.checkpoint.average
-    if metric.name not in names:
-        return f'{metric}: data.task={config.data.task!r} is scored by {", ".join(names)}'
-    if metric.length > longest:
-        return (
-            f'{metric}: model.position={config.model.position!r} and its attention read {longest} '
-            'tokens at most'
-        )
-    if metric.checkpoint == 'best' and not (config.evaluate.every or config.evaluate.every_epochs):
-        return f'{metric}: evaluate.every=0 finds no best checkpoint'
-    if metric.checkpoint.startswith('avg:') and int(metric.checkpoint[4:]) > average:
-        return f'{metric}: checkpoint.average={average} keeps too few for {metric.checkpoint}'
-    return ''
 
 
 def _settings(configs: dict[str, ExperimentConfig], earlier: dict[str, Any]) -> tuple[Setting, ...]:
