@@ -114,6 +114,7 @@ def _literal(value: Any) -> str:
 
 
 def _tree(text: str, key: str) -> ast.expr:
+    """Parse a text into the syntax tree of one expression."""
     source = text.strip()
     try:
         return ast.parse(source, mode='eval').body
@@ -124,6 +125,7 @@ def _tree(text: str, key: str) -> ast.expr:
 
 
 def _error(source: str, key: str, column: int, message: str) -> ConfigError:
+    """Make the error whose message marks a column of the text."""
     return ConfigError(f'{key}={source!r} {message}\n  {source}\n  {" " * column}^')
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from transformer_jax.attention import cache as caches
 from transformer_jax.batch import EOS, Tokens
 from transformer_jax.decoding.beam_search import beam_search
+from transformer_jax.decoding.hypotheses import Decoded, StepFn
 from transformer_jax.decoding.sampling import greedy, row_keys, sample
 from transformer_jax.errors import ConfigError
 from transformer_jax.schema import DecodeConfig
@@ -56,29 +57,49 @@ def make_decoder(model: Any, decode: DecodeConfig, vocab_size: int) -> DecoderFn
         def step(tokens_R, cache):
             return model.apply(variables, tokens_R, cache, memory, method='step')
 
-        if decode.method == 'beam':
-            found = beam_search(
-                step,
-                cache,
-                caches.reorder,
-                limits_B,
-                beam=decode.beam,
-                max_len=max_len,
-                alpha=decode.length_penalty,
-            )
-        elif decode.method == 'greedy':
-            found = greedy(step, cache, limits_B, max_len=max_len)
+        if decode.method == 'sample':
+            keys_B = row_keys(key, rows_B)
+            found = _sample(decode, step, cache, limits_B, keys_B, max_len)
         else:
-            found = sample(
-                step,
-                cache,
-                limits_B,
-                row_keys(key, rows_B),
-                max_len=max_len,
-                temperature=decode.temperature,
-                top_k=decode.top_k,
-                top_p=decode.top_p,
-            )
+            found = _search(decode, step, cache, limits_B, max_len)
         return found.tokens_BKT[:, 0], found.scores_BK[:, 0]
 
     return best
+
+
+def _search(
+    decode: DecodeConfig, step: StepFn, cache: Any, limits_B: jax.Array, max_len: int
+) -> Decoded:
+    """Decode by beam search or greedy search, as configured."""
+    if decode.method == 'greedy':
+        return greedy(step, cache, limits_B, max_len=max_len)
+    return beam_search(
+        step,
+        cache,
+        caches.reorder,
+        limits_B,
+        beam=decode.beam,
+        max_len=max_len,
+        alpha=decode.length_penalty,
+    )
+
+
+def _sample(
+    decode: DecodeConfig,
+    step: StepFn,
+    cache: Any,
+    limits_B: jax.Array,
+    keys_B: jax.Array,
+    max_len: int,
+) -> Decoded:
+    """Decode by sampling, with the temperature and restrictions of the configuration."""
+    return sample(
+        step,
+        cache,
+        limits_B,
+        keys_B,
+        max_len=max_len,
+        temperature=decode.temperature,
+        top_k=decode.top_k,
+        top_p=decode.top_p,
+    )

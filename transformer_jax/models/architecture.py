@@ -126,6 +126,7 @@ class Architecture:
         )
 
     def _layers(self, site: str) -> tuple[LayerAttention, ...]:
+        """Return the attention of all layers at a site."""
         return {
             'encoder': self.encoder_attention,
             'decoder': self.decoder_attention,

@@ -77,5 +77,6 @@ class DecoderOnly(TransformerModel):
         return logits_RV, dataclasses.replace(cache, layers=tuple(layers), position_R=position_R)
 
     def _embed(self, tokens_BT: jax.Array, tokens: Tokens, rate: jax.Array | None) -> jax.Array:
+        """Embed tokens as the input of the first block."""
         x_BTD = self.target_positions(self.target_embedding(tokens_BT), tokens.positions_BT)
         return self._enter(x_BTD, self.target_norm, rate)

@@ -1,4 +1,4 @@
-"""The encoder-decoder Transformer."""
+"""The encoder-decoder Transformer, for translation."""
 
 import dataclasses
 
@@ -90,5 +90,6 @@ class EncoderDecoder(TransformerModel):
     def _embed_target(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, rate: jax.Array | None
     ) -> jax.Array:
+        """Embed target tokens as the input of the first block."""
         x_BTD = self.target_positions(self.target_embedding(tokens_BT), positions_BT)
         return self._enter(x_BTD, self.target_norm, rate)

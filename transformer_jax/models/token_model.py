@@ -34,10 +34,12 @@ class TokenModel(nn.Module):
 
     @nn.nowrap
     def _tied(self, table: str) -> bool:
+        """Tell whether a table, 'source' or 'output', is the target embedding's."""
         return table in self.architecture.tied
 
     @nn.nowrap
     def _embedding(self) -> Embedding:
+        """Make an embedding of the architecture's sizes."""
         architecture = self.architecture
         return Embedding(
             architecture.vocab_size,
