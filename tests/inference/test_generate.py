@@ -37,7 +37,7 @@ def trained(workdir):
 
 def sampled(trained, seed, temperature=1.0, **options):
     """Continue 'forty-' by 12 tokens that are sampled."""
-    sampling = trained.with_decoding(method='sample', temperature=temperature)
+    sampling = trained.with_decoding({'method': 'sample', 'temperature': temperature})
     return ''.join(Generator(sampling, 12, **options).stream('forty-', seed))
 
 
