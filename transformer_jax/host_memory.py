@@ -94,8 +94,9 @@ def exhausted(error: BaseException) -> str:
 
 def only_cpu() -> bool:
     """Whether jax was told to use the CPU, or has no plugin for other devices installed."""
-    if jax.config.jax_platforms:
-        return jax.config.jax_platforms == 'cpu'
+    platforms = jax.config.values['jax_platforms']
+    if platforms:
+        return platforms == 'cpu'
     return not importlib.metadata.entry_points(
         group='jax_plugins'
     ) and not importlib.util.find_spec('libtpu')

@@ -171,7 +171,9 @@ class Attention(abc.ABC):
         """
         B, S, K, _ = keys.v_BSKH.shape
         v_BSKH = jnp.broadcast_to(jnp.eye(S, dtype=keys.v_BSKH.dtype)[None, :, None], (B, S, K, S))
-        o_BTNH = self.attend(queries, keys._replace(v_BSKH=v_BSKH), inputs.replace(dropout=None))
+        o_BTNH = self.attend(
+            queries, keys._replace(v_BSKH=v_BSKH), dataclasses.replace(inputs, dropout=None)
+        )
         return jnp.moveaxis(o_BTNH, 2, 1)
 
     def logits(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array | None:
@@ -237,11 +239,16 @@ class Attention(abc.ABC):
             return self.attend_decode(
                 queries,
                 first_keys,
-                inputs.replace(query_tokens=query_tokens, key_tokens=key_tokens, past_BTS=past),
+                dataclasses.replace(
+                    inputs, query_tokens=query_tokens, key_tokens=key_tokens, past_BTS=past
+                ),
             )
 
-        sizes = [S] if num_written is None else _read_sizes(S)
-        branch = 0 if len(sizes) == 1 else sum(num_written > size for size in sizes[:-1])
+        if num_written is None:
+            sizes, branch = [S], 0
+        else:
+            sizes = _read_sizes(S)
+            branch = sum(num_written > size for size in sizes[:-1])
         branches = [functools.partial(attend_to_first, size) for size in sizes]
         o_BTNH = jax.lax.switch(branch, branches)
         return o_BTNH.reshape(R, T, *o_BTNH.shape[2:]), cache

@@ -7,6 +7,7 @@ these tokens may read, as a `CacheView`, and the new cache. Slots that are not y
 segment 0, so that every mask treats them as padding.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -136,7 +137,7 @@ def reorder(cache: Any, parents_BK: jax.Array) -> Any:
 
     def gather(leaf):
         if isinstance(leaf, GrowingCache):
-            return leaf.replace(past_RS=gather(leaf.past_RS))
+            return dataclasses.replace(leaf, past_RS=gather(leaf.past_RS))
         if leaf.ndim == 0:
             return leaf
         rows_BK = len(leaf) // B * jnp.arange(B)[:, None] + parents_BK

@@ -80,7 +80,8 @@ class And(_Pair):
         return self.left.allowed(query, key) & self.right.allowed(query, key)
 
     def reach(self) -> tuple[float, float]:
-        return tuple(map(min, self.left.reach(), self.right.reach()))
+        (back, ahead), (right_back, right_ahead) = self.left.reach(), self.right.reach()
+        return min(back, right_back), min(ahead, right_ahead)
 
 
 class Or(_Pair):
@@ -92,7 +93,8 @@ class Or(_Pair):
         return self.left.allowed(query, key) | self.right.allowed(query, key)
 
     def reach(self) -> tuple[float, float]:
-        return tuple(map(max, self.left.reach(), self.right.reach()))
+        (back, ahead), (right_back, right_ahead) = self.left.reach(), self.right.reach()
+        return max(back, right_back), max(ahead, right_ahead)
 
 
 def neg_inf(dtype: Any) -> jax.Array:

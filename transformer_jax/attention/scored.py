@@ -109,7 +109,9 @@ class Scored(Attention):
         scores_BKGTS = self.raw_scores(queries, keys, tile, inputs.params)
         scores_BKGTS = softcap(scores_BKGTS, self.softcap)
         _, ahead = inputs.mask.reach()
-        tile = tile.replace(causal=ahead == 0)  # set here, so that no kind can forget it
+        tile = dataclasses.replace(
+            tile, causal=ahead == 0
+        )  # set here, so that no kind can forget it
         return inputs.position.score(inputs.position_params, scores_BKGTS, tile)
 
     def postprocess_weights(self, weights_BKGTS: jax.Array, params: Any) -> jax.Array:
@@ -163,7 +165,7 @@ class Scored(Attention):
 
     def attend_decode(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
         # The few queries of a step would leave most of a kernel's tile empty.
-        return self.attend(queries, keys, inputs.replace(engine='dense'))
+        return self.attend(queries, keys, dataclasses.replace(inputs, engine='dense'))
 
 
 def _merge_heads(x_BKGTS: jax.Array) -> jax.Array:

@@ -33,6 +33,12 @@ class Tile:
         """Return query position − key position, an array [B, T, S]."""
         return self.query_tokens.positions_BT[:, :, None] - self.key_tokens.positions_BT[:, None, :]
 
+    def queries_keys(self) -> tuple[jax.Array, jax.Array]:
+        """Return (q_BTNH, k_BSKH), for a position encoding with `reads_queries_keys`."""
+        assert self.q_BTNH is not None, 'this position encoding is refused for such a kind'
+        assert self.k_BSKH is not None, 'this position encoding is refused for such a kind'
+        return self.q_BTNH, self.k_BSKH
+
     def group_heads(self, x_BTNH: jax.Array) -> jax.Array:
         """Reshape x_BTNH to x_BTKGH: the G query heads of each key-value head together."""
         N, K = self.heads

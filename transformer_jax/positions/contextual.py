@@ -44,7 +44,8 @@ class Cope(Position):
         seen_BKGTS = jnp.where(tile.allowed_BTS[:, None, None], scores_BKGTS, -jnp.inf)
         counts_BKGTS = _sum_from(jax.nn.sigmoid(seen_BKGTS), tile.key_tokens.positions_BT)
         P = self.max_positions
-        q_BTKGH = tile.group_heads(tile.q_BTNH)
+        q_BTNH, _ = tile.queries_keys()
+        q_BTKGH = tile.group_heads(q_BTNH)
         e_PH = params.astype(q_BTKGH.dtype)
         products_BKGTP = jnp.einsum(
             'BTKGH,PH->BKGTP', q_BTKGH, e_PH, preferred_element_type=jnp.float32

@@ -46,7 +46,8 @@ class Shaw(Position):
         }
 
     def score(self, params: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
-        q_BTKGH = tile.group_heads(tile.q_BTNH * tile.scale)
+        q_BTNH, _ = tile.queries_keys()
+        q_BTKGH = tile.group_heads(q_BTNH * tile.scale)
         table_CH = params['keys'].astype(q_BTKGH.dtype)
         products_BKGTC = jnp.einsum(
             'BTKGH,CH->BKGTC', q_BTKGH, table_CH, preferred_element_type=jnp.float32
@@ -96,7 +97,7 @@ class TransformerXL(Position):
         }
 
     def score(self, params: dict[str, jax.Array], scores_BKGTS: jax.Array, tile: Tile) -> jax.Array:
-        q_BTNH, k_BSKH = tile.q_BTNH, tile.k_BSKH
+        q_BTNH, k_BSKH = tile.queries_keys()
         w_ENH, u_NH, v_NH = (
             params[name].astype(q_BTNH.dtype) for name in ('w_ENH', 'u_NH', 'v_NH')
         )

@@ -8,11 +8,11 @@ has no argument for is refused by name.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.spmd import logical_to_mesh_axes
 
 from transformer_jax.attention.engines.tiles import SiteSpec, pad_time
 from transformer_jax.attention.mask_base import And, Mask
@@ -33,8 +33,10 @@ def band(mask: Mask) -> tuple[float, float] | None:
     None for a mask of any other shape.
     """
     if isinstance(mask, And):
-        sides = band(mask.left), band(mask.right)
-        return None if None in sides else tuple(map(min, *sides))
+        left, right = band(mask.left), band(mask.right)
+        if left is None or right is None:
+            return None
+        return min(left[0], right[0]), min(left[1], right[1])
     return mask.reach() if isinstance(mask, Segments | Full | Causal | Window) else None
 
 
@@ -106,7 +108,11 @@ def skips_tiles(kind: Any, site: SiteSpec) -> bool:
 
 
 def cudnn(
-    kind: Any, queries: Any, keys: Any, inputs: Any, implementation: str = 'cudnn'
+    kind: Any,
+    queries: Any,
+    keys: Any,
+    inputs: Any,
+    implementation: Literal['cudnn', 'xla'] = 'cudnn',
 ) -> jax.Array:
     """Return o_BTNH by `jax.nn.dot_product_attention`.
 
@@ -136,8 +142,7 @@ def cudnn(
         mask_BTS = jnp.pad(allowed_BTS, ((0, 0), (0, T % 2), (0, S % 2)))
         return kernel(q, k, v, mask=mask_BTS[:, None])[:, :T]
 
-    def by_lengths() -> jax.Array:
-        back, ahead = reach
+    def by_lengths(back: float, ahead: float) -> jax.Array:
         # A length of 0 would be a division by 0. Such rows take one key, and become 0 below.
         lengths = [
             jnp.maximum((tokens.segments_BT != 0).sum(-1), 1)
@@ -158,7 +163,7 @@ def cudnn(
         o_BTNH = by_matrix()
     else:
         unpacked = _is_unpacked(inputs.query_tokens) & _is_unpacked(inputs.key_tokens)
-        o_BTNH = jax.lax.cond(unpacked, by_lengths, by_matrix)
+        o_BTNH = jax.lax.cond(unpacked, functools.partial(by_lengths, *reach), by_matrix)
     return _zero_where_empty(o_BTNH, allowed_BTS)
 
 
@@ -198,7 +203,9 @@ def splash(kind: Any, queries: Any, keys: Any, inputs: Any, interpret: bool = Fa
     sinks_N = None
     if extra_KG11 is not None:
         sinks_N = jnp.broadcast_to(extra_KG11, (K, N // K, 1, 1)).reshape(N)
-    mask = _splash_mask(band(inputs.mask), (q_BTNH.shape[1], k_BSKH.shape[1]))
+    reach = band(inputs.mask)
+    assert reach is not None, 'other masks are refused for this engine'
+    mask = _splash_mask(reach, (q_BTNH.shape[1], k_BSKH.shape[1]))
     q, kv = (math.gcd(length, SPLASH_BLOCK) for length in mask.shape)
     blocks = library.BlockSizes(
         block_q=q, block_kv=kv, block_q_dkv=q, block_kv_dkv=kv, block_q_dq=q, block_kv_dq=kv
@@ -242,8 +249,8 @@ def _shard_over_mesh(kernel: Callable[..., jax.Array]) -> Callable[..., jax.Arra
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.are_all_axes_manual:
         return kernel
-    queries, keys = (nn.logical_to_mesh_axes(('batch', heads)) for heads in ('heads', 'kv_heads'))
-    rows, sinks = nn.logical_to_mesh_axes(('batch',)), nn.logical_to_mesh_axes(('heads',))
+    queries, keys = (logical_to_mesh_axes(('batch', heads)) for heads in ('heads', 'kv_heads'))
+    rows, sinks = logical_to_mesh_axes(('batch',)), logical_to_mesh_axes(('heads',))
     return jax.shard_map(
         kernel,
         in_specs=(queries, keys, keys, rows, rows, sinks),

@@ -82,11 +82,13 @@ class Differential(Scored):
             'key', x_BSD, heads.kv_heads, 2 * heads.head_dim, 'kv_heads'
         )
         v_BSKH = scope.project_to_heads('value', x_BSD, heads.kv_heads, heads.value_dim, 'kv_heads')
-        return KeysValues(*_rotated_halves(scope, both_BSKH, tokens), v_BSKH)
+        first_BSKH, second_BSKH = _rotated_halves(scope, both_BSKH, tokens)
+        return KeysValues(first_BSKH, second_BSKH, v_BSKH)
 
     def attention_params(self, scope: ParamScope) -> dict[str, Any]:
         heads = self.tile_heads(scope.heads)
-        init = lambda_init(scope.layer) if self.lambda_init == 'depth' else self.lambda_init
+        by_depth = self.lambda_init == 'depth'
+        init = lambda_init(scope.layer) if by_depth else float(self.lambda_init)
         q1_H, k1_H, q2_H, k2_H = (
             scope.parameter(
                 f'lambda_{name}', (heads.head_dim,), ('head_dim',), jax.nn.initializers.normal(0.1)

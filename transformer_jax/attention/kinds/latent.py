@@ -130,11 +130,11 @@ class Latent(Scored):
     def raw_scores(self, queries: Queries, keys: KeysValues, tile: Tile, params: Any) -> jax.Array:
         B, T, S = tile.allowed_BTS.shape
         N, K = tile.heads
-        parts = (
+        first_BKGTS, second_BKGTS = (
             dot_product_scores(q_BTNH * tile.scale, k_BSKH).reshape(B, K, N // K, T, S)
             for q_BTNH, k_BSKH in zip(queries, keys[:2], strict=True)
         )
-        return sum(parts)
+        return first_BKGTS + second_BKGTS
 
     def expand_keys_values(
         self, queries: Queries, keys: Latents, inputs: AttentionInputs

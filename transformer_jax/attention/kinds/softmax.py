@@ -102,7 +102,8 @@ class Softmax(Scored):
         self, queries: Queries, keys: KeysValues, inputs: AttentionInputs, allowed_BTS: jax.Array
     ) -> Tile:
         tile = super().tile(queries, keys, inputs, allowed_BTS)
-        return tile.replace(scale=scale_of(self.scale, queries.q_BTNH.shape[-1]))
+        scale = scale_of(self.scale, queries.q_BTNH.shape[-1])
+        return dataclasses.replace(tile, scale=scale)
 
     def raw_scores(self, queries: Queries, keys: KeysValues, tile: Tile, params: Any) -> jax.Array:
         return dot_product_scores(queries.q_BTNH * tile.scale, keys.k_BSKH)
@@ -113,8 +114,8 @@ class Softmax(Scored):
         scores_BKGTS = super().scores(queries, keys, tile, inputs)
         if self.forget:
             B, K, G, T, S = scores_BKGTS.shape
-            q_BKGT1 = jnp.moveaxis(queries.decay_BTN, 1, 2).reshape(B, K, G, T, 1)
-            k_BKG1S = jnp.moveaxis(keys.decay_BSN, 1, 2).reshape(B, K, G, 1, S)
+            q_BKGT1 = jnp.moveaxis(_present(queries.decay_BTN), 1, 2).reshape(B, K, G, T, 1)
+            k_BKG1S = jnp.moveaxis(_present(keys.decay_BSN), 1, 2).reshape(B, K, G, 1, S)
             scores_BKGTS += q_BKGT1 - k_BKG1S
         if 'before' in self._talking_places():
             return mix_heads(scores_BKGTS, inputs.params['talking_before'])
@@ -139,7 +140,7 @@ class Softmax(Scored):
     ) -> tuple[Queries, KeysValues]:
         if not self.forget:
             return queries, keys
-        decay_BTN = jnp.cumsum(keys.decay_BSN, axis=1)
+        decay_BTN = jnp.cumsum(_present(keys.decay_BSN), axis=1)
         return queries._replace(decay_BTN=decay_BTN), keys._replace(decay_BSN=decay_BTN)
 
     def attend_decode(
@@ -150,14 +151,16 @@ class Softmax(Scored):
 
     def init_cache(self, keys: KeysValues, length: int, mask: Mask) -> Any:
         cache = super().init_cache(keys, length, mask)
-        return ForgetCache(cache, jnp.zeros_like(keys.decay_BSN[:, 0])) if self.forget else cache
+        if not self.forget:
+            return cache
+        return ForgetCache(cache, jnp.zeros_like(_present(keys.decay_BSN)[:, 0]))
 
     def step(
         self, queries: Queries, keys: KeysValues, inputs: AttentionInputs, cache: Any
     ) -> tuple[jax.Array, Any]:
         if not self.forget:
             return super().step(queries, keys, inputs, cache)
-        decay_RTN = cache.total_RN[:, None] + jnp.cumsum(keys.decay_BSN, axis=1)
+        decay_RTN = cache.total_RN[:, None] + jnp.cumsum(_present(keys.decay_BSN), axis=1)
         queries, keys = queries._replace(decay_BTN=decay_RTN), keys._replace(decay_BSN=decay_RTN)
         o_RTNH, inner_cache = super().step(queries, keys, inputs, cache.cache)
         return o_RTNH, ForgetCache(inner_cache, decay_RTN[:, -1])
@@ -214,3 +217,9 @@ def forget_gate(scope: ParamScope, x_BSD: jax.Array, heads: int, tokens: Tokens)
 def _nearly_identity(rng: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
     """Return the identity plus N(0, 0.1²): heads hardly mix at the start."""
     return jnp.eye(shape[0], dtype=dtype) + 0.1 * jax.random.normal(rng, shape, dtype)
+
+
+def _present(decay: jax.Array | None) -> jax.Array:
+    """Return the decays of a forget gate, which its queries and keys always have."""
+    assert decay is not None, 'the forget gate projects decays'
+    return decay

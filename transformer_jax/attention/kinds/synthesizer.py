@@ -127,7 +127,7 @@ class Synthesizer(Scored):
     ) -> Tile:
         table = inputs.params['matrix_LMN' if self.form == 'random' else 'bias_LN']
         heads = table.shape[-1], keys.v_BSKH.shape[2]
-        scale = queries.q_BTNH.shape[-1] ** -0.5 if self.mix else 1.0
+        scale = 1.0 if queries.q_BTNH is None else queries.q_BTNH.shape[-1] ** -0.5
         return Tile(
             inputs.query_tokens,
             inputs.key_tokens,
@@ -144,12 +144,15 @@ class Synthesizer(Scored):
         if self.form == 'random':
             scores_BNTS = random_scores(params['matrix_LMN'], tile)
         else:
+            assert queries.hidden_BTNH is not None, 'the dense form projects hidden units'
             scores_BNTS = dense_scores(
                 queries.hidden_BTNH, params['kernel_LNH'], params['bias_LN'], tile
             )
         scores_BKGTS = scores_BNTS.reshape(B, K, N // K, T, S)
         if not self.mix:
             return scores_BKGTS
+        assert queries.q_BTNH is not None, 'the option mix projects queries'
+        assert keys.k_BSKH is not None, 'the option mix projects keys'
         own_KG11, dot_KG11 = params['share_2N'].reshape(2, K, N // K, 1, 1)
         dot_BKGTS = dot_product_scores(queries.q_BTNH * tile.scale, keys.k_BSKH)
         return own_KG11[None] * scores_BKGTS + dot_KG11[None] * dot_BKGTS
