@@ -44,6 +44,8 @@ from transformer_jax.ablation.seed_values import (
 BETTER, WORSE = 'better', 'worse'
 NOT_DISTINGUISHABLE, NOT_TESTED = 'not distinguishable', 'not tested'
 DIFFERENT = (BETTER, WORSE)
+# Tests of a Comparison.
+WELCH, PAIRED, PERMUTATION = 'welch', 'paired', 'permutation'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Comparison:
         difference: of the means; of the paired test over the seeds that both have. None where
             nothing can be tested, as all that follow.
         low, high: the 95% interval of this difference alone.
-        test: welch, paired, or permutation: no run differs from the others of its variant.
+        test: WELCH, PAIRED, or PERMUTATION: no run differs from the others of its variant.
         p: of this comparison alone.
         adjusted: p after Holm over all comparisons of the metric.
         detectable: the smallest difference that is found in 80% of tables, see `power`.
@@ -154,10 +156,10 @@ def holm(p: Sequence[float]) -> list[float]:
 
     Holm (1979).
     """
-    p = np.asarray(p, float)
-    order = np.argsort(p)
+    values = np.asarray(p, float)
+    order = np.argsort(values)
     adjusted = np.empty(len(p))
-    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    adjusted[order] = np.maximum.accumulate(values[order] * np.arange(len(p), 0, -1)).clip(max=1)
     return adjusted.tolist()
 
 
@@ -181,7 +183,7 @@ def _test(ours: SeedValues, theirs: SeedValues, paired: bool) -> _Test:
     if paired and len(gaps) >= 2 and (spread := standard_deviation(gaps, both)):
         error, dof = spread / math.sqrt(len(gaps)), len(gaps) - 1
         p, half = _student(float(gaps.mean()), error, dof)
-        return _Test('paired', float(gaps.mean()), p, half, spread, (len(gaps),))
+        return _Test(PAIRED, float(gaps.mean()), p, half, spread, (len(gaps),))
     counts, difference = (len(x), len(y)), float(x.mean() - y.mean())
     a = standard_deviation(x, both) ** 2 / len(x)
     b = standard_deviation(y, both) ** 2 / len(y)
@@ -190,10 +192,10 @@ def _test(ours: SeedValues, theirs: SeedValues, paired: bool) -> _Test:
         # claims no more than so few seeds can say.
         equal = abs(difference) <= ROUNDING * abs(both).max()
         p = 1.0 if equal else 2 / math.comb(sum(counts), len(x))
-        return _Test('permutation', difference, p, 0.0, 0.0, counts)
+        return _Test(PERMUTATION, difference, p, 0.0, 0.0, counts)
     spread = math.sqrt((a * len(x) + b * len(y)) / 2)
     p, half = _student(difference, math.sqrt(a + b), float(welch_freedom(a, b, *counts)))
-    return _Test('welch', difference, p, half, spread, counts)
+    return _Test(WELCH, difference, p, half, spread, counts)
 
 
 def _student(difference: float, error: float, dof: float) -> tuple[float, float]:
@@ -208,7 +210,7 @@ def _judge(test: _Test, adjusted: float, comparisons: int, lower_is_better: bool
     else:
         verdict = BETTER if (test.difference > 0) != lower_is_better else WORSE
     detectable, reason = None, 'no spread over seeds, so the t test has no interval'
-    if test.kind != 'permutation':
+    if test.kind != PERMUTATION:
         detectable = test.spread * detectable_difference(test.counts, comparisons)
         reason = ''
     return Comparison(

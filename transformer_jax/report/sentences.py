@@ -8,6 +8,7 @@ from typing import Any
 from transformer_jax.ablation.experiment import MATCHES
 from transformer_jax.ablation.power import POWER, power
 from transformer_jax.ablation.rank_agreement import RankAgreement
+from transformer_jax.ablation.statistics import PAIRED
 from transformer_jax.report import numbers
 from transformer_jax.report.columns import VERDICTS
 from transformer_jax.report.tables import Report, Table, VariantResult, Verdict
@@ -76,7 +77,7 @@ def notes(table: Table, with_detectable: bool = True) -> Iterator[str]:
 def _test(table: Table, compared: Sequence[VariantResult]) -> str:
     test = (
         'the t test paired by seed, since runs of the same seed vary together'
-        if any(row.comparison.test == 'paired' for row in compared)
+        if any(row.comparison and row.comparison.test == PAIRED for row in compared)
         else "Welch's test"
     )
     comparisons = f'{len(compared)} comparison' + ('s' if len(compared) > 1 else '')
@@ -126,7 +127,7 @@ def agreement(found: RankAgreement) -> str:
     else:
         interval = (
             ''
-            if found.low is None
+            if found.low is None or found.high is None
             else f', 95% interval {numbers.interval(found.low, found.high, 2)}'
         )
         tau = numbers.fixed(found.tau, 2)
@@ -216,7 +217,7 @@ def _machine(facts: Any) -> str:
         return str(facts)
     known = {'devices': '{}', 'cpus': '{} CPUs'}
     rest = [
-        known.get(key, key + ' {}').format(value)
+        known.get(str(key), f'{key} {{}}').format(value)
         for key, value in facts.items()
         if key != 'versions'
     ]
