@@ -26,24 +26,24 @@ test-slow: .venv/installed-dev
 test-all: test test-slow types
 
 docs: .venv/installed
-	$(BIN)/python -m transformer_jax.attention.supports README.md
+	$(BIN)/python docs/generate_reference.py
 	$(BIN)/python -m transformer_jax.report.site
 
 golden: .venv/installed-dev
 	$(BIN)/python tests/config/golden.py
 
 lint: .venv/installed-dev
-	$(BIN)/ruff check transformer_jax configs experiments tests
-	$(BIN)/ruff format --check transformer_jax configs experiments tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 format: .venv/installed-dev
-	$(BIN)/ruff format transformer_jax configs experiments tests
+	$(BIN)/ruff format .
 
 types: .venv/installed-dev
 	$(BIN)/pyright
 
 docs-site: .venv/installed-docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .venv/installed-docs: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'

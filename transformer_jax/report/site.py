@@ -15,6 +15,7 @@ import re
 import sys
 from pathlib import Path
 
+from etils import epath
 from matplotlib.figure import Figure
 
 from transformer_jax.display.figures import save_figure
@@ -78,7 +79,8 @@ def write_pages(root: Path) -> list[Path]:
         for results in results_without_figure(path):
             target, figure = page.parent / f'{file_stem(results)}.png', _figure(results)
             if figure and (page in changed or not target.is_file()):
-                changed.append(save_figure(figure, target))
+                save_figure(figure, epath.Path(target))
+                changed.append(target)
     return changed
 
 
