@@ -49,7 +49,7 @@ def define_config(values: Flags) -> None:
 
 
 def define_workdir(values: Flags) -> None:
-    """Define --workdir."""
+    """Define the flag --workdir, which names one run."""
     flags.DEFINE_string(
         'workdir', '', 'The directory that holds all files of a run.', flag_values=values
     )
@@ -77,7 +77,7 @@ def define_decoding(values: Flags) -> None:
 
 
 def define_json(values: Flags) -> None:
-    """Define --json."""
+    """Define the flag --json, which prints an object."""
     flags.DEFINE_bool('json', False, 'Print one JSON object.', flag_values=values)
 
 

@@ -52,23 +52,14 @@ def bench_train(config: ExperimentConfig, steps: int, log: Log, matmul_size: int
         ConfigError, DataError: as training would.
     """
     machine = describe_machine()
-    config = config_lib.replace(
-        config,
-        train=dataclasses.replace(config.train, steps=steps),
-        evaluate=EvaluateConfig(),
-        checkpoint=CheckpointConfig(every=0),
-    )
+    config = _steps_alone(config, steps)
     with tempfile.TemporaryDirectory() as directory:
         workdir = Workdir(directory)
         components = config_lib.resolve(config)
         data = load_data(components.pipeline, workdir.tokenizer_path, log, ('train',))
         program = make_program(components)
-        compiled = {
-            shape: _compile(program, shape, log)
-            for shape in (
-                (padded_rows(n, program.rows_multiple), length) for n, length in data.shapes
-            )
-        }
+        shapes = [(padded_rows(n, program.rows_multiple), length) for n, length in data.shapes]
+        compiled = {shape: _compile(program, shape, log) for shape in shapes}
         rows = program.partitioner.local_rows, program.rows_multiple
         batches = list(itertools.islice(data.train_iterator(*rows), steps))
         peak = matmul_peak(config.model.dtype, matmul_size)
@@ -76,9 +67,10 @@ def bench_train(config: ExperimentConfig, steps: int, log: Log, matmul_size: int
         before = _time_bare_steps(program, batches)
         loop_seconds, waited = _time_loop(components, data, program, workdir)
         bare = (before + _time_bare_steps(program, batches)) / 2
-    shapes = _shape_times(program, compiled, peak, batches, bare)
-    slowest = max(shapes, key=lambda shape: shape.steps * shape.seconds)
+    times = _shape_times(program, compiled, peak, batches, bare)
+    slowest = max(times, key=lambda shape: shape.steps * shape.seconds)
     parts_shape = slowest.rows, slowest.length
+    parts_batch = next(batch for batch in batches if batch.shape == parts_shape)
     log(f'parts of a step of {parts_shape}')
     tokens = sum(int(batch.weights_BT.sum()) for batch in batches)
     return TrainBench(
@@ -93,14 +85,22 @@ def bench_train(config: ExperimentConfig, steps: int, log: Log, matmul_size: int
         bare_seconds=float(bare.mean()),
         loop_over_bare=loop_seconds / float(bare.sum()),
         peak_flops=peak,
-        peak_share=sum(shape.steps * shape.flops for shape in shapes) / float(bare.sum()) / peak,
-        compile_seconds=sum(shape.compile_seconds for shape in shapes),
-        temporary_bytes=max(shape.temporary_bytes for shape in shapes),
-        shapes=shapes,
+        peak_share=sum(shape.steps * shape.flops for shape in times) / float(bare.sum()) / peak,
+        compile_seconds=sum(shape.compile_seconds for shape in times),
+        temporary_bytes=max(shape.temporary_bytes for shape in times),
+        shapes=times,
         parts_shape=parts_shape,
-        parts=time_step_parts(
-            config, program, next(batch for batch in batches if batch.shape == parts_shape)
-        ),
+        parts=time_step_parts(config, program, parts_batch),
+    )
+
+
+def _steps_alone(config: ExperimentConfig, steps: int) -> ExperimentConfig:
+    """Return the config with so many steps, and without evaluations and checkpoints."""
+    return config_lib.replace(
+        config,
+        train=dataclasses.replace(config.train, steps=steps),
+        evaluate=EvaluateConfig(),
+        checkpoint=CheckpointConfig(every=0),
     )
 
 

@@ -19,7 +19,7 @@ SHARE = ('none', 'heads', 'kv')
 
 
 class Queries(NamedTuple):
-    """Projected queries."""
+    """Projected queries of one call."""
 
     q_BTNH: jax.Array
 

@@ -29,7 +29,7 @@ class Queries(NamedTuple):
 
 
 class Values(NamedTuple):
-    """Projected values."""
+    """Projected values of one call."""
 
     v_BSKH: jax.Array
 

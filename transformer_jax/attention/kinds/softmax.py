@@ -20,7 +20,7 @@ TALKING = ('none', 'before', 'after', 'both')
 
 
 class Queries(NamedTuple):
-    """Projected queries."""
+    """Projected queries of one call."""
 
     q_BTNH: jax.Array
     decay_BTN: jax.Array | None = None  # with a forget gate: Σ log f from the start of the row
