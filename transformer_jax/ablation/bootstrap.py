@@ -76,12 +76,11 @@ def bootstrap(
     }
     p = {name: _share(abs(gap[1:] - gap[1:].mean()) >= abs(gap[0])) for name, gap in gaps.items()}
     adjusted = dict(zip(p, holm([*p.values()]), strict=True))
-    return {
-        name: Resampled(
-            float(gap[0]), *np.quantile(gap[1:], [0.025, 0.975]).tolist(), p[name], adjusted[name]
-        )
-        for name, gap in gaps.items()
-    }
+    found = {}
+    for name, gap in gaps.items():
+        low, high = np.quantile(gap[1:], [0.025, 0.975]).tolist()
+        found[name] = Resampled(float(gap[0]), low, high, p[name], adjusted[name])
+    return found
 
 
 def _checked_rows(

@@ -5,7 +5,7 @@ numbers of the paper.
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import ml_collections
 
@@ -156,7 +156,9 @@ class Experiment:
     def compared_with(self) -> str | dict[str, str]:
         """The reference of all variants, or variant -> its own where it is a line of the axis."""
         reference = self.reference or next(iter(self.variants))
-        return reference if reference in self.variants else self.axis.references_on(reference)
+        if reference in self.variants or self.axis is None:
+            return reference
+        return self.axis.references_on(reference)
 
     def _check_reference(self) -> None:
         lines = dict.fromkeys(line for line, _ in self.axis.points.values()) if self.axis else {}
@@ -206,7 +208,7 @@ class Experiment:
         Args:
             overrides: {'data.source_dir': …}.
         """
-        base = ml_collections.ConfigDict(self.base)
+        base = ml_collections.ConfigDict(cast(Any, self.base))  # its stub allows mappings alone
         with base.unlocked():
             base.update_from_flattened_dict(overrides)
         return dataclasses.replace(self, base=base)

@@ -71,6 +71,8 @@ def _call(path: Path, name: str, argument: str) -> Any:
     """Execute a file, which is a program and may raise anything, and call one of its functions."""
     _refuse_duplicate_keys(path)
     module_spec = importlib.util.spec_from_file_location(f'{name}_{path.stem}', path)
+    if module_spec is None or module_spec.loader is None:
+        raise ConfigError(f'{path} is no Python file: its name must end in .py')
     module = importlib.util.module_from_spec(module_spec)
     # Dataclasses look for the names in their annotations in sys.modules.
     sys.modules[module.__name__] = module

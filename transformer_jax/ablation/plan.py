@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 from etils import epath
@@ -106,7 +106,7 @@ class Plan:
         self.settings = _settings(
             {name: m.config for name, m in self.matched.items()}, earlier['variants']
         )
-        first = int(experiment.base['train']['seed'])
+        first = cast(Any, experiment.base).train.seed
         wanted = range(first, first + (seeds or experiment.seeds))
         self.record = self._record(sorted({*earlier['seeds'], *wanted}))
         _refuse_other_version(self.root, earlier['variants'], self.record['variants'])

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import cast
 
 import numpy as np
 from scipy import optimize, special
@@ -48,9 +49,11 @@ def detectable_difference(counts: tuple[int, ...], comparisons: int) -> float:
         critical = special.stdtrit(dof, 1 - LEVEL / comparisons / 2)
         return float(special.nctdtrinc(dof, 1 - POWER, critical) / math.sqrt(counts[0]))
     furthest = 10 * _thresholds(*counts, LEVEL / comparisons).max()
-    return optimize.brentq(
-        lambda difference: _welch_power(difference, *counts, comparisons) - POWER, 0, furthest
+    first, second = counts
+    found = optimize.brentq(
+        lambda difference: _welch_power(difference, first, second, comparisons) - POWER, 0, furthest
     )
+    return cast(float, found)  # a tuple only with full_output
 
 
 def welch_freedom(a, b, first: int, second: int):

@@ -197,17 +197,15 @@ def folders(experiment: Mapping[str, Any]) -> list[str]:
 
 def _lines(value: Any, depth: int, indent: str = '') -> str:
     """Write JSON with a line for each value down to `depth`, and for each object of a list."""
-    listed = isinstance(value, list) and any(isinstance(item, dict) for item in value)
-    if not depth or not value or not (listed or isinstance(value, dict)):
-        return json.dumps(value)
     inner = indent + ' '
-    if listed:
-        items, (left, right) = map(json.dumps, value), '[]'
+    if depth and value and isinstance(value, dict):
+        left, right = '{}'
+        items = [f'{json.dumps(k)}: {_lines(v, depth - 1, inner)}' for k, v in value.items()]
+    elif depth and isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        left, right = '[]'
+        items = [json.dumps(item) for item in value]
     else:
-        items, (left, right) = (
-            [f'{json.dumps(k)}: {_lines(v, depth - 1, inner)}' for k, v in value.items()],
-            '{}',
-        )
+        return json.dumps(value)
     return left + ','.join(f'\n{inner}{item}' for item in items) + f'\n{indent}{right}'
 
 

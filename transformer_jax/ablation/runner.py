@@ -63,8 +63,9 @@ def ablate(plan: Plan, log: Log, most: int = 0) -> None:
     """
     plan.require_machine()
     plan.write()
-    if jax.config.jax_persistent_cache_min_compile_time_secs == 1:  # jax's default: nobody set it
-        jax.config.update('jax_persistent_cache_min_compile_time_secs', CACHED_COMPILE_SECONDS)
+    key = 'jax_persistent_cache_min_compile_time_secs'
+    if jax.config.values[key] == 1:  # jax's default: nobody set it
+        jax.config.update(key, CACHED_COMPILE_SECONDS)
     lacking = [trial for trial in plan.trials if plan.lacks(trial)]
     live_table, failures = LiveTable(plan, set(lacking), log), {}
     for line in summary(plan, len(lacking)):

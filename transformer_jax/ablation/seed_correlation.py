@@ -41,7 +41,7 @@ def seeds_correlate(values: Mapping[str, SeedValues], reference: Reference) -> b
     rows = [row - row.mean() for row in rows if len(seeds) >= 2 and standard_deviation(row, row)]
     if len(rows) < 2:
         return False
-    flight = sum(row / np.linalg.norm(row) for row in rows)
+    flight = np.sum([row / np.linalg.norm(row) for row in rows], axis=0)
     return bool(flight @ flight > _longest_flight(len(rows), len(seeds)) * (1 + 1e-9))
 
 

@@ -211,4 +211,4 @@ def _remedy(group: SeedGroup) -> str:
 
 
 def _failure(record: Record) -> Failure | None:
-    return Failure.of(record.error) if record.failed else None
+    return None if record.error is None else Failure.of(record.error)

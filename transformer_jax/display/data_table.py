@@ -75,7 +75,7 @@ class Table(Sequence[dict[str, Any]]):
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame; raises ModuleNotFoundError where pandas is not installed."""
-        import pandas
+        import pandas  # pyright: ignore[reportMissingImports]  (optional)
 
         return pandas.DataFrame(self.rows, columns=list(self.columns))
 

@@ -114,6 +114,7 @@ class Evaluator:
             return forced
         texts = self.data.text(split)
         count = min(max_examples or len(texts), len(texts))
+        assert texts.source is not None, 'a task that is translated has sources'
         hypotheses = self.translate(params, texts.source[:count], seed)
         settings = self.config.data
         natural = not self.data.task.text_is_tokenized
@@ -191,7 +192,7 @@ class Evaluator:
             ids_BT = partitioner.gather(tokens_BT)[: len(indices)]
             decoded = self.data.tokenizer.decode(ids_BT.tolist())
             for index, text in zip(indices, decoded, strict=True):
-                hypotheses[index] = text if texts[index].strip() else ''
+                hypotheses[index] = text if texts[int(index)].strip() else ''
         return hypotheses
 
     def _likelihood(self, totals: TokenTotals, split: str) -> Scores:

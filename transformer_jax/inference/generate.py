@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -173,9 +173,12 @@ def classify(trained: TrainedRun, texts: Sequence[str]) -> Iterator[tuple[str, f
         if not text.strip():
             raise DataError(f'standard input:{number}: an empty line has no class')
     lengths = trained.data.batching.row_lengths()
-    forward = trained.partitioner.compile(
-        lambda params, batch: jax.nn.softmax(trained.model.apply({'params': params}, batch))
-    )
+
+    def probabilities(params, batch):
+        logits_BTV = cast(jax.Array, trained.model.apply({'params': params}, batch))
+        return jax.nn.softmax(logits_BTV)
+
+    forward = trained.partitioner.compile(probabilities)
     sentences = cut(ragged(trained.data.tokenizer, texts), lengths[-1])
     for number in range(len(texts)):
         sentence, _ = sentences.take(np.array([number]))

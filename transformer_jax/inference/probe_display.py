@@ -97,8 +97,8 @@ def _heat_maps(figure: Figure, column: Sequence[Axes], grids: Sequence[np.ndarra
     for axes, grid in zip(column, grids, strict=True):
         layers, heads = grid.shape
         image = axes.imshow(grid, vmin=low, vmax=high, cmap='viridis', aspect='auto')
-        axes.set_xticks(range(heads), range(1, heads + 1))
-        axes.set_yticks(range(layers), range(1, layers + 1))
+        axes.set_xticks(range(heads), [str(head + 1) for head in range(heads)])
+        axes.set_yticks(range(layers), [str(layer + 1) for layer in range(layers)])
         if grid.size <= FEW_CELLS:
             _write_numbers(axes, grid, dark_from=(low + high) / 2)
     figure.colorbar(image, ax=list(column), location='bottom', shrink=0.9, aspect=30)

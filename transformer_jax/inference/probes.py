@@ -21,7 +21,7 @@ kind's dense formula, so that an engine that never holds weights is probed as we
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -75,13 +75,12 @@ class HeadSums(NamedTuple):
 
     def plus(self, other: 'HeadSums') -> 'HeadSums':
         """Join the sums of two batches."""
-        added = jax.tree.map(np.add, self._added(), other._added())
-        smallest_N = np.minimum(self.smallest_N, other.smallest_N)
-        logit_N = None if self.logit_N is None else np.maximum(self.logit_N, other.logit_N)
-        return HeadSums(*added, smallest_N, logit_N)
-
-    def _added(self) -> tuple[Any, ...]:
-        return tuple(self[:-2])
+        pairs = zip(self, other, strict=True)
+        added = HeadSums._make(None if a is None else a + b for a, b in pairs)
+        return added._replace(
+            smallest_N=np.minimum(self.smallest_N, other.smallest_N),
+            logit_N=None if self.logit_N is None else np.maximum(self.logit_N, other.logit_N),
+        )
 
     def probes(self) -> list[dict[str, float | None]]:
         """Compute the probes of each head, in the order of PROBES."""
@@ -123,7 +122,8 @@ def attention_records(
     """
     architecture = model.architecture
     collection = 'heads' if architecture.sites else 'intermediates'
-    _, sown = model.apply({'params': params}, batch, method='features', mutable=[collection])
+    _, state = model.apply({'params': params}, batch, method='features', mutable=[collection])
+    sown = cast(dict[str, Any], state)  # what the modules stored, by the path of the module
     if not architecture.sites:  # a recurrent model
         query, key = batch.target_tokens, batch.source_tokens
         [weights_BNTS] = sown[collection]['weights_BNTS']

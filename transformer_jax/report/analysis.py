@@ -150,8 +150,10 @@ def _read_sentences(ablation: _Ablation, label: str) -> dict[str, dict[int, list
     sentences, so that they cannot be paired.
     """
     found: dict[str, dict[int, list]] = {}
+    if ablation.root is None:
+        return found
     for folder, first in ablation.firsts.items():
-        for run in ablation.runs[folder] if ablation.root else ():
+        for run in ablation.runs[folder]:
             path = ablation.root / folder / str(run['seed']) / SENTENCES
             try:
                 content = json.loads(path.read_text())
@@ -198,16 +200,16 @@ def _compare_with_paper(
 
 
 def _cost(matched: Mapping[str, Any], runs: Sequence[Result]) -> Cost:
-    def over(reduce: Callable[[Iterable[float]], float], key: str) -> float | None:
+    def over(reduce: Callable[[Iterable], Any], key: str) -> Any:
         measured = [run[key] for run in runs if run[key] is not None]
         return reduce(measured) if measured else None
 
     return Cost(
-        over(max, 'params'),
-        over(max, 'non_embedding_params'),
-        over(max, 'flops'),
-        over(statistics.median, 'step_seconds'),
-        over(max, 'memory_bytes'),
-        over(statistics.mean, 'wall_seconds'),
-        matched,
+        params=over(max, 'params'),
+        non_embedding_params=over(max, 'non_embedding_params'),
+        flops=over(max, 'flops'),
+        step_seconds=over(statistics.median, 'step_seconds'),
+        memory_bytes=over(max, 'memory_bytes'),
+        wall_seconds=over(statistics.mean, 'wall_seconds'),
+        matched=matched,
     )

@@ -124,7 +124,7 @@ def _mean(row: VariantResult, places: int) -> Cell:
     mean, sd, low, high = row.summary.mean, row.summary.sd, row.summary.low, row.summary.high
     if math.isnan(mean):
         return Cell(numbers.NONE, None)
-    if sd is None:
+    if sd is None or low is None or high is None:
         return Cell(numbers.fixed(mean, places), mean)
     return Cell(
         f'{numbers.fixed(mean, places)} ± {numbers.fixed(sd, places)}',
@@ -134,12 +134,12 @@ def _mean(row: VariantResult, places: int) -> Cell:
 
 
 def _difference(row: VariantResult, places: int) -> Cell:
-    found = row.comparison
-    if row.difference is None:
+    found = row.difference
+    if found is None:
         return Cell(numbers.NONE, None)
     return Cell(
-        numbers.fixed(found.difference, places, signed=True),
-        found.difference,
+        numbers.fixed(found.value, places, signed=True),
+        found.value,
         (numbers.interval(found.low, found.high, places, signed=True),),
     )
 
@@ -156,8 +156,10 @@ def _verdict(row: VariantResult, places: int) -> Cell:
         remarks.append(f'same config and runs as {row.same_as}')
     if row.verdict == Verdict.MISSING:
         remarks.append('no sound run')
-    elif row.verdict == Verdict.OPEN and row.comparison.detectable is not None:
-        remarks.append(f'detectable: {numbers.fixed(row.comparison.detectable, places)}')
+    elif row.verdict == Verdict.OPEN and row.comparison is not None:
+        detectable = row.comparison.detectable
+        if detectable is not None:
+            remarks.append(f'detectable: {numbers.fixed(detectable, places)}')
     _, words = VERDICTS[row.verdict]
     return Cell(words, list(VERDICTS).index(row.verdict), tuple(remarks))
 
@@ -205,7 +207,7 @@ _QUALITY: dict[str, Callable[[VariantResult, int], Cell]] = {
     'n': _runs,
     'mean': _mean,
     'difference': _difference,
-    'drawn': lambda row, places: Cell('', row.difference),
+    'drawn': lambda row, places: Cell('', None if row.difference is None else row.difference.value),
     'p': _p,
     'verdict': _verdict,
     'resampled': _resampled,

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,11 +25,18 @@ def runs_csv(report: Report) -> str:
         for variant in gap.variants
         for seed in gap.seeds
     }
-    for table, seed in itertools.product(report.tables, report.experiment['seeds']):
-        lines += [
-            [row.variant, seed, table.label, row.values.get(seed), gaps.get((row.variant, seed))]
-            for row in table.rows
-        ]
+    for table in report.tables:
+        for seed in report.experiment['seeds']:
+            lines += [
+                [
+                    row.variant,
+                    seed,
+                    table.label,
+                    row.values.get(seed),
+                    gaps.get((row.variant, seed)),
+                ]
+                for row in table.rows
+            ]
     return _write_csv(lines)
 
 

@@ -77,12 +77,12 @@ def axis_figures(report: Report) -> dict[str, Figure]:
 
 def differences_figure(table: Table) -> Figure:
     """Draw a forest plot: a row for each variant, its reference's mean at zero."""
-    rows = table.compared
+    rows = table.differences
     figure = Figure(figsize=(6.8, 1.1 + ROW_INCHES * len(rows)), dpi=DPI, layout='constrained')
     axes = figure.subplots()
     axes.axvline(0, color='0.5', linewidth=0.8, linestyle='--')
-    for place, row in enumerate(rows):
-        found, color, is_open = row.comparison, OF_VERDICT[row.verdict], row.verdict == Verdict.OPEN
+    for place, (row, found) in enumerate(rows):
+        color, is_open = OF_VERDICT[row.verdict], row.verdict == Verdict.OPEN
         axes.plot(
             [found.low, found.high],
             [place, place],
@@ -91,7 +91,7 @@ def differences_figure(table: Table) -> Figure:
             solid_capstyle='butt',
         )
         axes.plot(
-            found.difference,
+            found.value,
             place,
             marker='D' if is_open else 'o',
             color=color,
@@ -100,7 +100,7 @@ def differences_figure(table: Table) -> Figure:
         )
     axes.set(ylim=(len(rows) - 0.5, -0.5))
     # Names are no mathematics: they may contain dollar signs.
-    axes.set_yticks(range(len(rows)), [_shorten(row.variant) for row in rows], parse_math=False)
+    axes.set_yticks(range(len(rows)), [_shorten(row.variant) for row, _ in rows], parse_math=False)
     better = 'left' if table.lower_is_better else 'right'
     axes.set_xlabel(
         f'{table.label}: difference from {_shorten(table.reference)}, 95% interval '

@@ -51,8 +51,9 @@ def _heat_map(name: str, maps: Sequence[np.ndarray], number: int) -> str:
     """Draw the map of one checkpoint as SVG; colors have one scale for all checkpoints."""
     values = np.concatenate([grid[np.isfinite(grid)] for grid in maps])
     low, high, grid = values.min(), values.max(), maps[number]
+    shares = (grid - low) / ((high - low) or 1)
     cells = ''.join(
-        _cell(layer, head, grid[layer, head], (grid[layer, head] - low) / ((high - low) or 1))
+        _cell(layer, head, float(grid[layer, head]), float(shares[layer, head]))
         for layer, head in np.ndindex(grid.shape)
     )
     height, width = CELL_HEIGHT * len(grid), LEFT + CELL_WIDTH * grid.shape[1]

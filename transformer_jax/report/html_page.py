@@ -67,7 +67,7 @@ def html_report(report: Report) -> str:
 
 
 def _asset(name: str) -> str:
-    return importlib.resources.files(__package__).joinpath(name).read_text('utf-8')
+    return importlib.resources.files('transformer_jax.report').joinpath(name).read_text('utf-8')
 
 
 def _subtitle(report: Report) -> str:

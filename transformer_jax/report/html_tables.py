@@ -95,17 +95,17 @@ def _write_cell(table: Table, row: VariantResult, column: Column, kind: str) -> 
 
 def _reach(table: Table) -> float:
     """Half of the axis of differences, which is symmetric about zero."""
-    ends = [abs(end) for row in table.compared for end in (row.comparison.low, row.comparison.high)]
+    ends = [abs(end) for _, found in table.differences for end in (found.low, found.high)]
     return max(ends, default=0) or 1.0
 
 
 def _difference_plot(row: VariantResult, reach: float) -> str:
     """Draw the difference and its interval about zero as SVG."""
-    if row.difference is None:
+    found = row.difference
+    if found is None:
         return ''
     low, middle, high = (
-        PLOT_WIDTH * (0.5 + 0.46 * value / reach)
-        for value in (row.comparison.low, row.comparison.difference, row.comparison.high)
+        PLOT_WIDTH * (0.5 + 0.46 * value / reach) for value in (found.low, found.value, found.high)
     )
     center, y = PLOT_WIDTH / 2, PLOT_HEIGHT / 2
     return (

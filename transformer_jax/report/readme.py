@@ -121,8 +121,9 @@ def headline(table: Table) -> VariantResult | None:
     others = [row for row in table.rows if row.verdict not in (Verdict.REFERENCE, Verdict.SAME)]
     if in_paper := [row for row in others if {row.variant, row.reference} <= theirs.keys()]:
         return max(in_paper, key=lambda row: abs(theirs[row.variant] - theirs[row.reference]))
-    measured = [row for row in others if row.difference is not None]
-    return max(measured, key=lambda row: abs(row.difference), default=None)
+    measured = [(row, row.difference) for row in others if row.difference is not None]
+    largest = max(measured, key=lambda pair: abs(pair[1].value), default=None)
+    return None if largest is None else largest[0]
 
 
 def _claim(report: Report, link: str) -> list[str]:

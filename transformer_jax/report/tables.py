@@ -66,6 +66,14 @@ class Cost(NamedTuple):
     matched: Mapping[str, Any] = {}
 
 
+class Difference(NamedTuple):
+    """The difference from a reference, with the 95% interval of this difference alone."""
+
+    value: float
+    low: float
+    high: float
+
+
 @dataclasses.dataclass(frozen=True)
 class VariantResult:
     """A row: one variant by one metric.
@@ -102,9 +110,12 @@ class VariantResult:
         return OF_COMPARISON[self.comparison.verdict]
 
     @property
-    def difference(self) -> float | None:
+    def difference(self) -> Difference | None:
         """The difference from the reference; None where there is none."""
-        return None if self.comparison is None else self.comparison.difference
+        found = self.comparison
+        if found is None or found.difference is None or found.low is None or found.high is None:
+            return None
+        return Difference(found.difference, found.low, found.high)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +175,12 @@ class Table:
     @property
     def compared(self) -> list[VariantResult]:
         """The rows that have a difference from their reference."""
-        return [row for row in self.rows if row.difference is not None]
+        return [row for row, _ in self.differences]
+
+    @property
+    def differences(self) -> list[tuple[VariantResult, Difference]]:
+        """The rows that have a difference from their reference, each with it."""
+        return [(row, row.difference) for row in self.rows if row.difference is not None]
 
     def row(self, variant: str) -> VariantResult:
         """Return the row of a variant."""
