@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test test-slow test-all docs docs-site golden lint format types clean
+.PHONY: demo test test-slow test-all docs docs-site notebook golden lint format types clean
 
 demo: .venv/installed
 	$(BIN)/transformer-jax train --config=configs/number_words.py:en-de --workdir=$(RUN)
@@ -27,7 +27,11 @@ test-all: test test-slow types
 
 docs: .venv/installed
 	$(BIN)/python docs/generate_reference.py
+	$(BIN)/python docs/generate_notebook.py
 	$(BIN)/python -m transformer_jax.report.site
+
+notebook: .venv/installed-dev
+	$(BIN)/python docs/generate_notebook.py --execute
 
 golden: .venv/installed-dev
 	$(BIN)/python tests/config/golden.py

@@ -28,6 +28,7 @@ MULTI30K = ROOT.parent / 'shared' / 'data' / 'multi30k'
 SITE = sorted((ROOT / 'docs').rglob('*.md'))
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', ROOT / 'CHANGELOG.md', *SITE]
 TUTORIALS = [ROOT / 'README.md', *sorted((ROOT / 'docs' / 'tutorials').glob('*.md'))]
+TUTORIALS.remove(ROOT / 'docs' / 'tutorials' / 'notebook.md')  # test_notebook.py runs it
 BLOCK = re.compile(
     r'(?:<!-- test: (?P<mark>.*?) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```', re.DOTALL
 )
