@@ -152,7 +152,7 @@ class Attention(abc.ABC):
 
     @abc.abstractmethod
     def attend(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
-        """Mix the values.
+        """Mix the values by the attention weights.
 
         Args:
             queries: from `project_queries`.

@@ -91,7 +91,7 @@ class Linformer(Attention):
         return {'keys': keys, 'values': values}
 
     def attend(self, queries: Queries, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
-        """Mix the values; a row may hold one segment.
+        """Mix the values; each row has one segment at most.
 
         Returns:
             o_BTNH, 0 for a query of another segment than the keys.
