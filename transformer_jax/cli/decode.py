@@ -49,12 +49,9 @@ def define_generate(values: Flags) -> None:
     flags.DEFINE_integer(
         'samples', 1, 'How many continuations; each adds 1 to the seed.', 1, flag_values=values
     )
-    flags.DEFINE_multi_string(
-        'stop',
-        [],
-        'A text that ends the continuation; may be given several times.',
-        flag_values=values,
-    )
+    flags.DEFINE_multi_string('stop', [], '', flag_values=values)
+    # Set here, since absl appends a remark to the help that such a flag is defined with.
+    values['stop'].help = 'A text that ends the continuation; may be given several times.'
 
 
 def run_generate(values: Flags) -> None:
