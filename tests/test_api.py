@@ -175,12 +175,12 @@ def test_the_pure_step_is_that_of_the_program(tmp_path):
     state, metrics = jax.jit(functools.partial(transformer_jax.train_step, own))(state, batch)
     theirs, expected = program.train_step(theirs, program.place(batch))
     np.testing.assert_allclose(metrics['loss'], expected['loss'], rtol=1e-6)
-    logits_BTV = transformer_jax.build_model(own).apply({'params': state.params}, batch)
+    logits_BTV = jax.jit(transformer_jax.build_model(own).apply)({'params': state.params}, batch)
     assert logits_BTV.shape == (*batch.targets_BT.shape, own.data.vocab_size)
 
 
 def test_a_seed_replaces_that_of_the_configuration():
-    own = config(TINY)
+    own = config(TRANSLATOR)
     one, other = (transformer_jax.init_state(own, seed).rng for seed in (0, 1))
     assert (one != other).any()
 
@@ -200,7 +200,7 @@ def test_a_run_translates(translator, call):
 
 
 def test_a_run_says_what_it_is(translator):
-    assert translator.steps == (translator.metrics('validation')['step'][-1],) or translator.steps
+    assert translator.steps[0] in translator.metrics('validation')['step']
     assert translator.config.train.steps == 12
     assert translator.tokenizer.vocab_size == 90
     assert set(translator.params) >= {'encoder_0', 'decoder_1'}
@@ -342,12 +342,13 @@ def test_a_classifier_gives_classes(tmp_path):
         run.classify(['1', ''])
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_give_the_first(tmp_path):
     changes = TINY | {'train.num_seeds': 2, 'train.seed': 5, 'train.steps': 2}
     run = transformer_jax.train(config(changes), tmp_path / 'group', quiet)
     assert run.workdir.name == '5'
     assert transformer_jax.open_run(tmp_path / 'group' / '6', log=quiet).config.train.seed == 6
-    with pytest.raises(transformer_jax.UserError):
+    with pytest.raises(transformer_jax.ConfigError, match='holds a group of seeds: name one'):
         transformer_jax.open_run(tmp_path / 'group', log=quiet)
 
 

@@ -1,10 +1,11 @@
-"""The functions that `import transformer_jax` offers to notebooks and to programs of one's own.
+"""The functions that `import transformer_jax` offers to notebooks and to programs of your own.
 
-Each is a door to a room below: a configuration, a model and its training step, a run and what it
-can do. They are imported when they are first used, see `transformer_jax.__init__`.
+They load a configuration, build a model and its training step, train, and open a run. Each is
+imported when it is first used, see `transformer_jax.__init__`.
 """
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,8 @@ Log = Callable[[str], None]
 
 
 def load_config(
-    source: str | ml_collections.ConfigDict, overrides: Mapping[str, Any] | None = None
+    source: str | os.PathLike | ml_collections.ConfigDict,
+    overrides: Mapping[str, Any] | None = None,
 ) -> ExperimentConfig:
     """Load a configuration, replace some of its keys, and check it.
 
@@ -50,7 +52,7 @@ def load_config(
     Example:
         >>> config = load_config('configs/number_words.py:en-de', {'train.steps': 100})
     """
-    loaded = config_file(source) if isinstance(source, str) else source
+    loaded = config_file(str(source)) if isinstance(source, str | os.PathLike) else source
     if not isinstance(loaded, ml_collections.ConfigDict):
         raise ConfigError(f'{source}: this is a {type(loaded).__name__}, not a ConfigDict')
     values = loaded.to_dict()

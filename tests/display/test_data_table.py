@@ -1,5 +1,8 @@
 """The table of a notebook: its columns as arrays, and how it is printed."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 
@@ -44,6 +47,11 @@ def test_it_prints_numbers_to_the_right_and_marks_what_is_missing():
     ]
 
 
+def test_large_numbers_have_no_exponent():
+    table = Table([{'a': 37921.4, 'b': 1e30, 'c': 3.0, 'd': 2e-5, 'e': float('nan')}])
+    assert repr(table).splitlines()[1].split() == ['37921', '1e+30', '3', '2e-05', 'nan']
+
+
 def test_html_has_every_cell_and_is_escaped():
     text = Table([{'a<b': '&', 'n': 3}])._repr_html_()
     assert '<th>a&lt;b</th>' in text
@@ -62,7 +70,7 @@ def test_an_empty_table_prints():
     assert '0 rows' in Table([], ('step',))._repr_html_()
 
 
-def test_pandas_gets_the_columns():
-    pandas = pytest.importorskip('pandas')
-    assert list(Table(ROWS).to_pandas().columns) == ['step', 'split', 'loss', 'bleu']
-    assert isinstance(Table(ROWS).to_pandas(), pandas.DataFrame)
+def test_pandas_gets_rows_and_columns(monkeypatch):
+    frame = types.SimpleNamespace(DataFrame=lambda rows, columns: (rows, columns))
+    monkeypatch.setitem(sys.modules, 'pandas', frame)
+    assert Table(ROWS).to_pandas() == (ROWS, ['step', 'split', 'loss', 'bleu'])

@@ -121,6 +121,7 @@ def _text(value: Any) -> str:
     if value is None:
         return MISSING
     if isinstance(value, float):
-        # Times and rates have few digits that mean something; counts are whole.
-        return f'{value:.0f}' if value.is_integer() and abs(value) < 1e15 else f'{value:.4g}'
+        # Four digits of a number are enough for a reader; the column has all of them.
+        whole = value.is_integer() or abs(value) >= 1000
+        return f'{value:.0f}' if whole and abs(value) < 1e15 else f'{value:.4g}'
     return str(value)
