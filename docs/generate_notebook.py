@@ -43,7 +43,7 @@ def executed() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         client = nbclient.NotebookClient(
             notebook,
-            timeout=900,  # seconds for a cell
+            timeout=1800,  # seconds for a cell
             kernel_name='python3',
             record_timing=False,
             coalesce_streams=True,  # lines that a cell prints become one output
