@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,22 @@ import transformer_jax
 from transformer_jax import errors, schema, spec
 from transformer_jax.attention import KINDS, Attention
 from transformer_jax.attention.base import CAPABILITIES
+from transformer_jax.attention.kinds.linear_decays import DECAYS
+from transformer_jax.attention.kinds.linear_features import FEATURES
 from transformer_jax.attention.masks import MASKS, Window
 from transformer_jax.attention.normalizers import NORMALIZERS
 from transformer_jax.cli.commands import COMMANDS
 from transformer_jax.config.resolve import SPECS
 from transformer_jax.config.values import CHOICES, POSITIVE, RANGES
+from transformer_jax.data.batching import BATCHING
 from transformer_jax.data.tasks import TASKS
 from transformer_jax.layers.feed_forward import FFNS
 from transformer_jax.layers.norms import NORMS
 from transformer_jax.layers.recurrent import RNNS
+from transformer_jax.optim.optimizers import OPTIMIZERS
+from transformer_jax.optim.schedules import SCHEDULES
 from transformer_jax.positions import POSITIONS, Position
+from transformer_jax.positions.rotary import SCALINGS
 
 SECTION = r'(Args|Options|Returns|Raises|Attributes|Yields|Examples?):'
 TEXT_SECTIONS = ('Returns', 'Yields')  # Their entries are sentences, not names.
@@ -66,6 +72,13 @@ def replace_between(text: str, name: str, content: str) -> str:
     return f'{before}{begin}\n{content.strip()}\n\n{end}{rest.partition(end)[2]}'
 
 
+# Specs of keys that have no page of their own.
+SPEC_TABLES: Mapping[str, Mapping[str, Any]] = {
+    'data.batching': BATCHING,
+    'optim.optimizer': OPTIMIZERS,
+    'optim.schedule': SCHEDULES,
+}
+
 # --- Configuration --------------------------------------------------------------------------------
 
 
@@ -82,6 +95,10 @@ def configuration_page() -> str:
     ]
     for field in dataclasses.fields(schema.ExperimentConfig):
         parts.append(_section(field.name, type(field.default)))
+    parts.append('\n## Specs of these keys\n\nThose of `model` and of `data.task` have pages: ')
+    parts.append('[Attention kinds](attention-kinds.md) and [Tasks](tasks.md).\n\n')
+    for key, table in SPEC_TABLES.items():
+        parts.append(f'## `{key}`\n\n{_table_section(table)}')
     return ''.join(parts)
 
 
@@ -95,22 +112,29 @@ def _section(prefix: str, cls: type) -> str:
             inner.append(_section(f'{prefix}.{field.name}', type(field.default)))
             continue
         key = f'{prefix}.{field.name}'
-        meaning = ' '.join(filter(None, (comments.get(field.name, ''), _limits(key))))
+        comment = comments.get(field.name, '')
+        meaning = ' '.join(filter(None, (comment, _limits(key, comment))))
         kind = spec.type_name(field.type)
         rows.append((f'`{key}`', kind, f'`{field.default!r}`', meaning))
     lines.append('\n' + markdown_table(('key', 'type', 'default', 'meaning'), rows))
     return ''.join(lines + inner)
 
 
-def _limits(key: str) -> str:
+def _limits(key: str, comment: str) -> str:
+    """Say which values a key takes, where its comment does not name all of them."""
+    words = re.findall(r'\w+', comment)
     if key in CHOICES:
-        return 'One of ' + ', '.join(f'`{choice}`' for choice in CHOICES[key]) + '.'
+        return '' if {*CHOICES[key]} <= {*words} else f'One of {_codes(CHOICES[key])}.'
     if key in SPECS:
-        return 'A spec: ' + ', '.join(f'`{name}`' for name in SPECS[key]) + '.'
+        return '' if {*SPECS[key]} <= {*words} else f'A spec: {_codes(SPECS[key])}.'
     if key in RANGES:
         low, high = RANGES[key]
         return f'{low} ≤ value.' if high == float('inf') else f'{low} ≤ value < {high}.'
     return 'Positive.' if key in POSITIVE else ''
+
+
+def _codes(names: Iterable[str]) -> str:
+    return ', '.join(f'`{name}`' for name in names)
 
 
 def _comments(cls: type) -> dict[str, str]:
@@ -150,7 +174,8 @@ def commands_page() -> str:
             holder = values[flag]
             if flag != holder.name or '.' in flag:
                 continue
-            default = '' if holder.default in (None, '', []) else f'`{_plain(holder.default)}`'
+            unset = flag == 'config' or holder.default in (None, '', [])
+            default = '' if unset else f'`{_plain(holder.default)}`'
             rows.append((f'`--{flag}`', default, holder.help or ''))
         parts.append(markdown_table(('flag', 'default', 'meaning'), rows))
     return ''.join(parts)
@@ -186,7 +211,10 @@ def kinds_page() -> str:
         'Attention kinds': ('`model.attention` and the keys of single sites', KINDS),
         'Masks': ('the option `mask=` of kinds with scores; `&` and `|` combine masks', MASKS),
         'Normalizers': ('the option `normalizer=` of kinds with scores', NORMALIZERS),
+        'Features of linear attention': ('the option `feature=` of `linear`', FEATURES),
+        'Decays of linear attention': ('the option `decay=` of `linear`', DECAYS),
         'Position encodings': ('`model.position`', POSITIONS),
+        'Scalings of RoPE': ('the option `scaling=` of `rope`', SCALINGS),
         'Norms': ('`model.norm`', NORMS),
         'Feed-forward layers': ('`model.ffn`', FFNS),
         'Recurrent cells': ('`model.rnn`, of `model.kind=rnn_seq2seq`', RNNS),
@@ -196,7 +224,10 @@ def kinds_page() -> str:
         NOTE,
         'What a kind supports. Anything else is refused by name before it compiles.\n\n',
         supports_table(),
-        '\nEach ✓ is held by the contract tests in `tests/laws`.\n',
+        '\nThe contract tests in `tests/laws` check each ✓. `prefix` works in decoder-only models, '
+        'which read their prompt at once; other decoders refuse it. `synthesizer` without '
+        '`mix=True` takes `t5`, `alibi`, `kerple` and `fire` of the encodings that act on '
+        'scores.\n',
     ]
     for title, (where, table) in axes.items():
         parts.append(f'\n## {title}\n\nIn the configuration: {where}.\n\n{_table_section(table)}')
@@ -263,7 +294,7 @@ def exit_codes_page() -> str:
     ]
     return (
         f'# Exit codes\n\n{NOTE}'
-        'An error that a user can mend is one clear message without a traceback; `--debug` shows '
+        'An error that a user can fix is one clear message without a traceback; `--debug` shows '
         f'the traceback.\n\n{markdown_table(("code", "meaning"), rows)}'
     )
 
@@ -349,6 +380,8 @@ def _sections(text: str) -> Iterator[str]:
 def markdown_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """Lay out rows as a Markdown table; a | in a cell is escaped."""
     lines = [head, ('---',) * len(head), *rows]
+    if broken := [cell for line in lines for cell in line if '\n' in cell]:
+        raise ValueError(f'a cell of a table has more than one line: {broken[0]!r}')
     return ''.join(
         f'| {" | ".join(cell.replace("|", "&#124;") for cell in line)} |\n' for line in lines
     )

@@ -184,10 +184,10 @@ def load_data(
 
 
 def train(config: ExperimentConfig, workdir: epath.PathLike, log: Log = print) -> Run:
-    """Train to `train.steps`, or go on from what the workdir holds, and open the run.
+    """Train to `train.steps`, or continue from what the workdir holds, and open the run.
 
     The same as the command `train`: an interrupted call (the stop button of a notebook) saves its
-    state, and the same call goes on from there.
+    state, and the same call continues from there.
 
     Args:
         config: of the experiment.

@@ -16,7 +16,9 @@ class ModelConfig:
 
     # The kind of model: encoder_decoder, decoder_only, classifier, or the recurrent rnn_seq2seq.
     kind: str = 'encoder_decoder'
+    # Layers of the encoder; a classifier has only these.
     encoder_layers: int = 6
+    # Layers of the decoder; a decoder-only model has only these.
     decoder_layers: int = 6
     # The width D of embeddings and of the residual stream.
     d_model: int = 512
@@ -73,6 +75,7 @@ class ModelConfig:
     embedding_norm: bool = False
     # Final logits become c·tanh(logit / c); 0: unchanged.
     logit_softcap: float = 0.0
+    # The dropout rate.
     dropout: float = 0.1
     # The type of the computation: float32, bfloat16 or float16. Parameters are float32.
     dtype: str = 'float32'
@@ -109,7 +112,9 @@ class DataConfig:
 class TrainConfig:
     """The settings of the training loop."""
 
+    # Updates of the parameters; the learning rate schedule ends there.
     steps: int = 100_000
+    # Decides the first parameters, dropout and the order of the data.
     seed: int = 0
     # Seeds trained side by side in one program, counted up from seed.
     num_seeds: int = 1
@@ -117,6 +122,7 @@ class TrainConfig:
     batch_tokens: int = 25_000
     # Microbatches of a step; gradients are summed over them.
     accumulate: int = 1
+    # The share of the target probability that is spread over the vocabulary.
     label_smoothing: float = 0.1
     # Steps between two lines of the log.
     log_every: int = 100
@@ -176,7 +182,7 @@ class CheckpointConfig:
     every: int = 1000
     # Epochs between checkpoints, in addition; 0: never.
     every_epochs: int = 0
-    # The newest checkpoints that are kept; the best one is always kept.
+    # How many of the newest checkpoints are kept, at least; the best one is always kept.
     keep: int = 3
     # At least so many of the newest are kept, so that `--checkpoint=avg:N` can average N of them.
     average: int = 5
@@ -206,11 +212,11 @@ class DecodeConfig:
 class MeshConfig:
     """Devices per mesh axis; one of them may be -1, the devices that are left."""
 
-    # Rows of a batch are cut over this axis.
+    # Rows of a batch are split over this axis.
     data: int = -1
-    # Parameters, and rows too, are cut over this axis.
+    # Parameters, and rows too, are split over this axis.
     fsdp: int = 1
-    # Heads and hidden units are cut over this axis.
+    # Heads and hidden units are split over this axis.
     tensor: int = 1
 
 

@@ -5,10 +5,10 @@ Training has up to 20 symbols, the test up to 40.
     transformer-jax ablate experiments/length_generalization/copy.py:small --root=runs/lengths
     transformer-jax report runs/lengths
 
-A decoder-only model copies, reverses, sorts or adds. `small`: copy with 10 symbols, 2 layers of
-width 64. `copy`, `reverse`, `sort` and `addition` are the full tasks with 12 layers of width 768 as
-in the paper, for a GPU. Learned positions end with their table, so it is as long as the longest
-test; its end is never trained. Accuracy is teacher-forced, per token of the answer.
+A decoder-only model copies, reverses, sorts or adds. `small`: copy with an alphabet of 10, 2
+layers of width 64. `copy`, `reverse`, `sort` and `addition` are the full tasks with 12 layers of
+width 768 as in the paper, for a GPU. Learned positions end with their table, so it is as long as
+the longest test; its end is never trained. Accuracy is teacher-forced, per token of the answer.
 
 The paper's numbers are mean reciprocal ranks over many tasks (Figure 1): none .69, T5 .55, ALiBi
 .50, RoPE .33, sinusoidal .22.

@@ -130,7 +130,7 @@ def test_a_dimension_that_does_not_divide_is_refused_with_sizes_that_do(size, fi
     with pytest.raises(ConfigError) as caught:
         partition_specs(boxed(('embed', 'mlp'), (16, size)), ONE | {'tensor': 4})
     assert str(caught.value) == (
-        f"layer.kernel: dimension 'mlp' of size {size} cannot be cut over 4 devices "
+        f"layer.kernel: dimension 'mlp' of size {size} cannot be split over 4 devices "
         f'(mesh tensor); sizes that fit: {fits}'
     )
 

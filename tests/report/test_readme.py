@@ -86,9 +86,9 @@ def test_a_claim_is_one_line_for_each_results_file(project):
     lines = [line for line in written.splitlines() if 'made-up' in line]
     assert len(lines) == 2
     assert lines[0] == (
-        '| Attention &lt;kinds&gt; &amp; their BLEU | 24.9, 25.8 (agrees) | `linear` 36.08, '
-        '`softmax` 38.01 (test bleu) | [1 better, 1 worse, 1 not distinguishable, 1 missing]'
-        '(docs/results/made-up.md) |'
+        '| [table1 (small)](docs/results/made-up.md) | Attention &lt;kinds&gt; &amp; their BLEU '
+        '| 24.9, 25.8 (BLEU on newstest; agrees) | `linear` 36.08, `softmax` 38.01 (test bleu) '
+        '| 1 better, 1 worse, 1 not distinguishable, 1 missing |'
     )
     assert '](made-up.md)' in (project / 'docs' / 'results' / 'index.md').read_text()
 

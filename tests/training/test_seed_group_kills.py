@@ -141,7 +141,7 @@ def test_a_member_that_was_killed_while_it_was_released_is_released(tmp_path, na
         release_member(folder / '1')
         assert Workdir(folder / '1').seed_group is None
         assert Workdir(folder / '0').seed_index == 0
-        with pytest.raises(WorkdirError, match='cannot go on without 1, which were deleted'):
+        with pytest.raises(WorkdirError, match='cannot continue without 1, which were deleted'):
             start(group_in(folder, name))
 
     assert every_kill(release, check) >= 1

@@ -356,5 +356,5 @@ def test_a_deleted_member_is_trained_again_alone(group, tmp_path):
     np.testing.assert_allclose(losses(copy / '1'), losses(group / '1'), atol=1e-4)
     assert (copy / '1' / 'checkpoints').exists()
     assert fingerprint(copy / '0') == fingerprint(group / '0')
-    with pytest.raises(WorkdirError, match='cannot go on without 1, which were deleted'):
+    with pytest.raises(WorkdirError, match='cannot continue without 1, which were deleted'):
         train(experiment(train__num_seeds=2, **RUN), copy, quiet)

@@ -29,10 +29,10 @@ class Failure:
     Not the error itself, which would keep the frames that it passed, and their arrays, alive.
 
     Attributes:
-        message: for a person; of an error that no user can mend, it begins with the error's class.
+        message: for a person; of an error that no user can fix, it begins with the error's class.
         exit_code: of the command, if this is the only failure.
         busy: another process works on the trial.
-        traceback: of an error that no user can mend, else ''.
+        traceback: of an error that no user can fix, else ''.
     """
 
     message: str
@@ -91,7 +91,7 @@ def train_seeds(
             seed_group_file.rewrite_old_groups(trial.workdir.parent)
             record = _final_record(trial)
             job = None if record else _begun_job(trial)
-        except Exception as error:  # The others go on, whatever this one raised.
+        except Exception as error:  # The others continue, whatever this one raised.
             yielded.add(trial)
             yield trial, Failure.of(error)
             continue
@@ -197,7 +197,7 @@ def _train(
         records = train_group([trial.config for trial in trials], group, log)
     except Stopped:
         raise
-    except Exception as error:  # The others go on, whatever these raised.
+    except Exception as error:  # The others continue, whatever these raised.
         failure = Failure.of(error, _remedy(group) if group else '')
         return [(trial, failure) for trial in trials]
     return [(trial, _failure(record)) for trial, record in zip(trials, records, strict=True)]

@@ -1,7 +1,7 @@
 """The interface of an attention kind.
 
 A kind is a frozen dataclass whose fields are the options of its spec string. Its methods are pure
-functions of arrays. The module `models.blocks.MultiHead` owns the parameters and calls the methods:
+functions of arrays. The module `models.multi_head.MultiHead` owns the parameters and calls them:
 
     queries = kind.project_queries(scope, x_BTD, query_tokens)
     keys = kind.project_keys_values(scope, x_BSD, key_tokens)

@@ -31,7 +31,7 @@ def define_ablate(values: Flags) -> None:
         1,
         flag_values=values,
     )
-    flags.DEFINE_list('only', [], 'Only these variants, divided by commas.', flag_values=values)
+    flags.DEFINE_list('only', [], 'Only these variants, separated by commas.', flag_values=values)
     flags.DEFINE_string(
         'shard',
         '1/1',

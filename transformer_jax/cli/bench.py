@@ -64,7 +64,7 @@ def define_bench_attention(values: Flags) -> None:
     flags.DEFINE_string(
         'attention',
         '; '.join(DEFAULTS),
-        'Specs, divided by semicolons; {T} stands for the length.',
+        'Specs, separated by semicolons; {T} stands for the length.',
         flag_values=values,
     )
     flags.DEFINE_list(

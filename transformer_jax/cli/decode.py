@@ -75,12 +75,12 @@ def run_generate(values: Flags) -> None:
 
 def define_classify(values: Flags) -> None:
     """Define the flags of `classify`."""
-    define_decoding(values)
+    define_checkpoint(values)
 
 
 def run_classify(values: Flags) -> None:
     """Print the class of each line of standard input and its probability."""
-    trained = open_trained(values)
+    trained = open_trained(values, ())
     from transformer_jax.data.files import decode_lines
     from transformer_jax.inference.generate import classify, require_ability
 

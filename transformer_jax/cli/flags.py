@@ -112,7 +112,7 @@ def whole_numbers(values: Flags, name: str) -> list[int]:
     """Return the positive whole numbers of a list flag; raises ConfigError if it has others."""
     texts: list[str] = values[name].value or []
     if not all(text.isdecimal() and int(text) for text in texts):
-        raise ConfigError(f'--{name}={",".join(texts)}: whole numbers, divided by commas')
+        raise ConfigError(f'--{name}={",".join(texts)}: whole numbers, separated by commas')
     return [int(text) for text in texts]
 
 

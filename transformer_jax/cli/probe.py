@@ -14,7 +14,7 @@ def define_probe(values: Flags) -> None:
     flags.DEFINE_bool(
         'all_checkpoints',
         False,
-        'Probe every checkpoint that exists (checkpoint.keep sets how many are kept).',
+        'Probe every checkpoint that exists (checkpoint.keep and .average say how many).',
         flag_values=values,
     )
     flags.DEFINE_enum(

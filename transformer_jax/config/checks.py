@@ -163,12 +163,12 @@ def _check_attention(components: Components, site: str, layer: int) -> None:
     kind, position, text = attention.kind, attention.position, spec.text(attention.kind, KINDS)
     # A language model reads its prompt at once: there a prefix may be seen before its turn.
     prefixed = not components.model_kind.reads_source and kind.mask.prefix_length() > 1
-    for promise, what in NEEDS[site].items():
-        if promise not in kind.supports() and not prefixed:
+    for capability, what in NEEDS[site].items():
+        if capability not in kind.supports() and not prefixed:
             own = '' if key.endswith(f'{site}_attention') else f'; set model.{site}_attention'
             raise ConfigError(
                 f'{key}={text!r} cannot {what} ({site} layers{own}); kinds that can: '
-                f'{_kinds_that_can(promise)}'
+                f'{_kinds_that_can(capability)}'
             )
     if model.attention_dropout and not kind.supports_dropout:
         raise ConfigError(
@@ -196,5 +196,5 @@ def attention_key(model: ModelConfig, site: str) -> str:
     return f'model.{own}' if getattr(model, own) else 'model.attention'
 
 
-def _kinds_that_can(promise: str) -> str:
-    return ', '.join(sorted(name for name, cls in KINDS.items() if promise in cls().supports()))
+def _kinds_that_can(capability: str) -> str:
+    return ', '.join(sorted(name for name, cls in KINDS.items() if capability in cls().supports()))

@@ -153,7 +153,7 @@ class Moe:
     """A mixture of experts: each token passes through `k` of `experts` networks.
 
     Shazeer et al. (2017). Each network is an `expert` with d_ff hidden units. A router, in float32,
-    chooses the experts: see `moe.route`. In training an expert has room for `capacity` times the
+    chooses the experts. In training an expert has room for `capacity` times the
     tokens of an even load, and choices beyond that are dropped; in evaluation none is dropped.
     Padding is not routed. `balance` and `z` are the weights of the losses `moe.balance` and
     `moe.z_loss`, which every layer adds in training. These losses are means over a microbatch, so

@@ -41,7 +41,7 @@ class CompiledFunction:
 class Partitioner:
     """The devices of a run, as `parallel.mesh` arranges them.
 
-    With `num_seeds` > 1 every array has a leading axis of seeds, cut over the mesh axis 'seed':
+    With `num_seeds` > 1 every array has a leading axis of seeds, split over the mesh axis 'seed':
     parameters, batches and results of a seed group are stacked.
 
     Attributes:

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 from transformer_jax import spec
 from transformer_jax.errors import ConfigError
 
-# Logical axis → the mesh axes that its dimension is cut over, the first varying slowest. The
+# Logical axis → the mesh axes that its dimension is split over, the first varying slowest. The
 # embedding is cut along its vocabulary alone, by both axes, because a gather from a table cut in
 # two dimensions moves the whole table.
 RULES: dict[str, tuple[str, ...]] = {
@@ -91,8 +91,8 @@ def _partition_spec(
         if size % parts:
             below = size // parts * parts
             raise ConfigError(
-                f'{name}: dimension {logical!r} of size {size} cannot be cut over {parts} devices '
-                f'(mesh {"×".join(RULES[logical])}); sizes that fit: '
+                f'{name}: dimension {logical!r} of size {size} cannot be split over {parts} '
+                f'devices (mesh {"×".join(RULES[logical])}); sizes that fit: '
                 f'{f"{below} or " if below else ""}{below + parts}'
             )
         for axis in RULES[logical]:

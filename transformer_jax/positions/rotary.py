@@ -121,7 +121,7 @@ class Rope(Position):
         fraction: of the dimensions of a head, from the first, that are rotated (GPT-J, GPT-NeoX).
         pairs: half, dimension i with i + R/2 (GPT-NeoX, Llama); or interleaved, 2i with 2i + 1 (the
             paper, GPT-J).
-        scaling: for longer texts, one of SCALINGS.
+        scaling: for longer texts: none, linear, ntk or yarn.
     """
 
     theta: float = 1e4

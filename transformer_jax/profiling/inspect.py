@@ -100,7 +100,7 @@ def _parameter_table(report: CostReport) -> rich.table.Table:
 
     table = result_table(
         'parameters',
-        ('path', 'array', 'axes/cut over', 'arrays', 'count', 'bytes per device'),
+        ('path', 'array', 'axes/split over', 'arrays', 'count', 'bytes per device'),
         [row(cells, members) for cells, members in groups.items()],
         text_columns=3,
         overflow='fold',

@@ -24,7 +24,7 @@ from transformer_jax.report.tables import Report, Side, Table, VariantResult, Ve
 
 REPORTS = re.compile(r'(<!-- begin report: (\S+) -->\n).*?(<!-- end report -->)', re.DOTALL)
 CLAIMS = re.compile(r'(<!-- begin claims -->\n).*?(<!-- end claims -->)', re.DOTALL)
-HEADS = ('claim', 'paper', 'our scale', 'verdict')
+HEADS = ('experiment', 'hypothesis', 'paper', 'ours', 'against the reference')
 
 
 @functools.cache
@@ -127,20 +127,23 @@ def headline(table: Table) -> VariantResult | None:
 
 
 def _claim(report: Report, link: str) -> list[str]:
-    claim, table = escape(report.experiment['claim'].rstrip('.')), report.tables[0]
+    experiment, table = report.experiment, report.tables[0]
+    name, _, scale = Path(experiment['file']).name.replace('.py', '').partition(':')
+    cells = [f'[{escape(f"{name} ({scale})" if scale else name)}]({link})']
+    cells.append(escape(experiment['claim'].rstrip('.')))
     row = headline(table)
     if row is None:
-        return [claim, numbers.NONE, numbers.NONE, f'[nothing to compare]({link})']
+        return [*cells, numbers.NONE, numbers.NONE, 'nothing to compare']
     reference = table.row(row.reference)
     pairs = [f'{code(one.variant)} {_mean(table, one)}' for one in (row, reference)]
     ours = f'{", ".join(pairs)} ({escape(table.label)})'
-    return [claim, _paper(table, row), ours, f'[{_verdicts(table)}]({link})']
+    return [*cells, _paper(table, row), ours, _verdicts(table)]
 
 
 def _paper(table: Table, row: VariantResult) -> str:
     """Write the paper's numbers of a variant and its reference; a dash where it lacks one.
 
-    What our test finds is added where it finds a difference: '12.5, 25.8 (agrees)'.
+    What our test finds is added where it finds a difference: '12.5, 25.8 (BLEU; agrees)'.
     """
     if not table.papers:
         return numbers.NONE
@@ -150,7 +153,8 @@ def _paper(table: Table, row: VariantResult) -> str:
         return numbers.NONE
     pair = ', '.join(numbers.printed(paper.values[name], paper.values.values()) for name in names)
     side = paper.sides.get(row.variant)
-    return f'{pair} ({side})' if side in (Side.AGREES, Side.CONTRADICTS) else pair
+    found = f'; {side}' if side in (Side.AGREES, Side.CONTRADICTS) else ''
+    return f'{pair} ({escape(paper.measure)}{found})'
 
 
 def _mean(table: Table, row: VariantResult) -> str:

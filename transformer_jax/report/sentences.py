@@ -200,7 +200,7 @@ def machines(report: Report) -> list[str]:
 
 
 def steps(report: Report) -> str:
-    """Return how many steps the runs took, divided by commas where they differ."""
+    """Return how many steps the runs took, separated by commas where they differ."""
     return ', '.join(dict.fromkeys(f'{run["steps"]:,}' for run in report.runs)) or numbers.NONE
 
 

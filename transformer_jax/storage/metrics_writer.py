@@ -75,7 +75,7 @@ def truncate_after(path: epath.Path, step: int) -> None:
 def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
     """Read the events of a metrics.jsonl, in their order; 'nan', 'inf' and '-inf' become floats.
 
-    A run that goes on may be writing the last line: without its newline it is left out.
+    A run that is still training may be writing the last line: without its newline it is left out.
 
     Returns:
         one dictionary for each event, with `step` and `split`; none where there is no file.

@@ -137,7 +137,7 @@ def require_whole(group: SeedGroup) -> None:
     """Raise WorkdirError for a group that cannot resume, since members of it were released."""
     if group.released:
         raise WorkdirError(
-            f'{group.path} cannot go on without {", ".join(group.released)}, which were deleted '
+            f'{group.path} cannot continue without {", ".join(group.released)}, which were deleted '
             'and trained again alone: delete it, and the runs of it that are not done'
         )
 

@@ -43,7 +43,7 @@ def train(config: ExperimentConfig, path: epath.PathLike, log: Log) -> dict[str,
         the best evaluation, {'step', 'metric', 'value'}; None without any, and for a seed group.
 
     Raises:
-        UserError: anything that a user can mend, see `errors`. Stopped after SIGINT or SIGTERM,
+        UserError: anything that a user can fix, see `errors`. Stopped after SIGINT or SIGTERM,
             with the state saved. Diverged after a non-finite update; of a seed group at its end,
             if one seed or more diverged.
     """

@@ -137,7 +137,7 @@ class Trainer:
                     raise Stopped(
                         signum,
                         f'stopped by {signal.Signals(signum).name} after step {self.step}, which '
-                        'is saved; the same command goes on from there',
+                        'is saved; the same command continues from there',
                     )
         if self.saved != self.step and not self.failed:
             self.save(self.live)

@@ -12,7 +12,7 @@ from transformer_jax.storage.metrics_writer import MetricsWriter
 from transformer_jax.storage.workdir import Workdir
 
 REMEDY = (
-    'lower optim.learning_rate, raise the warmup or set optim.clip, or go on without such steps '
+    'lower optim.learning_rate, raise the warmup or set optim.clip, or continue without such steps '
     "with train.on_nonfinite='skip'"
 )
 

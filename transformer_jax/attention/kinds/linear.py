@@ -62,7 +62,7 @@ class Linear(Attention):
     `gate='element'`), and the kind is causal only. Position encodings that rotate act before φ.
 
     Options:
-        feature: φ, one of FEATURES.
+        feature: φ: none, elu, relu, taylor or favor.
         decay: none, fixed or gated.
         chunk: how many tokens a chunk has; 0: 64, or 16 with a gated decay. The result does not
             depend on it.

@@ -45,7 +45,7 @@ class TfdsTranslation(TextPairs):
 class TfdsText(Documents):
     """A text feature of any prepared set of TensorFlow Datasets, each a document that stands alone.
 
-    It is prepared as for TfdsTranslation.
+    It is prepared as `tfds_translation` is.
 
     The default is the One Billion Word Benchmark (Chelba et al. 2014), which has no validation
     split: it is cut from the held-out text, the rest of which is the test split.
@@ -77,7 +77,7 @@ class TfdsText(Documents):
 class TfdsClassification(TextPairs):
     """Texts and their classes, from any such set of TensorFlow Datasets.
 
-    It is prepared as for TfdsTranslation.
+    It is prepared as `tfds_translation` is.
 
     `names` are the names that the set gives its labels, in their order. The default is IMDB (Maas
     et al. 2011), which has no validation split: it is the last tenth of the training set.
