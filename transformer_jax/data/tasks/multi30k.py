@@ -3,6 +3,7 @@
 import dataclasses
 import urllib.error
 import urllib.request
+from typing import ClassVar
 
 from etils import epath
 
@@ -22,6 +23,9 @@ class Multi30k(TextPairs):
     in the public repository (train.en.gz, val.en.gz, test_2016_flickr.en.gz; train.lc.norm.tok.en,
     …) are read from `data.source_dir`, or downloaded once when that is empty.
     """
+
+    # Some captions have stray double spaces; published results are without them.
+    keeps_spaces: ClassVar[bool] = False
 
     version: str = 'raw'
     test: str = 'test_2016_flickr'

@@ -23,6 +23,8 @@ class TextTask(Task):
 
     text_is_tokenized: ClassVar[bool] = False
     exact_match_by_tokens: ClassVar[bool] = False
+    # False: byte pairs read several spaces as one, and drop those at the ends of a text.
+    keeps_spaces: ClassVar[bool] = True
 
     @abc.abstractmethod
     def load(self, data: DataConfig, split: str) -> Texts:
@@ -52,7 +54,9 @@ class TextTask(Task):
             texts = self._training_texts(data)
             sources = list(texts.source or ())
             learned_from = sources if self.predicts_class else texts.everything()
-            tokenizer = TOKENIZERS[data.tokenizer].train(learned_from, data.vocab_size)
+            tokenizer = TOKENIZERS[data.tokenizer].train(
+                learned_from, data.vocab_size, keep_spaces=self.keeps_spaces
+            )
         else:
             raise DataError(f'{directory} holds no tokenizer: train first')
         check_vocab_size(tokenizer, data, f'{directory} holds a tokenizer with')
