@@ -1,5 +1,6 @@
 """Scores against sacreBLEU called directly, textbook numbers and edge cases."""
 
+import functools
 import hashlib
 import json
 import math
@@ -9,7 +10,7 @@ import sacrebleu
 
 from transformer_jax.errors import DataError
 from transformer_jax.evaluation.metrics import (
-    count_words,
+    TextSize,
     perplexities,
     translation_metrics,
     wilson_interval,
@@ -114,15 +115,16 @@ def test_line_counts_must_agree(hypotheses, references):
 
 def test_perplexities():
     sentences = ['vier  Hunde\tspielen ', '']  # 3 words and 2 ends
-    assert count_words(sentences) == 5
-    found = perplexities(10.0, 8, sentences)
+    size = functools.reduce(TextSize.plus, sentences, TextSize(0, 0))
+    assert size == (5, 22)
+    found = perplexities(10.0, 8, size)
     assert found == {
         'perplexity': pytest.approx(math.exp(10 / 8)),
         'word_perplexity': pytest.approx(math.exp(2)),
         'bits_per_byte': pytest.approx(10 / math.log(2) / 22),
     }  # 20 letters and 2 ends
-    assert perplexities(1e6, 8, sentences)['perplexity'] == math.inf
+    assert perplexities(1e6, 8, size)['perplexity'] == math.inf
 
 
 def test_uniform_model_has_the_vocabulary_as_perplexity():
-    assert perplexities(12 * math.log(50), 12, ['a b'])['perplexity'] == pytest.approx(50)
+    assert perplexities(12 * math.log(50), 12, TextSize(3, 4))['perplexity'] == pytest.approx(50)

@@ -53,8 +53,8 @@ class Prefix(Mask):
     Raffel et al. 2020, section 3.2.1. In a decoder it replaces the causal mask, also where it is
     part of a combination: `window(64) & prefix(8)` looks ahead to keys that are in both. The
     positions of the prefix see each other, so that a cache must take the whole prefix in one step
-    (one by one, each token would miss those after it), and the loss leaves out the targets within
-    the prefix.
+    (one by one, each token would miss those after it). Targets within the prefix are visible
+    inputs and do not count in the loss.
     """
 
     length: int

@@ -48,7 +48,9 @@ def run_probe(values: Flags) -> None:
     from transformer_jax.inference import probe_display, probes
     from transformer_jax.inference.trained_run import TrainedRun
 
-    trained = TrainedRun(workdir, values.checkpoint, print_remark, {}, (values.split,))
+    # The table shows the newest of all checkpoints.
+    checkpoint = 'last' if values.all_checkpoints else values.checkpoint
+    trained = TrainedRun(workdir, checkpoint, print_remark, {}, (values.split,))
     result = probes.probe(trained, values.split, values.batches, values.all_checkpoints)
     if values.json:
         print(json.dumps(result))

@@ -23,6 +23,7 @@ def check_combinations(components: Components) -> None:
         _check_model(components)
     _check_task(components)
     _check_vocabulary(components)
+    _check_stride(components)
     if components.architecture.sites:
         _check_rows(components)
     if components.config.train.num_seeds > 1:
@@ -66,6 +67,16 @@ def _check_task(components: Components) -> None:
         raise ConfigError(
             f'model.attention={config.model.attention!r}: a prefix of fixed length suits no '
             'sources of different lengths; take it out of the mask'
+        )
+
+
+def _check_stride(components: Components) -> None:
+    """Windows of contiguous text must leave no gap between one and the next."""
+    stride, longest = components.config.evaluate.stride, components.batching.row_lengths()[-1]
+    if stride > longest:
+        raise ConfigError(
+            f'evaluate.stride={stride} would leave gaps between windows of '
+            f'data.batching={components.config.data.batching!r}: it is at most {longest}'
         )
 
 

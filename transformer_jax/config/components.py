@@ -49,4 +49,5 @@ class Components:
             config.train.seed,
             self.architecture.max_length,
             not self.model_kind.reads_source,
+            max(self.architecture.prefix_length - 1, 0),
         )

@@ -51,6 +51,33 @@ class Examples(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Uncounted:
+    """Examples whose first target tokens do not count in the loss: the model is shown them.
+
+    Attributes:
+        examples: the same examples, all of whose targets may count.
+        first: how many targets of each example do not.
+    """
+
+    examples: Examples
+    first: int
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """See Examples."""
+        return self.examples.lengths
+
+    def take(self, index: np.ndarray) -> Taken:
+        """See Examples."""
+        taken = self.examples.take(index)
+        tokens, lengths = taken.target
+        begin = np.cumsum(lengths) - lengths
+        counts = np.arange(len(tokens)) - np.repeat(begin, lengths) >= self.first
+        weights = np.ones(len(tokens), np.float32) if taken.weights is None else taken.weights
+        return taken._replace(weights=weights * counts)
+
+
+@dataclasses.dataclass(frozen=True)
 class Joined:
     """Pairs as a language model reads them, as one sequence: only the target counts in the loss."""
 

@@ -11,7 +11,7 @@ from etils import epath
 
 from transformer_jax.batch import Batch
 from transformer_jax.data.batching import Batching, Buckets, LocalRows, Plan, materialize
-from transformer_jax.data.examples import Examples, Joined
+from transformer_jax.data.examples import Examples, Joined, Uncounted
 from transformer_jax.data.files import Texts
 from transformer_jax.data.tasks.base import Log, ReadContext, Task
 from transformer_jax.data.tokenizers import Tokenizer
@@ -31,6 +31,7 @@ class PipelineConfig:
     seed: int  # of the order of the training examples
     max_length: float  # the most tokens that the model can read; math.inf where nothing bounds them
     joins_pairs: bool  # the model reads source and target as one sequence
+    shown: int  # the first targets of a sequence that every position sees: they do not count
 
 
 class Training(NamedTuple):
@@ -214,8 +215,9 @@ class Data:
 
     def _as_read(self, examples: Examples) -> Examples:
         """Return the examples as the model reads them; a language model reads a pair as one."""
-        joins = self.config.joins_pairs and self.task.translates
-        return Joined(examples) if joins else examples
+        if self.config.joins_pairs and self.task.translates:
+            examples = Joined(examples)
+        return Uncounted(examples, self.config.shown) if self.config.shown else examples
 
     def _kept(self, examples: Examples, empty: np.ndarray, names: Texts) -> np.ndarray:
         """Return the examples that can be learned from; count and report the others."""
@@ -223,12 +225,18 @@ class Data:
         longest, long = context.longest, examples.lengths > context.longest
         context.report(empty, names, 'training examples with an empty line dropped')
         context.report(long, names, f'training examples longer than {longest} tokens dropped')
-        kept = np.flatnonzero(~(empty | long).any(axis=1))
+        unfit = empty | long
+        if self.config.shown:
+            shown = examples.lengths <= [-1, self.config.shown]
+            context.report(shown, names, 'training examples that end within the prefix dropped')
+            unfit |= shown
+        kept = np.flatnonzero(~unfit.any(axis=1))
         if not len(kept):
             raise DataError(
                 f'{names.source_name}: no training example is left: {empty.any(axis=1).sum()} have '
                 f'an empty line, {long.any(axis=1).sum()} are longer than the {longest} tokens of '
-                'data.batching; raise that'
+                f'data.batching{", the others end within the prefix" if self.config.shown else ""}'
+                '; raise that'
             )
         return kept
 

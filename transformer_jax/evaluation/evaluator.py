@@ -14,6 +14,7 @@ from transformer_jax.config.components import Components
 from transformer_jax.data import Data, source_batches
 from transformer_jax.data.batching import Batching
 from transformer_jax.decoding.decoder import make_decoder
+from transformer_jax.errors import DataError
 from transformer_jax.evaluation.metrics import (
     classification_metrics,
     perplexities,
@@ -22,6 +23,7 @@ from transformer_jax.evaluation.metrics import (
     wilson_interval,
 )
 from transformer_jax.evaluation.teacher_forcing import ScoredBatch, TokenTotals
+from transformer_jax.evaluation.text_size import counted_text_size
 from transformer_jax.losses.token_scores import token_scores
 from transformer_jax.models import abstract_params, build_model
 from transformer_jax.partitioning.partitioner import Partitioner
@@ -196,6 +198,8 @@ class Evaluator:
         return hypotheses
 
     def _likelihood(self, totals: TokenTotals, split: str) -> Scores:
+        if not totals.weight:
+            raise DataError(f'the {split} split has no token that counts: all are in the prefix')
         loss = totals.nll / totals.weight
         scores = {
             'loss': loss,
@@ -206,7 +210,8 @@ class Evaluator:
             scores['stride'] = self.config.evaluate.stride
         if not self.data.task.predicts_natural_text:
             return scores | {'perplexity': perplexity(loss)}
-        return scores | perplexities(totals.nll, totals.weight, self.data.text(split).target)
+        size = counted_text_size(self.data, split, self.config.evaluate.stride)
+        return scores | perplexities(totals.nll, totals.weight, size)
 
 
 def _all_rows(rows: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sacrebleu.metrics.bleu import BLEU
@@ -169,31 +169,41 @@ def wilson_interval(successes: int, trials: int, z: float = Z_95) -> list[float]
     return [max(0.0, center - half), min(1.0, center + half)]
 
 
-def perplexities(loss_sum: float, tokens: float, references: Sequence[str]) -> dict[str, float]:
+class TextSize(NamedTuple):
+    """The size of the text that a likelihood is about."""
+
+    words: int  # between white space, and one end of sentence for each sentence
+    bytes: int  # in UTF-8; one end of sentence counts as a byte
+
+    def plus(self, text: str, ends: bool = True) -> 'TextSize':
+        """Add a text, and its end of sentence where `ends`."""
+        return TextSize(
+            self.words + len(text.split()) + ends, self.bytes + len(text.encode()) + ends
+        )
+
+    def minus(self, text: str, ends: bool) -> 'TextSize':
+        """Take a text away, and its end of sentence where `ends`."""
+        words, size = TextSize(0, 0).plus(text, ends)
+        return TextSize(self.words - words, self.bytes - size)
+
+
+def perplexities(loss_sum: float, tokens: float, size: TextSize) -> dict[str, float]:
     """State one negative log-likelihood per token, per word and per byte.
 
     - perplexity: exp(loss_sum / tokens), which depends on the vocabulary
-    - word_perplexity: exp(loss_sum / words), which compares across vocabularies; words are those
-      between white space, and one end of sentence for each sentence
-    - bits_per_byte: loss_sum / ln 2 over the bytes of the text in UTF-8; one end of sentence
-      counts as a byte
+    - word_perplexity: exp(loss_sum / words), which compares across vocabularies
+    - bits_per_byte: loss_sum / ln 2 / bytes
 
     Args:
-        loss_sum: in nats, over all tokens.
+        loss_sum: in nats, over all counted tokens.
         tokens: their number.
-        references: the sentences that the tokens stand for.
+        size: of the text that the counted tokens stand for.
     """
-    size = sum(len(reference.encode()) + 1 for reference in references)
     return {
         'perplexity': perplexity(loss_sum / tokens),
-        'word_perplexity': perplexity(loss_sum / count_words(references)),
-        'bits_per_byte': loss_sum / math.log(2) / size,
+        'word_perplexity': perplexity(loss_sum / size.words),
+        'bits_per_byte': loss_sum / math.log(2) / size.bytes,
     }
-
-
-def count_words(sentences: Sequence[str]) -> int:
-    """Count words between white space, and one end of sentence for each sentence."""
-    return sum(len(sentence.split()) + 1 for sentence in sentences)
 
 
 def perplexity(loss: float) -> float:

@@ -23,7 +23,9 @@ def probe_table(result: Mapping[str, Any]) -> rich.table.Table:
     Layers and heads count from 1, as in pictures of attention.
     """
     newest = result['checkpoints'][-1]
-    table = rich.table.Table(title=f'{result["split"]}, step {newest["step"]}')
+    steps = ', '.join(str(step) for step in (newest['step'], *newest['averaged']))
+    average = ', averaged' if newest['averaged'] else ''
+    table = rich.table.Table(title=f'{result["split"]}, step {steps}{average}')
     table.add_column('site')
     for name in ('layer', 'head', *PROBES.values()):
         table.add_column(name, justify='right')

@@ -193,7 +193,8 @@ def probe(
             checkpoint.
 
     Returns:
-        what probes.json holds: `split`, and `checkpoints`, each with its `step` and `sites`.
+        what probes.json holds: `split`, and `checkpoints`, each with its `step`, the other steps
+        that are `averaged` with it, and `sites`.
 
     Raises:
         ConfigError: a model without attention.
@@ -224,7 +225,10 @@ def probe(
     wanted = [trained.steps]
     if every_checkpoint:
         wanted = [(step,) for step in trained.checkpoints.intact_steps()][::-1]
-    checkpoints = [{'step': steps[0], 'sites': probe_steps(steps)} for steps in wanted]
+    checkpoints = [
+        {'step': steps[0], 'averaged': list(steps[1:]), 'sites': probe_steps(steps)}
+        for steps in wanted
+    ]
     return {'split': split, 'checkpoints': checkpoints}
 
 
