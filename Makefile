@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test test-slow test-all docs docs-site notebook golden lint format types clean
+.PHONY: demo test test-slow test-rare test-all docs docs-site notebook golden lint format types clean
 
 demo: .venv/installed
 	$(BIN)/transformer-jax train --config=configs/number_words.py:en-de --workdir=$(RUN)
@@ -18,12 +18,15 @@ demo: .venv/installed
 	@printf '\nEverything lies in %s: attention.png (every head), evaluations.json, metrics.jsonl, checkpoints/\n' $(RUN)
 
 test: .venv/installed-dev lint
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow and not rare'
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow
 
-test-all: test test-slow types
+test-rare: .venv/installed-dev
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m rare
+
+test-all: test test-slow test-rare types
 
 docs: .venv/installed
 	$(BIN)/python docs/generate_reference.py

@@ -96,7 +96,7 @@ def test_the_how_to_needs_few_lines():
         assert len(block.splitlines()) <= 5
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_the_how_to_is_true(tmp_path):
     """All blocks run in one program, in their order, with small settings."""
     small = (

@@ -419,7 +419,7 @@ def test_what_limits_attention_does_not_limit_a_recurrent_model():
     assert architecture.max_length == float('inf')
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.parametrize('rnn', ['lstm', 'gru'])
 def test_number_words_are_translated(rnn, tmp_path):
     file = support.CONFIG_FILE.with_name('number_words_rnn.py')
