@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from transformer_jax.ablation import results
-from transformer_jax.storage import checkpoints, manifest, seed_group_file
+from transformer_jax.storage import checkpoint_folders, manifest, seed_group_file
 from transformer_jax.storage.workdir import Workdir
 
 PAGE = (Path(__file__).parents[2] / 'docs' / 'reference' / 'workdir.md').read_text()
@@ -15,7 +15,7 @@ def file_names(folder):
     """Yield the names of all files of a run, of a group of seeds, and of an ablation."""
     paths = vars(Workdir(folder)).items()
     yield from [path.name for name, path in paths if name.endswith('_path')]
-    yield from [checkpoints.META, checkpoints.DAMAGED, manifest.NAME]
+    yield from [checkpoint_folders.META, checkpoint_folders.DAMAGED, manifest.NAME]
     yield from [seed_group_file.NAME, seed_group_file.LOCK]
     yield from [results.EXPERIMENT, results.RESULT, results.FAILURE, results.SENTENCES]
     yield results.RESULTS

@@ -46,7 +46,7 @@ def add_checkpoint(path, seeds):
     step = path / 'checkpoints' / '2'
     step.mkdir(parents=True)
     record = {'best': None, 'saves': [2]}
-    meta = {'step': 2, 'meta': {'records': [record] * seeds}}
+    meta = {'step': 2, 'arrays': {}, 'meta': {'records': [record] * seeds}}
     (step / 'meta.json').write_text(json.dumps(meta))
     manifest.write(step)
 

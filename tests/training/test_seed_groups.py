@@ -30,6 +30,7 @@ from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.storage.files import absolute_path
 from transformer_jax.storage.seed_checkpoints import open_checkpoints
 from transformer_jax.storage.seed_group import SeedGroup
+from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import programs, seed_groups
 from transformer_jax.training.programs import make_program
 from transformer_jax.training.seed_groups import seed_configs
@@ -95,7 +96,7 @@ def test_the_seeds_are_different_runs(group):
 
 @pytest.mark.parametrize('seed', ['0', '1'])
 def test_the_folder_of_a_seed_is_a_workdir(alone, group, seed):
-    read = [json.loads((folder / seed / 'config.json').read_text()) for folder in (alone, group)]
+    read = [Workdir(folder / seed).read_config() for folder in (alone, group)]
     assert read[0] == read[1]
     assert json.loads((group / 'config.json').read_text())['train']['num_seeds'] == 2
     (record,) = json.loads((group / seed / 'run.json').read_text())
@@ -192,9 +193,7 @@ def test_other_numbers_need_no_other_program(varied, tmp_path, index):
     assert traces == 1
     train(experiment(**SETTINGS[index]), tmp_path, quiet)
     np.testing.assert_allclose(losses(folder / FOLDERS[index]), losses(tmp_path), atol=1e-4)
-    assert (folder / FOLDERS[index] / 'config.json').read_text() == (
-        tmp_path / 'config.json'
-    ).read_text()
+    assert Workdir(folder / FOLDERS[index]).read_config() == Workdir(tmp_path).read_config()
 
 
 def test_what_diverges_stops_alone(varied):

@@ -19,9 +19,9 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax.ablation.seed_values import references_of
 from transformer_jax.errors import ConfigError, WorkdirError
+from transformer_jax.storage.config_changes import config_changes, may_change
 from transformer_jax.storage.config_versions import migrate_config, migrate_flat_config
 from transformer_jax.storage.files import absolute_path, wrap_os_errors, write_text
-from transformer_jax.storage.workdir import config_changes, may_change
 
 EXPERIMENT, RESULT, FAILURE, SENTENCES, RESULTS = (
     'experiment.json',

@@ -51,12 +51,13 @@ def migrate_config(stored: Mapping[str, Any], name: str) -> dict[str, Any]:
         name: of the file, for messages.
 
     Returns:
-        today's nested configuration, without a version.
+        today's nested configuration, without a version and without the identity of the run.
 
     Raises:
         WorkdirError: a later version of this package wrote it.
     """
     values = dict(stored)
+    values.pop('run', None)  # the identity of the run
     version = values.pop('version', 1)
     if version == VERSION:
         return values

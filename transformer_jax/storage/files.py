@@ -45,6 +45,20 @@ def wrap_os_errors(path: epath.Path) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def wrap_read_errors(path: epath.Path) -> Iterator[None]:
+    """Raise an error of permissions, links or the disk as a WorkdirError; not a missing file."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise WorkdirError(
+            f'cannot read {error.filename or path}: {error.strerror or error}; correct its '
+            'permissions, or restore it from a copy'
+        ) from error
+
+
 def write_text(path: epath.Path, text: str) -> None:
     """Replace the whole file at `path` atomically.
 

@@ -1,6 +1,8 @@
 """The checksum manifest of a directory.
 
-MANIFEST.json holds the size and the SHA-256 of every other file in the directory and below it.
+MANIFEST.json holds the size and the SHA-256 of every other file in the directory and below it. The
+files that file managers and network file systems add (.DS_Store, .nfs…) are neither recorded nor
+missed: they are left alone.
 """
 
 import hashlib
@@ -11,9 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from etils import epath
 
 from transformer_jax.errors import WorkdirError
-from transformer_jax.storage.files import write_text
+from transformer_jax.storage.files import wrap_read_errors, write_text
+from transformer_jax.storage.json_files import parse_json
 
 NAME = 'MANIFEST.json'
+# Beside names that begin with a dot; Orbax writes none of either sort.
+OTHERS = ('Thumbs.db', 'desktop.ini', '@eaDir', '__MACOSX')
+
+
+class Damaged(WorkdirError):
+    """A directory that differs from its manifest, or whose manifest is damaged."""
 
 
 def write(directory: epath.Path) -> None:
@@ -29,10 +38,14 @@ def find_damage(directory: epath.Path) -> str | None:
 
     Reads every file. A file that is missing, added, truncated or altered is a difference, the
     manifest itself included; the text that is returned names the file.
+
+    Raises:
+        WorkdirError: a file cannot be read: that says nothing about what is in it.
     """
     try:
-        recorded = _recorded(directory)
-        found = _digests(directory, _covered(directory))
+        with wrap_read_errors(directory):
+            recorded = _recorded(directory)
+            found = _digests(directory, _covered(directory))
     except FileNotFoundError as error:
         # A reader may run while a training deletes old checkpoints.
         return f'{error.filename} has just been deleted'
@@ -45,25 +58,27 @@ def read_text(directory: epath.Path, name: str) -> str:
     """Verify one file against the manifest and return its text.
 
     Raises:
-        WorkdirError: the file is damaged or missing; the message names it.
+        Damaged: the file is damaged or missing; the message names it.
+        WorkdirError: it cannot be read.
     """
     try:
-        recorded = _recorded(directory)
-        found = _digests(directory, [directory / name])
-        text = (directory / name).read_text()
+        with wrap_read_errors(directory):
+            recorded = _recorded(directory)
+            found = _digests(directory, [directory / name])
+            text = (directory / name).read_text()
     except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise WorkdirError(f'{directory} is damaged: {name}: {error}') from error
+        raise Damaged(f'{directory} is damaged: {name}: {error}') from error
     if recorded is None or name not in recorded or recorded[name] != found[name]:
-        raise WorkdirError(f'{directory} is damaged: {name} differs from {NAME}')
+        raise Damaged(f'{directory} is damaged: {name} differs from {NAME}')
     return text
 
 
 def _recorded(directory: epath.Path) -> dict | None:
+    content = (directory / NAME).read_bytes()
     try:
-        recorded = json.loads((directory / NAME).read_text())
-    except ValueError:  # Not JSON, or not UTF-8.
+        return parse_json(content, NAME, {str: str}, '')
+    except WorkdirError:
         return None
-    return recorded if isinstance(recorded, dict) else None
 
 
 def _differences(recorded: dict[str, str], found: dict[str, str]) -> Iterator[str]:
@@ -80,12 +95,13 @@ def _digests(directory: epath.Path, files: list[epath.Path]) -> dict[str, str]:
     """Hash files in parallel: {'state/d/…': '1234 bytes, sha256 ab…'}."""
 
     def digest(path: epath.Path) -> str:
-        sha256 = hashlib.sha256()
+        sha256, size = hashlib.sha256(), 0
         # Not hashlib.file_digest: the file objects of some stores have no `readinto`.
         with path.open('rb') as file:
             while block := file.read(1 << 20):
                 sha256.update(block)
-        return f'{path.stat().length} bytes, sha256 {sha256.hexdigest()}'
+                size += len(block)
+        return f'{size} bytes, sha256 {sha256.hexdigest()}'
 
     with ThreadPoolExecutor() as pool:  # Threads are enough: hashlib releases the GIL.
         names = (path.relative_to(directory).as_posix() for path in files)
@@ -97,6 +113,11 @@ def _covered(directory: epath.Path) -> list[epath.Path]:
     return [path for path in _files(directory) if path != directory / NAME]
 
 
+def _is_foreign(name: str) -> bool:
+    """Whether something else than this program makes files of this name."""
+    return name.startswith('.') or name in OTHERS
+
+
 def _files(directory: epath.Path) -> list[epath.Path]:
-    children = sorted(directory.iterdir())
+    children = sorted(path for path in directory.iterdir() if not _is_foreign(path.name))
     return [file for child in children for file in (_files(child) if child.is_dir() else [child])]

@@ -5,8 +5,18 @@ import dataclasses
 from etils import epath
 
 from transformer_jax.errors import WorkdirError
-from transformer_jax.storage.checkpoints import Checkpoints
+from transformer_jax.storage.checkpoint_folders import CheckpointFolders
 from transformer_jax.storage.files import absolute_path
+
+# Keys in which the members of a group may differ: the order of the data, and the numbers of
+# `train_state.Hyper`, which are arrays of the compiled program.
+MAY_DIFFER = (
+    'train.seed',
+    'optim.learning_rate',
+    'model.dropout',
+    'train.label_smoothing',
+    'optim.weight_decay',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +61,7 @@ class SeedGroup:
 
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint of the group is complete; reads no file of it."""
-        checkpoints = Checkpoints(self.path / 'checkpoints', keep=1, read_only=True)
+        checkpoints = CheckpointFolders(self.path / 'checkpoints', keep=1, read_only=True)
         return bool(checkpoints.valid_steps())
 
 

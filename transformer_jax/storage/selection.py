@@ -4,12 +4,12 @@ import itertools
 import re
 
 from transformer_jax.errors import ConfigError
-from transformer_jax.storage.checkpoints import Checkpoints, list_steps
+from transformer_jax.storage.checkpoint_folders import CheckpointFolders, list_steps
 
 _CHOICE = re.compile('(?P<best>best)|(?P<last>last)|avg:(?P<n>[1-9][0-9]*)|(?P<step>[0-9]+)')
 
 
-def select_steps(checkpoints: Checkpoints, choice: str) -> tuple[int, ...]:
+def select_steps(checkpoints: CheckpointFolders, choice: str) -> tuple[int, ...]:
     """Return the steps that a choice of checkpoints means, newest first.
 
     `Checkpoints.params` returns the mean of their parameters. 'last' and 'avg:N' skip damaged

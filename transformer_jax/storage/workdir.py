@@ -1,6 +1,7 @@
 """The workdir: one directory that holds all files of a run.
 
-- config.json: the resolved configuration; a later run in this workdir must have the same
+- config.json: the resolved configuration, which a later run in this workdir must have too, and
+  the identity of the run, which each of its checkpoints has too
 - run.json: a record of every start: commit, versions, devices, engines of attention, command,
   times, how it ended
 - metrics.jsonl: one object per event, with `step` and `split`; events/ has the same for TensorBoard
@@ -14,7 +15,6 @@ see `storage.seed_group_file`.
 
 import contextlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,18 +24,16 @@ from etils import epath
 
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.schema import flatten
+from transformer_jax.storage.config_changes import MAY_CHANGE, config_changes, may_change
 from transformer_jax.storage.config_versions import migrate_config, with_version
 from transformer_jax.storage.files import absolute_path, wrap_os_errors, write_text
+from transformer_jax.storage.json_files import read_json_if_there
 from transformer_jax.storage.locks import lock
 from transformer_jax.storage.metrics_writer import MetricsWriter, encode_non_finite
 from transformer_jax.storage.processes import run_on_primary
 from transformer_jax.storage.provenance import describe_run, timestamp
+from transformer_jax.storage.run_identity import RunIdentity, new_run_id
 from transformer_jax.storage.seed_group_file import find_group
-
-# Keys (or groups, ending in a dot) that may change between the runs of one workdir: no update
-# depends on them beyond the order of floating-point sums. train.steps is not one of them: the
-# schedule depends on it.
-MAY_CHANGE = ('parallel.', 'checkpoint.', 'train.log_every', 'data.prefetch', 'data.cache_dir')
 
 
 class Workdir:
@@ -106,13 +104,30 @@ class Workdir:
 
         Raises:
             ConfigError: there is no config.json.
-            WorkdirError: config.json is not JSON.
+            WorkdirError: config.json is damaged.
         """
-        if not self.config_path.exists():
+        stored = self._stored_config()
+        if stored is None:
             raise ConfigError(
                 f'--workdir={self.path} has no config.json: name the workdir of a training run'
             )
-        return migrate_config(_read_json(self.config_path), str(self.config_path))
+        return migrate_config(stored, str(self.config_path))
+
+    def identity(self) -> RunIdentity | None:
+        """Return what the checkpoints of the run must agree with; None without a config.json.
+
+        Raises:
+            WorkdirError: config.json is damaged.
+        """
+        stored = self._stored_config()
+        if stored is None:
+            return None
+        config = migrate_config(stored, str(self.config_path))
+        return RunIdentity(self.config_path, stored.get('run', ''), flatten(config))
+
+    def _stored_config(self) -> dict | None:
+        remedy = 'restore it from a copy, or choose another --workdir'
+        return read_json_if_there(self.config_path, {}, remedy)
 
     def metrics_writer(self, resumed: int | None) -> MetricsWriter:
         """Open the metrics for a run that starts after step `resumed` (None: from step 0)."""
@@ -128,8 +143,9 @@ class Workdir:
 
     def _write_config(self, new: dict, config: Mapping[str, Any]) -> None:
         """Write config.json, or raise ConfigError if an older one differs in a key that matters."""
-        if self.config_path.exists():
-            old = flatten(self.read_config())
+        stored = self._stored_config()
+        if stored is not None:
+            old = flatten(migrate_config(stored, str(self.config_path)))
             lines = config_changes(old, new)
             refused = [line for key, line in lines.items() if not may_change(key)]
             if refused:
@@ -144,7 +160,10 @@ class Workdir:
             raise WorkdirError(
                 f'{self.path} has checkpoints but no config.json: choose another --workdir'
             )
-        write_text(self.config_path, json.dumps(with_version(config), indent=2) + '\n')
+        # A run that an earlier version began gets its identity now.
+        run_id = (stored or {}).get('run') or new_run_id()
+        content = json.dumps(with_version(config) | {'run': run_id}, indent=2)
+        write_text(self.config_path, content + '\n')
 
     def _record_run(self, facts: Mapping[str, Any]) -> Iterator[dict]:
         """Yield this start's record; process 0 writes it to run.json before and after the run."""
@@ -152,7 +171,8 @@ class Workdir:
         if jax.process_index() != 0:
             yield run
             return
-        earlier = _read_json(self.run_path) if self.run_path.exists() else []
+        remedy = 'delete it: only the record of earlier starts is lost'
+        earlier = read_json_if_there(self.run_path, [dict], remedy) or []
         with wrap_os_errors(self.run_path):
             write_text(self.run_path, json.dumps([*earlier, run], indent=1) + '\n')
         try:
@@ -168,38 +188,6 @@ class Workdir:
                 logging.warning('cannot write %s: %s', self.run_path, error)
 
 
-def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
-    """Return the keys in which two flat configurations differ, each with 'key: old -> new'."""
-
-    def value_text(flat: Mapping[str, Any], key: str) -> str:
-        return json.dumps(flat[key]) if key in flat else '(absent)'
-
-    def canonical(flat: Mapping[str, Any], key: str) -> str:
-        # In a spec a name needs no quotes: talking='both' is talking=both.
-        return re.sub(r"'([A-Za-z_]\w*)'", r'\1', value_text(flat, key))
-
-    return {
-        key: f'{key}: {value_text(old, key)} -> {value_text(new, key)}'
-        for key in sorted(old.keys() | new.keys())
-        if canonical(old, key) != canonical(new, key)
-    }
-
-
-def may_change(key: str) -> bool:
-    """Whether a key may have another value when a run is resumed, see MAY_CHANGE."""
-    return any(
-        key.startswith(allowed) if allowed.endswith('.') else key == allowed
-        for allowed in MAY_CHANGE
-    )
-
-
-def _read_json(path: epath.Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise WorkdirError(f'{path} is not JSON: {error}; choose another --workdir') from error
-
-
 def _append_json(path: epath.Path, item: Any) -> None:
-    items = _read_json(path) if path.exists() else []
+    items = read_json_if_there(path, [dict], 'move it away, a new one is begun') or []
     write_text(path, json.dumps([*items, item], indent=1) + '\n')

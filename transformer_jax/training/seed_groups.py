@@ -25,25 +25,15 @@ from transformer_jax import config as config_lib
 from transformer_jax.data import Data
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.schema import ExperimentConfig
-from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.storage.files import wrap_os_errors
 from transformer_jax.storage.locks import lock
 from transformer_jax.storage.processes import run_on_primary
-from transformer_jax.storage.seed_checkpoints import check_records
-from transformer_jax.storage.seed_group import SeedGroup, holds_run
+from transformer_jax.storage.seed_checkpoints import check_records, open_shared_checkpoints
+from transformer_jax.storage.seed_group import MAY_DIFFER, SeedGroup, holds_run
 from transformer_jax.storage.seed_group_file import edit_groups
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training.training_run import Record, TrainingRun
 
-# Keys in which the members of a group may differ: the order of the data, and the numbers of
-# `train_state.Hyper`, which are arrays of the compiled program.
-MAY_DIFFER = (
-    'train.seed',
-    'optim.learning_rate',
-    'model.dropout',
-    'train.label_smoothing',
-    'optim.weight_decay',
-)
 MAX_NAMED_SEEDS = 8  # The name of a larger group has its first and last seed, and a hash.
 
 
@@ -247,7 +237,7 @@ def newest_record(workdir: Workdir) -> tuple[int, Record]:
     Raises:
         WorkdirError: the file of groups does not fit the checkpoint.
     """
-    checkpoints = Checkpoints(workdir.checkpoints_path, keep=1, read_only=True)
+    checkpoints = open_shared_checkpoints(workdir)
     for step in checkpoints.intact_steps():
         meta, group = checkpoints.meta(step), workdir.seed_group
         if group is None:

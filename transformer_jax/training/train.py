@@ -77,7 +77,7 @@ def train_group(configs: Sequence[ExperimentConfig], group: SeedGroup, log: Log)
     on, and the others continue.
 
     Args:
-        configs: of the runs, which differ in `seed_groups.MAY_DIFFER` alone. A single one is
+        configs: of the runs, which differ in `seed_group.MAY_DIFFER` alone. A single one is
             trained alone, in its folder.
         group: their folders, in the same order.
         log: receives one-line messages.
@@ -163,7 +163,8 @@ def _make_trainer(components: Components, run: TrainingRun) -> Trainer:
     """Build the trainer of one run."""
     program = make_program(components)
     run.log(f'optimizer: {optimizer_summary(components, program.model)}')
-    checkpoints = Checkpoints(run.workdir.checkpoints_path, keep=_kept_steps(components.config))
+    workdir, keep = run.workdir, _kept_steps(components.config)
+    checkpoints = Checkpoints(workdir.checkpoints_path, keep=keep, run=workdir.identity())
     return Trainer(components, run, program, checkpoints, run.log)
 
 
@@ -173,7 +174,8 @@ def _make_group_trainer(
     """Build the trainer of a group of seeds, whose own workdir is given."""
     program = SeedGroupProgram(components, [run.config for run in runs])
     log(f'optimizer: {optimizer_summary(components, program.single.model)}')
-    checkpoints = GroupCheckpoints(workdir.checkpoints_path, keep=_kept_steps(components.config))
+    keep = _kept_steps(components.config)
+    checkpoints = GroupCheckpoints(workdir.checkpoints_path, keep=keep, run=workdir.identity())
     return SeedGroupTrainer(components, runs, program, checkpoints, log)
 
 

@@ -16,6 +16,8 @@ from transformer_jax.display.progress import Progress
 from transformer_jax.errors import Stopped
 from transformer_jax.evaluation.evaluator import Evaluator
 from transformer_jax.storage.checkpoints import Checkpoints
+from transformer_jax.storage.config_versions import with_version
+from transformer_jax.storage.seed_group import MAY_DIFFER
 from transformer_jax.training.programs import SeedGroupProgram, TrainProgram
 from transformer_jax.training.train_state import TrainState
 from transformer_jax.training.training_run import Record, TrainingRun
@@ -156,7 +158,7 @@ class Trainer:
         meta = {
             'data': self.position,
             'tokenizer': self.runs[0].data.tokenizer.sha256,
-            'config': config_lib.to_dict(self.config),
+            'config': with_version(config_lib.to_dict(self.config)),
         }
         self.checkpoints.save(self.step, self.state, meta | self._write_records())
         self.saved = self.step
@@ -266,4 +268,10 @@ class SeedGroupTrainer(Trainer):
         return meta['records']
 
     def _write_records(self) -> dict[str, Any]:
-        return {'records': [dataclasses.asdict(run.record) for run in self.runs], 'best': None}
+        flat = [config_lib.flatten(run.config) for run in self.runs]
+        members = [
+            {'folder': run.workdir.path.name, 'values': {key: own[key] for key in MAY_DIFFER}}
+            for run, own in zip(self.runs, flat, strict=True)
+        ]
+        records = [dataclasses.asdict(run.record) for run in self.runs]
+        return {'records': records, 'members': members, 'best': None}

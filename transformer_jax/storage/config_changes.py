@@ -1,0 +1,36 @@
+"""The differences between two configurations, and which of them a run may continue with."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# Keys (or groups, ending in a dot) that may change between the runs of one workdir: no update
+# depends on them beyond the order of floating-point sums. train.steps is not one of them: the
+# schedule depends on it.
+MAY_CHANGE = ('parallel.', 'checkpoint.', 'train.log_every', 'data.prefetch', 'data.cache_dir')
+
+
+def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys in which two flat configurations differ, each with 'key: old -> new'."""
+
+    def value_text(flat: Mapping[str, Any], key: str) -> str:
+        return json.dumps(flat[key]) if key in flat else '(absent)'
+
+    def canonical(flat: Mapping[str, Any], key: str) -> str:
+        # In a spec a name needs no quotes: talking='both' is talking=both.
+        return re.sub(r"'([A-Za-z_]\w*)'", r'\1', value_text(flat, key))
+
+    return {
+        key: f'{key}: {value_text(old, key)} -> {value_text(new, key)}'
+        for key in sorted(old.keys() | new.keys())
+        if canonical(old, key) != canonical(new, key)
+    }
+
+
+def may_change(key: str) -> bool:
+    """Whether a key may have another value when a run is resumed, see MAY_CHANGE."""
+    return any(
+        key.startswith(allowed) if allowed.endswith('.') else key == allowed
+        for allowed in MAY_CHANGE
+    )
