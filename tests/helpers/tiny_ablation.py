@@ -71,5 +71,5 @@ def write_checkpoint(path, step, **meta) -> None:
     """Write a checkpoint without a state; it says how many steps a run or a group has done."""
     folder = path / 'checkpoints' / str(step)
     folder.mkdir(parents=True)
-    (folder / 'meta.json').write_text(json.dumps({'step': step, 'meta': meta}))
+    (folder / 'meta.json').write_text(json.dumps({'step': step, 'arrays': {}, 'meta': meta}))
     manifest.write(folder)
