@@ -26,7 +26,7 @@ from transformer_jax.attention.masks import MASKS, Window
 from transformer_jax.attention.normalizers import NORMALIZERS
 from transformer_jax.cli.commands import COMMANDS
 from transformer_jax.config.resolve import SPECS
-from transformer_jax.config.values import CHOICES, POSITIVE, RANGES
+from transformer_jax.config.values import CHOICES, RANGES
 from transformer_jax.data.batching import BATCHING
 from transformer_jax.data.tasks import TASKS
 from transformer_jax.layers.feed_forward import FFNS
@@ -127,10 +127,7 @@ def _limits(key: str, comment: str) -> str:
         return '' if {*CHOICES[key]} <= {*words} else f'One of {_codes(CHOICES[key])}.'
     if key in SPECS:
         return '' if {*SPECS[key]} <= {*words} else f'A spec: {_codes(SPECS[key])}.'
-    if key in RANGES:
-        low, high = RANGES[key]
-        return f'{low} ≤ value.' if high == float('inf') else f'{low} ≤ value < {high}.'
-    return 'Positive.' if key in POSITIVE else ''
+    return f'{RANGES[key]}.' if key in RANGES else ''
 
 
 def _codes(names: Iterable[str]) -> str:
@@ -263,6 +260,13 @@ def _table_section(table: Mapping[str, Any]) -> str:
         ]
         call = f'{name}({", ".join(options)})' if options else name
         parts.append(f'### {name}\n\n```python\n{call}\n```\n\n{_docstring(cls)}\n\n')
+        ranges = [
+            f'`{field.name}`: {field.metadata["range"]}'
+            for field in dataclasses.fields(cls)
+            if field.init and 'range' in field.metadata
+        ]
+        if ranges:
+            parts.append(f'*Ranges:* {"; ".join(ranges)}.\n\n')
     return ''.join(parts)
 
 

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from transformer_jax.ranges import number
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -17,21 +19,21 @@ class ModelConfig:
     # The kind of model: encoder_decoder, decoder_only, classifier, or the recurrent rnn_seq2seq.
     kind: str = 'encoder_decoder'
     # Layers of the encoder; a classifier has only these.
-    encoder_layers: int = 6
+    encoder_layers: int = number(6, low=1, high=1_000)
     # Layers of the decoder; a decoder-only model has only these.
-    decoder_layers: int = 6
+    decoder_layers: int = number(6, low=1, high=1_000)
     # The width D of embeddings and of the residual stream.
-    d_model: int = 512
+    d_model: int = number(512, low=1, high=1_000_000)
     # The hidden width F of feed-forward layers.
-    d_ff: int = 2048
+    d_ff: int = number(2048, low=1, high=10_000_000)
     # Query heads, N.
-    num_heads: int = 8
+    num_heads: int = number(8, low=1, high=10_000)
     # Key-value heads, K; 0: as many as num_heads. Fewer is grouped-query attention, 1 multi-query.
-    num_kv_heads: int = 0
+    num_kv_heads: int = number(0, low=0, high=10_000)
     # d_k, the size of queries and keys in a head; 0: d_model / num_heads.
-    head_dim: int = 0
+    head_dim: int = number(0, low=0, high=100_000)
     # d_v, the size of values in a head; 0: as head_dim.
-    value_dim: int = 0
+    value_dim: int = number(0, low=0, high=100_000)
     # The kind of attention: a spec, or a pattern of layers that is repeated, as in
     # '5*softmax(mask=window(64)), softmax'.
     attention: str = 'softmax'
@@ -68,15 +70,15 @@ class ModelConfig:
     # Of a classifier: mean over the tokens, or first, a token put before the text ([CLS]).
     pooling: str = 'mean'
     # Of a classifier: 2 reads two texts, each ended by EOS, that do not see one another.
-    towers: int = 1
+    towers: int = number(1, low=1, high=2)
     # sqrt: embeddings times √d_model, as in the paper; none: as they are.
     embedding_scale: str = 'sqrt'
     # Whether there is a norm after the embedding and its position.
     embedding_norm: bool = False
     # Final logits become c·tanh(logit / c); 0: unchanged.
-    logit_softcap: float = 0.0
+    logit_softcap: float = number(0.0, low=0, high=1e9)
     # The dropout rate.
-    dropout: float = 0.1
+    dropout: float = number(0.1, low=0, below=1)
     # The type of the computation: float32, bfloat16 or float16. Parameters are float32.
     dtype: str = 'float32'
 
@@ -99,13 +101,13 @@ class DataConfig:
     # own.
     tokenizer: str = 'bpe'
     # The size of the vocabulary, special tokens included.
-    vocab_size: int = 8000
+    vocab_size: int = number(8000, low=5, high=10_000_000)
     # How examples become rows, a spec: buckets or packed.
     batching: str = 'buckets(lengths=(16, 32, 64, 128))'
     # Batches that a thread prepares ahead; 0: none.
-    prefetch: int = 2
+    prefetch: int = number(2, low=0, high=1_000)
     # Train on the first so many examples; 0: all.
-    max_train_examples: int = 0
+    max_train_examples: int = number(0, low=0, high=1_000_000_000_000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,21 +115,21 @@ class TrainConfig:
     """The settings of the training loop."""
 
     # Updates of the parameters; the learning rate schedule ends there.
-    steps: int = 100_000
+    steps: int = number(100_000, low=0, high=1_000_000_000)
     # Decides the first parameters, dropout and the order of the data.
-    seed: int = 0
+    seed: int = number(0, low=0, high=2**32 - 1)
     # Seeds trained side by side in one program, counted up from seed.
-    num_seeds: int = 1
+    num_seeds: int = number(1, low=1, high=1_000)
     # Target tokens of a step on all devices together, padding included.
-    batch_tokens: int = 25_000
+    batch_tokens: int = number(25_000, low=1, high=100_000_000)
     # Microbatches of a step; gradients are summed over them.
-    accumulate: int = 1
+    accumulate: int = number(1, low=1, high=10_000)
     # The share of the target probability that is spread over the vocabulary.
-    label_smoothing: float = 0.1
+    label_smoothing: float = number(0.1, low=0, below=1)
     # Steps between two lines of the log.
-    log_every: int = 100
+    log_every: int = number(100, low=1, high=1_000_000_000)
     # The decay of a moving average of the parameters, which evaluation then uses; 0: none.
-    ema: float = 0.0
+    ema: float = number(0.0, low=0, below=1)
     # After an update that is not finite: stop, with exit code 4; or skip it, keep the old state and
     # continue.
     on_nonfinite: str = 'stop'
@@ -142,13 +144,13 @@ class OptimConfig:
     # The learning rate over the steps, a spec: noam, inverse_sqrt, linear, cosine, constant.
     schedule: str = 'noam(warmup=4000)'
     # The peak of the schedule; of noam a factor on the paper's formula.
-    learning_rate: float = 1.0
+    learning_rate: float = number(1.0, low=0, high=1e6)
     # Decoupled weight decay of kernels; norms and biases never decay.
-    weight_decay: float = 0.0
+    weight_decay: float = number(0.0, low=0, high=1e6)
     # Whether tables of tokens and positions decay too.
     decay_embeddings: bool = True
     # Gradients are scaled down to this global norm; 0: never.
-    clip: float = 0.0
+    clip: float = number(0.0, low=0, high=1e9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,22 +158,22 @@ class EvaluateConfig:
     """Evaluation on the validation split during training."""
 
     # Steps between evaluations; 0: never.
-    every: int = 0
+    every: int = number(0, low=0, high=1_000_000_000)
     # Epochs between evaluations, in addition; 0: never.
-    every_epochs: int = 0
+    every_epochs: int = number(0, low=0, high=1_000_000)
     # The metric that decides which checkpoint is the best.
     best_metric: str = 'loss'
     # Stop after so many evaluations without a new best; 0: never.
-    patience: int = 0
+    patience: int = number(0, low=0, high=1_000_000_000)
     # Sentences that are translated for BLEU; 0: all.
-    max_examples: int = 0
+    max_examples: int = number(0, low=0, high=1_000_000_000)
     # Tokens between windows of contiguous text, each read with the context that fits; 0: windows
     # side by side, without overlap.
-    stride: int = 0
+    stride: int = number(0, low=0, high=1_000_000)
     # SacreBLEU's tokenizer: 13a, intl, char, zh; none for text that is tokenized already.
     bleu_tokenize: str = '13a'
     # Target tokens of a batch in evaluation, padding included.
-    batch_tokens: int = 8192
+    batch_tokens: int = number(8192, low=1, high=100_000_000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,13 +181,13 @@ class CheckpointConfig:
     """When checkpoints are saved, and which are kept."""
 
     # Steps between checkpoints; 0: only at the end.
-    every: int = 1000
+    every: int = number(1000, low=0, high=1_000_000_000)
     # Epochs between checkpoints, in addition; 0: never.
-    every_epochs: int = 0
+    every_epochs: int = number(0, low=0, high=1_000_000)
     # How many of the newest checkpoints are kept, at least; the best one is always kept.
-    keep: int = 3
+    keep: int = number(3, low=1, high=1_000_000)
     # At least so many of the newest are kept, so that `--checkpoint=avg:N` can average N of them.
-    average: int = 5
+    average: int = number(5, low=0, high=1_000_000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,17 +197,17 @@ class DecodeConfig:
     # beam, greedy or sample.
     method: str = 'beam'
     # Hypotheses of beam search.
-    beam: int = 4
+    beam: int = number(4, low=1, high=1_000)
     # The exponent α of the length penalty (Wu et al. 2016, equation 14).
-    length_penalty: float = 0.6
+    length_penalty: float = number(0.6, low=0, high=10)
     # Output tokens beyond the length of the source.
-    max_extra_tokens: int = 50
+    max_extra_tokens: int = number(50, low=0, high=100_000)
     # Of sampling; 0: greedy.
-    temperature: float = 1.0
+    temperature: float = number(1.0, low=1e-6, high=1e6, also=(0,))
     # Sample among the k most probable tokens; 0: all.
-    top_k: int = 0
+    top_k: int = number(0, low=0, high=10_000_000)
     # Sample among the most probable tokens that together have this probability.
-    top_p: float = 1.0
+    top_p: float = number(1.0, above=0, high=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,11 +215,11 @@ class MeshConfig:
     """Devices per mesh axis; one of them may be -1, the devices that are left."""
 
     # Rows of a batch are split over this axis.
-    data: int = -1
+    data: int = number(-1, low=1, high=1_000_000, also=(-1,))
     # Parameters, and rows too, are split over this axis.
-    fsdp: int = 1
+    fsdp: int = number(1, low=1, high=1_000_000, also=(-1,))
     # Heads and hidden units are split over this axis.
-    tensor: int = 1
+    tensor: int = number(1, low=1, high=1_000_000, also=(-1,))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import difflib
 import keyword
+import math
 import operator
 import types
 import typing
@@ -17,12 +18,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformer_jax.errors import ConfigError
+from transformer_jax.ranges import RangeError, shorten
 from transformer_jax.renames import new_name
 
 Table = Mapping[str, type]
 # Instances of some tables combine: the result has the attributes `symbol`, `left` and `right`, so
 # that it can be printed.
 OPERATORS = {ast.BitAnd: operator.and_, ast.BitOr: operator.or_}
+# Bounds of a text, so that whatever it says is built or refused within milliseconds.
+MOST_CHARACTERS, MOST_LAYERS, DEEPEST = 10_000, 1_000, 100
+TOO_DEEP = f'is nested more than {DEEPEST} levels deep'
 
 
 def nested(table: Table, default: Any = dataclasses.MISSING) -> Any:
@@ -64,7 +69,7 @@ def parse_pattern(text: str, table: Table, key: str) -> tuple[Any, ...]:
         ConfigError: as `parse`, or a pattern without a layer.
     """
     tree, parser = _tree(text, key), _Parser(text.strip(), key)
-    pattern = []
+    pattern: list[Any] = []
     for item in tree.elts if isinstance(tree, ast.Tuple) else [tree]:
         times = 1
         if isinstance(item, ast.BinOp) and isinstance(item.op, ast.Mult):
@@ -72,6 +77,8 @@ def parse_pattern(text: str, table: Table, key: str) -> tuple[Any, ...]:
             if type(count) is not int or count < 1:
                 raise parser.error(item, 'is no pattern: write 3*name for three layers of it')
             times, item = count, item.right
+        if len(pattern) + times > MOST_LAYERS:
+            raise parser.error(item, f'is a pattern of more than {MOST_LAYERS:,} layers')
         pattern += times * [parser.build(item, table)]
     if not pattern:
         raise parser.error(tree, 'is no pattern: it names no layer')
@@ -116,17 +123,33 @@ def _literal(value: Any) -> str:
 def _tree(text: str, key: str) -> ast.expr:
     """Parse a text into the syntax tree of one expression."""
     source = text.strip()
+    if len(source) > MOST_CHARACTERS:
+        message = f'has {len(source):,} characters, a spec has at most {MOST_CHARACTERS:,}'
+        raise _error(source, key, MOST_CHARACTERS, message)
     try:
-        return ast.parse(source, mode='eval').body
+        tree = ast.parse(source, mode='eval').body
+    except (RecursionError, MemoryError):  # how Python's parser refuses what is nested too deeply
+        raise _error(source, key, 0, TOO_DEEP) from None
     except (SyntaxError, ValueError) as error:
         column = (getattr(error, 'offset', None) or 1) - 1
         message = f'is no spec ({getattr(error, "msg", error)})'
         raise _error(source, key, column, message) from None
+    level = [tree]
+    for _ in range(DEEPEST):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    if level:
+        raise _error(source, key, getattr(level[0], 'col_offset', 0), TOO_DEEP)
+    return tree
 
 
 def _error(source: str, key: str, column: int, message: str) -> ConfigError:
-    """Make the error whose message marks a column of the text."""
-    return ConfigError(f'{key}={source!r} {message}\n  {source}\n  {" " * column}^')
+    """Make the error whose message marks a column; of a long text it shows the part around it."""
+    start = max(0, column - 60) if len(source) > 120 else 0
+    part = source[start : start + 120]
+    message = message if len(message) <= 500 else f'{message[:300]} … {message[-150:]}'
+    return ConfigError(
+        f'{key}={shorten(source, 120)} {message}\n  {part}\n  {" " * (column - start)}^'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +179,8 @@ class _Parser:
             raise self.error(tree, f'names the unknown {name!r}: {nearest(name, table)}')
         fields = {field.name: field for field in dataclasses.fields(table[name]) if field.init}
         hints = typing.get_type_hints(table[name])
-        values = {}
-        for argument, node in self.arguments(call, fields).items():
+        values, given = {}, self.arguments(call, fields)
+        for argument, node in given.items():
             inner = fields[argument].metadata.get('table')
             label = f'{name}.{argument}'
             values[argument] = (
@@ -170,6 +193,8 @@ class _Parser:
             raise self.error(tree, f'lacks the argument {", ".join(missing)} of {name}')
         try:
             return table[name](**values)
+        except RangeError as error:
+            raise self.error(given.get(error.field, tree), f'is invalid: {name}.{error}') from None
         except ValueError as error:
             raise self.error(tree, f'is invalid: {error}') from None
 
@@ -203,7 +228,7 @@ class _Parser:
             raise self.error(node, f'gives {label} no literal value') from None
         converted = convert(value, hint)
         if converted is None:
-            message = f'gives {label} the value {value!r}, it takes {type_name(hint)}'
+            message = f'gives {label} the value {shorten(value)}, it takes {type_name(hint)}'
             raise self.error(node, message)
         return converted
 
@@ -249,5 +274,8 @@ def convert(value: Any, hint: Any) -> Any:
             None,
         )
     if hint is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # No range has such a number.
+            return math.inf if value > 0 else -math.inf
     return value if type(value) is hint else None

@@ -96,8 +96,12 @@ def test_lambda_starts_from_the_depth_of_the_layer():
     ]:  # l of the paper is layer + 1
         assert lambda_init(layer) == pytest.approx(expected, abs=1e-4)
     assert spec.parse('differential(lambda_init=0.5)', KINDS, 'attention').lambda_init == 0.5
-    for wrong in ('1.0', '-0.1', '"layer"'):
-        with pytest.raises(ConfigError, match='it takes depth or a number from 0 to below 1'):
+    for wrong, why in (
+        ('1.0', 'is outside 0 ≤ value < 1'),
+        ('-0.1', 'is outside 0 ≤ value < 1'),
+        ('"layer"', 'it takes depth or a number from 0 to below 1'),
+    ):
+        with pytest.raises(ConfigError, match=why):
             spec.parse(f'differential(lambda_init={wrong})', KINDS, 'attention')
 
 

@@ -193,8 +193,8 @@ def test_zero_stands_for_the_papers_proportions():
 @pytest.mark.parametrize(
     ('text', 'why'),
     [
-        ('latent(rank=-1)', 'rank=-1 must be positive'),
-        ('latent(query_rank=-2)', 'query_rank=-2 must be positive'),
+        ('latent(rank=-1)', 'rank=-1 is outside'),
+        ('latent(query_rank=-2)', 'query_rank=-2 is outside'),
         ('latent(rope_dim=3)', 'rope_dim=3 is odd'),
     ],
 )

@@ -191,7 +191,7 @@ def test_more_keys_than_its_length_are_refused():
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('linformer(length=0)', 'length=0 must be positive'),
+        ('linformer(length=0)', 'length=0 is outside'),
         ('linformer(length=8, rank=9)', 'rank=9, it takes 1 to length=8'),
         ('linformer(share="layers")', "share='layers', it takes none, heads, kv"),
     ],

@@ -302,5 +302,5 @@ def test_dropout_leaves_the_mean_of_the_weights():
     'option', ['block=0', 'iterations=0', 'temperature=0.0', 'temperature=-1.0']
 )
 def test_impossible_options_are_refused(option):
-    with pytest.raises(ConfigError, match=f'{option} must be positive'):
+    with pytest.raises(ConfigError, match=f'{option} is outside'):
         spec.parse(f'sinkhorn({option})', KINDS, 'model.attention')

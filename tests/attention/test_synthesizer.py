@@ -118,7 +118,7 @@ def test_what_it_cannot_do_is_refused():
         config_lib.replace(ExperimentConfig(), model=ModelConfig(cross_attention='synthesizer'))
     for text, why in (
         ('synthesizer(form="sparse")', 'it takes dense, random'),
-        ('synthesizer(max_len=0)', 'max_len=0 must be positive'),
+        ('synthesizer(max_len=0)', 'max_len=0 is outside'),
     ):
         with pytest.raises(ConfigError, match=why):
             spec.parse(text, KINDS, 'attention')

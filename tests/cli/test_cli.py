@@ -124,8 +124,8 @@ def test_wrong_flags(refused, arguments, message, tmp_path, monkeypatch):
         ('train.steps=abc', '--config.train.steps=abc: not a whole number'),
         ('train.steps=1.5', '--config.train.steps=1.5: not a whole number'),
         ('optim.learning_rate=abc', '--config.optim.learning_rate=abc: not a number'),
-        ('model.d_model=-4', 'model.d_model=-4 must be positive'),
-        ('train.steps=-1', 'train.steps=-1 must be 0 or more'),
+        ('model.d_model=-4', 'model.d_model=-4 is outside 1 ≤ value ≤ 1,000,000'),
+        ('train.steps=-1', 'train.steps=-1 is outside 0 ≤ value ≤ 1,000,000,000'),
         ('model.dropout=nan', 'model.dropout=nan is outside 0 ≤ value < 1'),
         (
             'model.num_heads=3',

@@ -285,7 +285,7 @@ def test_unfit_images_are_refused(cifar, tmp_path):
         DataError, match=r'prepare it with: tfds build cifar10 --data_dir=.* --file_format=array_r'
     ):
         load(classifier(tmp_path, 'buckets(lengths=(1024,))', task='cifar10'), tmp_path)
-    with pytest.raises(ConfigError, match='validation=0, it takes at least 1'):
+    with pytest.raises(ConfigError, match='validation=0 is outside 1 ≤ value'):
         spec.parse('cifar10(validation=0)', TASKS, 'data.task')
 
 

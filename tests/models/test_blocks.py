@@ -313,7 +313,7 @@ def test_capped_logits_and_their_loss(tiny):
         ({'logit_softcap': -1.0}, r'^model\.logit_softcap=-1\.0 is outside 0 ≤ value'),
         ({'ffn': 'geglu(width=3)'}, r"gives geglu an unknown argument 'width'"),
         ({'norm': 'rmsnorm'}, r"^model\.norm='rmsnorm' names the unknown 'rmsnorm'"),
-        ({'norm': 'rms(eps=0)'}, r'^model\.norm=.*eps=0.*positive'),
+        ({'norm': 'rms(eps=0)'}, r'^model\.norm=.*eps=0.0 is outside 1e-30 ≤ value'),
     ],
 )
 def test_mistakes_are_named(changes, message):

@@ -80,7 +80,7 @@ def test_none_adds_nothing():
 
 
 def test_a_table_needs_a_size():
-    with pytest.raises(ConfigError, match='max_len=0 must be positive'):
+    with pytest.raises(ConfigError, match='max_len=0 is outside'):
         spec.parse('learned(max_len=0)', POSITIONS, 'model.position')
 
 
@@ -573,23 +573,23 @@ def test_yarn_sharpens_scores_by_its_temperature():
     ('text', 'said'),
     [
         ('rope(fraction=0)', 'fraction=0.0 is outside'),
-        ('rope(theta=1)', 'theta=1.0, it takes a number above 1'),
+        ('rope(theta=1)', 'theta=1.0 is outside'),
         ("rope(pairs='odd')", "pairs='odd', it takes half, interleaved"),
-        ('rope(scaling=linear(0.5))', 'factor=0.5, it takes'),
+        ('rope(scaling=linear(0.5))', 'factor=0.5 is outside'),
         ('rope(scaling=linear)', 'lacks the argument factor of linear'),
         ('rope(scaling=yarn(2))', 'lacks the argument original of yarn'),
-        ('rope(scaling=yarn(2, original=0))', 'original=0 must be positive'),
+        ('rope(scaling=yarn(2, original=0))', 'original=0 is outside'),
         (
             'rope(scaling=yarn(2, original=8, beta_fast=1))',
             'beta_fast=1.0 must be more than beta_slow=1.0',
         ),
         ('t5(buckets=7)', 'buckets=7, it takes an even number'),
         ('t5(buckets=32, max_distance=16)', 'max_distance=16 must be more than half of buckets=32'),
-        ('shaw(clip=-1)', 'clip=-1 must be 0 or more'),
+        ('shaw(clip=-1)', 'clip=-1 is outside'),
         ("kerple(form='exp')", "form='exp', it takes log, power"),
-        ('fire(width=0)', 'width=0 must be positive'),
-        ('fire(length=0)', 'length=0.0 must be positive'),
-        ('cope(max_positions=1)', 'max_positions=1, it takes 2 or more'),
+        ('fire(width=0)', 'width=0 is outside'),
+        ('fire(length=0)', 'length=0.0 is outside'),
+        ('cope(max_positions=1)', 'max_positions=1 is outside'),
     ],
 )
 def test_options_out_of_range_are_refused(text, said):

@@ -12,6 +12,7 @@ from helpers.source import FILES, PACKAGE, TREES, every_file
 ROOMS = (
     'errors',
     'batch',
+    'ranges',
     'renames',
     'spec',
     'schema',

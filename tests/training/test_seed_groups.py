@@ -298,8 +298,8 @@ def test_patience_ends_one_run_and_freezes_it(tmp_path, interrupted):
             r'needs batches of one shape.*packed\(length=24\)',
         ),
         ({'parallel__mode': 'pmap'}, "cannot work with parallel.mode='pmap'"),
-        ({'train__seed': 2**32 - 1}, 'counts train.seed=4294967295 up beyond'),
-        ({'train__num_seeds': 0}, r'train.num_seeds=0 must be positive'),
+        ({'train__seed': 2**32 - 1}, r'counts train.seed=4294967295 up: train.seed=.* is outside'),
+        ({'train__num_seeds': 0}, r'train.num_seeds=0 is outside 1 ≤ value'),
     ],
 )
 def test_what_cannot_be_side_by_side_is_refused_at_once(changes, message):

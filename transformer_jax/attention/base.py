@@ -28,6 +28,7 @@ from transformer_jax.batch import Tokens
 from transformer_jax.layers.dropout import apply_dropout
 from transformer_jax.layers.param_scope import HeadDims, ParamScope
 from transformer_jax.positions import Position
+from transformer_jax.ranges import Ranged
 
 GATES = ('none', 'head', 'element')
 MIN_READ = 64  # a decoding step reads at least so many slots of its cache
@@ -67,7 +68,7 @@ class AttentionInputs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Attention(abc.ABC):
+class Attention(Ranged, abc.ABC):
     """The base class of all attention kinds.
 
     `queries` and `keys` are pytrees that each kind chooses; batch and time are the first two axes
@@ -86,6 +87,7 @@ class Attention(abc.ABC):
     supports_dropout: ClassVar[bool] = True  # False: there are no weights to drop
 
     def __post_init__(self):
+        super().__post_init__()
         if self.gate not in GATES:
             raise ValueError(f'gate={self.gate!r}, it takes {", ".join(GATES)}')
 

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.batch import Tokens
+from transformer_jax.ranges import Ranged
 
 
-class Mask(abc.ABC):
+class Mask(Ranged, abc.ABC):
     """The base class of all masks: hashable, so that compiled programs are keyed by it."""
 
     def reach(self) -> tuple[float, float]:
@@ -108,15 +109,3 @@ def neg_inf(dtype: Any) -> jax.Array:
 def offsets(query: Tokens, key: Tokens, block: int = 1) -> jax.Array:
     """Return query position − key position [B, T, S], counted in blocks of `block` positions."""
     return (query.positions_BT // block)[:, :, None] - (key.positions_BT // block)[:, None, :]
-
-
-def require_at_least(least: int, **values: int) -> None:
-    """Check the options of a mask.
-
-    Raises:
-        ValueError: one of `values` is less than `least`; the message names it.
-    """
-    for name, value in values.items():
-        if value < least:
-            bound = 'positive' if least == 1 else f'{least} or more'
-            raise ValueError(f'{name}={value} must be {bound}')

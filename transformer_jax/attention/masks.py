@@ -11,8 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_jax.attention.mask_base import Mask, offsets, require_at_least
+from transformer_jax.attention.mask_base import Mask, offsets
 from transformer_jax.batch import Tokens
+from transformer_jax.ranges import number
+
+MOST_POSITIONS = 10_000_000
+MOST_BLOCKS = 10_000  # of BigBird: the time to choose random ones grows with their square
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +61,7 @@ class Prefix(Mask):
     inputs and do not count in the loss.
     """
 
-    length: int
-
-    def __post_init__(self):
-        require_at_least(1, length=self.length)
+    length: int = number(low=1, high=10_000_000)
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
         return (offsets(query, key) >= 0) | (key.positions_BT < self.length)[:, None, :]
@@ -76,10 +77,7 @@ class Prefix(Mask):
 class Window(Mask):
     """Keys fewer than `size` positions away; the query's own position counts as one of them."""
 
-    size: int
-
-    def __post_init__(self):
-        require_at_least(1, size=self.size)
+    size: int = number(low=1, high=10_000_000)
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
         return abs(offsets(query, key)) < self.size
@@ -95,11 +93,15 @@ class Dilated(Mask):
     The dilated sliding window of Beltagy et al. 2020 (Longformer), section 3.1.
     """
 
-    size: int
-    rate: int
+    size: int = number(low=1, high=10_000_000)
+    rate: int = number(low=1, high=10_000_000)
 
     def __post_init__(self):
-        require_at_least(1, size=self.size, rate=self.rate)
+        super().__post_init__()
+        if self.size * self.rate > MOST_POSITIONS:
+            raise ValueError(
+                f'size={self.size} times rate={self.rate} must be {MOST_POSITIONS:,} at most'
+            )
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
         offsets_BTS = offsets(query, key)
@@ -116,10 +118,7 @@ class Strided(Mask):
     Child et al. 2019 (Sparse Transformer), section 4.3.
     """
 
-    stride: int
-
-    def __post_init__(self):
-        require_at_least(1, stride=self.stride)
+    stride: int = number(low=1, high=10_000_000)
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
         offsets_BTS = offsets(query, key)
@@ -133,11 +132,11 @@ class Fixed(Mask):
     Child et al. 2019 (Sparse Transformer), section 4.3.
     """
 
-    stride: int
-    summary: int = 1
+    stride: int = number(low=1, high=10_000_000)
+    summary: int = number(1, low=1, high=10_000_000)
 
     def __post_init__(self):
-        require_at_least(1, stride=self.stride, summary=self.summary)
+        super().__post_init__()
         if self.summary > self.stride:
             raise ValueError(f'summary={self.summary} must be at most stride={self.stride}')
 
@@ -154,10 +153,7 @@ class GlobalTokens(Mask):
     In a decoder these are the attention sinks of StreamingLLM (Xiao et al. 2024).
     """
 
-    tokens: int
-
-    def __post_init__(self):
-        require_at_least(1, tokens=self.tokens)
+    tokens: int = number(low=1, high=10_000_000)
 
     def allowed(self, query: Tokens, key: Tokens) -> jax.Array:
         query_BT1 = (query.positions_BT < self.tokens)[:, :, None]
@@ -175,17 +171,23 @@ class BigBird(Mask):
     replaced. The defaults are those of the paper's base model.
     """
 
-    block: int = 64
-    window: int = 3
-    first: int = 2
-    random: int = 3
-    length: int = 4096
-    seed: int = 0
+    block: int = number(64, low=1, high=10_000_000)
+    window: int = number(3, low=1, high=10_000_000)
+    first: int = number(2, low=0, high=10_000_000)
+    random: int = number(3, low=0, high=1_000)
+    length: int = number(4096, low=1, high=10_000_000)
+    seed: int = number(0, low=0, high=2**32 - 1)
 
     def __post_init__(self):
-        require_at_least(1, block=self.block, window=self.window)
-        require_at_least(0, first=self.first, random=self.random, seed=self.seed)
-        require_at_least(self.block, length=self.length)
+        super().__post_init__()
+        if not self.block <= self.length <= MOST_BLOCKS * self.block:
+            raise ValueError(
+                f'length={self.length} must be 1 to {MOST_BLOCKS:,} times block={self.block}'
+            )
+        if self.first * self.block > MOST_POSITIONS:
+            raise ValueError(
+                f'first={self.first} times block={self.block} must be {MOST_POSITIONS:,} at most'
+            )
         if self.window % 2 == 0:
             raise ValueError(f'window={self.window} must be odd: the query block is its middle')
 

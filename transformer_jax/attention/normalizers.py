@@ -14,9 +14,10 @@ import jax.numpy as jnp
 
 from transformer_jax.attention.mask_base import neg_inf
 from transformer_jax.layers.param_scope import ParamScope
+from transformer_jax.ranges import Ranged
 
 
-class Normalizer(abc.ABC):
+class Normalizer(Ranged, abc.ABC):
     """The base class of all normalizers."""
 
     needs_all_keys: ClassVar[bool] = True  # False: weights can be computed in tiles of keys

@@ -22,6 +22,7 @@ from transformer_jax.attention.normalizers import NORMALIZERS, Normalizer
 from transformer_jax.layers.functional import softcap
 from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions import Position, Tile
+from transformer_jax.ranges import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +40,9 @@ class Scored(Attention):
 
     mask: Mask = spec.nested(MASKS, masks.Full())
     normalizer: Normalizer = spec.nested(NORMALIZERS, normalizers.Softmax())
-    softcap: float = 0.0
+    softcap: float = number(0.0, low=0, high=1e9)
     engines: ClassVar[tuple[str, ...]] = tuple(ENGINES)
     has_queries_keys: ClassVar[bool] = True  # False: scores do not come from queries and keys
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.softcap < 0:
-            raise ValueError(f'softcap={self.softcap} must be positive, or 0 for none')
 
     def supports(self) -> frozenset[str]:
         # The tokens of a prefix see each other, so they cannot be decoded one by one.

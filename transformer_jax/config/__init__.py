@@ -10,6 +10,7 @@ from transformer_jax import spec
 from transformer_jax.config.components import Components
 from transformer_jax.config.resolve import resolve, resolve_architecture
 from transformer_jax.errors import ConfigError
+from transformer_jax.ranges import shorten
 from transformer_jax.renames import new_name
 from transformer_jax.schema import ExperimentConfig, flatten
 
@@ -86,7 +87,7 @@ def _convert(values: Mapping[str, Any], cls: type, prefix: str) -> Any:
         converted[key] = spec.convert(values[key], hint)
         if converted[key] is None:
             raise ConfigError(
-                f'{prefix}{key}={values[key]!r} is of type {type(values[key]).__name__}, '
+                f'{prefix}{key}={shorten(values[key])} is of type {type(values[key]).__name__}, '
                 f'it takes {spec.type_name(hint)}'
             )
     return cls(**converted)

@@ -43,9 +43,9 @@ def _check_seeds(components: Components) -> None:
         )
     if config.parallel.mode == 'pmap':
         raise ConfigError(f"{seeds} cannot work with parallel.mode='pmap': set parallel.mode='jit'")
-    _, end = RANGES['train.seed']
-    if config.train.seed + config.train.num_seeds > end:
-        raise ConfigError(f'{seeds} counts train.seed={config.train.seed} up beyond {end - 1}')
+    last = config.train.seed + config.train.num_seeds - 1
+    if why := RANGES['train.seed'].reject('train.seed', last):
+        raise ConfigError(f'{seeds} counts train.seed={config.train.seed} up: {why}')
 
 
 def _check_task(components: Components) -> None:

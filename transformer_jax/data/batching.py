@@ -14,6 +14,7 @@ import numpy as np
 
 from transformer_jax.batch import BOS, Batch
 from transformer_jax.data.examples import Examples, Ragged
+from transformer_jax.ranges import Ranged, number
 
 # From the rows of the global batch to the [start, stop) of this process.
 LocalRows = Callable[[int], tuple[int, int]]
@@ -130,18 +131,15 @@ class Batching(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Buckets:
+class Buckets(Ranged):
     """One example a row, as long as the smallest of `lengths` that holds source and target."""
 
-    lengths: tuple[int, ...] = (16, 32, 64, 128)
+    lengths: tuple[int, ...] = number((16, 32, 64, 128), low=2, high=10_000_000)
 
     def __post_init__(self):
-        if (
-            not self.lengths
-            or sorted(set(self.lengths)) != list(self.lengths)
-            or self.lengths[0] < 2
-        ):
-            raise ValueError(f'lengths={self.lengths} must ascend, from 2 or more')
+        super().__post_init__()
+        if not self.lengths or sorted(set(self.lengths)) != list(self.lengths):
+            raise ValueError(f'lengths={self.lengths} must ascend')
 
     def row_lengths(self) -> tuple[int, ...]:
         """See Batching."""
@@ -158,17 +156,13 @@ class Buckets:
 
 
 @dataclasses.dataclass(frozen=True)
-class Packed:
+class Packed(Ranged):
     """Rows of several examples as segments: one shape, hardly any padding.
 
     A row has `length` source tokens and `length` target tokens.
     """
 
-    length: int = 256
-
-    def __post_init__(self):
-        if self.length < 2:
-            raise ValueError(f'length={self.length} must be 2 or more')
+    length: int = number(256, low=2, high=10_000_000)
 
     def row_lengths(self) -> tuple[int, ...]:
         """See Batching."""

@@ -13,6 +13,7 @@ from transformer_jax.batch import Tokens
 from transformer_jax.layers import moe
 from transformer_jax.layers.linear import matmul
 from transformer_jax.layers.parameters import parameter
+from transformer_jax.ranges import Ranged, number
 
 
 class FeedForward(nn.Module):
@@ -61,7 +62,7 @@ class FeedForward(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plain(abc.ABC):
+class Plain(Ranged, abc.ABC):
     """Two matrices with an activation between: f(x W₁ + b₁) W₂ + b₂ with d_ff hidden units."""
 
     bias: bool = True
@@ -77,7 +78,7 @@ class Plain(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class Gated(abc.ABC):
+class Gated(Ranged, abc.ABC):
     """Three matrices, one of them a gate: (f(x W) ⊙ x V) W₂ (Shazeer 2020, equation 6).
 
     `equal_parameters`: ⅔ d_ff hidden units, rounded down, so that the three matrices have as many
@@ -149,7 +150,7 @@ DENSE: dict[str, type] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Moe:
+class Moe(Ranged):
     """A mixture of experts: each token passes through `k` of `experts` networks.
 
     Shazeer et al. (2017). Each network is an `expert` with d_ff hidden units. A router, in float32,
@@ -163,22 +164,17 @@ class Moe:
         ValueError: a number out of range.
     """
 
-    experts: int = 8
-    k: int = 2
-    capacity: float = 1.25
+    experts: int = number(8, low=1, high=100_000)
+    k: int = number(2, low=1, high=100_000)
+    capacity: float = number(1.25, above=0, high=1e6)
     expert: Plain | Gated = spec.nested(DENSE, Relu())
-    balance: float = 0.01
-    z: float = 0.0
+    balance: float = number(0.01, low=0, high=1_000)
+    z: float = number(0.0, low=0, high=1_000)
 
     def __post_init__(self):
-        if self.experts < 1:
-            raise ValueError(f'experts={self.experts}, it takes 1 or more')
-        if not 1 <= self.k <= self.experts:
+        super().__post_init__()
+        if self.k > self.experts:
             raise ValueError(f'k={self.k}, it takes 1 … experts={self.experts}')
-        if not self.capacity > 0:
-            raise ValueError(f'capacity={self.capacity}, it takes a positive number')
-        if not min(self.balance, self.z) >= 0:
-            raise ValueError(f'balance={self.balance}, z={self.z}: they take 0 or more')
 
 
 class Experts(FeedForward):

@@ -9,21 +9,14 @@ import jax
 
 from transformer_jax.layers.functional import layer_norm, rms_norm
 from transformer_jax.layers.parameters import parameter
+from transformer_jax.ranges import Ranged, number
 
 
 @dataclasses.dataclass(frozen=True)
-class NormKind(abc.ABC):
-    """A norm; `eps` is the ε that is added before the square root.
+class NormKind(Ranged, abc.ABC):
+    """A norm; `eps` is the ε that is added before the square root."""
 
-    Raises:
-        ValueError: `eps` is not positive.
-    """
-
-    eps: float = 1e-6
-
-    def __post_init__(self):
-        if not self.eps > 0:
-            raise ValueError(f'eps={self.eps} must be positive')
+    eps: float = number(1e-6, low=1e-30, high=1)
 
     @abc.abstractmethod
     def __call__(self, module: nn.Module, x_BTD: jax.Array) -> jax.Array:

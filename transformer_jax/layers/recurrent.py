@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.layers.linear import matmul
+from transformer_jax.ranges import Ranged
 
 ATTENTIONS = ('none', 'additive', 'multiplicative')
 # The state of a layer: float32 [B, D] each; the first is the layer's output.
@@ -32,7 +33,7 @@ class Weights(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Recurrent(abc.ABC):
+class Recurrent(Ranged, abc.ABC):
     """A recurrent encoder-decoder: its cell, and how the decoder reads the source.
 
     Attributes:
@@ -58,6 +59,7 @@ class Recurrent(abc.ABC):
     states: ClassVar[int]
 
     def __post_init__(self):
+        super().__post_init__()
         if self.attention not in ATTENTIONS:
             raise ValueError(f'attention={self.attention!r}, it takes {", ".join(ATTENTIONS)}')
         if self.input_feeding and not self.attends:

@@ -15,6 +15,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from transformer_jax.optim.roles import Role
+from transformer_jax.ranges import Ranged, number
 
 
 class Optimizer(Protocol):
@@ -34,15 +35,15 @@ class Optimizer(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Adam:
+class Adam(Ranged):
     """Adam (Kingma & Ba 2015).
 
     `optim.weight_decay` is decoupled: with it this is AdamW (Loshchilov & Hutter 2019).
     """
 
-    b1: float = 0.9
-    b2: float = 0.98
-    eps: float = 1e-9
+    b1: float = number(0.9, low=0, below=1)
+    b2: float = number(0.98, low=0, below=1)
+    eps: float = number(1e-9, low=1e-30, high=1)
 
     def transform(self, roles: Any) -> optax.GradientTransformation:
         """Make Adam's transformation; it is the same for all roles."""
@@ -54,14 +55,14 @@ class Adam:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lion:
+class Lion(Ranged):
     """Lion: the sign of an interpolated momentum (Chen et al. 2023, Algorithm 2).
 
     It needs a lower learning rate than Adam.
     """
 
-    b1: float = 0.9
-    b2: float = 0.99
+    b1: float = number(0.9, low=0, below=1)
+    b2: float = number(0.99, low=0, below=1)
 
     def transform(self, roles: Any) -> optax.GradientTransformation:
         """Make Lion's transformation; it is the same for all roles."""
@@ -73,7 +74,7 @@ class Lion:
 
 
 @dataclasses.dataclass(frozen=True)
-class Adafactor:
+class Adafactor(Ranged):
     """Adafactor: second moments stored as the row and column means of a matrix.
 
     Shazeer & Stern (2018), Algorithm 4. Step n replaces a fraction 1 / n^`decay` of the moments. An
@@ -83,10 +84,10 @@ class Adafactor:
     its elements. Row and column means are small, so every device holds all of them.
     """
 
-    decay: float = 0.8
-    clip: float = 1.0
+    decay: float = number(0.8, above=0, high=1)
+    clip: float = number(1.0, low=1e-6, high=1e9)
     relative: bool = True
-    min_size: int = 128
+    min_size: int = number(128, low=1, high=1_000_000_000)
 
     def transform(self, roles: Any) -> optax.GradientTransformation:
         """Make Adafactor's transformation; kernels are matrices to it."""
@@ -121,7 +122,7 @@ def _on_matrices(
 
 
 @dataclasses.dataclass(frozen=True)
-class Muon:
+class Muon(Ranged):
     """Muon: kernels are updated by their orthogonalized momentum (Jordan et al. 2024).
 
     All other arrays are updated by Adam (`b1`, `b2`, `eps`). `steps` Newton-Schulz iterations bring
@@ -132,12 +133,12 @@ class Muon:
     of experts as one matrix for each expert.
     """
 
-    beta: float = 0.95
-    steps: int = 5
-    rms: float = 0.2
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
+    beta: float = number(0.95, low=0, below=1)
+    steps: int = number(5, low=1, high=100)
+    rms: float = number(0.2, low=0, high=1_000)
+    b1: float = number(0.9, low=0, below=1)
+    b2: float = number(0.95, low=0, below=1)
+    eps: float = number(1e-8, low=1e-30, high=1)
 
     def transform(self, roles: Any) -> optax.GradientTransformation:
         """Make the transformation: Muon's for kernels, Adam's for the other arrays."""

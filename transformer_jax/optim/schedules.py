@@ -6,6 +6,8 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from transformer_jax.ranges import Ranged, number
+
 
 class Schedule(Protocol):
     """A learning rate as a function of the step."""
@@ -22,48 +24,48 @@ class Schedule(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Noam:
+class Noam(Ranged):
     """The paper's schedule d_model^-0.5 · min(n^-0.5, n · warmup^-1.5).
 
     Vaswani et al. (2017), equation 3; known by the name of its second author, Noam Shazeer.
     """
 
-    warmup: int = 4000
+    warmup: int = number(4000, low=1, high=1_000_000_000)
 
     def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
         return d_model**-0.5 * jnp.minimum(n**-0.5, n * self.warmup**-1.5)
 
 
 @dataclasses.dataclass(frozen=True)
-class InverseSqrt:
-    """A linear rise to 1 over `warmup` steps, then √(warmup / n)."""
+class InverseSqrt(Ranged):
+    """A linear rise to 1 over `warmup` steps, then √(warmup / n); `warmup=1` is √(1 / n) alone."""
 
-    warmup: int = 4000
+    warmup: int = number(4000, low=1, high=1_000_000_000)
 
     def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
         return jnp.minimum(n / self.warmup, (self.warmup / n) ** 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
-class Linear:
+class Linear(Ranged):
     """A linear rise to 1 over `warmup` steps, then a linear fall to `end` at the last step."""
 
-    warmup: int = 0
-    end: float = 0.0
+    warmup: int = number(0, low=0, high=1_000_000_000)
+    end: float = number(0.0, low=0, high=1)
 
     def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
         return _warm_up(n, self.warmup, 1 + (self.end - 1) * _progress(n, self.warmup, steps))
 
 
 @dataclasses.dataclass(frozen=True)
-class Cosine:
+class Cosine(Ranged):
     """A linear rise to 1 over `warmup` steps, then half a period of a cosine down to `end`.
 
     Loshchilov & Hutter (2017), without restarts.
     """
 
-    warmup: int = 0
-    end: float = 0.0
+    warmup: int = number(0, low=0, high=1_000_000_000)
+    end: float = number(0.0, low=0, high=1)
 
     def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
         fall = 0.5 * (1 + jnp.cos(jnp.pi * _progress(n, self.warmup, steps)))
@@ -71,10 +73,10 @@ class Cosine:
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant:
+class Constant(Ranged):
     """A linear rise to 1 over `warmup` steps, then 1."""
 
-    warmup: int = 0
+    warmup: int = number(0, low=0, high=1_000_000_000)
 
     def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
         return _warm_up(n, self.warmup, jnp.ones_like(n))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions.base import Position
+from transformer_jax.ranges import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +25,7 @@ class Sinusoidal(Position):
 class Learned(Position):
     """A learned vector for each of `max_len` positions (Vaswani et al. 2017, Table 3, row E)."""
 
-    max_len: int = 512
-
-    def __post_init__(self):
-        if self.max_len < 1:
-            raise ValueError(f'max_len={self.max_len} must be positive')
+    max_len: int = number(512, low=1, high=10_000_000)
 
     def embed(self, scope: ParamScope, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
         D = x_BTD.shape[-1]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from transformer_jax.batch import Tokens
 from transformer_jax.layers.param_scope import ParamScope
+from transformer_jax.ranges import Ranged
 
 
 @flax.struct.dataclass
@@ -46,7 +47,7 @@ class Tile:
 
 
 @dataclasses.dataclass(frozen=True)
-class Position:
+class Position(Ranged):
     """The base class of all position encodings, and the encoding `none`.
 
     A subclass overrides some of four methods: `embed` acts once on the embedded tokens, `rotate` on

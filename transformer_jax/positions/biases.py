@@ -13,6 +13,7 @@ import numpy as np
 
 from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions.base import Position, Tile, broadcast_heads, group_bias
+from transformer_jax.ranges import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +60,13 @@ class T5(Position):
     """
 
     shared: bool = dataclasses.field(default=True, kw_only=True)
-    buckets: int = 32
-    max_distance: int = 128
+    buckets: int = number(32, low=4, high=1_000)
+    max_distance: int = number(128, low=1, high=10_000_000)
 
     def __post_init__(self):
-        if self.buckets < 4 or self.buckets % 2:
-            raise ValueError(f'buckets={self.buckets}, it takes an even number of 4 or more')
+        super().__post_init__()
+        if self.buckets % 2:
+            raise ValueError(f'buckets={self.buckets}, it takes an even number')
         if self.max_distance <= self.buckets // 2:
             raise ValueError(
                 f'max_distance={self.max_distance} must be more than half of buckets={self.buckets}'
@@ -123,6 +125,7 @@ class Kerple(Position):
     form: str = 'log'
 
     def __post_init__(self):
+        super().__post_init__()
         if self.form not in ('log', 'power'):
             raise ValueError(f'form={self.form!r}, it takes log, power')
 
@@ -156,14 +159,8 @@ class Fire(Position):
     """
 
     shared: bool = dataclasses.field(default=False, kw_only=True)
-    width: int = 32
-    length: float = 512.0
-
-    def __post_init__(self):
-        if self.width < 1:
-            raise ValueError(f'width={self.width} must be positive')
-        if self.length <= 0:
-            raise ValueError(f'length={self.length} must be positive')
+    width: int = number(32, low=1, high=100_000)
+    length: float = number(512.0, low=1e-6, high=1e9)
 
     def params(self, scope: ParamScope) -> dict[str, jax.Array]:
         normal, F, N = jax.nn.initializers.normal(1.0), self.width, scope.heads.num_heads

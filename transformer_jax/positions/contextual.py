@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions.base import Position, Tile
+from transformer_jax.ranges import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +25,9 @@ class Cope(Position):
         max_positions: how many embeddings.
     """
 
-    max_positions: int = 64
+    max_positions: int = number(64, low=2, high=1_000_000)
     reads_queries_keys: ClassVar[bool] = True
     needs_all_keys: ClassVar[bool] = True
-
-    def __post_init__(self):
-        if self.max_positions < 2:
-            raise ValueError(f'max_positions={self.max_positions}, it takes 2 or more')
 
     def params(self, scope: ParamScope) -> jax.Array:
         return scope.parameter(

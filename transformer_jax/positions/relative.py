@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions.absolute import sinusoids
 from transformer_jax.positions.base import Position, Tile
+from transformer_jax.ranges import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +25,9 @@ class Shaw(Position):
         values: whether there are embeddings for the values too.
     """
 
-    clip: int = 16
+    clip: int = number(16, low=0, high=10_000_000)
     values: bool = True
     reads_queries_keys: ClassVar[bool] = True
-
-    def __post_init__(self):
-        if self.clip < 0:
-            raise ValueError(f'clip={self.clip} must be 0 or more')
 
     def params(self, scope: ParamScope) -> dict[str, jax.Array]:
         heads = scope.heads

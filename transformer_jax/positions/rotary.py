@@ -12,12 +12,13 @@ import numpy as np
 
 from transformer_jax import spec
 from transformer_jax.positions.base import Position
+from transformer_jax.ranges import Ranged, number
 
 PAIRS = ('half', 'interleaved')
 
 
 @dataclasses.dataclass(frozen=True)
-class Scaling:
+class Scaling(Ranged):
     """The base class of all scalings, and the scaling `none`."""
 
     def rates(self, rates_F: np.ndarray) -> np.ndarray:
@@ -36,11 +37,7 @@ class Scaling:
 class Stretched(Scaling):
     """The base class of the scalings for texts that are `factor` times as long."""
 
-    factor: float
-
-    def __post_init__(self):
-        if self.factor < 1:
-            raise ValueError(f'factor={self.factor}, it takes a number of 1 or more')
+    factor: float = number(low=1, high=1e6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +76,12 @@ class Yarn(Stretched):
         beta_fast, beta_slow: numbers of turns, see above.
     """
 
-    original: int
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
+    original: int = number(low=1, high=10_000_000)
+    beta_fast: float = number(32.0, low=0, high=1e6)
+    beta_slow: float = number(1.0, low=0, high=1e6)
 
     def __post_init__(self):
         super().__post_init__()
-        if self.original < 1:
-            raise ValueError(f'original={self.original} must be positive')
         if self.beta_fast <= self.beta_slow:
             raise ValueError(
                 f'beta_fast={self.beta_fast} must be more than beta_slow={self.beta_slow}'
@@ -124,16 +119,13 @@ class Rope(Position):
         scaling: for longer texts: none, linear, ntk or yarn.
     """
 
-    theta: float = 1e4
-    fraction: float = 1.0
+    theta: float = number(1e4, above=1, high=1e12)
+    fraction: float = number(1.0, above=0, high=1)
     pairs: str = 'half'
     scaling: Scaling = spec.nested(SCALINGS, Scaling())
 
     def __post_init__(self):
-        if self.theta <= 1:
-            raise ValueError(f'theta={self.theta}, it takes a number above 1')
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f'fraction={self.fraction} is outside 0 < value ≤ 1')
+        super().__post_init__()
         if self.pairs not in PAIRS:
             raise ValueError(f'pairs={self.pairs!r}, it takes {", ".join(PAIRS)}')
 

@@ -15,6 +15,7 @@ from transformer_jax.errors import ConfigError
 from transformer_jax.layers.functional import rms_norm
 from transformer_jax.layers.param_scope import HeadDims, ParamScope
 from transformer_jax.positions import Tile
+from transformer_jax.ranges import number
 
 
 class Queries(NamedTuple):
@@ -48,13 +49,11 @@ class Differential(Scored):
         lambda_init: depth, which is 0.8 − 0.6 exp(−0.3 l) in layer l from 0; or a number.
     """
 
-    lambda_init: float | str = 'depth'
+    lambda_init: float | str = number('depth', low=0, below=1)
 
     def __post_init__(self):
         super().__post_init__()
-        if self.lambda_init != 'depth' and not (
-            isinstance(self.lambda_init, float) and 0 <= self.lambda_init < 1
-        ):
+        if isinstance(self.lambda_init, str) and self.lambda_init != 'depth':
             raise ValueError(
                 f'lambda_init={self.lambda_init!r}, it takes depth or a number from 0 to below 1'
             )

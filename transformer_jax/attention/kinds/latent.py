@@ -17,6 +17,7 @@ from transformer_jax.batch import Tokens
 from transformer_jax.layers.functional import rms_norm
 from transformer_jax.layers.param_scope import HeadDims, ParamScope
 from transformer_jax.positions import Position, Tile
+from transformer_jax.ranges import number
 
 
 class Queries(NamedTuple):
@@ -64,17 +65,12 @@ class Latent(Scored):
             projected from x.
     """
 
-    rank: int = 0
-    rope_dim: int = 0
-    query_rank: int = 0
+    rank: int = number(0, low=0, high=1_000_000)
+    rope_dim: int = number(0, low=0, high=1_000_000)
+    query_rank: int = number(0, low=0, high=1_000_000)
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ('rank', 'rope_dim', 'query_rank'):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f'{name}={getattr(self, name)} must be positive, or 0 for its default'
-                )
         if self.rope_dim % 2:
             raise ValueError(f'rope_dim={self.rope_dim} is odd: it is rotated in pairs')
 

@@ -23,6 +23,7 @@ from transformer_jax.attention.masks import Causal, Mask, Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.layers.functional import rms_norm
 from transformer_jax.layers.param_scope import ParamScope
+from transformer_jax.ranges import number
 
 PAST = Segments() & Causal()
 
@@ -70,13 +71,11 @@ class Linear(Attention):
 
     feature: FeatureMap = spec.nested(FEATURES, Elu())
     decay: Decay = spec.nested(DECAYS, NoDecay())
-    chunk: int = 0
+    chunk: int = number(0, low=0, high=10_000_000)
     supports_dropout: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()
-        if self.chunk < 0:
-            raise ValueError(f'chunk={self.chunk} must be positive, or 0 for the default')
         if self._divides() and not self.feature.positive:
             able = ', '.join(name for name, cls in FEATURES.items() if cls.positive)
             raise ValueError(

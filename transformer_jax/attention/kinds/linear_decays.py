@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax.layers.param_scope import ParamScope
+from transformer_jax.ranges import Ranged, number
 
 
-class Decay(abc.ABC):
+class Decay(Ranged, abc.ABC):
     """The base class of all decays."""
 
     chunk: ClassVar[int] = 64  # the chunk of `linear`, in tokens, where its own option is 0
@@ -61,14 +62,9 @@ class Gated(Decay):
         tau: τ; a larger one makes the decay weaker.
     """
 
-    rank: int = 16
-    tau: float = 16.0
+    rank: int = number(16, low=1, high=1_000_000)
+    tau: float = number(16.0, low=1e-6, high=1e6)
     chunk: ClassVar[int] = 16  # tiles have a number for each pair of tokens and each feature
-
-    def __post_init__(self):
-        for name in ('rank', 'tau'):
-            if getattr(self, name) <= 0:
-                raise ValueError(f'{name}={getattr(self, name)}, it takes a positive number')
 
     def log(self, scope: ParamScope, x_BSD: jax.Array, features: int) -> jax.Array:
         D, K = x_BSD.shape[-1], scope.heads.kv_heads

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer_jax.ranges import Ranged, number
 
-class FeatureMap(abc.ABC):
+
+class FeatureMap(Ranged, abc.ABC):
     """The base class of all feature maps."""
 
     positive: ClassVar[bool] = True  # φ(q)·φ(k) > 0, so that weights can be divided by their sum
@@ -102,16 +104,8 @@ class Favor(FeatureMap):
         seed: from which the ω are sampled; they are not learned.
     """
 
-    features: int = 256
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in ('features', 'seed'):
-            if getattr(self, name) < (name == 'features'):
-                raise ValueError(
-                    f'{name}={getattr(self, name)}, it takes '
-                    f'{"a positive number" if name == "features" else "0 or more"}'
-                )
+    features: int = number(256, low=1, high=100_000)
+    seed: int = number(0, low=0, high=2**32 - 1)
 
     def size(self, head_dim: int) -> int:
         return self.features

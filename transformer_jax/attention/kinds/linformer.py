@@ -14,6 +14,7 @@ from transformer_jax.attention.base import Attention, AttentionInputs
 from transformer_jax.attention.kinds.softmax import dot_product_scores
 from transformer_jax.batch import Tokens
 from transformer_jax.layers.param_scope import ParamScope
+from transformer_jax.ranges import number
 
 SHARE = ('none', 'heads', 'kv')
 
@@ -51,15 +52,13 @@ class Linformer(Attention):
             key-value head; heads, one E and one F for all heads; kv, one matrix for both.
     """
 
-    length: int = 512
-    rank: int = 64
+    length: int = number(512, low=1, high=10_000_000)
+    rank: int = number(64, low=1, high=1_000_000)
     share: str = 'none'
 
     def __post_init__(self):
         super().__post_init__()
-        if self.length < 1:
-            raise ValueError(f'length={self.length} must be positive')
-        if not 1 <= self.rank <= self.length:
+        if self.rank > self.length:
             raise ValueError(f'rank={self.rank}, it takes 1 to length={self.length}')
         if self.share not in SHARE:
             raise ValueError(f'share={self.share!r}, it takes {", ".join(SHARE)}')

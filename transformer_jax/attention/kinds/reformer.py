@@ -15,6 +15,7 @@ from transformer_jax.attention.base import Attention, AttentionInputs
 from transformer_jax.attention.mask_base import neg_inf
 from transformer_jax.batch import Tokens
 from transformer_jax.layers.param_scope import ParamScope
+from transformer_jax.ranges import number
 
 SELF_PENALTY = 1e5  # appendix A: a token attends to itself only where it sees nothing else
 
@@ -58,23 +59,18 @@ class Reformer(Attention):
         seed: of the random directions, which are not learned.
     """
 
-    buckets: int = 16
-    chunk: int = 32
-    rounds: int = 4
-    seed: int = 0
+    buckets: int = number(16, low=1, high=1_000_000)
+    chunk: int = number(32, low=1, high=10_000_000)
+    rounds: int = number(4, low=1, high=1_000)
+    seed: int = number(0, low=0, high=2**32 - 1)
 
     def __post_init__(self):
         super().__post_init__()
-        if self.buckets != 1 and (self.buckets < 1 or self.buckets % 2):
+        if self.buckets != 1 and self.buckets % 2:
             raise ValueError(
                 f'buckets={self.buckets}, it takes 1 or an even number: a direction and its '
                 'opposite'
             )
-        for name in ('chunk', 'rounds'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name}={getattr(self, name)} must be positive')
-        if self.seed < 0:
-            raise ValueError(f'seed={self.seed} must be 0 or more')
 
     def supports(self) -> frozenset[str]:
         return frozenset({'encoder', 'padding'})

@@ -15,6 +15,7 @@ from transformer_jax.attention.base import Attention, AttentionInputs
 from transformer_jax.attention.mask_base import neg_inf
 from transformer_jax.batch import Tokens
 from transformer_jax.layers.param_scope import ParamScope
+from transformer_jax.ranges import number
 
 # A sorted place that has less than this share of real tokens counts as padding: a division by less
 # would overflow in the backward pass.
@@ -63,15 +64,9 @@ class Sinkhorn(Attention):
         temperature: τ.
     """
 
-    block: int = 32
-    iterations: int = 8
-    temperature: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ('block', 'iterations', 'temperature'):
-            if getattr(self, name) <= 0:
-                raise ValueError(f'{name}={getattr(self, name)} must be positive')
+    block: int = number(32, low=1, high=10_000_000)
+    iterations: int = number(8, low=1, high=1_000)
+    temperature: float = number(1.0, low=1e-6, high=1e6)
 
     def supports(self) -> frozenset[str]:
         return frozenset({'encoder', 'padding'})

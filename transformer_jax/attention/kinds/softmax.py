@@ -15,6 +15,7 @@ from transformer_jax.batch import Tokens
 from transformer_jax.layers.functional import rms_norm
 from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions import Tile
+from transformer_jax.ranges import number
 
 TALKING = ('none', 'before', 'after', 'both')
 
@@ -60,16 +61,14 @@ class Softmax(Scored):
             gate f = sigmoid(x W + b) of each head (Lin et al. 2025). Causal only.
     """
 
-    scale: float | str = 'rsqrt'
+    scale: float | str = number('rsqrt', above=0, high=1e6)
     qk_norm: bool = False
     talking: str = 'none'
     forget: bool = False
 
     def __post_init__(self):
         super().__post_init__()
-        if self.scale not in ('rsqrt', 'none') and not (
-            isinstance(self.scale, float) and self.scale > 0
-        ):
+        if isinstance(self.scale, str) and self.scale not in ('rsqrt', 'none'):
             raise ValueError(f'scale={self.scale!r}, it takes rsqrt, none or a positive number')
         if self.talking not in TALKING:
             raise ValueError(f'talking={self.talking!r}, it takes {", ".join(TALKING)}')

@@ -16,6 +16,7 @@ from transformer_jax.attention.scored import Scored
 from transformer_jax.batch import Tokens
 from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions import Position, Tile
+from transformer_jax.ranges import number
 
 FORMS = ('dense', 'random')
 
@@ -50,15 +51,13 @@ class Synthesizer(Scored):
     """
 
     form: str = 'dense'
-    max_len: int = 512
+    max_len: int = number(512, low=1, high=1_000_000)
     mix: bool = False
 
     def __post_init__(self):
         super().__post_init__()
         if self.form not in FORMS:
             raise ValueError(f'form={self.form!r}, it takes {", ".join(FORMS)}')
-        if self.max_len < 1:
-            raise ValueError(f'max_len={self.max_len} must be positive')
 
     @property
     def has_queries_keys(self) -> bool:

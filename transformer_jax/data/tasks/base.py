@@ -12,6 +12,7 @@ from transformer_jax.data.examples import Examples
 from transformer_jax.data.files import Texts
 from transformer_jax.data.tokenizers import Tokenizer
 from transformer_jax.errors import DataError
+from transformer_jax.ranges import Ranged
 from transformer_jax.schema import DataConfig
 
 Log = Callable[[str], None]
@@ -50,7 +51,7 @@ class TrainingSet(NamedTuple):
     names: Texts  # where the examples come from; without their text
 
 
-class Task(abc.ABC):
+class Task(Ranged, abc.ABC):
     """A task: where the examples of a split come from, what is predicted, and how it is scored.
 
     Text pairs and documents (`text.TextTask`), contiguous text (`text.ContiguousText`) and examples

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from transformer_jax.data.tasks.base import SPLITS
 from transformer_jax.data.tasks.symbols import FIRST, Example, SymbolTask
+from transformer_jax.ranges import number
 from transformer_jax.schema import DataConfig
 
 SHAPE = (32, 32, 3)
@@ -28,17 +28,12 @@ class Cifar10(SymbolTask):
     `folder`, by default `data.source_dir`.
     """
 
-    train: int = 45_000
-    validation: int = 5_000
-    test: int = 10_000
+    train: int = number(45_000, low=1, high=50_000)
+    validation: int = number(5_000, low=1, high=50_000)
+    test: int = number(10_000, low=1, high=10_000)
     folder: str = ''
 
     seed: ClassVar[int] = 0  # nothing is random
-
-    def __post_init__(self):
-        for split in SPLITS:
-            if self.count(split) < 1:
-                raise ValueError(f'{split}={self.count(split)}, it takes at least 1')
 
     def opened(self, data: DataConfig) -> 'Cifar10':
         """See Task: the folder is `data.source_dir` where none is given."""

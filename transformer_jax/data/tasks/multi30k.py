@@ -31,6 +31,7 @@ class Multi30k(TextPairs):
     test: str = 'test_2016_flickr'
 
     def __post_init__(self):
+        super().__post_init__()
         if self.version not in ('raw', 'lc.norm.tok'):
             raise ValueError(f"version={self.version!r} must be 'raw' or 'lc.norm.tok'")
 

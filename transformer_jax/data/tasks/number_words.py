@@ -10,6 +10,7 @@ from transformer_jax import spec
 from transformer_jax.data.files import Texts
 from transformer_jax.data.tasks.text import TextPairs
 from transformer_jax.errors import ConfigError
+from transformer_jax.ranges import number
 from transformer_jax.schema import DataConfig
 
 
@@ -23,14 +24,15 @@ class NumberWords(TextPairs):
     are always in training: they are the words that all others are made of.
     """
 
-    limit: int = 10_000
-    held_out: int = 500
+    limit: int = number(10_000, low=23, high=10_000_000)
+    held_out: int = number(500, low=1, high=10_000_000)
 
     def __post_init__(self):
-        if not 0 < 2 * self.held_out <= self.limit - 21:
+        super().__post_init__()
+        if 2 * self.held_out > self.limit - 21:
             raise ValueError(
-                f'held_out={self.held_out} of limit={self.limit}: twice held_out must be positive '
-                'and leave more than the numbers below 20 for training'
+                f'held_out={self.held_out} of limit={self.limit}: twice held_out must leave more '
+                'than the numbers below 20 for training'
             )
 
     def numbers(self, split: str) -> list[int]:
@@ -66,12 +68,12 @@ class NumberWords(TextPairs):
                 f'{spec.nearest(language, known)}'
             )
         words = []
-        for number in self.numbers(split):
+        for value in self.numbers(split):
             try:
-                words.append(num2words.num2words(number, lang=language).strip())
+                words.append(num2words.num2words(value, lang=language).strip())
             except Exception as error:  # each language has its own gaps, and fails in its own way
                 raise ConfigError(
-                    f'data.{key}={language!r}: num2words cannot write {number} ({error}); '
+                    f'data.{key}={language!r}: num2words cannot write {value} ({error}); '
                     'choose another language or a smaller limit in data.task'
                 ) from error
         return words

@@ -25,6 +25,7 @@ class ParallelText(TextPairs):
     test: str = 'test.{lang}'
 
     def __post_init__(self):
+        super().__post_init__()
         for split in SPLITS:
             pattern = getattr(self, split)
             if '{lang}' not in pattern and (pattern or split != 'test'):

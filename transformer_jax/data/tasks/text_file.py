@@ -7,6 +7,7 @@ from etils import epath
 from transformer_jax.data.files import Texts, content_hash, find, read_lines
 from transformer_jax.data.tasks.text import ContiguousText
 from transformer_jax.errors import DataError
+from transformer_jax.ranges import number
 from transformer_jax.schema import DataConfig
 
 DOCUMENTS = ('whole', 'lines', 'paragraphs')
@@ -25,14 +26,13 @@ class TextFile(ContiguousText):
     train: str = 'input.txt'
     validation: str = ''
     test: str = ''
-    share: float = 0.1
+    share: float = number(0.1, above=0, below=1)
     documents: str = 'whole'
 
     def __post_init__(self):
+        super().__post_init__()
         if self.documents not in DOCUMENTS:
             raise ValueError(f'documents={self.documents!r}, it takes {", ".join(DOCUMENTS)}')
-        if not 0 < self.share < 1:
-            raise ValueError(f'share={self.share} is outside 0 < value < 1')
 
     @property
     def windowed(self) -> bool:

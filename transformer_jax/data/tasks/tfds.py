@@ -92,6 +92,7 @@ class TfdsClassification(TextPairs):
     test: str = 'test'
 
     def __post_init__(self):
+        super().__post_init__()
         if len(set(self.names)) != len(self.names) or len(self.names) < 2:
             raise ValueError(
                 f'names={self.names}, it takes the different names of two classes or more'

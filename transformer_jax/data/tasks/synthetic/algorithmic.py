@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 
 from transformer_jax.data.tasks.symbols import FIRST, Example, sentence
 from transformer_jax.data.tasks.synthetic.base import Stream, SyntheticTask
+from transformer_jax.ranges import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,16 +23,16 @@ class Growing(SyntheticTask):
     those above L), 100,000 training and 10,000 test examples.
     """
 
-    length: int = dataclasses.field(default=20, kw_only=True)
-    test_length: int = dataclasses.field(default=40, kw_only=True)
-    held_out: int = dataclasses.field(default=10_000, kw_only=True)
+    length: int = number(20, low=1, high=100_000, kw_only=True)
+    test_length: int = number(40, low=1, high=100_000, kw_only=True)
+    held_out: int = number(10_000, low=1, high=1_000_000_000, kw_only=True)
 
-    def __post_init__(self):
+    def check_relations(self) -> None:
+        """See SyntheticTask."""
         if self.test_length < self.length:
             raise ValueError(
                 f'test_length={self.test_length}, it takes at least length={self.length}'
             )
-        super().__post_init__()
 
     def _lengths(self) -> tuple[Sequence[int], Sequence[int]]:
         return range(1, self.length + 1), range(self.length + 1, self.test_length + 1)
@@ -45,9 +45,7 @@ class Copy(Growing):
     Symbols of the alphabet, 50 as in the paper's sorting task, are equally likely.
     """
 
-    least: ClassVar = {'alphabet': 2, 'length': 1}
-
-    alphabet: int = 50
+    alphabet: int = number(50, low=2, high=1_000_000)
 
     def symbols(self) -> tuple[str, ...]:
         """See SymbolTask."""
@@ -95,8 +93,6 @@ class Addition(Growing):
     "Teaching Arithmetic to Small Transformers").
     """
 
-    least: ClassVar = {'length': 1}
-
     reversed: bool = False
 
     def symbols(self) -> tuple[str, ...]:
@@ -138,12 +134,10 @@ class Parity(Growing):
     and 2,000 strings.
     """
 
-    least: ClassVar = {'length': 1}
-
-    length: int = dataclasses.field(default=50, kw_only=True)
-    test_length: int = dataclasses.field(default=100, kw_only=True)
-    examples: int = dataclasses.field(default=10_000, kw_only=True)
-    held_out: int = dataclasses.field(default=2_000, kw_only=True)
+    length: int = number(50, low=1, high=100_000, kw_only=True)
+    test_length: int = number(100, low=1, high=100_000, kw_only=True)
+    examples: int = number(10_000, low=1, high=1_000_000_000, kw_only=True)
+    held_out: int = number(2_000, low=1, high=1_000_000_000, kw_only=True)
 
     def symbols(self) -> tuple[str, ...]:
         """See SymbolTask."""
@@ -177,14 +171,13 @@ class Dyck(Growing):
     """
 
     has_source = False
-    least: ClassVar = {'kinds': 1, 'depth': 1, 'length': 2}
 
-    kinds: int = 2
-    depth: int = 3
+    kinds: int = number(2, low=1, high=100_000)
+    depth: int = number(3, low=1, high=1_000)
     every_token: bool = False
-    length: int = dataclasses.field(default=84, kw_only=True)
-    test_length: int = dataclasses.field(default=168, kw_only=True)
-    held_out: int = dataclasses.field(default=2_000, kw_only=True)
+    length: int = number(84, low=2, high=100_000, kw_only=True)
+    test_length: int = number(168, low=1, high=100_000, kw_only=True)
+    held_out: int = number(2_000, low=1, high=1_000_000_000, kw_only=True)
 
     def symbols(self) -> tuple[str, ...]:
         """See SymbolTask."""
@@ -206,8 +199,8 @@ class Dyck(Growing):
         chances, uniform = _openings(self.depth, length), stream.uniform(length).tolist()
         kinds = iter(stream.integers(self.kinds, length // 2).tolist())
         brackets, stack = [], []
-        for left, number in zip(range(length, 0, -1), uniform, strict=True):
-            if number < chances[left][len(stack)]:
+        for left, chance in zip(range(length, 0, -1), uniform, strict=True):
+            if chance < chances[left][len(stack)]:
                 stack.append(next(kinds))
                 brackets.append(2 * stack[-1])
             else:

@@ -4,13 +4,13 @@ import abc
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 import numpy as np
 
 from transformer_jax.data.tasks.base import SPLITS
 from transformer_jax.data.tasks.symbols import Example, SymbolTask
+from transformer_jax.ranges import number
 
 # A length with fewer different examples than FEW is for training alone. From MANY on, two equal
 # examples are not to be expected: 10⁶ training and 10⁴ held-out examples have a pair with
@@ -60,21 +60,22 @@ class SyntheticTask(SymbolTask):
     validation. The lengths of a split take turns, so that each occurs equally often.
     """
 
-    least: ClassVar[Mapping[str, int]] = {}  # the smallest value of each field that has one
-
-    examples: int = dataclasses.field(default=100_000, kw_only=True)
-    held_out: int = dataclasses.field(default=2_000, kw_only=True)  # in validation and in test each
-    seed: int = dataclasses.field(default=0, kw_only=True)
+    examples: int = number(100_000, low=1, high=1_000_000_000, kw_only=True)
+    # In validation and in test each.
+    held_out: int = number(2_000, low=1, high=1_000_000_000, kw_only=True)
+    seed: int = number(0, low=0, high=2**32 - 1, kw_only=True)
 
     def __post_init__(self):
-        for name, least in {**self.least, 'examples': 1, 'held_out': 1, 'seed': 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f'{name}={getattr(self, name)}, it takes at least {least}')
+        super().__post_init__()
+        self.check_relations()
         if not self.lengths('validation'):
             raise ValueError(
                 f'there are fewer than {FEW} different examples, too few to hold some out; '
                 'make them longer or more varied'
             )
+
+    def check_relations(self) -> None:
+        """Raise ValueError where options that are within their ranges do not go together."""
 
     @abc.abstractmethod
     def _lengths(self) -> tuple[Sequence[int], Sequence[int]]:

@@ -4,12 +4,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from transformer_jax.data.tasks.symbols import Example, sentence
 from transformer_jax.data.tasks.synthetic.base import Stream, SyntheticTask
+from transformer_jax.ranges import number
 
 DIGITS = 10
 OPERATORS: dict[str, Callable[[list[int]], int]] = {
@@ -21,6 +22,7 @@ OPERATORS: dict[str, Callable[[list[int]], int]] = {
 CLOSE = DIGITS + len(OPERATORS)
 OPERATION_P = 0.25  # the probability that an argument is itself an operation, not a digit
 GOLDEN = (math.sqrt(5) - 1) / 2
+COSTLIEST = 10**10  # multiplications; Long Range Arena's settings take 4·10⁸
 RAREST = 1e-250  # probabilities of a whole expression below this begin to underflow float64
 
 
@@ -43,19 +45,27 @@ class ListOps(SyntheticTask):
     2,000 each for validation and test.
     """
 
-    least: ClassVar = {'min_length': 4, 'max_depth': 2, 'max_args': 2}
+    min_length: int = number(500, low=4, high=20_000)
+    max_length: int = number(2000, low=4, high=20_000)
+    max_depth: int = number(10, low=2, high=100)
+    max_args: int = number(10, low=2, high=100)
+    examples: int = number(96_000, low=1, high=1_000_000_000, kw_only=True)
 
-    min_length: int = 500
-    max_length: int = 2000
-    max_depth: int = 10
-    max_args: int = 10
-    examples: int = dataclasses.field(default=96_000, kw_only=True)
-
-    def __post_init__(self):
+    def check_relations(self) -> None:
+        """See SyntheticTask."""
         if self.max_length < self.min_length:
             raise ValueError(
                 f'max_length={self.max_length}, it takes at least min_length={self.min_length}'
             )
+        cost = self.max_depth * self.max_args * self.max_length**2
+        if cost > COSTLIEST:
+            raise ValueError(
+                f'max_depth={self.max_depth}, max_args={self.max_args} and max_length='
+                f'{self.max_length}: their product, with the square of max_length, is {cost:.1e}, '
+                f'but it takes {COSTLIEST:.0e} at most: the time to count all expressions'
+            )
+
+    def __post_init__(self):
         super().__post_init__()
         longest = _longest(self.max_depth, self.max_args)
         if self.max_length > longest:

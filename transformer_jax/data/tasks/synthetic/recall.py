@@ -3,28 +3,20 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 
 from transformer_jax.data.tasks.symbols import FIRST, Example, sentence
 from transformer_jax.data.tasks.synthetic.base import Stream, SyntheticTask
+from transformer_jax.ranges import number
 
 
 @dataclasses.dataclass(frozen=True)
 class Recall(SyntheticTask):
     """A task with one length for training and another, if given, for the test split."""
 
-    length: int = dataclasses.field(default=256, kw_only=True)
-    test_length: int = dataclasses.field(default=0, kw_only=True)  # 0: as length
-
-    def __post_init__(self):
-        shortest = self.least['length']
-        if self.test_length and self.test_length < shortest:
-            raise ValueError(
-                f'test_length={self.test_length}, it takes at least {shortest}, or 0: as length'
-            )
-        super().__post_init__()
+    length: int = number(256, low=1, high=10_000_000, kw_only=True)
+    test_length: int = number(0, low=1, high=10_000_000, also=(0,), kw_only=True)  # 0: as length
 
     def _lengths(self) -> tuple[Sequence[int], Sequence[int]]:
         longer = () if self.test_length in (0, self.length) else (self.test_length,)
@@ -48,15 +40,16 @@ class MQAR(Recall):
     """
 
     has_source = False
-    least: ClassVar = {'vocab_size': 8, 'length': 4, 'pairs': 1}
 
-    vocab_size: int = 8192
-    pairs: int = 4
-    power_a: float = 0.01
-    length: int = dataclasses.field(default=64, kw_only=True)
-    held_out: int = dataclasses.field(default=3_000, kw_only=True)
+    vocab_size: int = number(8192, low=8, high=1_000_000)
+    pairs: int = number(4, low=1, high=10_000)
+    power_a: float = number(0.01, above=0, high=1_000)
+    length: int = number(64, low=4, high=10_000_000, kw_only=True)
+    test_length: int = number(0, low=4, high=10_000_000, also=(0,), kw_only=True)
+    held_out: int = number(3_000, low=1, high=1_000_000_000, kw_only=True)
 
-    def __post_init__(self):
+    def check_relations(self) -> None:
+        """See SyntheticTask."""
         if self.pairs >= self.vocab_size // 2:
             raise ValueError(
                 f'pairs={self.pairs} of vocab_size={self.vocab_size}: the lower half of the '
@@ -68,9 +61,6 @@ class MQAR(Recall):
                     f'{name}={getattr(self, name)} must be even, and at least '
                     f'4·pairs={4 * self.pairs}: a pair and its query take two tokens each'
                 )
-        if self.power_a <= 0:
-            raise ValueError(f'power_a={self.power_a} must be positive')
-        super().__post_init__()
 
     def symbols(self) -> tuple[str, ...]:
         """See SymbolTask."""
@@ -114,11 +104,11 @@ class Induction(Recall):
     """
 
     has_source = False
-    least: ClassVar = {'alphabet': 3, 'length': 4}
 
-    alphabet: int = 16  # `*` included
-    test_length: int = dataclasses.field(default=512, kw_only=True)
-    examples: int = dataclasses.field(default=1_638_400, kw_only=True)
+    alphabet: int = number(16, low=3, high=1_000_000)  # `*` included
+    length: int = number(256, low=4, high=10_000_000, kw_only=True)
+    test_length: int = number(512, low=4, high=10_000_000, also=(0,), kw_only=True)
+    examples: int = number(1_638_400, low=1, high=1_000_000_000, kw_only=True)
 
     def symbols(self) -> tuple[str, ...]:
         """See SymbolTask."""
@@ -149,18 +139,17 @@ class SelectiveCopying(Recall):
     """
 
     has_source = False
-    least: ClassVar = {'alphabet': 3, 'items': 1, 'length': 1}
 
-    alphabet: int = 16  # the blank included
-    items: int = 16
-    length: int = dataclasses.field(default=4096, kw_only=True)
-    examples: int = dataclasses.field(default=1_000_000, kw_only=True)
+    alphabet: int = number(16, low=3, high=1_000_000)  # the blank included
+    items: int = number(16, low=1, high=1_000)
+    length: int = number(4096, low=1, high=10_000_000, kw_only=True)
+    examples: int = number(1_000_000, low=1, high=1_000_000_000, kw_only=True)
 
-    def __post_init__(self):
+    def check_relations(self) -> None:
+        """See SyntheticTask."""
         shortest = min(self.length, self.test_length or self.length)
         if self.items > shortest:
             raise ValueError(f'items={self.items} do not fit into a length of {shortest}')
-        super().__post_init__()
 
     def symbols(self) -> tuple[str, ...]:
         """See SymbolTask."""
@@ -191,11 +180,9 @@ class Dependency(SyntheticTask):
     for a bidirectional encoder.
     """
 
-    least: ClassVar = {'alphabet': 2, 'distance': 1, 'test_distance': 0}
-
-    distance: int = 50
-    test_distance: int = 0  # 0: as distance
-    alphabet: int = 10
+    distance: int = number(50, low=1, high=10_000_000)
+    test_distance: int = number(0, low=0, high=10_000_000)  # 0: as distance
+    alphabet: int = number(10, low=2, high=1_000_000)
 
     def symbols(self) -> tuple[str, ...]:
         """See SymbolTask."""
