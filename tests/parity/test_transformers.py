@@ -320,7 +320,7 @@ def random_model(name, changes):
 def their_logits(model, batch):
     """Compute their logits of the targets, given the tokens before them."""
     ids, mask = (torch.tensor(a.astype(np.int64)) for a in (batch.inputs_BT, batch.segments_BT > 0))
-    if not model.architecture.is_encoder_decoder:
+    if not model.config.is_encoder_decoder:
         return model(input_ids=ids, attention_mask=mask).logits
     source, seen = (
         torch.tensor(a.astype(np.int64)) for a in (batch.source_BS, batch.source_segments_BS > 0)
