@@ -86,6 +86,7 @@ def trained(model, params):
     """Make a model whose tokens are letters and whose translation is the reversed text."""
     tokenizer = types.SimpleNamespace(
         encode=lambda texts: [[ord(letter) - ord('a') + 4 for letter in text] for text in texts],
+        unknown=lambda text: [],
         pieces=lambda ids: ['</s>' if token == EOS else chr(token - 4 + ord('a')) for token in ids],
     )
     batching = types.SimpleNamespace(row_lengths=lambda: (4, 8))
@@ -104,7 +105,9 @@ def test_a_translation_is_drawn_with_its_tokens(trained, monkeypatch):
     monkeypatch.setattr(
         attention_heads, 'save_figure', lambda figure, path: figures.append(figure) or path
     )
-    hypothesis, [path] = attention_maps.draw_translation(trained, 'abc', 'heads.png')
+    shown = []
+    [path] = attention_maps.draw_translation(trained, 'abc', 'heads.png', shown.append)
+    [hypothesis] = shown
     assert (hypothesis, path.name) == ('cba', 'heads.png')
     labels = [text.get_text() for text in figures[0].axes[0].texts]
     last_cross = labels[-len(['c', 'b', 'a', '</s>']) - len(['a', 'b', 'c', '</s>']) - 1 :]
@@ -114,4 +117,4 @@ def test_a_translation_is_drawn_with_its_tokens(trained, monkeypatch):
 @pytest.mark.parametrize('text', ['', 'abcdefgh'])
 def test_a_text_that_the_model_cannot_read_is_refused(trained, text):
     with pytest.raises(DataError, match=f'{len(text)} tokens; .* 1 to 7'):
-        attention_maps.draw_translation(trained, text, 'heads.png')
+        attention_maps.draw_translation(trained, text, 'heads.png', print)

@@ -1,6 +1,6 @@
 """The commands that apply a trained model to texts: translate, generate, classify, attention."""
 
-import sys
+import itertools
 
 from absl import flags
 
@@ -12,6 +12,7 @@ from transformer_jax.cli.flags import (
     open_trained,
     required,
 )
+from transformer_jax.cli.streams import arriving_lines, read_standard_input, use_utf8_output
 
 
 def define_translate(values: Flags) -> None:
@@ -22,13 +23,12 @@ def define_translate(values: Flags) -> None:
 def run_translate(values: Flags) -> None:
     """Translate the lines of standard input, one line of output each."""
     trained = open_trained(values)
-    from transformer_jax.data.files import decode_lines
-    from transformer_jax.inference.generate import require_ability
+    from transformer_jax.inference.generate import require_ability, translate
 
     require_ability(trained, 'translate')
-    lines = decode_lines(sys.stdin.buffer.read(), 'standard input')
-    for line in trained.evaluator.translate(trained.params, lines):
-        print(line)
+    use_utf8_output()
+    for lines in translate(trained, arriving_lines()):
+        print(''.join(f'{line}\n' for line in lines), end='', flush=True)
 
 
 def define_generate(values: Flags) -> None:
@@ -60,8 +60,9 @@ def run_generate(values: Flags) -> None:
 
     trained = open_trained(values, ('method', 'beam', 'temperature', 'top_k', 'top_p'))
     require_ability(trained, 'generate')
-    prompt = sys.stdin.read() if values.prompt is None else values.prompt
     generator = Generator(trained, values.max_tokens, tuple(values.stop))
+    prompt = read_standard_input() if values.prompt is None else values.prompt
+    use_utf8_output()
     for sample in range(values.samples):
         if trained.config.decode.method == 'beam':
             pieces = [generator.search(prompt)]
@@ -81,13 +82,13 @@ def define_classify(values: Flags) -> None:
 def run_classify(values: Flags) -> None:
     """Print the class of each line of standard input and its probability."""
     trained = open_trained(values, ())
-    from transformer_jax.data.files import decode_lines
     from transformer_jax.inference.generate import classify, require_ability
 
     require_ability(trained, 'classify')
-    lines = decode_lines(sys.stdin.buffer.read(), 'standard input')
+    use_utf8_output()
+    lines = itertools.chain.from_iterable(arriving_lines())
     for name, probability in classify(trained, lines):
-        print(f'{name}\t{probability:.4f}')
+        print(f'{name}\t{probability:.4f}', flush=True)
 
 
 def define_attention(values: Flags) -> None:
@@ -110,7 +111,6 @@ def run_attention(values: Flags) -> None:
     from transformer_jax.inference.generate import require_ability
 
     require_ability(trained, 'attention')
-    hypothesis, files = draw_translation(trained, text, values.out)
-    print(hypothesis)
-    for file in files:
+    use_utf8_output()
+    for file in draw_translation(trained, text, values.out, print):
         log(f'wrote {file}')

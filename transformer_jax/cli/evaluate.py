@@ -3,6 +3,7 @@
 import json
 
 from absl import flags
+from etils import epath
 
 from transformer_jax.cli.flags import (
     Flags,
@@ -46,9 +47,12 @@ def run_evaluate(values: Flags) -> None:
 
 def _evaluate_lengths(values: Flags) -> None:
     from transformer_jax.display.evaluations import draw_lengths, lengths_table
+    from transformer_jax.display.figures import check_figure
     from transformer_jax.evaluation.by_length import by_length
 
     lengths = whole_numbers(values, 'lengths')
+    if values.out:
+        check_figure(epath.Path(values.out))
     trained = open_trained(values)
     rows = by_length(trained.evaluator, trained.params, values.split, lengths)
     print(json.dumps(rows) if values.json else lengths_table(rows))

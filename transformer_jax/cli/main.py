@@ -12,6 +12,7 @@ from absl import flags, logging
 from transformer_jax import spec
 from transformer_jax.cli.commands import COMMANDS
 from transformer_jax.cli.flags import Flags
+from transformer_jax.cli.streams import ReaderEndedError, guarded_streams
 from transformer_jax.errors import ConfigError, UserError
 from transformer_jax.host_memory import exhausted, tune_host_memory
 from transformer_jax.renames import RENAMED_KEYS
@@ -26,21 +27,28 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; None: those of this process.
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ('help', '--help', '-h'):
-        print(_overview())
-        return 0 if arguments else 2
+    with guarded_streams():
+        return _run(sys.argv[1:] if argv is None else argv)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a command and return its exit code."""
     words = 2 if ' '.join(arguments[:2]) in COMMANDS else 1
     name, rest = ' '.join(arguments[:words]), arguments[words:]
     values, given = Flags(), sys.argv
     flags.DEFINE_bool('debug', False, 'Show the traceback of an error.', flag_values=values)
     flags.DEFINE_bool('help', False, 'Show these flags.', short_name='h', flag_values=values)
     try:
+        if name in ('', 'help', '--help', '-h'):
+            print(_overview())
+            sys.stdout.flush()
+            return 0 if name else 2
         if name not in COMMANDS:
             raise ConfigError(f'unknown command {name!r}: {spec.nearest(name, COMMANDS)}')
         _parse(values, name, rest)
         if values.help:
             print(_usage(name, values))
+            sys.stdout.flush()
             return 0
         _prepare_process(values)
         COMMANDS[name].run(values)
@@ -59,8 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print('transformer-jax: interrupted', file=sys.stderr)
         return 130
-    except BrokenPipeError:  # The reader of our output has ended, as `head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderEndedError:
         return 0
     finally:
         sys.argv = given
@@ -89,12 +96,12 @@ def _usage(name: str, values: Flags) -> str:
 def _parse(values: Flags, name: str, arguments: list[str]) -> None:
     """Define the flags of a command and read them."""
     _check_keys(arguments)
-    arguments = [_underscored(argument) for argument in arguments]
-    # config_flags reads the overrides (--config.train.steps=…) from sys.argv, and run.json records
-    # it as the command.
-    sys.argv = ['transformer-jax', *name.split(), *arguments]
     try:
         COMMANDS[name].define(values)
+        arguments = _underscored(arguments, values)
+        # config_flags reads the overrides (--config.train.steps=…) from sys.argv, and run.json
+        # records it as the command.
+        sys.argv = ['transformer-jax', *name.split(), *arguments]
         rest = values(['', *arguments])[1:]
         # config_flags raises the error of a file that cannot be read only when it is first used.
         getattr('config' in values and values.config, 'lock', None)
@@ -110,9 +117,19 @@ def _parse(values: Flags, name: str, arguments: list[str]) -> None:
         raise ConfigError(f'unexpected argument {rest[0]!r}; flags are written --NAME=VALUE')
 
 
-def _underscored(argument: str) -> str:
-    """Write --dry-run as --dry_run; what follows an equals sign or a dot stays as it is."""
-    return re.sub('^--[a-z-]+', lambda flag: '--' + flag[0][2:].replace('-', '_'), argument)
+def _underscored(arguments: list[str], values: Flags) -> list[str]:
+    """Write --dry-run as --dry_run; the value of a flag, after = or a space, stays as it is."""
+    written, is_value = [], False
+    for argument in arguments:
+        if is_value or not argument.startswith('-'):
+            written.append(argument)
+            is_value = False
+            continue
+        argument = re.sub('^--[a-z-]+', lambda flag: '--' + flag[0][2:].replace('-', '_'), argument)
+        written.append(argument)
+        name, equals, _ = argument.lstrip('-').partition('=')
+        is_value = not equals and name in values and not values[name].boolean
+    return written
 
 
 def _check_keys(arguments: list[str]) -> None:

@@ -3,6 +3,7 @@
 import json
 
 from absl import flags
+from etils import epath
 
 from transformer_jax.cli.flags import Flags, define_checkpoint, print_remark, required
 from transformer_jax.errors import ConfigError
@@ -44,10 +45,13 @@ def run_probe(values: Flags) -> None:
         raise ConfigError(
             f'--checkpoint={values.checkpoint} is one of --all_checkpoints: give either'
         )
+    from transformer_jax.display.figures import check_figure
     from transformer_jax.display.tables import output_console
     from transformer_jax.inference import probe_display, probes
     from transformer_jax.inference.trained_run import TrainedRun
 
+    if values.out:
+        check_figure(epath.Path(values.out))
     # The table shows the newest of all checkpoints.
     checkpoint = 'last' if values.all_checkpoints else values.checkpoint
     trained = TrainedRun(workdir, checkpoint, print_remark, {}, (values.split,))

@@ -12,6 +12,10 @@ from etils import epath
 
 from transformer_jax.errors import DataError
 from transformer_jax.schema import DataConfig
+from transformer_jax.storage.files import wrap_os_errors
+
+# What to do where prepared data or a vocabulary cannot be written.
+ELSEWHERE = 'choose another data.cache_dir or --workdir'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +54,16 @@ def find(path: epath.Path, key: str) -> epath.Path:
         DataError: neither exists; the message names the configuration `key` to check.
     """
     zipped = path.parent / f'{path.name}.gz'
-    for candidate in (path, zipped):
-        if candidate.is_file():
-            return candidate
+    try:
+        for candidate in (path, zipped):
+            if candidate.is_file():
+                return candidate
+        if path.exists():
+            what = 'a folder' if path.is_dir() else 'a pipe or a device, which cannot be read twice'
+            raise DataError(f'{path}: {what}, not a file; check {key}')
+    except (OSError, ValueError) as error:  # no permission, a name too long, the character 0
+        reason = getattr(error, 'strerror', None) or error
+        raise DataError(f'{path}: cannot be read ({reason}); check {key}') from None
     raise DataError(f'{path}: no such file, plain or .gz; check {key}')
 
 
@@ -86,17 +97,26 @@ def decode_lines(raw: bytes, name: str) -> list[str]:
     Raises:
         DataError: invalid UTF-8 (with the line).
     """
-    try:
-        text = raw.decode('utf-8')
-    except UnicodeDecodeError as error:
-        line = raw.count(b'\n', 0, error.start) + 1
-        raise DataError(
-            f'{name}:{line}: invalid UTF-8 (byte 0x{raw[error.start]:02x}); convert it to UTF-8'
-        ) from None
-    lines = text.removeprefix('\ufeff').split('\n')
+    lines = decode_text(raw, name).split('\n')
     if not lines[-1]:
         lines.pop()
     return [line.removesuffix('\r') for line in lines]
+
+
+def decode_text(raw: bytes, name: str, first_line: int = 1) -> str:
+    """Decode UTF-8 text; a byte order mark in line 1 is left out.
+
+    Raises:
+        DataError: invalid UTF-8 (with the line).
+    """
+    try:
+        text = raw.decode('utf-8')
+    except UnicodeDecodeError as error:
+        line = raw.count(b'\n', 0, error.start) + first_line
+        raise DataError(
+            f'{name}:{line}: invalid UTF-8 (byte 0x{raw[error.start]:02x}); convert it to UTF-8'
+        ) from None
+    return text.removeprefix('\ufeff') if first_line == 1 else text
 
 
 def read_pairs(source: epath.Path, target: epath.Path) -> Texts:
@@ -129,10 +149,15 @@ def cache_dir(data: DataConfig) -> epath.Path:
 
 def write_atomically(path: epath.Path, content: bytes) -> None:
     """Write a file so that other processes see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.parent / f'{path.name}.{uuid.uuid4().hex}.partial'
-    partial.write_bytes(content)
-    partial.replace(path)
+    with wrap_os_errors(path, ELSEWHERE):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
@@ -143,14 +168,15 @@ def new_directory(path: epath.Path) -> Iterator[epath.Path]:
     copies.
     """
     partial = path.parent / f'{path.name}.{uuid.uuid4().hex}.partial'
-    partial.mkdir(parents=True)
     try:
-        yield partial
-        try:
-            partial.rename(path)
-        except OSError:
-            if not path.exists():
-                raise
+        with wrap_os_errors(path, ELSEWHERE):
+            partial.mkdir(parents=True)
+            yield partial
+            try:
+                partial.rename(path)
+            except OSError:
+                if not path.exists():
+                    raise
     finally:
         if partial.exists():
             partial.rmtree()

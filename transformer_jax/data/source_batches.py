@@ -16,6 +16,7 @@ def source_batches(
     lengths: tuple[int, ...],
     batch_tokens: int,
     log: Log,
+    first: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Yield batches of texts to translate, of similar length, one shape per row length.
 
@@ -28,6 +29,7 @@ def source_batches(
         lengths: of the rows, ascending.
         batch_tokens: tokens of a batch, padding included; small inputs make smaller batches.
         log: receives the report.
+        first: the number of the first text in the input that they are a part of, from 0.
 
     Yields:
         (indices [n ≤ B] into `texts`, source_BS, positions_BS, segments_BS).
@@ -37,7 +39,7 @@ def source_batches(
     if len(too_long):
         log(
             f'input lines longer than {lengths[-1]} tokens cut: {len(too_long)} '
-            f'(first: line {too_long[0] + 1})'
+            f'(first: line {first + too_long[0] + 1})'
         )
     encoded = encoding.cut(whole, lengths[-1])
     order = np.argsort(encoded.lengths, kind='stable')

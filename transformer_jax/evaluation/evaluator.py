@@ -16,6 +16,7 @@ from transformer_jax.data.batching import Batching
 from transformer_jax.decoding.decoder import make_decoder
 from transformer_jax.errors import DataError
 from transformer_jax.evaluation.metrics import (
+    bleu_tokenizer,
     classification_metrics,
     perplexities,
     perplexity,
@@ -118,14 +119,13 @@ class Evaluator:
         count = min(max_examples or len(texts), len(texts))
         assert texts.source is not None, 'a task that is translated has sources'
         hypotheses = self.translate(params, texts.source[:count], seed)
-        settings = self.config.data
-        natural = not self.data.task.text_is_tokenized
+        settings, references = self.config.data, texts.target[:count]
         scores, examples = translation_metrics(
             hypotheses,
-            texts.target[:count],
+            references,
             source=settings.source,
             target=settings.target,
-            tokenize=self.config.evaluate.bleu_tokenize if natural else 'none',
+            tokenize=self._bleu_tokenizer(references),
         )
         return Evaluation(forced.scores | scores, forced.examples | examples, hypotheses)
 
@@ -171,13 +171,19 @@ class Evaluator:
             nll_BT, predicted_BT = map(partitioner.gather, scores)
             yield ScoredBatch(plan.step(number), batch, nll_BT, predicted_BT)
 
-    def translate(self, params: Any, texts: Sequence[str], seed: int | None = None) -> list[str]:
+    def translate(
+        self, params: Any, texts: Sequence[str], seed: int | None = None, first: int = 0
+    ) -> list[str]:
         """Return one line for each text, in order; '' for an empty one.
+
+        A line feed that the model writes becomes a space: line n translates text n.
 
         Args:
             params: of the model.
             texts: sentences to translate.
             seed: of decoding by sampling; by default `train.seed`.
+            first: the number of the first text in the input that they are a part of, from 0; it
+                decides what sampling draws, so that the parts of an input are sampled as a whole.
         """
         hypotheses, partitioner = [''] * len(texts), self._partitioner
         lengths = self.data.batching.row_lengths()
@@ -185,17 +191,30 @@ class Evaluator:
         # a step large and its caches small.
         tokens = self.config.evaluate.batch_tokens
         key = jax.random.PRNGKey(self.config.train.seed if seed is None else seed)
-        batches = source_batches(self.data.tokenizer, texts, lengths, tokens, self.log)
+        batches = source_batches(self.data.tokenizer, texts, lengths, tokens, self.log, first)
         for indices, *source in batches:
-            rows = np.full(len(source[0]), len(texts), np.int32)
-            rows[: len(indices)] = indices
+            rows = np.full(len(source[0]), first + len(texts), np.int32)
+            rows[: len(indices)] = first + indices
             placed = [partitioner.put_whole(a) for a in source]
             tokens_BT, _ = self._decode(params, *placed, key, partitioner.put_whole(rows))
             ids_BT = partitioner.gather(tokens_BT)[: len(indices)]
             decoded = self.data.tokenizer.decode(ids_BT.tolist())
             for index, text in zip(indices, decoded, strict=True):
-                hypotheses[index] = text if texts[int(index)].strip() else ''
+                hypotheses[index] = one_line(text) if texts[int(index)].strip() else ''
         return hypotheses
+
+    def _bleu_tokenizer(self, references: Sequence[str]) -> str:
+        """Choose the tokenizer of BLEU; one that the configuration does not name is logged."""
+        if self.data.task.text_is_tokenized:
+            return 'none'
+        asked, target = self.config.evaluate.bleu_tokenize, self.config.data.target
+        found = bleu_tokenizer(asked, target, references)
+        if found != asked:
+            self.log(
+                f'BLEU: evaluate.bleu_tokenize={asked!r} finds no words in data.target={target!r}, '
+                f'which is written without spaces: {found!r} takes its place, as the signature says'
+            )
+        return found
 
     def _likelihood(self, totals: TokenTotals, split: str) -> Scores:
         if not totals.weight:
@@ -212,6 +231,11 @@ class Evaluator:
             return scores | {'perplexity': perplexity(loss)}
         size = counted_text_size(self.data, split, self.config.evaluate.stride)
         return scores | perplexities(totals.nll, totals.weight, size)
+
+
+def one_line(text: str) -> str:
+    """Write a text in one line: line feeds and carriage returns become spaces."""
+    return text.replace('\r', ' ').replace('\n', ' ')
 
 
 def _all_rows(rows: int) -> tuple[int, int]:

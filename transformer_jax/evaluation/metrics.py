@@ -7,6 +7,7 @@ signature, its direction and the hash of its references.
 import dataclasses
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -50,6 +51,36 @@ METRICS = {
     'exact_match': MetricKind('exact match', '{:.2%}', logged=True, selects_checkpoint=True),
     'step_seconds': MetricKind('seconds per step', '{:.4f}', lower_is_better=True, timed=True),
 }
+
+
+# SacreBLEU's tokenizers for languages that write no spaces between words, by their codes: to 13a
+# and intl a whole sentence is one word there, and BLEU is 0. 'zh' keeps Latin words whole.
+UNSPACED = {
+    **dict.fromkeys(('zh', 'zho', 'chi', 'cmn', 'yue', 'wuu'), 'zh'),
+    **dict.fromkeys(('ja', 'jpn', 'th', 'tha', 'lo', 'lao', 'km', 'khm', 'my', 'mya'), 'char'),
+    **dict.fromkeys(('bur', 'bo', 'bod', 'tib', 'dz', 'dzo'), 'char'),
+}
+LONGEST_WORD = 8  # letters; text of such a language with shorter words has been tokenized
+
+
+def bleu_tokenizer(tokenize: str, language: str, references: Sequence[str]) -> str:
+    """Choose sacreBLEU's tokenizer for a target language.
+
+    Args:
+        tokenize: the tokenizer that was asked for, `evaluate.bleu_tokenize`.
+        language: of the references, such as 'zh' or 'zh-CN'; any part of a file name is allowed.
+        references: text that spaces separate into short words already keeps `tokenize`.
+
+    Returns:
+        `tokenize`, or where that finds no words in the language, the tokenizer that does.
+    """
+    codes = [code for code in re.split('[^a-z]+', language.lower()) if code in UNSPACED]
+    if tokenize not in ('13a', 'intl') or not codes:
+        return tokenize
+    words = [word for reference in references for word in reference.split()]
+    spaced = sum(len(reference.split()) > 1 for reference in references)
+    short = sum(map(len, words)) <= LONGEST_WORD * len(words)
+    return tokenize if short and 2 * spaced > len(references) else UNSPACED[codes[-1]]
 
 
 def translation_metrics(

@@ -1,7 +1,7 @@
 """The attention weights of every head of a trained model while it reads a text."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,8 +12,9 @@ from etils import epath
 from transformer_jax import spec
 from transformer_jax.batch import BOS, EOS, Batch
 from transformer_jax.display.attention_heads import draw_attention
-from transformer_jax.display.figures import check_format
+from transformer_jax.display.figures import check_figure
 from transformer_jax.errors import ConfigError, DataError
+from transformer_jax.inference import generate
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.layers.recurrent import RNNS
 from transformer_jax.models import MODELS
@@ -141,6 +142,7 @@ def _attend_to_one(trained: TrainedRun, text: str, is_source: bool) -> TextAtten
 
 def _tokens(trained: TrainedRun, text: str) -> list[int]:
     """Encode a text with its EOS, or raise DataError where it is empty or too long."""
+    generate.check_text(trained, text, 'the text')
     longest = trained.data.batching.row_lengths()[-1]
     tokens = [*trained.data.tokenizer.encode([text])[0], EOS]
     if not 1 < len(tokens) <= longest:
@@ -152,23 +154,25 @@ def _tokens(trained: TrainedRun, text: str) -> list[int]:
 
 
 def draw_translation(
-    trained: TrainedRun, text: str, path: epath.PathLike
-) -> tuple[str, list[epath.Path]]:
+    trained: TrainedRun, text: str, path: epath.PathLike, show: Callable[[str], None]
+) -> list[epath.Path]:
     """Translate a sentence and draw its attention weights.
 
     Args:
         trained: an encoder-decoder.
         text: the sentence.
         path: of the picture; its suffix says the format.
+        show: receives the translation, before the picture is drawn.
 
     Returns:
-        (the translation, the files written).
+        the files written.
 
     Raises:
         DataError: an empty text, or one that is longer than what the model reads.
         ConfigError: the suffix of `path` is not that of a picture.
+        WorkdirError: the picture cannot be written.
     """
-    check_format(epath.Path(path))
+    check_figure(epath.Path(path))
     found = attend_to_text(trained, text)
-    files = draw_attention(found.weights, found.source_tokens, found.target_tokens, path)
-    return found.translation, files
+    show(found.translation)
+    return draw_attention(found.weights, found.source_tokens, found.target_tokens, path)

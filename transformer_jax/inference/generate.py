@@ -1,8 +1,8 @@
-"""What a trained model says of a single text: a continuation, token by token, or its class."""
+"""What a trained model says of texts: a continuation, translations, or classes."""
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 
 from transformer_jax.batch import BOS, EOS, Batch, Tokens
 from transformer_jax.data.encoding import cut, ragged
+from transformer_jax.data.tokenizers import require_texts, require_unicode
 from transformer_jax.decoding.decoder import make_decoder
 from transformer_jax.decoding.sampling import sample_tokens
 from transformer_jax.errors import ConfigError, DataError
@@ -41,10 +42,17 @@ class Generator:
 
     trained: TrainedRun
     max_tokens: int  # at most so many follow the prompt
-    stop: tuple[str, ...] = ()  # texts that end a continuation; they are left out
+    stop: Sequence[str] = ()  # texts that end a continuation; they are left out
+
+    def __post_init__(self):
+        require_texts(self.stop, 'stop')
+        for text in self.stop:
+            require_unicode(text, 'stop')
+            if not text:
+                raise ConfigError('--stop= is empty: give a text, or leave it out')
 
     def stream(self, prompt: str, seed: int) -> Iterator[str]:
-        """Yield a continuation in pieces, as its tokens are sampled.
+        """Return a continuation in pieces, which come as its tokens are sampled.
 
         It ends at EOS, before a stop text, or after `max_tokens`.
 
@@ -55,7 +63,10 @@ class Generator:
         Raises:
             DataError: the prompt and what may follow it are longer than the model can read.
         """
-        ids, settings = self._encode(prompt), self.trained.config.decode
+        return self._pieces(prompt, self._encode(prompt), seed)
+
+    def _pieces(self, prompt: str, ids: list[int], seed: int) -> Iterator[str]:
+        settings = self.trained.config.decode
         cache, memory = self._compiled_start(self.trained.params, *self._padded(ids))
         key, token, tokens, shown = jax.random.PRNGKey(seed), BOS, [], ''
         temperature = settings.temperature if settings.method == 'sample' else 0.0
@@ -67,7 +78,7 @@ class Generator:
             token = int(token_1[0])
             if token != EOS:
                 tokens.append(token)
-            [text] = self.trained.data.tokenizer.decode([tokens])
+            text = self._continuation(prompt, ids, tokens)
             ended = token == EOS or t + 1 == self.max_tokens
             before_stop = self._cut_at_stop(text)
             if len(before_stop) < len(text):
@@ -99,10 +110,18 @@ class Generator:
         source_1S, places = self._padded(ids)
         key, row = jax.random.PRNGKey(0), np.zeros(1, np.int32)
         tokens_1T, _ = decode(self.trained.params, source_1S, *places, key, row)
-        [text] = self.trained.data.tokenizer.decode(np.asarray(tokens_1T).tolist())
-        return self._cut_at_stop(text)
+        return self._cut_at_stop(self._continuation(prompt, ids, np.asarray(tokens_1T)[0].tolist()))
+
+    def _continuation(self, prompt: str, ids: Sequence[int], tokens: Sequence[int]) -> str:
+        """Return what tokens add to the text of a prompt, the space before a word included."""
+        decode = self.trained.data.tokenizer.decode
+        before, whole = decode([ids, [*ids, *tokens]])
+        # Older vocabularies lose a space at the end of the prompt, which was printed.
+        lost = prompt.endswith(' ') and not before.endswith(' ')
+        return whole[len(before) :].removeprefix(' ' if lost else '')
 
     def _encode(self, prompt: str) -> list[int]:
+        check_text(self.trained, prompt, 'the prompt')
         [ids] = self.trained.data.tokenizer.encode([prompt])
         architecture = self.trained.model.architecture
         if len(ids) + self.max_tokens > architecture.max_length:
@@ -162,16 +181,69 @@ class Generator:
         return max([*starts, len(text) - len(text.rstrip('\N{REPLACEMENT CHARACTER}'))])
 
 
-def classify(trained: TrainedRun, texts: Sequence[str]) -> Iterator[tuple[str, float]]:
-    """Yield the most likely class of each text, and its probability.
+def check_text(trained: TrainedRun, text: str, name: str) -> None:
+    """Refuse a text that the model cannot read, and log symbols that its vocabulary lacks.
+
+    Args:
+        trained: the model.
+        text: what it shall read.
+        name: of the text, in messages.
 
     Raises:
-        DataError: a text without tokens.
+        DataError: it is no Unicode text, or has a symbol that is none of a synthetic task's.
+    """
+    require_unicode(text, name)
+    tokenizer = trained.data.tokenizer
+    if tokenizer.unknown(text):
+        message = f'{name}: {tokenizer.explain_unknown(text)}'
+        if tokenizer.is_fixed:
+            raise DataError(message)
+        trained.log(message)
+
+
+def translate(
+    trained: TrainedRun, chunks: Iterable[Sequence[str]], origin: str = 'standard input'
+) -> Iterator[list[str]]:
+    """Yield the translations of each chunk of lines, one line for each.
+
+    Args:
+        trained: the model.
+        chunks: lines to translate; a chunk is taken when the one before is translated.
+        origin: the name of the input, in messages.
+
+    Raises:
+        DataError: a line that the model cannot read, see `check_text`; those before it in its
+            chunk are translated first.
+    """
+    first = 0
+    for lines in chunks:
+        error = None
+        for number, line in enumerate(lines):
+            try:
+                check_text(trained, line, f'{origin}:{first + number + 1}')
+            except DataError as found:
+                lines, error = lines[:number], found
+                break
+        yield trained.evaluator.translate(trained.params, lines, first=first)
+        if error:
+            raise error
+        first += len(lines)
+
+
+def classify(
+    trained: TrainedRun, texts: Iterable[str], origin: str = 'standard input'
+) -> Iterator[tuple[str, float]]:
+    """Yield the most likely class of each text, and its probability.
+
+    Args:
+        trained: the model.
+        texts: a text is taken when the one before is classified.
+        origin: the name of the input, in messages.
+
+    Raises:
+        DataError: a text without tokens, or one that the model cannot read, see `check_text`.
     """
     classes = trained.data.task.classes()
-    for number, text in enumerate(texts, 1):
-        if not text.strip():
-            raise DataError(f'standard input:{number}: an empty line has no class')
     lengths = trained.data.batching.row_lengths()
 
     def probabilities(params, batch):
@@ -179,9 +251,11 @@ def classify(trained: TrainedRun, texts: Sequence[str]) -> Iterator[tuple[str, f
         return jax.nn.softmax(logits_BTV)
 
     forward = trained.partitioner.compile(probabilities)
-    sentences = cut(ragged(trained.data.tokenizer, texts), lengths[-1])
-    for number in range(len(texts)):
-        sentence, _ = sentences.take(np.array([number]))
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise DataError(f'{origin}:{number}: an empty line has no class')
+        check_text(trained, text, f'{origin}:{number}')
+        sentence = cut(ragged(trained.data.tokenizer, [text]), lengths[-1]).values
         length = next(length for length in lengths if len(sentence) <= length)
         shares_11V = forward(trained.params, _class_batch(sentence, length))
         best = int(shares_11V[0, 0].argmax())

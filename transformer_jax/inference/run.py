@@ -9,7 +9,7 @@ from etils import epath
 from matplotlib.figure import Figure
 
 from transformer_jax import spec
-from transformer_jax.data.tokenizers import Tokenizer
+from transformer_jax.data.tokenizers import Tokenizer, require_texts
 from transformer_jax.display.attention_heads import attention_figure
 from transformer_jax.display.data_table import Table
 from transformer_jax.errors import ConfigError, DataError
@@ -99,7 +99,9 @@ class Run:
         """
         self._require('translate')
         trained = self._decoding(decode)
-        return trained.evaluator.translate(trained.params, _several(texts))
+        require_texts(texts)
+        [translations] = generate.translate(trained, [texts], 'texts')
+        return translations
 
     def generate(
         self,
@@ -130,6 +132,7 @@ class Run:
         """
         self._require('generate')
         trained = self._decoding(decode)
+        require_texts(stop, 'stop')
         key = trained.config.decode, max_tokens, tuple(stop)
         if key not in self._generators:
             self._generators[key] = generate.Generator(trained, max_tokens, tuple(stop))
@@ -150,10 +153,11 @@ class Run:
             [('positive', 0.93), ('negative', 0.88)]
         """
         self._require('classify')
-        for number, text in enumerate(_several(texts)):
+        require_texts(texts)
+        for number, text in enumerate(texts):
             if not text.strip():
                 raise DataError(f'texts[{number}] is empty: it has no class')
-        return list(generate.classify(self._trained, texts))
+        return list(generate.classify(self._trained, texts, 'texts'))
 
     def evaluate(self, split: str = 'test', **decode: Unpack[Decoding]) -> dict[str, Any]:
         """Measure all metrics of a split, as the command `evaluate` does.
@@ -282,13 +286,6 @@ class Run:
         if key not in self._by_decoding:
             self._by_decoding[key] = self._trained.with_decoding(decode)
         return self._by_decoding[key]
-
-
-def _several(texts: Sequence[str]) -> Sequence[str]:
-    """Refuse a single string, whose letters would be taken for texts."""
-    if isinstance(texts, str):
-        raise DataError(f'texts={texts!r} is one string: give a list of texts')
-    return texts
 
 
 def _split(split: str) -> str:

@@ -31,17 +31,21 @@ def absolute_path(path: epath.PathLike) -> epath.Path:
 
 
 @contextlib.contextmanager
-def wrap_os_errors(path: epath.Path) -> Iterator[None]:
+def wrap_os_errors(path: epath.Path, elsewhere: str = 'choose another --workdir') -> Iterator[None]:
     """Raise an operating-system error of the block as a WorkdirError that names `path`.
 
     Such errors are a full disk, a read-only directory, or a file where a directory should be.
+
+    Args:
+        path: what the block writes.
+        elsewhere: how to write to another place, in the message.
     """
     try:
         yield
     except OSError as error:
         raise WorkdirError(
             f'cannot write {path}: {error.strerror or error}; make room, correct the permissions '
-            'or choose another --workdir'
+            f'or {elsewhere}'
         ) from error
 
 

@@ -91,6 +91,12 @@ class Tokenizer(abc.ABC):
     def unknown(self, text: str) -> list[str]:
         """Return the symbols of a text that the vocabulary does not have, each once, in order."""
 
+    def explain_unknown(self, text: str) -> str:
+        """Say which symbols of a text are unknown, and what becomes of them."""
+        names = [repr(symbol) for symbol in self.unknown(text)]
+        more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+        return f'{", ".join(names[:5])}{more} not in the vocabulary, read as unknown'
+
     def record(self) -> dict[str, Any]:
         """Return what decides, beside `model`, how texts are read; stored in tokenizer.json."""
         return {}
