@@ -91,7 +91,9 @@ def configuration_page() -> str:
         'every key, and sets some of them. On the command line a key is set by '
         '`--config.KEY=VALUE`. A missing, unknown or impossible key is refused by name.\n\n'
         'A *spec* is a name with arguments, as in `window(64)` or `rope(theta=1e4)`. String '
-        'arguments need no quotes where they are one word.\n',
+        'arguments need no quotes where they are one word. A name with dots is a class of another '
+        'package: `my_kinds.cosine.Cosine(temperature=5)`, see '
+        '[Add an attention kind](../tutorials/add-an-attention-kind.md).\n',
     ]
     for field in dataclasses.fields(schema.ExperimentConfig):
         parts.append(_section(field.name, type(field.default)))

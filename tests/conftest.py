@@ -30,6 +30,16 @@ hypothesis.settings.register_profile('tests', deadline=None, derandomize=True)
 hypothesis.settings.load_profile('tests')
 
 
+def pytest_addoption(parser):
+    """Add the option that holds attention kinds of other packages to the contract."""
+    parser.addoption(
+        '--kind',
+        action='append',
+        default=[],
+        help='an attention kind of another package, for tests/laws: my_kinds.cosine.Cosine',
+    )
+
+
 def pytest_configure(config):
     """Compiled programs are kept in pytest's cache, for the next run and for the other workers of
     this one.

@@ -2,8 +2,8 @@
 
 A spec is a name from a table, with arguments in parentheses: numbers, booleans, strings, tuples of
 these, or nested specs where the field names a table of its own. A string that is an identifier
-needs no quotes: `softmax(talking=both)`. Specs of some tables combine with & and |. The grammar is
-Python's; no code is evaluated.
+needs no quotes: `softmax(talking=both)`. Specs of some tables combine with & and |. A name with
+dots is a class of another package, see `outside`. The grammar is Python's; no code is evaluated.
 """
 
 import ast
@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformer_jax.errors import ConfigError
+from transformer_jax.outside import class_name, import_class
 from transformer_jax.ranges import RangeError, shorten
 from transformer_jax.renames import new_name
 
@@ -100,7 +101,8 @@ def text(value: Any, table: Table) -> str:
             f'({side})' if (inner == symbol and index) or (symbol, inner) == ('&', '|') else side
             for index, (side, inner) in enumerate(sides)
         )
-    name = next(name for name, kind in table.items() if kind is type(value))
+    cls = type(value)
+    name = next((name for name, row in table.items() if row is cls), class_name(cls))
     arguments = []
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
@@ -172,13 +174,9 @@ class _Parser:
             except TypeError:
                 raise self.error(tree, 'combines what cannot be combined') from None
         call = tree if isinstance(tree, ast.Call) else ast.Call(func=tree, args=[], keywords=[])
-        if not isinstance(call.func, ast.Name):
-            raise self.error(tree, 'is no spec: write name or name(argument=value, …)')
-        name = call.func.id
-        if name not in table:
-            raise self.error(tree, f'names the unknown {name!r}: {nearest(name, table)}')
-        fields = {field.name: field for field in dataclasses.fields(table[name]) if field.init}
-        hints = typing.get_type_hints(table[name])
+        name, cls = ast.unparse(call.func), self.named(call.func, table)
+        fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+        hints = typing.get_type_hints(cls)
         values, given = {}, self.arguments(call, fields)
         for argument, node in given.items():
             inner = fields[argument].metadata.get('table')
@@ -192,11 +190,25 @@ class _Parser:
         if missing:
             raise self.error(tree, f'lacks the argument {", ".join(missing)} of {name}')
         try:
-            return table[name](**values)
+            return cls(**values)
         except RangeError as error:
             raise self.error(given.get(error.field, tree), f'is invalid: {name}.{error}') from None
         except ValueError as error:
             raise self.error(tree, f'is invalid: {error}') from None
+
+    def named(self, node: ast.expr, table: Table) -> type:
+        """Return the class that a name stands for: a row of the table, or one to import."""
+        name = ast.unparse(node)
+        if isinstance(node, ast.Name):
+            if name not in table:
+                raise self.error(node, f'names the unknown {name!r}: {nearest(name, table)}')
+            return table[name]
+        if all(part.isidentifier() for part in name.split('.')):
+            try:
+                return import_class(name, table)
+            except ValueError as error:
+                raise self.error(node, str(error)) from error
+        raise self.error(node, 'is no spec: write name or name(argument=value, …)')
 
     def arguments(
         self, call: ast.Call, fields: dict[str, dataclasses.Field]

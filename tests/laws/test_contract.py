@@ -99,6 +99,24 @@ def test_a_kind_keeps_its_promise(case, name, check):
     check(site(case, name))
 
 
+def pytest_generate_tests(metafunc):
+    """Hold the kinds of other packages that --kind=my_kinds.cosine.Cosine names to the checks."""
+    if 'outside' in metafunc.fixturenames:
+        cases = [
+            pytest.param((case, name, check), id=f'{case}-{name}-{check.__name__}')
+            for case in map(Case, metafunc.config.getoption('kind'))
+            for name in SITE_CAPABILITY
+            for check in CHECKS
+            if applies(check, name, capabilities(case))
+        ]
+        metafunc.parametrize('outside', cases)
+
+
+def test_a_kind_of_another_package_keeps_its_promise(outside):
+    case, name, check = outside
+    check(site(case, name))
+
+
 @pytest.mark.parametrize('attention', REQUIRED)
 def test_a_kind_promises_what_the_design_asks_of_it(attention):
     missing = REQUIRED[attention] - capabilities(Case(attention))

@@ -14,6 +14,7 @@ ROOMS = (
     'batch',
     'ranges',
     'renames',
+    'outside',
     'spec',
     'schema',
     'host_memory',

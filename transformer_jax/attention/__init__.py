@@ -7,7 +7,6 @@
 - `engines`: algorithms that compute the same result with different time and memory.
 - `cache`: keys and values of earlier tokens, for decoding step by step.
 - `projections`: the projections that most kinds use.
-- `supports`: the table of what each kind supports, for the documentation.
 """
 
 from transformer_jax.attention.base import Attention, AttentionInputs

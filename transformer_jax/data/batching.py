@@ -5,10 +5,11 @@ devices. A step can be looked up by its number, so that the data position of a c
 integer. Every process computes the same plan and materializes only its own rows.
 """
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -106,16 +107,17 @@ def _random(seed: int, epoch: int, stream: int) -> np.random.RandomState:
     return np.random.RandomState([seed, epoch, stream])
 
 
-class Batching(Protocol):
+class Batching(Ranged, abc.ABC):
     """The way in which examples become rows."""
 
+    @abc.abstractmethod
     def row_lengths(self) -> tuple[int, ...]:
         """Return the lengths of the rows that translation uses, ascending.
 
         The last one is that of the longest text, EOS included.
         """
-        ...
 
+    @abc.abstractmethod
     def plan(
         self, lengths: np.ndarray, examples: np.ndarray, batch_tokens: int, seed: int | None
     ) -> Plan:
@@ -127,11 +129,10 @@ class Batching(Protocol):
             batch_tokens: target tokens of a batch, padding included.
             seed: as in Plan.
         """
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Buckets(Ranged):
+class Buckets(Batching):
     """One example a row, as long as the smallest of `lengths` that holds source and target."""
 
     lengths: tuple[int, ...] = number((16, 32, 64, 128), low=2, high=10_000_000)
@@ -156,7 +157,7 @@ class Buckets(Ranged):
 
 
 @dataclasses.dataclass(frozen=True)
-class Packed(Ranged):
+class Packed(Batching):
     """Rows of several examples as segments: one shape, hardly any padding.
 
     A row has `length` source tokens and `length` target tokens.

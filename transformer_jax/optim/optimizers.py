@@ -4,10 +4,11 @@ What an optimizer does to an array depends on the array's `Role`, which follows 
 its logical axes.
 """
 
+import abc
 import dataclasses
 import math
 from collections.abc import Hashable
-from typing import Any, Protocol
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,24 +19,24 @@ from transformer_jax.optim.roles import Role
 from transformer_jax.ranges import Ranged, number
 
 
-class Optimizer(Protocol):
+class Optimizer(Ranged, abc.ABC):
     """A rule that turns gradients into the direction of the update."""
 
+    @abc.abstractmethod
     def transform(self, roles: Any) -> optax.GradientTransformation:
         """Make the transformation of gradients, before learning rate and weight decay.
 
         Args:
             roles: the Role of every array, a tree like the parameters.
         """
-        ...
 
+    @abc.abstractmethod
     def rule(self, role: Role) -> str:
         """Name the rule that updates an array of this role, in a word."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Adam(Ranged):
+class Adam(Optimizer):
     """Adam (Kingma & Ba 2015).
 
     `optim.weight_decay` is decoupled: with it this is AdamW (Loshchilov & Hutter 2019).
@@ -55,7 +56,7 @@ class Adam(Ranged):
 
 
 @dataclasses.dataclass(frozen=True)
-class Lion(Ranged):
+class Lion(Optimizer):
     """Lion: the sign of an interpolated momentum (Chen et al. 2023, Algorithm 2).
 
     It needs a lower learning rate than Adam.
@@ -74,7 +75,7 @@ class Lion(Ranged):
 
 
 @dataclasses.dataclass(frozen=True)
-class Adafactor(Ranged):
+class Adafactor(Optimizer):
     """Adafactor: second moments stored as the row and column means of a matrix.
 
     Shazeer & Stern (2018), Algorithm 4. Step n replaces a fraction 1 / n^`decay` of the moments. An
@@ -122,7 +123,7 @@ def _on_matrices(
 
 
 @dataclasses.dataclass(frozen=True)
-class Muon(Ranged):
+class Muon(Optimizer):
     """Muon: kernels are updated by their orthogonalized momentum (Jordan et al. 2024).
 
     All other arrays are updated by Adam (`b1`, `b2`, `eps`). `steps` Newton-Schulz iterations bring

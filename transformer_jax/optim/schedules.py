@@ -1,7 +1,7 @@
 """Learning-rate schedules: frozen dataclasses named by spec strings."""
 
+import abc
 import dataclasses
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from transformer_jax.ranges import Ranged, number
 
 
-class Schedule(Protocol):
+class Schedule(Ranged, abc.ABC):
     """A learning rate as a function of the step."""
 
+    @abc.abstractmethod
     def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
         """Compute the factor on `optim.learning_rate`.
 
@@ -20,11 +21,10 @@ class Schedule(Protocol):
             steps: of the whole run.
             d_model: D of the model.
         """
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Noam(Ranged):
+class Noam(Schedule):
     """The paper's schedule d_model^-0.5 · min(n^-0.5, n · warmup^-1.5).
 
     Vaswani et al. (2017), equation 3; known by the name of its second author, Noam Shazeer.
@@ -37,7 +37,7 @@ class Noam(Ranged):
 
 
 @dataclasses.dataclass(frozen=True)
-class InverseSqrt(Ranged):
+class InverseSqrt(Schedule):
     """A linear rise to 1 over `warmup` steps, then √(warmup / n); `warmup=1` is √(1 / n) alone."""
 
     warmup: int = number(4000, low=1, high=1_000_000_000)
@@ -47,7 +47,7 @@ class InverseSqrt(Ranged):
 
 
 @dataclasses.dataclass(frozen=True)
-class Linear(Ranged):
+class Linear(Schedule):
     """A linear rise to 1 over `warmup` steps, then a linear fall to `end` at the last step."""
 
     warmup: int = number(0, low=0, high=1_000_000_000)
@@ -58,7 +58,7 @@ class Linear(Ranged):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cosine(Ranged):
+class Cosine(Schedule):
     """A linear rise to 1 over `warmup` steps, then half a period of a cosine down to `end`.
 
     Loshchilov & Hutter (2017), without restarts.
@@ -73,7 +73,7 @@ class Cosine(Ranged):
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant(Ranged):
+class Constant(Schedule):
     """A linear rise to 1 over `warmup` steps, then 1."""
 
     warmup: int = number(0, low=0, high=1_000_000_000)

@@ -12,20 +12,24 @@ from typing import Any
 
 import jax
 
+from transformer_jax import outside
+
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
 def describe_run() -> dict[str, Any]:
     """Return the record of a run that starts now, JSON values for run.json.
 
-    Keys: commit, versions, devices, processes, host, command, start, end, exit. 'end' and 'exit'
-    are None as long as the run is alive.
+    Keys: commit, versions, modules (SHA-256 of the files of modules from outside that specs name),
+    devices, processes, host, command, start, end, exit. 'end' and 'exit' are None as long as the
+    run is alive.
     """
     kinds = sorted({f'{device.platform} {device.device_kind}' for device in jax.devices()})
     return {
         'commit': git_commit(Path(__file__).parents[1]),
         'versions': {'python': platform.python_version()}
         | {package: importlib.metadata.version(package) for package in PACKAGES},
+        'modules': outside.sources(),
         'devices': f'{jax.device_count()} x {", ".join(kinds)}',
         'processes': jax.process_count(),
         'host': platform.node(),
