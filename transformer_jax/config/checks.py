@@ -3,8 +3,9 @@
 from transformer_jax import spec
 from transformer_jax.attention import KINDS
 from transformer_jax.attention.engines import site_incompatibility
+from transformer_jax.batch import EOS
 from transformer_jax.config.components import Components
-from transformer_jax.config.values import RANGES
+from transformer_jax.config.values import BEST_METRICS, RANGES
 from transformer_jax.data.batching import Buckets, Packed
 from transformer_jax.errors import ConfigError
 from transformer_jax.models import MODELS
@@ -23,6 +24,7 @@ def check_combinations(components: Components) -> None:
         _check_model(components)
     _check_task(components)
     _check_vocabulary(components)
+    _check_evaluation(components)
     _check_stride(components)
     if components.architecture.sites:
         _check_rows(components)
@@ -111,15 +113,16 @@ def _check_rows(components: Components) -> None:
         components.model_kind,
     )
     longest = components.batching.row_lengths()[-1]
-    extra = config.decode.max_extra_tokens
+    extra, prompt = config.decode.max_extra_tokens, _longest_prompt(components)
     if model_kind.predicts_class:
         extra = 0
         longest += architecture.pooling == 'first'  # A token is put before the text.
     position = config.model.position
-    limits = [('model.position', position, architecture.position.max_len, longest + extra)]
+    decoded = max(longest, 2 * prompt + extra) if prompt else longest + extra
+    limits = [('model.position', position, architecture.position.max_len, decoded)]
     for site, layer in architecture.sites:
         kind, key = architecture.attention_at(site, layer).kind, attention_key(config.model, site)
-        text, needed = spec.text(kind, KINDS), longest + extra * (site == 'decoder')
+        text, needed = spec.text(kind, KINDS), decoded if site == 'decoder' else longest
         limits.append((key, text, kind.max_len, needed))
         if isinstance(components.batching, Packed) and 'segments' not in kind.supports():
             raise ConfigError(
@@ -128,11 +131,43 @@ def _check_rows(components: Components) -> None:
             )
     for key, text, limit, needed in limits:
         if limit and needed > limit:
+            before = f'rows of data.batching have {longest} tokens'
+            if prompt:
+                before += f', a prompt up to {prompt} and its answer as many'
             raise ConfigError(
-                f'{key}={text!r} ends before the text, at {limit} tokens: rows of data.batching '
-                f'have {longest} tokens and decode.max_extra_tokens={extra} more may follow; it '
-                f'must reach to {needed}'
+                f'{key}={text!r} ends before the text, at {limit} tokens: {before} and '
+                f'decode.max_extra_tokens={extra} more may follow; it must reach to {needed}'
             )
+
+
+def _longest_prompt(components: Components) -> int:
+    """Return the most tokens of a source that a decoder reads before its answer; 0: none.
+
+    Texts may fill a row; the sources of generated tasks are known.
+    """
+    if components.model_kind.reads_source or not components.task.translates:
+        return 0
+    source, _ = components.task.longest('validation')
+    return source or components.batching.row_lengths()[-1]
+
+
+def _check_evaluation(components: Components) -> None:
+    """What the first evaluation will need must be there: it may come after hours."""
+    config = components.config
+    metric, names = config.evaluate.best_metric, components.task.scores
+    evaluates = config.evaluate.every or config.evaluate.every_epochs
+    if evaluates and metric not in names:
+        able = ', '.join(name for name in BEST_METRICS if name in names)
+        raise ConfigError(
+            f'evaluate.best_metric={metric!r}: data.task={config.data.task!r} has no such metric; '
+            f'it has {able}'
+        )
+    most = config.data.vocab_size - EOS
+    if config.decode.top_k > most:
+        raise ConfigError(
+            f'decode.top_k={config.decode.top_k} is more than the {most} tokens that can be '
+            'sampled; set it lower, or to 0 for all'
+        )
 
 
 def _check_model(components: Components) -> None:

@@ -1,5 +1,6 @@
 """The compiled decoder of a model."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,13 +19,17 @@ from transformer_jax.schema import DecodeConfig
 DecoderFn = Callable[..., tuple[jax.Array, jax.Array]]
 
 
-def make_decoder(model: Any, decode: DecodeConfig, vocab_size: int) -> DecoderFn:
+def make_decoder(
+    model: Any, decode: DecodeConfig, vocab_size: int, reach: float = math.inf
+) -> DecoderFn:
     """Make a function that decodes one output for each row; it compiles for each source shape.
 
     Args:
         model: with the methods `start` and `step`.
         decode: the configuration.
         vocab_size: V.
+        reach: the most positions of the decoder, those of a prompt included: an output ends there
+            at the latest, so that no position is looked up beyond the end of a table.
 
     Returns:
         (params, source_BS, positions_BS, segments_BS, key, rows_B) → (tokens_BT int32, scores_B
@@ -53,6 +58,8 @@ def make_decoder(model: Any, decode: DecodeConfig, vocab_size: int) -> DecoderFn
         cache, memory = model.apply(variables, source_BS, source, room, method='start')
         lengths_B = jnp.sum(segments_BS > 0, axis=1)
         limits_B = jnp.where(lengths_B > 0, lengths_B + decode.max_extra_tokens, 0)
+        if reach < math.inf:
+            limits_B = jnp.minimum(limits_B, int(reach) - cache.position_R)
 
         def step(tokens_R, cache):
             return model.apply(variables, tokens_R, cache, memory, method='step')

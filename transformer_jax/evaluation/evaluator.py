@@ -92,7 +92,12 @@ class Evaluator:
             out_shardings=partitioner.batch_sharding,
         )
         self._decode = partitioner.compile(
-            make_decoder(self.model, self.config.decode, data.tokenizer.vocab_size)
+            make_decoder(
+                self.model,
+                self.config.decode,
+                data.tokenizer.vocab_size,
+                components.architecture.max_decoded,
+            )
         )
 
     def with_batching(self, batching: Batching) -> 'Evaluator':

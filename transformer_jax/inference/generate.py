@@ -105,7 +105,12 @@ class Generator:
         )
         vocab_size = self.trained.data.tokenizer.vocab_size
         decode = self.trained.partitioner.compile(
-            make_decoder(self.trained.model, settings, vocab_size)
+            make_decoder(
+                self.trained.model,
+                settings,
+                vocab_size,
+                self.trained.model.architecture.max_decoded,
+            )
         )
         source_1S, places = self._padded(ids)
         key, row = jax.random.PRNGKey(0), np.zeros(1, np.int32)

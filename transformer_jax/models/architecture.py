@@ -88,7 +88,15 @@ class Architecture:
     @property
     def max_length(self) -> float:
         """The longest sequence that attention and positions support; math.inf: no limit."""
-        limits = [self.attention_at(site, layer).kind.max_len for site, layer in self.sites]
+        return self._reach(('encoder', 'decoder', 'cross'))
+
+    @property
+    def max_decoded(self) -> float:
+        """The most positions of a decoder, those of a prompt included; math.inf: no limit."""
+        return self._reach(('decoder',))
+
+    def _reach(self, sites: tuple[str, ...]) -> float:
+        limits = [layer.kind.max_len for site in sites for layer in self._layers(site)]
         if limits:
             limits.append(self.position.max_len)
         return min(filter(None, limits), default=math.inf)

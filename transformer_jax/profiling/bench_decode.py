@@ -89,10 +89,12 @@ def bench_decode(config: ExperimentConfig, longest: int, rows: int, log: Log) ->
     if components.model_kind.predicts_class:
         raise ConfigError(f'model.kind={config.model.kind!r} decodes nothing; bench train times it')
     lengths = tuple(longest // part for part in (8, 4, 2, 1))
-    position = components.architecture.position
-    if position.max_len and longest > position.max_len:
+    prompt = 0 if components.model_kind.reads_source else lengths[0]
+    reach = components.architecture.max_decoded
+    if prompt + longest > reach:
         raise ConfigError(
-            f'--longest={longest} is beyond model.position={config.model.position!r}; set it lower'
+            f'--longest={longest} is beyond model.position={config.model.position!r} and its '
+            f'attention, which reach to {reach - prompt} here; set it lower'
         )
     machine = describe_machine()
     program = make_program(components)
