@@ -51,10 +51,13 @@ def test_a_results_file_stands_for_its_root(done):
         ),
         (
             lambda run: (run.workdir / 'result.json').write_text('{"scores'),
-            'damaged: Unterminated string',
+            'result.json is damaged (not JSON: Unterminated string',
         ),
-        (lambda run: (run.workdir / 'result.json').write_text('[]'), 'damaged: result.json lacks'),
-        (lambda run: (run.workdir / 'config.json').unlink(), 'damaged: '),
+        (
+            lambda run: (run.workdir / 'result.json').write_text('[]'),
+            'result.json is damaged (it is not',
+        ),
+        (lambda run: (run.workdir / 'config.json').unlink(), 'config.json is missing: '),
         (lambda run: (run.workdir / 'result.json').unlink(), 'not run'),
         (
             lambda run: (run.workdir / 'config.json').write_text(

@@ -26,7 +26,7 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path):
 def test_a_damaged_line_is_named(tmp_path):
     path = epath.Path(tmp_path / 'metrics.jsonl')
     path.write_text('{"step": 1, "split": "train"}\n{"step"\n')
-    with pytest.raises(WorkdirError, match=r'metrics.jsonl:2 is not JSON'):
+    with pytest.raises(WorkdirError, match=r'metrics.jsonl:2 is damaged \(not JSON'):
         read_metrics(path)
 
 

@@ -114,6 +114,7 @@ def test_a_workdir_on_an_object_store(bucket, monkeypatch):
         with pytest.raises(WorkdirError, match='gs://bucket/run is in use by process'):
             train_once(bucket)
         monkeypatch.setattr(locks, 'LEASE_EXPIRY_S', -1)  # As if its holder had died.
+        monkeypatch.setattr(locks, 'LEASE_WATCH_S', 0)
         train_once(bucket)
     assert opened.read_config()['train']['steps'] == 2000
     # The first run wrote its record last, without that of the second.
@@ -192,7 +193,7 @@ def test_unusable_workdirs(tmp_path):
     with pytest.raises(WorkdirError, match=r'checkpoints but no config.json'):
         train_once(tmp_path / 'lost')
     (tmp_path / 'config.json').write_text('{')
-    with pytest.raises(WorkdirError, match=r'config.json is not JSON'):
+    with pytest.raises(WorkdirError, match=r'config.json is damaged'):
         train_once(tmp_path)
 
 
@@ -277,7 +278,7 @@ def test_a_damaged_metrics_line_is_named(tmp_path):
     opened.metrics_path.write_text(
         '{"step": 1, "split": "train"}\nx\n{"step": 2, "split": "train"}\n'
     )
-    with pytest.raises(WorkdirError, match=r'metrics.jsonl:2 is not JSON'):
+    with pytest.raises(WorkdirError, match=r'metrics.jsonl:2 is damaged'):
         opened.metrics_writer(2)
 
 

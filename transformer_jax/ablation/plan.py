@@ -24,7 +24,7 @@ from transformer_jax.attention.engines import require_platform
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.partitioning.mesh import mesh_sizes
 from transformer_jax.schema import ExperimentConfig
-from transformer_jax.storage.files import absolute_path, write_text
+from transformer_jax.storage.files import absolute_path, exists, write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +96,13 @@ class Plan:
             WorkdirError: the root is no directory, or its experiment.json is damaged.
         """
         self.experiment, self.file, self.root = experiment, file, absolute_path(root)
-        if self.root.exists() and not self.root.is_dir():
+        if exists(self.root) and not self.root.is_dir():
             raise WorkdirError(f'--root={self.root} is a file: choose a directory')
         self.matched = match_sizes(
             checked_configs(experiment), experiment.compared_with, experiment.match
         )
         path = self.root / results.EXPERIMENT
-        earlier = results.read_experiment(path) if path.exists() else {'variants': {}, 'seeds': []}
+        earlier = results.read_experiment(path) if exists(path) else {'variants': {}, 'seeds': []}
         self.settings = _settings(
             {name: m.config for name, m in self.matched.items()}, earlier['variants']
         )

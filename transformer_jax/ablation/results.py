@@ -21,7 +21,9 @@ from transformer_jax.ablation.seed_values import references_of
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.storage.config_changes import config_changes, may_change
 from transformer_jax.storage.config_versions import migrate_config, migrate_flat_config
-from transformer_jax.storage.files import absolute_path, wrap_os_errors, write_text
+from transformer_jax.storage.files import absolute_path, exists, wrap_os_errors, write_text
+from transformer_jax.storage.json_files import read_json, read_json_if_there
+from transformer_jax.storage.metrics_writer import read_sound_events
 
 EXPERIMENT, RESULT, FAILURE, SENTENCES, RESULTS = (
     'experiment.json',
@@ -71,7 +73,7 @@ def load_results(path: epath.PathLike) -> dict[str, Any]:
     path = absolute_path(path)
     if path.is_dir():
         return collect(path)
-    if not path.exists():
+    if not exists(path):
         raise ConfigError(f'{path}: there is no such root of an ablation, nor a results.json')
     content = _read(path)
     if not isinstance(content, dict) or not isinstance(content.get('runs'), list):
@@ -100,7 +102,7 @@ def load_results(path: epath.PathLike) -> dict[str, Any]:
 
 def collect(root: epath.Path) -> dict[str, Any]:
     """Load results as `load_results`, from the folders of a root."""
-    if not (root / EXPERIMENT).exists():
+    if not exists(root / EXPERIMENT):
         raise ConfigError(
             f'{root} has no {EXPERIMENT}: name the --root of an ablation, or a results.json'
         )
@@ -140,14 +142,15 @@ def read_run(
     Raises:
         Damaged: there is no result, or it cannot be used.
     """
-    if not (workdir / RESULT).exists():
+    if not exists(workdir / RESULT):
         raise Damaged(_unfinished(workdir, config))
     try:
         path = workdir / 'config.json'
-        there = config_lib.flatten(migrate_config(json.loads(path.read_text()), str(path)))
-        result = json.loads((workdir / RESULT).read_text())
-    except (OSError, ValueError, AttributeError) as error:
-        raise Damaged(f'damaged: {error}') from error
+        stored = read_json(path, {}, 'delete the folder, ablate trains it again')
+        there = config_lib.flatten(migrate_config(stored, str(path)))
+        result = read_json(workdir / RESULT, {}, 'delete it, ablate scores the run again')
+    except WorkdirError as error:
+        raise Damaged(str(error).replace(f'{workdir}/', '')) from error
     other = differences(there, config)
     if other:
         raise Damaged(f'of another version of the experiment: {"; ".join(other)}')
@@ -222,11 +225,12 @@ def _gather(experiment: dict[str, Any], run_of: Any) -> dict[str, Any]:
 
 def _unfinished(workdir: epath.Path, config: Mapping[str, Any]) -> str:
     """Say why a run has no result."""
-    if (workdir / FAILURE).exists():
-        try:
-            return f'failed: {json.loads((workdir / FAILURE).read_text())["error"]}'
-        except (OSError, ValueError, KeyError, TypeError):
-            return f'failed; {FAILURE} is damaged'
+    try:
+        failure = read_json_if_there(workdir / FAILURE, {'error': str}, 'delete it')
+    except WorkdirError:
+        return f'failed; {FAILURE} is damaged'
+    if failure is not None:
+        return f'failed: {failure["error"]}'
     event = last_event(workdir)
     return (
         f'not finished: at step {event["step"]} of {config["train.steps"]}' if event else 'not run'
@@ -235,13 +239,8 @@ def _unfinished(workdir: epath.Path, config: Mapping[str, Any]) -> str:
 
 def last_event(workdir: epath.Path) -> dict[str, Any]:
     """Read the last event of training in a run's metrics.jsonl; {} where there is none yet."""
-    try:
-        # A line that is being written has no end.
-        *lines, _ = (workdir / 'metrics.jsonl').read_text().split('\n')
-        events = map(json.loads, reversed(lines))
-        return next((event for event in events if event['split'] == 'train'), {})
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
+    events = reversed(read_sound_events(workdir / 'metrics.jsonl'))
+    return next((event for event in events if event['split'] == 'train'), {})
 
 
 def _checked(experiment: Any, path: epath.Path) -> dict[str, Any]:
@@ -267,7 +266,4 @@ def _checked(experiment: Any, path: epath.Path) -> dict[str, Any]:
 
 
 def _read(path: epath.Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise WorkdirError(f'{path} cannot be read: {error}') from error
+    return read_json(path, object, 'restore it from a copy')

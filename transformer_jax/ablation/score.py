@@ -13,13 +13,14 @@ from transformer_jax import config as config_lib
 from transformer_jax.ablation.experiment import Metric, evaluations, lengths_of
 from transformer_jax.ablation.plan import Trial
 from transformer_jax.ablation.results import BY_METRIC, FAILURE, RESULT, SENTENCES, is_score
-from transformer_jax.errors import ConfigError
+from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.evaluation.by_length import by_length
 from transformer_jax.evaluation.metrics import METRICS
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.profiling import measure
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.files import wrap_os_errors, write_text
+from transformer_jax.storage.json_files import read_json_if_there
 from transformer_jax.storage.metrics_writer import encode_non_finite
 from transformer_jax.storage.provenance import describe_run
 from transformer_jax.storage.workdir import Workdir
@@ -185,7 +186,6 @@ def _read_findings(trial: Trial) -> Findings:
 def _read_object(path: epath.Path) -> dict[str, Any]:
     """Read a JSON object; return {} where there is none, or a damaged one."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return read_json_if_there(path, {}, 'delete it') or {}
+    except WorkdirError:
         return {}
-    return content if isinstance(content, dict) else {}

@@ -14,7 +14,7 @@ from transformer_jax.ablation.results import FAILURE
 from transformer_jax.errors import Busy, ConfigError, Stopped, UserError, WorkdirError
 from transformer_jax.host_memory import exhausted
 from transformer_jax.storage import seed_group_file
-from transformer_jax.storage.files import write_text
+from transformer_jax.storage.files import exists, write_text
 from transformer_jax.storage.seed_group import SeedGroup, holds_run
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import seed_groups
@@ -128,11 +128,11 @@ def _begun_job(trial: Trial) -> tuple[tuple[Trial, ...], SeedGroup | None] | Non
     group = _begun_group(trial)
     if group is None:
         workdir = Workdir(trial.workdir)
-        own = workdir.checkpoints_path.exists() or workdir.metrics_path.exists()
+        own = exists(workdir.checkpoints_path) or exists(workdir.metrics_path)
         # A released trial would not be entered into a group of the same name: it stays alone.
         alone = own or seed_group_file.was_released(workdir.path)
         return ((trial,), None) if alone else None
-    if group.path.exists():
+    if exists(group.path):
         members = _members(trial, group)
         if any(holds_run(each.workdir) and not _final_record(each) for each in members):
             return members, group
@@ -146,7 +146,7 @@ def _begun_group(trial: Trial) -> SeedGroup | None:
     if group is None or group.has_checkpoint():
         return group
     # The other members of a deleted group are kept until they are deleted too.
-    if not group.path.exists() and any(map(holds_run, group.member_paths)):
+    if not exists(group.path) and any(map(holds_run, group.member_paths)):
         return group
     seed_groups.dissolve_group(group)
     return Workdir(trial.workdir).seed_group
@@ -177,7 +177,7 @@ def _final_record(trial: Trial) -> Record | None:
         WorkdirError: its workdir is damaged.
     """
     workdir = Workdir(trial.workdir)
-    if not workdir.config_path.exists():  # Deleted: the checkpoints of its group are not its own.
+    if not exists(workdir.config_path):  # Deleted: the checkpoints of its group are not its own.
         return None
     step, record = seed_groups.newest_record(workdir)
     if not step or (step < trial.config.train.steps and record.live):

@@ -21,6 +21,7 @@ __all__ = [
     'flatten',
     'from_config_dict',
     'from_dict',
+    'from_stored',
     'replace',
     'resolve',
     'resolve_architecture',
@@ -48,6 +49,14 @@ def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
     config = _convert(values, ExperimentConfig, '')
     resolve(config)
     return config
+
+
+def from_stored(values: Mapping[str, Any], name: object) -> ExperimentConfig:
+    """Convert the content of a config.json; errors as `from_dict`, they begin with its `name`."""
+    try:
+        return from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f'{name}: {error}') from error
 
 
 def to_dict(config: ExperimentConfig) -> dict[str, Any]:

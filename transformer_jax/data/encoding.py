@@ -14,6 +14,7 @@ from transformer_jax.data.examples import Ragged, Taken
 from transformer_jax.data.files import Texts, new_directory
 from transformer_jax.data.tokenizers import Tokenizer
 from transformer_jax.errors import DataError
+from transformer_jax.storage.json_files import read_json
 
 CHUNK = 100_000  # texts per call of the tokenizer: bounds the Python integers alive at once
 
@@ -145,5 +146,5 @@ def restore(path: epath.Path) -> tuple[Encoded, Texts]:
         sequences('weights') if exists('weights.values') else None,
         load('starts.') if exists('starts.') else None,
     )
-    names = json.loads((path / 'names.json').read_text())
+    names = read_json(path / 'names.json', [str], f'delete {path}, it is made anew', DataError)
     return encoded, Texts([], [], *names)

@@ -1,13 +1,13 @@
 """Learning curves of one run, drawn from its metrics.jsonl."""
 
 import collections
-import json
 
 from etils import epath
 from matplotlib.figure import Figure
 
 from transformer_jax.display.figures import DPI, save_figure
 from transformer_jax.errors import DataError
+from transformer_jax.storage.metrics_writer import read_metrics
 
 # Metric -> the title of its panel, in the order of the panels.
 TITLES = {'loss': 'loss (nats per token)', 'perplexity': 'perplexity', 'bleu': 'BLEU'}
@@ -60,8 +60,7 @@ def draw_learning_curves(metrics_path: epath.PathLike, path: epath.PathLike) -> 
 def _read_series(metrics_path: epath.Path) -> dict[tuple[str, str], Series]:
     """Read metrics.jsonl into {('loss', 'train'): (steps, values)}."""
     series: dict[tuple[str, str], Series] = collections.defaultdict(lambda: ([], []))
-    for line in metrics_path.read_text().splitlines():
-        event = json.loads(line)
+    for event in read_metrics(metrics_path):
         for name in TITLES:
             if name in event:
                 steps, values = series[name, event['split']]

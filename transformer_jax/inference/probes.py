@@ -34,6 +34,7 @@ from transformer_jax.batch import Batch, Tokens
 from transformer_jax.errors import ConfigError
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.storage.files import wrap_os_errors, write_text
+from transformer_jax.storage.json_files import read_json
 
 # The probes and their labels in tables and figures, in the order of `HeadSums.probes`.
 PROBES = {
@@ -253,15 +254,16 @@ def read_probes(path: epath.Path) -> dict[str, Any]:
     """Read a probes.json; keys of old files get their present names.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is damaged.
+        WorkdirError: it is missing, damaged, or cannot be read.
     """
+    row = {'site': str, 'layer': int, 'head': int}
+    shape = {'checkpoints': [{'step': int, 'sites': [row]}]}
 
     def rename(row: Mapping[str, Any]) -> HeadProbes:
         return {RENAMED.get(key, key): value for key, value in row.items()}
 
-    content = json.loads(path.read_text())
-    for checkpoint in content.get('checkpoints', ()):
+    content = read_json(path, shape, 'let `transformer-jax probe` write it anew')
+    for checkpoint in content['checkpoints']:
         checkpoint['sites'] = [rename(row) for row in checkpoint['sites']]
     return content
 

@@ -64,7 +64,8 @@ class TrainedRun:
             DataError: the data cannot be read, or is not that of training.
         """
         self.workdir, self.log = Workdir(path), log
-        self.config = _usable_here(config_lib.from_dict(self.workdir.read_config()), decode, log)
+        stored = config_lib.from_stored(self.workdir.read_config(), self.workdir.config_path)
+        self.config = _usable_here(stored, decode, log)
         self.checkpoints = open_checkpoints(self.workdir)
         self.choice = checkpoint or ('last' if self.checkpoints.best_step() is None else 'best')
         self.steps = select_steps(self.checkpoints, self.choice)

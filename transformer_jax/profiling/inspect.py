@@ -61,7 +61,9 @@ def inspect_workdir(path: epath.PathLike, console: rich.console.Console | None =
         WorkdirError: there is no intact checkpoint.
     """
     workdir = Workdir(path)
-    components = config_lib.resolve(config_lib.from_dict(workdir.read_config()))
+    components = config_lib.resolve(
+        config_lib.from_stored(workdir.read_config(), workdir.config_path)
+    )
     checkpoints = open_checkpoints(workdir)
     model = build_model(components.architecture)
     # Without shardings: all arrays are read to the first device, whatever mesh the run had.

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import statistics
 import tempfile
@@ -21,6 +20,7 @@ from transformer_jax.data.batching import padded_rows
 from transformer_jax.models import build_model
 from transformer_jax.profiling import flops as costs
 from transformer_jax.profiling.timing import seconds
+from transformer_jax.storage.metrics_writer import read_metrics
 from transformer_jax.training.programs import TrainProgram, make_program
 from transformer_jax.training.train_state import init_state
 
@@ -143,6 +143,4 @@ def logged_seconds(path: epath.Path) -> float:
 
     A run of a group of seeds logs its share of the seconds of each step.
     """
-    return sum(
-        event.get('seconds', 0.0) for event in map(json.loads, path.read_text().splitlines())
-    )
+    return sum(event.get('seconds', 0.0) for event in read_metrics(path))

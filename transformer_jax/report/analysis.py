@@ -1,7 +1,6 @@
 """The analysis of an ablation's results: statistics, verdicts and costs of every variant."""
 
 import collections
-import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from transformer_jax.ablation.rank_agreement import rank_agreement
 from transformer_jax.ablation.results import SENTENCES, load_results
 from transformer_jax.ablation.seed_values import SeedValues, references_of
 from transformer_jax.ablation.statistics import DIFFERENT, Comparison, compare, summarize
+from transformer_jax.errors import WorkdirError
 from transformer_jax.report.tables import (
     Cost,
     MissingRuns,
@@ -25,6 +25,7 @@ from transformer_jax.report.tables import (
 )
 from transformer_jax.report.traces import Curve, Heads, read_curves, read_heads
 from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.json_files import read_json
 
 
 class _Ablation(NamedTuple):
@@ -156,10 +157,10 @@ def _read_sentences(ablation: _Ablation, label: str) -> dict[str, dict[int, list
         for run in ablation.runs[folder]:
             path = ablation.root / folder / str(run['seed']) / SENTENCES
             try:
-                content = json.loads(path.read_text())
-                found.setdefault(first, {})[run['seed']] = [list(row) for row in content[label]]
-            except (OSError, ValueError, KeyError, TypeError):
+                content = read_json(path, {label: [list]}, 'delete it')
+            except WorkdirError:
                 continue
+            found.setdefault(first, {})[run['seed']] = content[label]
     whole = {
         first: found[first]
         for folder, first in ablation.firsts.items()

@@ -10,9 +10,10 @@
 """
 
 import functools
-import json
 import re
 from pathlib import Path
+
+from etils import epath
 
 from transformer_jax.errors import ConfigError
 from transformer_jax.report import numbers, sentences
@@ -21,6 +22,7 @@ from transformer_jax.report.columns import decimal_places
 from transformer_jax.report.markdown import code, escape, grid
 from transformer_jax.report.short_tables import short_tables
 from transformer_jax.report.tables import Report, Side, Table, VariantResult, Verdict
+from transformer_jax.storage.json_files import read_json
 
 REPORTS = re.compile(r'(<!-- begin report: (\S+) -->\n).*?(<!-- end report -->)', re.DOTALL)
 CLAIMS = re.compile(r'(<!-- begin claims -->\n).*?(<!-- end claims -->)', re.DOTALL)
@@ -76,7 +78,7 @@ def committed_results(experiments: Path) -> list[Path]:
     return [
         path
         for path in sorted(experiments.glob('*/results_*.json'))
-        if 'experiment' in json.loads(path.read_text())
+        if 'experiment' in read_json(epath.Path(path), {}, 'restore it from a copy')
     ]
 
 

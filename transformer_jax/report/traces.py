@@ -1,6 +1,5 @@
 """Learning curves, probes of attention heads, and pictures of attention that runs have left."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,8 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from transformer_jax.errors import WorkdirError
 from transformer_jax.inference.probes import FILE as PROBED
 from transformer_jax.inference.probes import PROBES, read_probes
+from transformer_jax.storage.metrics_writer import read_sound_events
 
 PICTURES = 'attention*.png'  # as the command `attention` writes them
 POINTS = 200  # of a curve; where more was logged, a point is the mean of several neighbors
@@ -75,12 +76,8 @@ def read_curves(
 def _read_events(path: epath.Path) -> dict[str, Points]:
     """Read 'validation loss' -> its points; a line that is incomplete or foreign is left out."""
     series: dict[str, Points] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            event = json.loads(line)
-            split, step = event['split'], int(event['step'])
-        except (ValueError, KeyError, TypeError):
-            continue
+    for event in read_sound_events(path):
+        split, step = event['split'], event['step']
         for name, value in event.items():
             wanted = name in FROM_TRAINING if split == 'train' else name not in NO_SCORES
             if wanted and _is_number(value):
@@ -159,7 +156,7 @@ def _probed(path: epath.Path) -> dict[str, Any]:
     """Read a probes.json; {} where there is none that can be read."""
     try:
         return read_probes(path)
-    except (OSError, ValueError):
+    except WorkdirError:
         return {}
 
 

@@ -12,7 +12,7 @@ from etils import epath
 
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.storage import manifest
-from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.files import absolute_path, exists, wrap_read_errors
 from transformer_jax.storage.json_files import parse_json
 from transformer_jax.storage.run_identity import RunIdentity, require_step
 
@@ -60,7 +60,7 @@ class CheckpointFolders:
 
         Cheap: reads no file; the contents are verified when they are restored.
         """
-        return [step for step in self._all_steps() if (self.path(step) / manifest.NAME).exists()]
+        return [step for step in self._all_steps() if exists(self.path(step) / manifest.NAME)]
 
     def intact_steps(self) -> Iterator[int]:
         """Yield the valid steps that match their manifest, newest first.
@@ -101,7 +101,10 @@ class CheckpointFolders:
         return {self.best_step()}
 
     def _all_steps(self) -> list[int]:
-        names = [path.name for path in self.directory.iterdir()] if self.directory.exists() else []
+        if not exists(self.directory):
+            return []
+        with wrap_read_errors(self.directory):
+            names = [path.name for path in self.directory.iterdir()]
         return sorted(int(name) for name in names if re.fullmatch('0|[1-9][0-9]*', name))
 
     def record(self, step: int) -> dict:

@@ -63,6 +63,23 @@ def wrap_read_errors(path: epath.Path) -> Iterator[None]:
         ) from error
 
 
+def exists(path: epath.Path) -> bool:
+    """Whether there is a file or a folder.
+
+    Raises:
+        WorkdirError: that cannot be known, as in a folder without permission or a loop of links;
+            `path.exists()` would say no.
+    """
+    if not is_local(path):
+        return path.exists()
+    try:
+        with wrap_read_errors(path):
+            os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def write_text(path: epath.Path, text: str) -> None:
     """Replace the whole file at `path` atomically.
 

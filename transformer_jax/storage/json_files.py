@@ -20,6 +20,7 @@ _NAMES = {
     str: 'a text',
     int: 'a whole number',
     float: 'a number',
+    None: 'null',
 }
 
 
@@ -54,10 +55,13 @@ def read_json_if_there(
     return None if content is None else parse_json(content, str(path), shape, remedy, error)
 
 
-def read_json_lines(path: epath.Path, shape: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the complete lines of a file of JSON lines, each as (text, value); none without a file.
+def read_json_lines(
+    path: epath.Path, shape: Any, strict: bool = True
+) -> Iterator[tuple[bytes, Any]]:
+    """Yield the complete lines of a file of JSON lines as (line, value); none without a file.
 
-    What follows the last line feed is left out: it is being written, or a crash has cut it.
+    What follows the last line feed is left out: it is being written, or a crash has cut it. Unless
+    `strict`, so are lines that are damaged.
 
     Raises:
         WorkdirError: the file cannot be read, or a line is not JSON of the shape; the message
@@ -65,8 +69,13 @@ def read_json_lines(path: epath.Path, shape: Any) -> Iterator[tuple[str, Any]]:
     """
     content = _read_bytes(path, 'make it readable', WorkdirError) or b''
     for number, line in enumerate(content.split(b'\n')[:-1], 1):
-        value = parse_json(line, f'{path}:{number}', shape, 'delete that line', WorkdirError)
-        yield line.decode(), value
+        try:
+            value = parse_json(line, f'{path}:{number}', shape, 'delete that line')
+        except WorkdirError:
+            if strict:
+                raise
+        else:
+            yield line, value
 
 
 def parse_json(
@@ -82,7 +91,7 @@ def parse_json(
         value = json.loads(text)
     except (ValueError, RecursionError) as failure:
         why = 'it is nested too deeply' if isinstance(failure, RecursionError) else failure
-        raise error(f'{name} is not JSON ({why}): {remedy}') from failure
+        raise error(f'{name} is damaged (not JSON: {why}): {remedy}') from failure
     if problem := find_misfit(value, shape):
         raise error(f'{name} is damaged ({problem}): {remedy}')
     return value
@@ -95,7 +104,7 @@ def find_misfit(value: Any, shape: Any, place: str = 'it') -> str:
         return '' if '' in problems else problems[0]
     kind = shape if isinstance(shape, type) or shape is None else type(shape)
     if kind is None or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        return '' if shape is None and value is None else f'{place} is not {_NAMES.get(kind, kind)}'
+        return '' if value is kind is None else f'{place} is not {_NAMES[kind]}'
     if isinstance(shape, list):
         items = [(f'item {index} of {place}', item, shape[0]) for index, item in enumerate(value)]
     elif isinstance(shape, dict):
@@ -107,6 +116,18 @@ def find_misfit(value: Any, shape: Any, place: str = 'it') -> str:
     else:
         return ''
     return next(filter(None, (find_misfit(item, each, at) for at, item, each in items)), '')
+
+
+def read_text_if_there(path: epath.Path, remedy: str) -> str | None:
+    """Read a small text file of this program; None where there is none.
+
+    Bytes that are no UTF-8 are replaced.
+
+    Raises:
+        WorkdirError: it cannot be read.
+    """
+    content = _read_bytes(path, remedy, WorkdirError)
+    return None if content is None else content.decode(errors='replace')
 
 
 def _read_bytes(path: epath.Path, remedy: str, error: type[UserError]) -> bytes | None:

@@ -10,17 +10,25 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 from absl import logging
 from etils import epath
 
-from transformer_jax.errors import Busy
+from transformer_jax.errors import Busy, WorkdirError
 from transformer_jax.storage.files import is_local, write_text
+from transformer_jax.storage.json_files import NUMBER, parse_json, read_text_if_there
 
-# Object stores have no locks, only a lease: its holder renews it every 30 s, and another process
-# may take it over once it has not been renewed for 300 s.
+# Object stores have no locks, only a lease: its holder renews it every 30 s. By the clocks it is
+# given up once it has not been renewed for 300 s; since clocks differ, another process takes it
+# over only after it has itself seen no renewal for 90 s.
 LEASE_RENEWAL_S = 30
 LEASE_EXPIRY_S = 300
+LEASE_WATCH_S = 90
+WATCH_PAUSE_S = 1.0
+
+OWNER = {'host': str, 'pid': int, 'since': str}
+LEASE = OWNER | {'token': str, 'renewed': NUMBER}
 
 # Error numbers of file systems without flock (Lustre mounted with noflock, some network ones).
 _NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -33,11 +41,13 @@ def lock(path: epath.Path) -> Iterator[None]:
     On a local disk this is flock: the kernel releases it when the process that holds it ends, so
     after a crash, kill -9 or reboot nothing has to be cleaned up, and neither reused process
     numbers nor clocks matter (the text in the file is only for the error message). Elsewhere it is
-    a lease that is renewed every 30 s and expires after 5 minutes. Two runs that start at the same
+    a lease that is renewed every 30 s and expires after 5 minutes; it is watched for 90 s before it
+    is taken over, because the clock of its holder may be wrong. Two runs that start at the same
     instant may both get the lease, since epath has no conditional write.
 
     Raises:
         Busy: another process holds the lock; the message names it.
+        WorkdirError: the lock file cannot be read.
     """
     descriptor = _flock(path) if is_local(path) else None
     if descriptor is None:
@@ -60,14 +70,19 @@ def _owner() -> dict:
     }
 
 
-def _busy(path: epath.Path, owner: str) -> Busy:
+def _busy(path: epath.Path, text: str, remedy: str = 'wait for it, stop it') -> Busy:
+    holder = 'another process'  # Which has locked the file but not yet written its name.
+    if owner := _parse(text, OWNER):
+        holder = 'process {pid} on {host} since {since}'.format_map(owner)
+    return Busy(f'{path.parent} is in use by {holder}: {remedy}, or choose another --workdir')
+
+
+def _parse(text: str, shape: dict[str, Any]) -> dict[str, Any] | None:
+    """Read the content of a lock file; None where it has another shape."""
     try:
-        holder = 'process {pid} on {host} since {since}'.format_map(json.loads(owner))
-    except ValueError:  # The holder has locked the file but not yet written its name.
-        holder = 'another process'
-    return Busy(
-        f'{path.parent} is in use by {holder}: wait for it, stop it, or choose another --workdir'
-    )
+        return parse_json(text, 'lock', shape, '')
+    except WorkdirError:
+        return None
 
 
 def _flock(path: epath.Path) -> int | None:
@@ -89,19 +104,60 @@ def _flock(path: epath.Path) -> int | None:
     return descriptor
 
 
+def _read(path: epath.Path) -> str:
+    return read_text_if_there(path, 'delete it') or ''
+
+
+def _require_free(path: epath.Path) -> None:
+    """Raise Busy unless the lease was given back, or its holder renews it no more."""
+    held = _read(path)
+    if not held:
+        return
+    lease, owner = _parse(held, LEASE), _parse(held, OWNER)
+    if lease is None and owner is not None:
+        # Left by a process that could use flock here: it renews nothing, so that only its own
+        # machine can tell whether it lives.
+        if owner['host'] != socket.gethostname():
+            raise _busy(path, held, f'if that process has ended, delete {path}')
+        if _lives(owner['pid']):
+            raise _busy(path, held)
+        return
+    if lease is not None and abs(time.time() - lease['renewed']) < LEASE_EXPIRY_S:
+        raise _busy(path, held)
+    logging.warning('%s looks given up: watching it for %d s', path, LEASE_WATCH_S)
+    end = time.monotonic() + LEASE_WATCH_S
+    while time.monotonic() < end:
+        time.sleep(WATCH_PAUSE_S)
+        now = _read(path)
+        if not now:
+            return
+        if now != held:
+            raise _busy(path, now)
+
+
+def _lives(pid: int) -> bool:
+    """Tell whether a process of this machine exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # It belongs to another user.
+        return True
+    return True
+
+
 @contextlib.contextmanager
 def _lease(path: epath.Path) -> Iterator[None]:
     """Hold a lease, renewed by a thread, while the block runs."""
     token = uuid.uuid4().hex
-    held = path.read_text() if path.exists() else ''
-    if held and time.time() - json.loads(held)['renewed'] < LEASE_EXPIRY_S:
-        raise _busy(path, held)
+    _require_free(path)
 
     def renew() -> None:
         write_text(path, json.dumps({**_owner(), 'token': token, 'renewed': time.time()}))
 
     def is_ours() -> bool:
-        return path.exists() and json.loads(path.read_text())['token'] == token
+        lease = _parse(_read(path), LEASE)
+        return lease is not None and lease['token'] == token
 
     def renew_until_done() -> None:
         while not done.wait(LEASE_RENEWAL_S):
@@ -113,7 +169,7 @@ def _lease(path: epath.Path) -> Iterator[None]:
                     return
                 renew()
             # An outage of the store must not end the run: the lease outlasts 10 renewals.
-            except OSError as error:
+            except (OSError, WorkdirError) as error:
                 logging.warning('could not renew %s: %s', path, error)
 
     renew()

@@ -10,8 +10,10 @@ import tensorboardX
 from etils import epath
 
 from transformer_jax.errors import WorkdirError
-from transformer_jax.storage.files import append_line, wrap_os_errors, write_text
+from transformer_jax.storage.files import append_line, exists, wrap_os_errors, write_text
+from transformer_jax.storage.json_files import read_json_lines
 
+EVENT = {'step': int, 'split': str}  # what every line has
 NON_FINITE = {text: float(text) for text in ('nan', 'inf', '-inf')}
 
 
@@ -56,20 +58,14 @@ def truncate_after(path: epath.Path, step: int) -> None:
     """Drop the lines of metrics.jsonl after `step`, and a last line cut off by a crash; atomic.
 
     Raises:
-        WorkdirError: a line other than the last is not JSON; the message names it.
+        WorkdirError: a line other than the last is damaged; the message names it.
     """
-    if not path.exists():
+    if not exists(path):
         return
-    *lines, torn = path.read_text().split('\n')  # Complete lines end with a newline.
-    kept = []
-    for number, line in enumerate(lines, 1):
-        try:
-            if json.loads(line)['step'] <= step:
-                kept.append(line + '\n')
-        except ValueError as error:
-            raise WorkdirError(f'{path}:{number} is not JSON: delete that line') from error
-    if torn or len(kept) < len(lines):
-        write_text(path, ''.join(kept))
+    lines = read_json_lines(path, {'step': int})
+    kept = b''.join(line + b'\n' for line, event in lines if event['step'] <= step)
+    if path.read_bytes() != kept:
+        write_text(path, kept.decode())
 
 
 def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
@@ -81,17 +77,20 @@ def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
         one dictionary for each event, with `step` and `split`; none where there is no file.
 
     Raises:
-        WorkdirError: a line is not JSON; the message names it.
+        WorkdirError: a line is damaged; the message names it.
     """
-    lines = path.read_text().split('\n')[:-1] if path.exists() else []
-    events = []
-    for number, line in enumerate(lines, 1):
-        try:
-            event = json.loads(line)
-        except ValueError as error:
-            raise WorkdirError(f'{path}:{number} is not JSON: delete that line') from error
-        events.append({name: _decode_non_finite(value) for name, value in event.items()})
-    return events
+    return [
+        {name: _decode_non_finite(value) for name, value in event.items()}
+        for _, event in read_json_lines(path, EVENT)
+    ]
+
+
+def read_sound_events(path: epath.Path) -> list[dict[str, Any]]:
+    """Read events as `read_metrics`, numbers as they are written; leave out damaged lines."""
+    try:
+        return [event for _, event in read_json_lines(path, EVENT, strict=False)]
+    except WorkdirError:  # The file cannot be read.
+        return []
 
 
 def _decode_non_finite(value: Any) -> Any:

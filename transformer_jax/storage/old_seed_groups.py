@@ -8,16 +8,17 @@ The group's workdir listed its members' workdirs, and each member pointed back:
 Such groups are read as they are, and rewritten into seed_groups.json before they are trained.
 """
 
-import json
 import os
 
 from etils import epath
 
 from transformer_jax.errors import WorkdirError
-from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.files import absolute_path, exists
+from transformer_jax.storage.json_files import read_json_if_there
 from transformer_jax.storage.seed_group import SeedGroup, missing_group
 
 LIST, POINTER = 'replicas.json', 'replica.json'
+REMEDY = 'restore it, or delete the group of seeds and its runs'
 
 
 def read_old_groups(parent: epath.Path) -> dict[str, SeedGroup]:
@@ -54,18 +55,13 @@ def old_group_at(path: epath.Path) -> SeedGroup | None:
     Raises:
         WorkdirError: its list of members is damaged.
     """
-    if not (path / LIST).exists():
+    content = read_json_if_there(path / LIST, {'folders': [str]}, REMEDY)
+    if content is None:
         return None
-    try:
-        folders = json.loads((path / LIST).read_text())['folders']
-        if not isinstance(folders, list):
-            raise ValueError(f'folders are {folders!r}')
-        members = [absolute_path(path / folder) for folder in folders]
-        parents = {member.parent for member in members}
-        if len(parents) != 1:
-            raise ValueError(f'{folders!r} are not in one folder')
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damage(path / LIST, f'{type(error).__name__}: {error}') from error
+    members = [absolute_path(path / folder) for folder in content['folders']]
+    parents = {member.parent for member in members}
+    if len(parents) != 1:
+        raise _damage(path / LIST, f'{content["folders"]!r} are not in one folder')
     parent = parents.pop()
     name, names = os.path.relpath(path, parent), tuple(member.name for member in members)
     begun = SeedGroup(parent, name, names).has_checkpoint()
@@ -81,13 +77,8 @@ def delete_old_files(group: SeedGroup) -> None:
 
 def _read_pointer(path: epath.Path) -> epath.Path | None:
     """Return the group's workdir that a member names; None for a run that was trained alone."""
-    pointer = path / POINTER
-    if not pointer.exists():
-        return None
-    try:
-        return absolute_path(path / json.loads(pointer.read_text())['group'])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damage(pointer, f'{type(error).__name__}: {error}') from error
+    content = read_json_if_there(path / POINTER, {'group': str}, REMEDY)
+    return None if content is None else absolute_path(path / content['group'])
 
 
 def _is_trained_again(member: epath.Path, group_path: epath.Path, begun: bool) -> bool:
@@ -100,10 +91,8 @@ def _is_trained_again(member: epath.Path, group_path: epath.Path, begun: bool) -
     if pointed is not None:
         return pointed != group_path
     signs = ('checkpoints', 'metrics.jsonl', *(['config.json'] if begun else []))
-    return any((member / name).exists() for name in signs)
+    return any(exists(member / name) for name in signs)
 
 
 def _damage(path: epath.Path, why: str) -> WorkdirError:
-    return WorkdirError(
-        f'{path} is damaged ({why}): restore it, or delete the group of seeds and its runs'
-    )
+    return WorkdirError(f'{path} is damaged ({why}): {REMEDY}')

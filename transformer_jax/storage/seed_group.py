@@ -6,7 +6,7 @@ from etils import epath
 
 from transformer_jax.errors import WorkdirError
 from transformer_jax.storage.checkpoint_folders import CheckpointFolders
-from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.files import absolute_path, exists
 
 # Keys in which the members of a group may differ: the order of the data, and the numbers of
 # `train_state.Hyper`, which are arrays of the compiled program.
@@ -56,7 +56,7 @@ class SeedGroup:
 
     def require_workdir(self, member: epath.Path) -> None:
         """Raise WorkdirError where `member` is there, but the group's own workdir was deleted."""
-        if holds_run(member) and not self.path.exists():
+        if holds_run(member) and not exists(self.path):
             raise missing_group(member, self.path)
 
     def has_checkpoint(self) -> bool:
@@ -68,7 +68,7 @@ class SeedGroup:
 def holds_run(path: epath.Path) -> bool:
     """Whether a run was begun in the workdir `path`; False where that was deleted or just made."""
     names = ('config.json', 'metrics.jsonl', 'checkpoints')
-    return any((path / name).exists() for name in names)
+    return any(exists(path / name) for name in names)
 
 
 def missing_group(member: epath.Path, group_path: epath.Path) -> WorkdirError:

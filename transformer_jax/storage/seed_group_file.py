@@ -17,7 +17,8 @@ from typing import Any
 from etils import epath
 
 from transformer_jax.errors import Busy, WorkdirError
-from transformer_jax.storage.files import wrap_os_errors, write_text
+from transformer_jax.storage.files import exists, wrap_os_errors, write_text
+from transformer_jax.storage.json_files import find_misfit, read_json_if_there
 from transformer_jax.storage.locks import lock
 from transformer_jax.storage.old_seed_groups import (
     delete_old_files,
@@ -28,6 +29,7 @@ from transformer_jax.storage.old_seed_groups import (
 from transformer_jax.storage.seed_group import SeedGroup
 
 NAME, LOCK, VERSION = 'seed_groups.json', 'seed_groups.lock', 1
+SHAPE = {'groups': {str: {'members': [str], 'released': [str]}}}
 # Processes that share a folder hold the lock for milliseconds, so that one waits for the other.
 WAIT_S, PAUSE_S = 10, 0.05
 
@@ -38,7 +40,7 @@ def find_group(path: epath.Path) -> SeedGroup | None:
     Raises:
         WorkdirError: the file of groups is damaged; or the run is there, but its group was deleted.
     """
-    if not (path.parent / NAME).exists():
+    if not exists(path.parent / NAME):
         return find_old_group(path)
     for group in read_groups(path.parent).values():
         if group.has_member(path.name):
@@ -54,7 +56,7 @@ def group_at(path: epath.Path) -> SeedGroup | None:
         WorkdirError: a file of groups is damaged.
     """
     for parent, name in ((path, '.'), (path.parent, path.name)):
-        if (parent / NAME).exists() and name in (groups := read_groups(parent)):
+        if exists(parent / NAME) and name in (groups := read_groups(parent)):
             return groups[name]
     return old_group_at(path)
 
@@ -74,22 +76,21 @@ def read_groups(parent: epath.Path) -> dict[str, SeedGroup]:
     Raises:
         WorkdirError: the file of groups is damaged, or of a later version.
     """
-    path = parent / NAME
-    if not path.exists():
+    path, remedy = parent / NAME, f'restore it, or delete {parent}'
+    content = read_json_if_there(path, {'version': int}, remedy)
+    if content is None:
         return read_old_groups(parent)
-    try:
-        content = json.loads(path.read_text())
-        version = content['version']
-        groups = {} if version != VERSION else _parse(parent, content['groups'])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    if content['version'] != VERSION:
         raise WorkdirError(
-            f'{path} is damaged ({type(error).__name__}: {error}): restore it, or delete {parent}'
-        ) from error
-    if version != VERSION:
-        raise WorkdirError(
-            f'{path} has version {version}, this package reads up to {VERSION}: update it'
+            f'{path} has version {content["version"]}, this package reads up to {VERSION}: '
+            'update it'
         )
-    return groups
+    if problem := find_misfit(content, SHAPE):
+        raise WorkdirError(f'{path} is damaged ({problem}): {remedy}')
+    try:
+        return _parse(parent, content['groups'])
+    except ValueError as error:
+        raise WorkdirError(f'{path} is damaged ({error}): {remedy}') from error
 
 
 @contextlib.contextmanager
@@ -108,7 +109,7 @@ def edit_groups(parent: epath.Path) -> Iterator[dict[str, SeedGroup]]:
         stored = read_groups(parent)
         groups = dict(stored)
         yield groups
-        if groups != stored or (stored and not path.exists()):
+        if groups != stored or (stored and not exists(path)):
             entries = {name: _entry(group) for name, group in groups.items()}
             write_text(path, json.dumps({'version': VERSION, 'groups': entries}, indent=1) + '\n')
         # Also after a run that was killed between its write and these deletions.
@@ -122,7 +123,7 @@ def rewrite_old_groups(parent: epath.Path) -> None:
     Raises:
         WorkdirError: a description of a group is damaged, or the file cannot be written.
     """
-    if not (parent / NAME).exists() and read_old_groups(parent):
+    if not exists(parent / NAME) and read_old_groups(parent):
         with edit_groups(parent):
             pass
 
@@ -132,7 +133,7 @@ def _parse(parent: epath.Path, entries: Mapping[str, Any]) -> dict[str, SeedGrou
     for name, entry in entries.items():
         members, released = entry['members'], entry['released']
         for names in (members, released):
-            if not isinstance(names, list) or not all(map(_is_folder_name, names)):
+            if not all(map(_is_folder_name, names)):
                 raise ValueError(f'{names!r} is no list of folders in {parent}')
         if not members or len(set(members)) < len(members) or set(released) - set(members):
             raise ValueError(f'members {members!r}, released {released!r}')
@@ -140,8 +141,8 @@ def _parse(parent: epath.Path, entries: Mapping[str, Any]) -> dict[str, SeedGrou
     return groups
 
 
-def _is_folder_name(name: Any) -> bool:
-    return isinstance(name, str) and name not in ('', '.', '..') and '/' not in name
+def _is_folder_name(name: str) -> bool:
+    return name not in ('', '.', '..') and '/' not in name
 
 
 def _entry(group: SeedGroup) -> dict[str, list[str]]:

@@ -26,7 +26,7 @@ from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.schema import flatten
 from transformer_jax.storage.config_changes import MAY_CHANGE, config_changes, may_change
 from transformer_jax.storage.config_versions import migrate_config, with_version
-from transformer_jax.storage.files import absolute_path, wrap_os_errors, write_text
+from transformer_jax.storage.files import absolute_path, exists, wrap_os_errors, write_text
 from transformer_jax.storage.json_files import read_json_if_there
 from transformer_jax.storage.locks import lock
 from transformer_jax.storage.metrics_writer import MetricsWriter, encode_non_finite
@@ -89,7 +89,7 @@ class Workdir:
 
             def claim() -> int:
                 with wrap_os_errors(self.path):
-                    if self.path.exists() and not self.path.is_dir():
+                    if exists(self.path) and not self.path.is_dir():
                         raise WorkdirError(f'--workdir={self.path} is a file: choose a directory')
                     self.path.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(lock(self.path / 'lock'))
@@ -156,7 +156,7 @@ class Workdir:
                 )
             for line in lines.values():
                 logging.info('changed since the last run: %s', line)
-        elif (self.path / 'checkpoints').exists():  # Its own: those of its group may be there.
+        elif exists(self.path / 'checkpoints'):  # Its own: those of its group may be there.
             raise WorkdirError(
                 f'{self.path} has checkpoints but no config.json: choose another --workdir'
             )

@@ -25,7 +25,7 @@ from transformer_jax import config as config_lib
 from transformer_jax.data import Data
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.schema import ExperimentConfig
-from transformer_jax.storage.files import wrap_os_errors
+from transformer_jax.storage.files import exists, wrap_os_errors
 from transformer_jax.storage.locks import lock
 from transformer_jax.storage.processes import run_on_primary
 from transformer_jax.storage.seed_checkpoints import check_records, open_shared_checkpoints
@@ -118,7 +118,7 @@ def begin_group(group: SeedGroup) -> None:
         for name, path in zip(group.members, group.member_paths, strict=True):
             if any(other.has_member(name) for other in groups.values()):
                 raise WorkdirError(f'{path} belongs to another group: choose another --workdir')
-            if any((path / own).exists() for own in ('checkpoints', 'metrics.jsonl')):
+            if any(exists(path / own) for own in ('checkpoints', 'metrics.jsonl')):
                 raise WorkdirError(f'{path} holds a run of its own: choose another --workdir')
         groups[group.name] = group
 
@@ -144,7 +144,7 @@ def dissolve_group(group: SeedGroup) -> None:
         WorkdirError: a file cannot be deleted.
     """
     with wrap_os_errors(group.path), contextlib.ExitStack() as stack:
-        if group.path.exists():
+        if exists(group.path):
             stack.enter_context(lock(group.path / 'lock'))
         groups = stack.enter_context(edit_groups(group.parent))
         if groups.get(group.name) != group or group.has_checkpoint():
@@ -170,7 +170,7 @@ def release_member(path: epath.PathLike) -> None:
         return
     _require_deleted(workdir)
     with contextlib.ExitStack() as stack:
-        if group.path.exists():
+        if exists(group.path):
             stack.enter_context(lock(group.path / 'lock'))
         groups = stack.enter_context(edit_groups(group.parent))
         _require_deleted(workdir)  # Again, since now no process can be making it anew.

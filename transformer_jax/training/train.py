@@ -14,7 +14,7 @@ from transformer_jax.display.learning_curves import draw_learning_curves
 from transformer_jax.errors import ConfigError, Diverged, UserError
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.checkpoints import Checkpoints
-from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.files import absolute_path, exists
 from transformer_jax.storage.processes import run_on_primary
 from transformer_jax.storage.seed_checkpoints import GroupCheckpoints
 from transformer_jax.storage.seed_group import SeedGroup
@@ -127,7 +127,7 @@ def _train(
                 trainer = _make_group_trainer(components, runs, workdir, log)
         except UserError:
             # A configuration that has never trained must not bind the next one.
-            if not workdir.checkpoints_path.exists():
+            if not exists(workdir.checkpoints_path):
                 workdir.config_path.unlink(missing_ok=True)
             raise
         trainer.start(workdir.tokenizer_path)
@@ -139,7 +139,7 @@ def _train(
             end['exit'] = f'Diverged: {"; ".join(run.record.failed for run in trainer.runs)}'
         if jax.process_index() == 0:
             for run in trainer.runs:
-                if run.workdir.metrics_path.exists():  # The first update may not be finite.
+                if exists(run.workdir.metrics_path):  # The first update may not be finite.
                     draw_learning_curves(run.workdir.metrics_path, run.workdir.curves_path)
         return [run.record for run in trainer.runs]
 

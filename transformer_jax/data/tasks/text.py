@@ -14,6 +14,7 @@ from transformer_jax.data.tasks.base import ReadContext, Task, TrainingSet, chec
 from transformer_jax.data.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer
 from transformer_jax.errors import DataError
 from transformer_jax.schema import DataConfig
+from transformer_jax.storage.files import exists
 
 CACHED_FROM = 1_000_000  # examples: smaller sets are encoded again for each run, in seconds
 
@@ -48,7 +49,7 @@ class TextTask(Task):
     ) -> tuple[Tokenizer, Texts | None]:
         """See Task. The names of classes are not part of the text that it is learned from."""
         texts = None
-        if (directory / 'tokenizer.json').exists():
+        if exists(directory / 'tokenizer.json'):
             tokenizer = load_tokenizer(directory)
         elif trains:
             texts = self._training_texts(data)

@@ -8,6 +8,7 @@ from transformer_jax import spec
 from transformer_jax.batch import UNK
 from transformer_jax.data.tokenizers.base import SPECIAL, Tokenizer
 from transformer_jax.errors import DataError
+from transformer_jax.storage.json_files import parse_json
 
 
 class Symbols(Tokenizer):
@@ -17,7 +18,10 @@ class Symbols(Tokenizer):
 
     def __init__(self, model: bytes):
         super().__init__(model)
-        self._names = (*SPECIAL, *json.loads(model))
+        self._names = (
+            *SPECIAL,
+            *parse_json(model, 'tokenizer.model', [str], 'start anew', DataError),
+        )
         # Without the special tokens: a text that spells '<pad>' is not padding.
         self._ids = {n: i for i, n in enumerate(self._names) if i > UNK}
 
