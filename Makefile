@@ -37,7 +37,7 @@ notebook: .venv/installed-dev
 	$(BIN)/python docs/generate_notebook.py --execute
 
 golden: .venv/installed-dev
-	$(BIN)/python tests/config/golden.py
+	PYTHONPATH=tests $(BIN)/python tests/config/golden.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

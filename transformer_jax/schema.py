@@ -118,6 +118,9 @@ class TrainConfig:
     steps: int = number(100_000, low=0, high=1_000_000_000)
     # Decides the first parameters, dropout and the order of the data.
     seed: int = number(0, low=0, high=2**32 - 1)
+    # Begin with the parameters of another run, WORKDIR or WORKDIR:best|last|avg:N|STEP; '': random
+    # ones.
+    init_from: str = ''
     # Seeds trained side by side in one program, counted up from seed.
     num_seeds: int = number(1, low=1, high=1_000)
     # Target tokens of a step on all devices together, padding included.

@@ -1,7 +1,7 @@
 """Golden configs: what each shipped configuration resolves to, and the parameters of its model,
 as text.
 
-`python tests/config/golden.py` (`make golden`) writes them anew; each line that changes wants its
+`make golden` writes them anew; each line that changes wants its
 reason in the commit.
 """
 

@@ -154,8 +154,8 @@ def test_a_run_goes_on_from_an_old_checkpoint(tmp_path):
 def test_another_configuration_is_refused(tmp_path):
     workdir = shutil.copytree(OLD / TRANSLATION, tmp_path / 'run')
     more = json.loads(json.dumps(Workdir(workdir).read_config()))
-    more['train']['steps'] = 80
-    with pytest.raises(ConfigError, match=r'another configuration .train.steps: 60 -> 80'):
+    more['train']['batch_tokens'] = 80
+    with pytest.raises(ConfigError, match=r'another configuration .train.batch_tokens: \d+ -> 80'):
         train(from_dict(more), workdir, quiet)
     assert fingerprint(workdir) == EXPECTED[TRANSLATION]['inspect'][-1]
 

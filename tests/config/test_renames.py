@@ -90,13 +90,25 @@ def test_options_of_other_names_stay():
 def test_a_key_that_was_added_later_takes_the_value_that_its_absence_meant():
     old = {new: old for old, new in RENAMED_KEYS.items()}
     stored = version_1()
-    for key in ADDED_KEYS:
-        del stored[old.get(key, key)]
+    for added in ADDED_KEYS.values():
+        for key in added:
+            del stored[old.get(key, key)]
     assert migrate_flat_config(stored) == flatten(ExperimentConfig())
 
 
+@pytest.mark.parametrize('version', ADDED_KEYS)
+def test_a_file_of_each_version_may_lack_what_was_added_after_it(version):
+    stored = flatten(ExperimentConfig())
+    for since in range(version, VERSION):
+        for key in ADDED_KEYS[since]:
+            del stored[key]
+    assert migrate_flat_config(stored, version) == flatten(ExperimentConfig())
+
+
 def test_every_added_key_exists():
-    assert ADDED_KEYS.keys() <= flatten(schema.ExperimentConfig()).keys()
+    assert [*ADDED_KEYS] == [*range(1, VERSION)]
+    for added in ADDED_KEYS.values():
+        assert added.keys() <= flatten(schema.ExperimentConfig()).keys()
 
 
 def test_todays_version_is_read_as_it_is():

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,12 @@ from transformer_jax.ranges import Ranged, number
 
 
 class Schedule(Ranged, abc.ABC):
-    """A learning rate as a function of the step."""
+    """A learning rate as a function of the step.
+
+    `uses_steps`: it depends on the number of steps of the whole run, so that this cannot grow.
+    """
+
+    uses_steps: ClassVar[bool] = True
 
     @abc.abstractmethod
     def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
@@ -31,6 +37,7 @@ class Noam(Schedule):
     """
 
     warmup: int = number(4000, low=1, high=1_000_000_000)
+    uses_steps: ClassVar[bool] = False
 
     def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
         return d_model**-0.5 * jnp.minimum(n**-0.5, n * self.warmup**-1.5)
@@ -41,6 +48,7 @@ class InverseSqrt(Schedule):
     """A linear rise to 1 over `warmup` steps, then √(warmup / n); `warmup=1` is √(1 / n) alone."""
 
     warmup: int = number(4000, low=1, high=1_000_000_000)
+    uses_steps: ClassVar[bool] = False
 
     def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
         return jnp.minimum(n / self.warmup, (self.warmup / n) ** 0.5)
@@ -77,6 +85,7 @@ class Constant(Schedule):
     """A linear rise to 1 over `warmup` steps, then 1."""
 
     warmup: int = number(0, low=0, high=1_000_000_000)
+    uses_steps: ClassVar[bool] = False
 
     def __call__(self, n: jax.Array, steps: int, d_model: int) -> jax.Array:
         return _warm_up(n, self.warmup, jnp.ones_like(n))

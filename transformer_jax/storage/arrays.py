@@ -19,6 +19,26 @@ def describe_arrays(tree: Any) -> dict[str, str]:
     return {name: f'{leaf.dtype}{list(leaf.shape)}' for name, leaf in named_leaves(tree).items()}
 
 
+def abstract_tree(described: Mapping[str, str], part: str) -> dict[str, Any]:
+    """Build the tree of shapes and dtypes of one part of what `describe_arrays` returned.
+
+    Args:
+        described: {'params/encoder/…': 'float32[8, 16]'}.
+        part: 'params'.
+    """
+    tree: dict[str, Any] = {}
+    for name, text in described.items():
+        if name.startswith(f'{part}/'):
+            _, *folders, last = name.split('/')
+            dtype, _, shape = text.rstrip(']').partition('[')
+            inner = tree
+            for folder in folders:
+                inner = inner.setdefault(folder, {})
+            sizes = [int(size) for size in shape.split(',') if size]
+            inner[last] = jax.ShapeDtypeStruct(sizes, dtype)
+    return tree
+
+
 def check_same_arrays(step: int, stored: Mapping[str, str], expected: Mapping[str, str]) -> None:
     """Compare the arrays of a checkpoint with those that a model expects.
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 # Keys (or groups, ending in a dot) that may change between the runs of one workdir: no update
-# depends on them beyond the order of floating-point sums. train.steps is not one of them: the
-# schedule depends on it.
+# depends on them beyond the order of floating-point sums. train.steps is not one of them: many
+# schedules depend on it.
 MAY_CHANGE = ('parallel.', 'checkpoint.', 'train.log_every', 'data.prefetch', 'data.cache_dir')
 
 
@@ -26,6 +26,24 @@ def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, 
         for key in sorted(old.keys() | new.keys())
         if canonical(old, key) != canonical(new, key)
     }
+
+
+def refused_changes(
+    old: Mapping[str, Any], new: Mapping[str, Any], steps_may_grow: bool
+) -> list[str]:
+    """Return 'key: old -> new' of each difference that a run cannot continue with.
+
+    Args:
+        old: a flat configuration.
+        new: a later one.
+        steps_may_grow: no update depends on `train.steps`, so that it may be larger than before.
+    """
+
+    def grew(key: str) -> bool:
+        return steps_may_grow and key == 'train.steps' and old[key] <= new[key]
+
+    changes = config_changes(old, new)
+    return [line for key, line in changes.items() if not may_change(key) and not grew(key)]
 
 
 def may_change(key: str) -> bool:

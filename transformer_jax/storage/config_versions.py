@@ -13,26 +13,30 @@ from transformer_jax.errors import WorkdirError
 from transformer_jax.renames import RENAMED_KEYS, RENAMED_NAMES, RENAMED_OPTIONS
 from transformer_jax.schema import flatten
 
-VERSION = 2  # of what is written today; files without a version are of version 1
+VERSION = 3  # of what is written today; files without a version are of version 1
 
-# Keys that were added within version 1, with the value that their absence meant.
-ADDED_KEYS = {
-    'model.attention_bias': 'none',
-    'model.attention_dropout': False,
-    'model.engine': 'auto',
-    'model.rnn': 'lstm',
-    'model.block': 'sequential',
-    'model.pooling': 'mean',
-    'model.towers': 1,
-    'model.embedding_scale': 'sqrt',
-    'model.embedding_norm': False,
-    'model.logit_softcap': 0.0,
-    'data.tokenizer': 'bpe',
-    'train.num_seeds': 1,
-    'train.ema': 0.0,
-    'optim.decay_embeddings': True,
-    'evaluate.stride': 0,
-    'evaluate.bleu_tokenize': '13a',
+# Keys that files of a version, or of an earlier one, may lack, with the value that this meant. A
+# new key needs a new version, and its row here.
+ADDED_KEYS: dict[int, dict[str, Any]] = {
+    1: {
+        'model.attention_bias': 'none',
+        'model.attention_dropout': False,
+        'model.engine': 'auto',
+        'model.rnn': 'lstm',
+        'model.block': 'sequential',
+        'model.pooling': 'mean',
+        'model.towers': 1,
+        'model.embedding_scale': 'sqrt',
+        'model.embedding_norm': False,
+        'model.logit_softcap': 0.0,
+        'data.tokenizer': 'bpe',
+        'train.num_seeds': 1,
+        'train.ema': 0.0,
+        'optim.decay_embeddings': True,
+        'evaluate.stride': 0,
+        'evaluate.bleu_tokenize': '13a',
+    },
+    2: {'train.init_from': ''},
 }
 # The keys whose values are specs; the strings of others, such as paths, are left alone.
 SPEC_KEYS = ('attention', 'schedule')
@@ -59,14 +63,14 @@ def migrate_config(stored: Mapping[str, Any], name: str) -> dict[str, Any]:
     values = dict(stored)
     values.pop('run', None)  # the identity of the run
     version = values.pop('version', 1)
-    if version == VERSION:
-        return values
-    if version != 1:
+    if version not in range(1, VERSION + 1):
         raise WorkdirError(
             f'{name} has version {version}, this package reads up to {VERSION}: update it'
         )
+    if version == VERSION:
+        return values
     nested: dict[str, Any] = {}
-    for key, value in migrate_flat_config(flatten(values)).items():
+    for key, value in migrate_flat_config(flatten(values), version).items():
         *sections, last = key.split('.')
         section = nested
         for part in sections:
@@ -75,14 +79,19 @@ def migrate_config(stored: Mapping[str, Any], name: str) -> dict[str, Any]:
     return nested
 
 
-def migrate_flat_config(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a flat configuration of version 1, {'train.steps': 100, …}, as today's.
+def migrate_flat_config(flat: Mapping[str, Any], version: int = 1) -> dict[str, Any]:
+    """Read a flat configuration of an earlier version, {'train.steps': 100, …}, as today's.
 
     Today's configurations are returned as they are.
     """
-    renamed = {RENAMED_KEYS.get(key, key): value for key, value in flat.items()}
-    added = {key: value for key, value in ADDED_KEYS.items() if key not in renamed}
-    return {key: _migrate_value(key, value) for key, value in (renamed | added).items()}
+    found = dict(flat)
+    if version == 1:
+        found = {RENAMED_KEYS.get(key, key): value for key, value in flat.items()}
+        found = {key: _migrate_value(key, value) for key, value in found.items()}
+    for since, added in ADDED_KEYS.items():
+        if version <= since:
+            found = {key: value for key, value in added.items() if key not in found} | found
+    return found
 
 
 def _migrate_value(key: str, value: Any) -> Any:

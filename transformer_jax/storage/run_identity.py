@@ -15,7 +15,7 @@ from etils import epath
 
 from transformer_jax.errors import WorkdirError
 from transformer_jax.schema import flatten
-from transformer_jax.storage.config_changes import config_changes, may_change
+from transformer_jax.storage.config_changes import refused_changes
 from transformer_jax.storage.config_versions import migrate_config
 
 
@@ -68,11 +68,12 @@ class RunIdentity:
         """
         before = flatten(migrate_config(stored, str(path)))
         common = before.keys() & self.config.keys() - set(ignored)
-        lines = [
-            line
-            for key, line in config_changes(before, self.config).items()
-            if key in common and not may_change(key)
-        ]
+        # Whether the steps of this run may grow was decided when config.json was written.
+        lines = refused_changes(
+            {key: before[key] for key in common},
+            {key: self.config[key] for key in common},
+            steps_may_grow=True,
+        )
         if lines:
             raise WorkdirError(
                 f'checkpoint {path} was written with another configuration than '

@@ -24,7 +24,7 @@ from etils import epath
 
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.schema import flatten
-from transformer_jax.storage.config_changes import MAY_CHANGE, config_changes, may_change
+from transformer_jax.storage.config_changes import MAY_CHANGE, config_changes, refused_changes
 from transformer_jax.storage.config_versions import migrate_config, with_version
 from transformer_jax.storage.files import absolute_path, exists, wrap_os_errors, write_text
 from transformer_jax.storage.json_files import read_json_if_there
@@ -68,7 +68,9 @@ class Workdir:
         self.curves_path = self.path / 'curves.png'
 
     @contextlib.contextmanager
-    def open_for_training(self, config: Mapping[str, Any], **facts: Any) -> Iterator[dict]:
+    def open_for_training(
+        self, config: Mapping[str, Any], steps_may_grow: bool = False, **facts: Any
+    ) -> Iterator[dict]:
         """Create or reopen the workdir for a training run, and hold its lock during the block.
 
         Yields this start's record in run.json. The trainer may set its 'exit' ('preempted', …);
@@ -77,6 +79,7 @@ class Workdir:
 
         Args:
             config: the resolved configuration, nested dictionaries of JSON values.
+            steps_may_grow: `train.steps` may be larger than before, since no update depends on it.
             facts: further entries of the record, JSON values.
 
         Raises:
@@ -93,7 +96,7 @@ class Workdir:
                         raise WorkdirError(f'--workdir={self.path} is a file: choose a directory')
                     self.path.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(lock(self.path / 'lock'))
-                    self._write_config(flatten(json.loads(json.dumps(config))), config)
+                    self._write_config(config, steps_may_grow)
                 return 0
 
             run_on_primary(claim)
@@ -141,20 +144,20 @@ class Workdir:
             with wrap_os_errors(self.evaluations_path):
                 _append_json(self.evaluations_path, encode_non_finite(evaluation))
 
-    def _write_config(self, new: dict, config: Mapping[str, Any]) -> None:
+    def _write_config(self, config: Mapping[str, Any], steps_may_grow: bool) -> None:
         """Write config.json, or raise ConfigError if an older one differs in a key that matters."""
         stored = self._stored_config()
         if stored is not None:
             old = flatten(migrate_config(stored, str(self.config_path)))
-            lines = config_changes(old, new)
-            refused = [line for key, line in lines.items() if not may_change(key)]
-            if refused:
+            new = flatten(json.loads(json.dumps(config)))
+            if refused := refused_changes(old, new, steps_may_grow):
                 raise ConfigError(
                     f'{self.path} was trained with another configuration ({"; ".join(refused)}): '
                     'give the old values or another --workdir; only '
                     f'{", ".join(MAY_CHANGE)} may change between runs'
+                    f'{", and train.steps may grow" if steps_may_grow else ""}'
                 )
-            for line in lines.values():
+            for line in config_changes(old, new).values():
                 logging.info('changed since the last run: %s', line)
         elif exists(self.path / 'checkpoints'):  # Its own: those of its group may be there.
             raise WorkdirError(

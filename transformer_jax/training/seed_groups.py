@@ -219,7 +219,7 @@ def open_group(
         runs, ends = [], []
         for path, label, config in zip(group.member_paths, labels, configs, strict=True):
             workdir = Workdir(path)
-            end = stack.enter_context(workdir.open_for_training(config_lib.to_dict(config)))
+            end = stack.enter_context(workdir.open_for_training(config_lib.to_dict(config), True))
             order = data.reordered(config.train.seed)
             runs.append(TrainingRun(config, order, workdir, functools.partial(_log, log, label)))
             ends.append(end)

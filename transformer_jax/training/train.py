@@ -13,6 +13,7 @@ from transformer_jax.data import load_data
 from transformer_jax.display.learning_curves import draw_learning_curves
 from transformer_jax.errors import ConfigError, Diverged, UserError
 from transformer_jax.schema import ExperimentConfig
+from transformer_jax.storage.checkpoint_folders import CheckpointFolders
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.storage.files import absolute_path, exists
 from transformer_jax.storage.processes import run_on_primary
@@ -20,6 +21,7 @@ from transformer_jax.storage.seed_checkpoints import GroupCheckpoints
 from transformer_jax.storage.seed_group import SeedGroup
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import seed_groups
+from transformer_jax.training.init_from import copy_tokenizer
 from transformer_jax.training.programs import SeedGroupProgram, make_program
 from transformer_jax.training.signals import StopSignals
 from transformer_jax.training.train_state import optimizer_summary
@@ -114,23 +116,29 @@ def _train(
         # Left last: a signal that it passes on does not count as the end of the run.
         signals = stack.enter_context(StopSignals())
         end = stack.enter_context(
-            workdir.open_for_training(config_lib.to_dict(config), engines=engines)
+            workdir.open_for_training(
+                config_lib.to_dict(config), not components.schedule.uses_steps, engines=engines
+            )
         )
         if engines:
             log('engines: ' + '; '.join(f'{site} {names}' for site, names in engines.items()))
         try:
+            if config.train.init_from and not _has_trained(workdir):
+                copy_tokenizer(
+                    config.train.init_from, workdir.tokenizer_path, config.data.tokenizer
+                )
             data = load_data(components.pipeline, workdir.tokenizer_path, log, _splits(config))
             if group is None:
                 trainer = _make_trainer(components, TrainingRun(config, data, workdir, log))
             else:
                 runs = stack.enter_context(seed_groups.open_group(group, members, data, log))
                 trainer = _make_group_trainer(components, runs, workdir, log)
+            trainer.start(workdir.tokenizer_path)
         except UserError:
             # A configuration that has never trained must not bind the next one.
-            if not exists(workdir.checkpoints_path):
+            if not _has_trained(workdir):
                 workdir.config_path.unlink(missing_ok=True)
             raise
-        trainer.start(workdir.tokenizer_path)
         try:
             trainer.run(signals)
         finally:
@@ -142,6 +150,10 @@ def _train(
                 if exists(run.workdir.metrics_path):  # The first update may not be finite.
                     draw_learning_curves(run.workdir.metrics_path, run.workdir.curves_path)
         return [run.record for run in trainer.runs]
+
+
+def _has_trained(workdir: Workdir) -> bool:
+    return bool(CheckpointFolders(workdir.checkpoints_path, keep=1, read_only=True).valid_steps())
 
 
 def _open_own(path: epath.PathLike) -> Workdir:

@@ -18,6 +18,7 @@ from transformer_jax.evaluation.evaluator import Evaluator
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.storage.config_versions import with_version
 from transformer_jax.storage.seed_group import MAY_DIFFER
+from transformer_jax.training.init_from import start_from
 from transformer_jax.training.programs import SeedGroupProgram, TrainProgram
 from transformer_jax.training.train_state import TrainState
 from transformer_jax.training.training_run import Record, TrainingRun
@@ -94,6 +95,11 @@ class Trainer:
             self.log(f'resumed after step {resumed}')
         else:
             self.state = self.program.init_state()
+            if self.config.train.init_from:
+                tokenizer = self.runs[0].data.tokenizer
+                self.state = start_from(
+                    self.config.train.init_from, self.state, tokenizer, self.log
+                )
         self.position = self.iterator.get_state()
         for run in self.runs:
             run.start(resumed)
