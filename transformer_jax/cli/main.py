@@ -173,7 +173,9 @@ def _explain(error: Exception) -> str:
         first,
     )
     first = re.sub('invalid literal for int.*', 'not a whole number', first)
-    return re.sub('could not convert string to float.*', 'not a number', first)
+    first = re.sub(r'Exceeds the limit \(\d+ digits\).*', 'a number with too many digits', first)
+    first = re.sub('could not convert string to float.*', 'not a number', first)
+    return first if len(first) <= 500 else f'{first[:200]} … {first[-100:]}'
 
 
 def _last_line(error: BaseException) -> str:
