@@ -1,4 +1,4 @@
-"""Nasty configurations through `transformer-jax train`: exit 2, one message, nothing made.
+"""Nasty configurations and flags through `transformer-jax`: exit 2, one message, nothing made.
 
 The count is printed: `pytest -s -m slow tests/faults/test_nasty_configs.py`.
 """
@@ -83,6 +83,30 @@ NASTY = [
     'checkpoint.keep=0',
     'parallel.mesh.data=1000000000',
 ]
+
+HUGE_FLAGS = [
+    ('generate', 'max_tokens'),
+    ('generate', 'seed'),
+    ('generate', 'samples'),
+    ('bench train', 'steps'),
+    ('bench decode', 'longest'),
+    ('bench decode', 'rows'),
+    ('bench attention', 'rows'),
+    ('bench attention', 'heads'),
+    ('bench attention', 'kv_heads'),
+    ('bench attention', 'head_dim'),
+    ('ablate', 'seeds'),
+    ('ablate', 'seeds_per_program'),
+    ('inspect', 'devices'),
+]
+
+
+@pytest.mark.parametrize(('command', 'flag'), HUGE_FLAGS)
+def test_a_huge_number_of_a_flag_is_refused(call, command, flag):
+    code, output, errors = call(*command.split(), f'--{flag}={10**12}')
+    assert (code, output) == (2, '')
+    assert f'{flag}={10**12}' in errors
+    assert len(errors.splitlines()) == 1
 
 
 def faults(nasty, call, workdir):

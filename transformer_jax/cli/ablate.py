@@ -29,6 +29,7 @@ def define_ablate(values: Flags) -> None:
         None,
         'How many seeds; by default the number in the experiment.',
         1,
+        10_000,
         flag_values=values,
     )
     flags.DEFINE_list('only', [], 'Only these variants, separated by commas.', flag_values=values)
@@ -44,6 +45,7 @@ def define_ablate(values: Flags) -> None:
         'How many seeds of a variant may be trained in one program; 0: all. More than one only if '
         'all batches of the variant have one shape.',
         0,
+        10_000,
         flag_values=values,
     )
     flags.DEFINE_bool(

@@ -17,7 +17,9 @@ from transformer_jax.errors import ConfigError
 def define_bench_train(values: Flags) -> None:
     """Define the flags of `bench train`."""
     define_config(values)
-    flags.DEFINE_integer('steps', 30, 'How many training steps to time.', 1, flag_values=values)
+    flags.DEFINE_integer(
+        'steps', 30, 'How many training steps to time.', 1, 1_000_000, flag_values=values
+    )
     define_json(values)
 
 
@@ -42,9 +44,10 @@ def define_bench_decode(values: Flags) -> None:
         128,
         'Output tokens; an eighth, a quarter and a half of it are timed as well.',
         16,
+        1_000_000,
         flag_values=values,
     )
-    flags.DEFINE_integer('rows', 64, 'Sentences of a batch.', 1, flag_values=values)
+    flags.DEFINE_integer('rows', 64, 'Sentences of a batch.', 1, 100_000, flag_values=values)
     define_json(values)
 
 
@@ -74,12 +77,12 @@ def define_bench_attention(values: Flags) -> None:
         flag_values=values,
     )
     flags.DEFINE_list('lengths', '512,1024,2048,4096,8192', 'Sequence lengths.', flag_values=values)
-    flags.DEFINE_integer('rows', 1, 'Sequences of a batch.', 1, flag_values=values)
-    flags.DEFINE_integer('heads', 8, 'Query heads.', 1, flag_values=values)
+    flags.DEFINE_integer('rows', 1, 'Sequences of a batch.', 1, 100_000, flag_values=values)
+    flags.DEFINE_integer('heads', 8, 'Query heads.', 1, 10_000, flag_values=values)
     flags.DEFINE_integer(
-        'kv_heads', 0, 'Key-value heads; 0: as many as query heads.', 0, flag_values=values
+        'kv_heads', 0, 'Key-value heads; 0: as many as query heads.', 0, 10_000, flag_values=values
     )
-    flags.DEFINE_integer('head_dim', 64, 'Size of a head.', 1, flag_values=values)
+    flags.DEFINE_integer('head_dim', 64, 'Size of a head.', 1, 100_000, flag_values=values)
     flags.DEFINE_bool(
         'timed',
         True,

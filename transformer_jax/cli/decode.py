@@ -37,7 +37,9 @@ def define_generate(values: Flags) -> None:
     flags.DEFINE_string(
         'prompt', None, 'The text to continue; by default standard input.', flag_values=values
     )
-    flags.DEFINE_integer('max_tokens', 256, 'Tokens to add at most.', 1, flag_values=values)
+    flags.DEFINE_integer(
+        'max_tokens', 256, 'Tokens to add at most.', 1, 100_000, flag_values=values
+    )
     flags.DEFINE_enum(
         'method', None, ['sample', 'greedy', 'beam'], 'Replaces decode.method.', flag_values=values
     )
@@ -45,9 +47,14 @@ def define_generate(values: Flags) -> None:
     flags.DEFINE_float('temperature', None, 'Replaces decode.temperature.', 0.0, flag_values=values)
     flags.DEFINE_integer('top_k', None, 'Replaces decode.top_k; 0: all.', 0, flag_values=values)
     flags.DEFINE_float('top_p', None, 'Replaces decode.top_p.', 0.0, 1.0, flag_values=values)
-    flags.DEFINE_integer('seed', 0, 'The seed of sampling.', 0, flag_values=values)
+    flags.DEFINE_integer('seed', 0, 'The seed of sampling.', 0, 2**32 - 1, flag_values=values)
     flags.DEFINE_integer(
-        'samples', 1, 'How many continuations; each adds 1 to the seed.', 1, flag_values=values
+        'samples',
+        1,
+        'How many continuations; each adds 1 to the seed.',
+        1,
+        100_000,
+        flag_values=values,
     )
     flags.DEFINE_multi_string('stop', [], '', flag_values=values)
     # Set here, since absl appends a remark to the help that such a flag is defined with.

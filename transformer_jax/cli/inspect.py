@@ -14,6 +14,7 @@ def define_inspect(values: Flags) -> None:
         None,
         'Devices for parallel.mesh; by default those of this machine.',
         1,
+        1_000_000,
         flag_values=values,
     )
 
