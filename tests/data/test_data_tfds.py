@@ -3,11 +3,11 @@
 import io
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from etils import epath
+from helpers.prepared_sets import prepare
 from PIL import Image
 
 from transformer_jax import spec
@@ -31,33 +31,6 @@ REVIEWS = {
     'unlabelled': [('who knows', 1), ('nobody', -1)],
 }
 IMAGES = np.random.RandomState(0).randint(0, 256, (12, 32, 32, 3)).astype(np.uint8)
-
-
-def prepare(directory: Path, name: str, features: dict, splits: dict, config: str = '') -> None:
-    """Write a set as ArrayRecord.
-
-    `splits` maps a split's name to its records; `config` is the name of its one configuration.
-    """
-    import tensorflow_datasets as tfds
-
-    class Fake(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version('1.0.0')
-        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config, version='1.0.0')] if config else []
-        code_path = None
-
-        def _info(self):
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
-            )
-
-        def _split_generators(self, dl_manager):
-            return {split: enumerate(records) for split, records in splits.items()}
-
-        def _generate_examples(self):
-            raise NotImplementedError
-
-    Fake.name = name
-    Fake(data_dir=directory, file_format='array_record').download_and_prepare()
 
 
 def png(image: np.ndarray) -> io.BytesIO:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
+import os
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from etils import epath
 
 from transformer_jax.errors import DataError
 from transformer_jax.schema import DataConfig
-from transformer_jax.storage.files import wrap_os_errors
+from transformer_jax.storage.files import is_local, wrap_os_errors
 
 # What to do where prepared data or a vocabulary cannot be written.
 ELSEWHERE = 'choose another data.cache_dir or --workdir'
@@ -53,18 +54,25 @@ def find(path: epath.Path, key: str) -> epath.Path:
     Raises:
         DataError: neither exists; the message names the configuration `key` to check.
     """
-    zipped = path.parent / f'{path.name}.gz'
     try:
-        for candidate in (path, zipped):
-            if candidate.is_file():
+        for candidate in (path, path.parent / f'{path.name}.gz'):
+            if candidate.exists():
+                require_file(candidate, key)
                 return candidate
-        if path.exists():
-            what = 'a folder' if path.is_dir() else 'a pipe or a device, which cannot be read twice'
-            raise DataError(f'{path}: {what}, not a file; check {key}')
     except (OSError, ValueError) as error:  # no permission, a name too long, the character 0
         reason = getattr(error, 'strerror', None) or error
         raise DataError(f'{path}: cannot be read ({reason}); check {key}') from None
     raise DataError(f'{path}: no such file, plain or .gz; check {key}')
+
+
+def require_file(path: epath.Path, key: str) -> None:
+    """Raise DataError where `path` is no file; epath's own `is_file` is true of a pipe."""
+    if path.is_dir():
+        raise DataError(f'{path}: a folder, not a file; check {key}')
+    if is_local(path) and not os.path.isfile(path):
+        raise DataError(
+            f'{path}: a pipe or a device, which cannot be read twice, not a file; check {key}'
+        )
 
 
 def read_lines(path: epath.Path) -> list[str]:

@@ -10,10 +10,8 @@ from etils import epath
 from tensorflow_datasets.core import read_only_builder
 
 from transformer_jax.data.files import Texts, content_hash, new_directory, read_pairs
+from transformer_jax.data.tfds_records import Builder, Records, first_line, named_damage
 from transformer_jax.errors import DataError
-
-CHUNK = 10_000  # records per read
-Builder = Any  # tfds.core.DatasetBuilder, whose annotations are wider than what it returns
 
 tfds.disable_progress_bar()
 
@@ -78,8 +76,11 @@ def multi30k(
         splits = {name: read_pairs(*pair) for name, pair in files.items()}
         with new_directory(root) as partial, contextlib.redirect_stdout(io.StringIO()):
             Multi30kBuilder(languages, splits, partial).download_and_prepare()
+    remedy = f'delete {root}: it is made anew'
+    with named_damage(str(root), remedy):
+        builder = Multi30kBuilder(languages, {}, root)
     source, target = map(str, files[split])
-    return _read(Multi30kBuilder(languages, {}, root), split, languages, (source, target))
+    return _read(Records(builder, split, remedy), languages, (source, target))
 
 
 def translation(name: str, data_dir: str, split: str, languages: tuple[str, str]) -> Texts:
@@ -96,7 +97,7 @@ def translation(name: str, data_dir: str, split: str, languages: tuple[str, str]
             raise DataError(f'data.{key}={language!r}: {name} has the languages {known}')
     source, target = languages
     names = f'{name}/{split}.{source}', f'{name}/{split}.{target}'
-    return _read(builder, split, languages, names)
+    return _read(Records(builder, split), languages, names)
 
 
 def documents(name: str, data_dir: str, split: str, feature: str) -> Texts:
@@ -109,7 +110,7 @@ def documents(name: str, data_dir: str, split: str, feature: str) -> Texts:
     _feature(builder, feature, tfds.features.Text)
     texts = [
         _text(row[feature], f'{origin}:{number}')
-        for number, row in enumerate(_records(builder, split), 1)
+        for number, row in enumerate(Records(builder, split), 1)
     ]
     return Texts(None, texts, origin, origin)
 
@@ -129,7 +130,7 @@ def classification(
     _feature(builder, text, tfds.features.Text)
     _check_classes(builder, label, classes)
     texts, names = [], []
-    for number, row in enumerate(_records(builder, split), 1):
+    for number, row in enumerate(Records(builder, split), 1):
         texts.append(_text(row[text], f'{origin}:{number}'))
         names.append(classes[checked_class(row[label], classes, f'{origin}:{number}')])
     return Texts(texts, names, origin, origin)
@@ -150,7 +151,7 @@ def images(
     if tuple(found) != shape:
         raise DataError(f'data.task: the images of {name} are {found}, it takes {shape}')
     _check_classes(builder, 'label', classes)
-    return builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
+    return Records(builder, split, decoders={'image': tfds.decode.SkipDecoding()})
 
 
 def checked_class(label: int, classes: Sequence[str], origin: str) -> int:
@@ -181,8 +182,8 @@ def _prepared(name: str, data_dir: str) -> Builder:
         )
     except tfds.core.DatasetNotFoundError:
         reason = 'nothing is prepared there'
-    except ValueError as error:  # prepared in another format only
-        reason, overwrite = str(error).splitlines()[0].rstrip('.'), ' --overwrite'
+    except Exception as error:  # prepared in another format only, or a damaged description
+        reason, overwrite = first_line(error), ' --overwrite'
     where = f' --data_dir={data_dir}' if data_dir else ''
     raise DataError(
         f'data.task: {name} cannot be read as ArrayRecord from '
@@ -225,24 +226,13 @@ def _check_classes(builder: Builder, label: str, classes: Sequence[str]) -> None
         raise DataError(f'data.task: {found}, not {tuple(classes)}')
 
 
-def _records(builder: Builder, split: str) -> Iterator[dict[str, Any]]:
-    records = builder.as_data_source(split)
-    for start in range(0, len(records), CHUNK):
-        yield from records.__getitems__(range(start, min(start + CHUNK, len(records))))
-
-
-def _read(
-    builder: Builder,
-    split: str,
-    languages: tuple[str, str],
-    names: tuple[str, str],
-) -> Texts:
+def _read(records: Records, languages: tuple[str, str], names: tuple[str, str]) -> Texts:
     """Read both sides of a split.
 
     A line feed inside a record would break the alignment of line-based output: it becomes a space.
     """
     texts = ([], [])
-    for number, row in enumerate(_records(builder, split), 1):
+    for number, row in enumerate(records, 1):
         for side, language, name in zip(texts, languages, names, strict=True):
             side.append(_text(row[language], f'{name}:{number}').replace('\n', ' '))
     return Texts(*texts, *names)

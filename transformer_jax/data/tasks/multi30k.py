@@ -1,8 +1,10 @@
 """Multi30k: image captions and their translations."""
 
 import dataclasses
-import urllib.error
+import gzip
+import http.client
 import urllib.request
+import zlib
 from typing import ClassVar
 
 from etils import epath
@@ -68,11 +70,26 @@ class Multi30k(TextPairs):
         if not path.exists():
             url = f'{URL}/{"raw" if self.version == "raw" else "tok"}/{name}'
             try:
-                with urllib.request.urlopen(url, timeout=60) as response:
-                    write_atomically(path, response.read())
-            except (urllib.error.URLError, TimeoutError) as error:
+                content = _download(url)
+            except _DOWNLOAD_ERRORS as error:
                 raise DataError(
                     f'cannot download {url} ({error}); check data.{key}, or put the files of '
                     'github.com/multi30k/dataset into a folder and set data.source_dir'
                 ) from None
+            write_atomically(path, content)
         return path
+
+
+# What a connection that is refused, slow or cut, and a file that arrived damaged, raise.
+_DOWNLOAD_ERRORS = (OSError, http.client.HTTPException, EOFError, zlib.error)
+
+
+def _download(url: str) -> bytes:
+    """Return a file, whole: one that is cut or damaged would be kept for good."""
+    with urllib.request.urlopen(url, timeout=60) as response:
+        content = response.read()
+    if not content:
+        raise EOFError('the file is empty')
+    if url.endswith('.gz'):
+        gzip.decompress(content)
+    return content
