@@ -291,7 +291,7 @@ def test_probes_are_a_table(translator):
 @pytest.mark.parametrize(
     ('call', 'error', 'message'),
     [
-        (lambda run: run.generate('six'), 'ConfigError', 'generate: .* which cannot; it can'),
+        (lambda run: run.generate('six'), 'ConfigError', 'generate: .* which cannot; its commands'),
         (lambda run: run.classify(['six']), 'ConfigError', 'classify: .* which cannot'),
         (lambda run: run.translate('six'), 'DataError', 'is one string: give a list'),
         (lambda run: run.translate(['six'], bem=1), 'ConfigError', "decode.bem: .*mean 'beam'"),

@@ -147,7 +147,7 @@ class OptimConfig:
     # The learning rate over the steps, a spec: noam, inverse_sqrt, linear, cosine, constant.
     schedule: str = 'noam(warmup=4000)'
     # The peak of the schedule; of noam a factor on the paper's formula.
-    learning_rate: float = number(1.0, low=0, high=1e6)
+    learning_rate: float = number(1.0, low=0, high=1e30)
     # Decoupled weight decay of kernels; norms and biases never decay.
     weight_decay: float = number(0.0, low=0, high=1e6)
     # Whether tables of tokens and positions decay too.

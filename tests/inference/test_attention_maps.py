@@ -106,7 +106,7 @@ def test_a_translation_is_drawn_with_its_tokens(trained, monkeypatch):
         attention_heads, 'save_figure', lambda figure, path: figures.append(figure) or path
     )
     shown = []
-    [path] = attention_maps.draw_translation(trained, 'abc', 'heads.png', shown.append)
+    [path] = attention_maps.draw_text(trained, 'abc', 'heads.png', shown.append)
     [hypothesis] = shown
     assert (hypothesis, path.name) == ('cba', 'heads.png')
     labels = [text.get_text() for text in figures[0].axes[0].texts]
@@ -117,4 +117,4 @@ def test_a_translation_is_drawn_with_its_tokens(trained, monkeypatch):
 @pytest.mark.parametrize('text', ['', 'abcdefgh'])
 def test_a_text_that_the_model_cannot_read_is_refused(trained, text):
     with pytest.raises(DataError, match=f'{len(text)} tokens; .* 1 to 7'):
-        attention_maps.draw_translation(trained, text, 'heads.png', print)
+        attention_maps.draw_text(trained, text, 'heads.png', print)

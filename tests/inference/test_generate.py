@@ -23,7 +23,7 @@ CHANGES = {
 def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp('language') / 'run'
     train(
-        experiment(**CHANGES, model__position='learned(max_len=60)', decode__max_extra_tokens=4),
+        experiment(**CHANGES, model__position='learned(max_len=100)', decode__max_extra_tokens=4),
         path,
         quiet,
     )
@@ -87,9 +87,9 @@ def test_a_stop_string_ends_the_text_before_it(trained):
 
 def test_what_does_not_fit_is_refused(trained):
     with pytest.raises(
-        DataError, match=r'--max_tokens=59 more may follow, but the model reads 60 at most'
+        DataError, match=r'--max_tokens=99 more may follow, but the model reads 100 at most'
     ):
-        list(Generator(trained, 59).stream('twenty-one', 0))
+        list(Generator(trained, 99).stream('twenty-one', 0))
 
 
 def test_the_command_line_says_what_a_model_can_do(workdir, capsys):
@@ -101,14 +101,15 @@ def test_the_command_line_says_what_a_model_can_do(workdir, capsys):
     )
     assert capsys.readouterr().out.startswith('six')
     assert main(['classify', f'--workdir={workdir}']) == 2
-    assert (
-        "a model of kind 'decoder_only', which cannot; it can generate and evaluate"
-        in capsys.readouterr().err
-    )
-    assert main(['attention', f'--workdir={workdir}', '--text=six']) == 2
-    assert 'attention: ' in capsys.readouterr().err
-    assert main(['evaluate', f'--workdir={workdir}', '--lengths=24,48,99']) == 2
-    assert 'reach from 2 to 60 tokens' in capsys.readouterr().err
+    found = capsys.readouterr().err
+    assert "a model of kind 'decoder_only', which cannot; its commands are generate," in found
+    picture = workdir.parent / 'heads.png'
+    assert main(['attention', f'--workdir={workdir}', '--text=six', f'--out={picture}']) == 0
+    found = capsys.readouterr()
+    assert (found.out, picture.exists()) == ('', True)
+    assert f'wrote {picture}' in found.err
+    assert main(['evaluate', f'--workdir={workdir}', '--lengths=24,48,101']) == 2
+    assert 'reach from 2 to 100 tokens' in capsys.readouterr().err
     assert main(['evaluate', f'--workdir={workdir}', '--split=validation', '--lengths=24,48']) == 0
     assert 'exact_match' in capsys.readouterr().out
     assert (workdir / 'lengths-validation.png').exists()

@@ -101,7 +101,12 @@ def run_classify(values: Flags) -> None:
 def define_attention(values: Flags) -> None:
     """Define the flags of `attention`."""
     define_decoding(values)
-    flags.DEFINE_string('text', '', 'The sentence to translate.', flag_values=values)
+    flags.DEFINE_string(
+        'text',
+        '',
+        'The text that the model reads; it is translated where the model translates.',
+        flag_values=values,
+    )
     flags.DEFINE_string(
         'out',
         'attention.png',
@@ -111,13 +116,13 @@ def define_attention(values: Flags) -> None:
 
 
 def run_attention(values: Flags) -> None:
-    """Translate a sentence, print it, and draw the attention weights of every head."""
+    """Draw the attention weights of every head for a text; print its translation, if any."""
     text = required(values, 'text')
     trained = open_trained(values)
-    from transformer_jax.inference.attention_maps import draw_translation
+    from transformer_jax.inference.attention_maps import draw_text
     from transformer_jax.inference.generate import require_ability
 
     require_ability(trained, 'attention')
     use_utf8_output()
-    for file in draw_translation(trained, text, values.out, print):
+    for file in draw_text(trained, text, values.out, print):
         log(f'wrote {file}')

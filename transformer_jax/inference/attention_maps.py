@@ -26,7 +26,7 @@ class TextAttention(NamedTuple):
     weights: dict[str, np.ndarray]  # see `attention_weights`
     source_tokens: list[str]  # S labels; none of a language model
     target_tokens: list[str]  # T labels, those of the targets; none of a classifier
-    translation: str  # '' of models that do not translate
+    translation: str | None  # None of a model that writes none
 
 
 def attention_weights(
@@ -135,9 +135,9 @@ def _attend_to_one(trained: TrainedRun, text: str, is_source: bool) -> TextAtten
         weights = attention_weights(trained.model, trained.params, tokens, None)
         added = architecture.towers if architecture.pooling == 'first' else 0
         labels = ['<s>'] * added + trained.data.tokenizer.pieces(tokens)
-        return TextAttention(weights, labels, [], '')
+        return TextAttention(weights, labels, [], None)
     weights = attention_weights(trained.model, trained.params, None, tokens)
-    return TextAttention(weights, [], trained.data.tokenizer.pieces(tokens), '')
+    return TextAttention(weights, [], trained.data.tokenizer.pieces(tokens), None)
 
 
 def _tokens(trained: TrainedRun, text: str) -> list[int]:
@@ -153,26 +153,27 @@ def _tokens(trained: TrainedRun, text: str) -> list[int]:
     return tokens
 
 
-def draw_translation(
+def draw_text(
     trained: TrainedRun, text: str, path: epath.PathLike, show: Callable[[str], None]
 ) -> list[epath.Path]:
-    """Translate a sentence and draw its attention weights.
+    """Draw the attention weights of a model of any kind while it reads a text.
 
     Args:
-        trained: an encoder-decoder.
-        text: the sentence.
+        trained: the model, see `attend_to_text`.
+        text: of 1 token or more.
         path: of the picture; its suffix says the format.
-        show: receives the translation, before the picture is drawn.
+        show: receives the translation, if the model translates, before the picture is drawn.
 
     Returns:
         the files written.
 
     Raises:
         DataError: an empty text, or one that is longer than what the model reads.
-        ConfigError: the suffix of `path` is not that of a picture.
+        ConfigError: the suffix of `path` is not that of a picture, or the model has no attention.
         WorkdirError: the picture cannot be written.
     """
     check_figure(epath.Path(path))
     found = attend_to_text(trained, text)
-    show(found.translation)
+    if found.translation is not None:
+        show(found.translation)
     return draw_attention(found.weights, found.source_tokens, found.target_tokens, path)

@@ -31,8 +31,8 @@ def require_ability(trained: TrainedRun, command: str) -> None:
     kind = trained.config.model.kind
     if command not in MODELS[kind].commands:
         raise ConfigError(
-            f'{command}: {trained.workdir.path} holds a model of kind {kind!r}, which cannot; it '
-            f'can {", ".join(MODELS[kind].commands)} and evaluate'
+            f'{command}: {trained.workdir.path} holds a model of kind {kind!r}, which cannot; its '
+            f'commands are {", ".join(MODELS[kind].commands)} and evaluate'
         )
 
 

@@ -41,7 +41,7 @@ MODELS: dict[str, ModelKind] = {
         sites=('decoder',),
         stacks=('decoder',),
         learns=('language', 'translation'),
-        commands=('generate',),
+        commands=('generate', 'attention'),
         reads_source=False,
     ),
     'classifier': ModelKind(
@@ -49,7 +49,7 @@ MODELS: dict[str, ModelKind] = {
         sites=('encoder',),
         stacks=('encoder',),
         learns=('classification',),
-        commands=('classify',),
+        commands=('classify', 'attention'),
         predicts_class=True,
     ),
     'rnn_seq2seq': ModelKind(

@@ -67,7 +67,8 @@ class RunIdentity:
             WorkdirError: they differ in a key that must not change; the message lists the keys.
         """
         before = flatten(migrate_config(stored, str(path)))
-        common = before.keys() & self.config.keys() - set(ignored)
+        # Which engine computed the updates is no property of the arrays; resuming compares it.
+        common = before.keys() & self.config.keys() - {'model.engine', *ignored}
         # Whether the steps of this run may grow was decided when config.json was written.
         lines = refused_changes(
             {key: before[key] for key in common},
