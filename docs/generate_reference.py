@@ -25,6 +25,7 @@ from transformer_jax.attention.kinds.linear_features import FEATURES
 from transformer_jax.attention.masks import MASKS, Window
 from transformer_jax.attention.normalizers import NORMALIZERS
 from transformer_jax.cli.commands import COMMANDS
+from transformer_jax.cli.help import default_text
 from transformer_jax.config.resolve import SPECS
 from transformer_jax.config.values import CHOICES, RANGES
 from transformer_jax.data.batching import BATCHING
@@ -168,20 +169,16 @@ def commands_page() -> str:
         argument = f' {command.argument.upper()}' if command.argument else ''
         parts.append(f'\n## {name}\n\n{command.help}\n\n')
         parts.append(f'```\ntransformer-jax {name}{argument} --FLAG=VALUE …\n```\n\n')
+        parts.append(f'For example:\n\n```bash\n{command.example}\n```\n\n')
         rows = []
         for flag in sorted(values):
             holder = values[flag]
             if flag != holder.name or '.' in flag:
                 continue
-            unset = flag == 'config' or holder.default in (None, '', [])
-            default = '' if unset else f'`{_plain(holder.default)}`'
-            rows.append((f'`--{flag}`', default, holder.help or ''))
+            default = default_text(holder)
+            rows.append((f'`--{flag}`', default and f'`{default}`', holder.help or ''))
         parts.append(markdown_table(('flag', 'default', 'meaning'), rows))
     return ''.join(parts)
-
-
-def _plain(value: Any) -> str:
-    return ','.join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 # --- The attention space --------------------------------------------------------------------------

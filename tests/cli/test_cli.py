@@ -1,9 +1,11 @@
 """The command line: exit codes, and one clear line for each mistake, which loses nothing."""
 
 import hashlib
+import inspect
 import io
 import json
 import re
+import shlex
 import shutil
 import sys
 from types import SimpleNamespace
@@ -12,7 +14,11 @@ import jax
 import pytest
 from helpers.support import CONFIG, experiment, fingerprint, flags, quiet
 
+import transformer_jax
+from transformer_jax.cli import flags as cli_flags
+from transformer_jax.cli import main
 from transformer_jax.cli.commands import COMMANDS
+from transformer_jax.cli.flags import Flags
 from transformer_jax.errors import ConfigError
 from transformer_jax.storage import locks
 from transformer_jax.storage.files import absolute_path
@@ -70,12 +76,65 @@ def test_help_names_every_command_and_flag(call):
         assert (code, errors) == (0, '')
         assert command.help in output
         assert '--debug' in output
-        for line in output.splitlines()[2:]:
-            text = line[len('  --') :].split(maxsplit=1)[1].rpartition('>: ')[-1]
-            assert text[0].isupper(), line
-            assert text.endswith('.'), line
+        assert f'Example: transformer-jax {name} ' in output
+        assert call('help', *name.split())[:2] == (0, output)
+        for flag in re.split(r'\n  --', output)[1:]:
+            text = ' '.join(flag.split()[1:]).rpartition('>: ')[-1]
+            assert text[0].isupper(), flag
+            assert text.endswith('.'), flag
     assert '--checkpoint' in call('translate', '--help')[1]
     assert '--coordinator' in call('train', '--help')[1]
+
+
+def test_the_help_tells_defaults_and_fits_the_terminal(call, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+    _, output, _ = call('ablate', '--help')
+    assert 'Default: 1/1.' in output
+    assert max(map(len, output.splitlines()[3:])) <= 80
+
+
+def test_the_version_is_that_of_the_package(call):
+    code, output, _ = call('--version')
+    assert code == 0
+    assert output.startswith(f'transformer_jax {transformer_jax.__version__}, jax ')
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_the_example_of_a_command_parses(name):
+    words = shlex.split(COMMANDS[name].example.partition(' <')[0])
+    assert words[:1] + words[1 : 1 + len(name.split())] == ['transformer-jax', *name.split()]
+    values = Flags()
+    COMMANDS[name].define(values)
+    for word in words[1 + len(name.split()) :]:
+        if word.startswith('--'):
+            assert word[2:].partition('=')[0] in values, word
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_a_command_reads_every_flag_that_it_defines(name):
+    values = Flags()
+    COMMANDS[name].define(values)
+    read = source_of(COMMANDS[name].run)
+    for flag in values:
+        if values[flag].name == flag and '.' not in flag:
+            assert re.search(rf"values\.{flag}\b|'{flag}'", read), f'{name} --{flag}'
+
+
+def source_of(run):
+    """The source of a command and of the functions of its module and of cli.flags that it calls."""
+    functions = {
+        key: item
+        for module in (inspect.getmodule(run), cli_flags)
+        for key, item in vars(module).items()
+        if inspect.isfunction(item) and not key.startswith('define')
+    }
+    found, text = set(), inspect.getsource(run)
+    # The program itself reads what says how a process starts.
+    text += inspect.getsource(sys.modules[main.__module__])
+    while new := {key for key in functions if re.search(rf'\b{key}\b', text)} - found:
+        found |= new
+        text += ''.join(inspect.getsource(functions[key]) for key in sorted(new))
+    return text
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ class Command(NamedTuple):
     help: str
     define: Callable[[Flags], None]
     run: Callable[[Flags], None]
+    example: str  # a command line
     argument: str = ''  # the flag that an argument without dashes sets
 
 

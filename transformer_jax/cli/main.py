@@ -12,6 +12,7 @@ from absl import flags, logging
 from transformer_jax import spec
 from transformer_jax.cli.commands import COMMANDS
 from transformer_jax.cli.flags import Flags
+from transformer_jax.cli.help import overview, usage, version
 from transformer_jax.cli.streams import ReaderEndedError, guarded_streams
 from transformer_jax.errors import ConfigError, UserError
 from transformer_jax.host_memory import exhausted, tune_host_memory
@@ -33,21 +34,23 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
+    if arguments[:1] == ['help'] and len(arguments) > 1:
+        arguments = [*arguments[1:], '--help']
     words = 2 if ' '.join(arguments[:2]) in COMMANDS else 1
     name, rest = ' '.join(arguments[:words]), arguments[words:]
     values, given = Flags(), sys.argv
     flags.DEFINE_bool('debug', False, 'Show the traceback of an error.', flag_values=values)
     flags.DEFINE_bool('help', False, 'Show these flags.', short_name='h', flag_values=values)
     try:
-        if name in ('', 'help', '--help', '-h'):
-            print(_overview())
+        if name in ('', 'help', '--help', '-h', '--version') and not rest:
+            print(version() if name == '--version' else overview())
             sys.stdout.flush()
             return 0 if name else 2
         if name not in COMMANDS:
             raise ConfigError(f'unknown command {name!r}: {spec.nearest(name, COMMANDS)}')
         _parse(values, name, rest)
         if values.help:
-            print(_usage(name, values))
+            print(usage(name, values))
             sys.stdout.flush()
             return 0
         _prepare_process(values)
@@ -71,26 +74,6 @@ def _run(arguments: list[str]) -> int:
         return 0
     finally:
         sys.argv = given
-
-
-def _overview() -> str:
-    lines = ['Transformers in JAX: train, ablate, reproduce.', '', 'Commands (each has --help):']
-    return '\n'.join(
-        lines
-        + [f'  transformer-jax {name:<15} {command.help}' for name, command in COMMANDS.items()]
-    )
-
-
-def _usage(name: str, values: Flags) -> str:
-    argument = COMMANDS[name].argument
-    lines = [
-        f'transformer-jax {name}{argument and f" {argument.upper()}"}: {COMMANDS[name].help}',
-        '',
-    ]
-    shown = [
-        values[flag] for flag in sorted(values) if flag == values[flag].name and '.' not in flag
-    ]
-    return '\n'.join(lines + [f'  --{flag.name:<15} {flag.help}' for flag in shown])
 
 
 def _parse(values: Flags, name: str, arguments: list[str]) -> None:
