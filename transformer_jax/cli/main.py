@@ -1,7 +1,6 @@
 """The command line `transformer-jax COMMAND --flags`: parsing, exit codes, error messages."""
 
 import difflib
-import os
 import re
 import sys
 import traceback
@@ -18,6 +17,7 @@ from transformer_jax.errors import ConfigError, UserError
 from transformer_jax.host_memory import exhausted, tune_host_memory
 from transformer_jax.renames import RENAMED_KEYS
 from transformer_jax.schema import ExperimentConfig, flatten
+from transformer_jax.storage.files import user_cache
 
 RENAMED = {'replicas': 'seeds_per_program'}  # flags, old name to new
 
@@ -180,9 +180,7 @@ def _prepare_process(values: Flags) -> None:
     logging.set_verbosity(logging.WARNING)
     tune_host_memory()
     if not jax.config.values['jax_compilation_cache_dir']:
-        jax.config.update(
-            'jax_compilation_cache_dir', os.path.expanduser('~/.cache/transformer_jax/xla')
-        )
+        jax.config.update('jax_compilation_cache_dir', str(user_cache() / 'xla'))
     if 'distributed' in values and values.distributed:
         jax.distributed.initialize()
     elif 'coordinator' in values and values.coordinator:

@@ -13,7 +13,7 @@ from etils import epath
 
 from transformer_jax.errors import DataError
 from transformer_jax.schema import DataConfig
-from transformer_jax.storage.files import is_local, wrap_os_errors
+from transformer_jax.storage.files import expand_home, is_local, user_cache, wrap_os_errors
 
 # What to do where prepared data or a vocabulary cannot be written.
 ELSEWHERE = 'choose another data.cache_dir or --workdir'
@@ -152,7 +152,7 @@ def content_hash(*paths: epath.Path) -> str:
 
 def cache_dir(data: DataConfig) -> epath.Path:
     """Return the folder of prepared data: `data.cache_dir`, by default ~/.cache/transformer_jax."""
-    return epath.Path(data.cache_dir or '~/.cache/transformer_jax').expanduser()
+    return expand_home(data.cache_dir) if data.cache_dir else user_cache()
 
 
 def write_atomically(path: epath.Path, content: bytes) -> None:

@@ -5,12 +5,13 @@ Every function takes `epath.Path`, so that a workdir may be on either.
 
 import contextlib
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 
 from etils import epath
 
-from transformer_jax.errors import WorkdirError
+from transformer_jax.errors import ConfigError, WorkdirError
 
 
 def is_local(path: epath.Path) -> bool:
@@ -18,12 +19,37 @@ def is_local(path: epath.Path) -> bool:
     return '://' not in os.fspath(path)
 
 
+def expand_home(path: epath.PathLike) -> epath.Path:
+    """Replace ~ and ~NAME at the beginning of a path.
+
+    Raises:
+        ConfigError: there is no such home directory, as in a container with an unknown user.
+    """
+    expanded = os.path.expanduser(os.fspath(path))
+    if expanded.startswith('~'):
+        raise ConfigError(
+            f'{path}: this user has no home directory here: set HOME, or write the path in full'
+        )
+    return epath.Path(expanded)
+
+
+def user_cache() -> epath.Path:
+    """Return the folder of what may be computed again: ~/.cache/transformer_jax.
+
+    Without a home directory it is a folder of this user among the temporary files.
+    """
+    try:
+        return expand_home('~/.cache/transformer_jax')
+    except ConfigError:
+        return epath.Path(tempfile.gettempdir()) / f'transformer_jax-{os.getuid()}'
+
+
 def absolute_path(path: epath.PathLike) -> epath.Path:
     """Expand ~ and .., and start a relative path at the current directory.
 
     Not epath's `resolve`, which would turn `gs://bucket` into a local path.
     """
-    path = epath.Path(path).expanduser()
+    path = expand_home(path)
     if is_local(path):
         return path.resolve()
     scheme, _, rest = os.fspath(path).partition('://')

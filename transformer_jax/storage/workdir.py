@@ -24,6 +24,7 @@ from etils import epath
 
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.schema import flatten
+from transformer_jax.storage.checkpoint_folders import CheckpointFolders
 from transformer_jax.storage.config_changes import MAY_CHANGE, config_changes, refused_changes
 from transformer_jax.storage.config_versions import migrate_config, with_version
 from transformer_jax.storage.files import absolute_path, exists, wrap_os_errors, write_text
@@ -34,6 +35,8 @@ from transformer_jax.storage.processes import run_on_primary
 from transformer_jax.storage.provenance import describe_run, timestamp
 from transformer_jax.storage.run_identity import RunIdentity, new_run_id
 from transformer_jax.storage.seed_group_file import find_group
+
+KEPT = ('done', 'Stopped')  # how a start ends, in run.json, that has saved its state
 
 
 class Workdir:
@@ -150,7 +153,13 @@ class Workdir:
         if stored is not None:
             old = flatten(migrate_config(stored, str(self.config_path)))
             new = flatten(json.loads(json.dumps(config)))
-            if refused := refused_changes(old, new, steps_may_grow):
+            refused = refused_changes(old, new, steps_may_grow)
+            if refused and not self._was_kept():
+                # It never trained: all that it left is a vocabulary of its own data.
+                refused, stored = [], None
+                if self.seed_group is None and exists(self.tokenizer_path):
+                    self.tokenizer_path.rmtree()
+            if refused:
                 raise ConfigError(
                     f'{self.path} was trained with another configuration ({"; ".join(refused)}): '
                     'give the old values or another --workdir; only '
@@ -168,14 +177,28 @@ class Workdir:
         content = json.dumps(with_version(config) | {'run': run_id}, indent=2)
         write_text(self.config_path, content + '\n')
 
+    def _was_kept(self) -> bool:
+        """Whether a start of the run has kept its state, so that its configuration must stay.
+
+        A failure before the first checkpoint, of whatever kind, must not bind the next start. Where
+        checkpoints were deleted, the record of a start says that there were some.
+        """
+        if CheckpointFolders(self.checkpoints_path, keep=1).valid_steps():
+            return True
+        ends = [start.get('exit') or '' for start in self._starts()]
+        return any(str(end).startswith(KEPT) for end in ends)
+
+    def _starts(self) -> list[dict]:
+        remedy = 'delete it: only the record of earlier starts is lost'
+        return read_json_if_there(self.run_path, [dict], remedy) or []
+
     def _record_run(self, facts: Mapping[str, Any]) -> Iterator[dict]:
         """Yield this start's record; process 0 writes it to run.json before and after the run."""
         run = {**describe_run(), **facts}
         if jax.process_index() != 0:
             yield run
             return
-        remedy = 'delete it: only the record of earlier starts is lost'
-        earlier = read_json_if_there(self.run_path, [dict], remedy) or []
+        earlier = self._starts()
         with wrap_os_errors(self.run_path):
             write_text(self.run_path, json.dumps([*earlier, run], indent=1) + '\n')
         try:

@@ -107,6 +107,9 @@ def begin_group(group: SeedGroup) -> None:
     """
     with edit_groups(group.parent) as groups:
         entered = groups.get(group.name)
+        if entered and entered.members != group.members and not entered.has_checkpoint():
+            _take_apart(groups, entered)  # It failed before its first checkpoint.
+            entered = None
         if entered:
             if entered.members != group.members:
                 raise ConfigError(
@@ -149,10 +152,25 @@ def dissolve_group(group: SeedGroup) -> None:
         groups = stack.enter_context(edit_groups(group.parent))
         if groups.get(group.name) != group or group.has_checkpoint():
             return
-        for name, path in zip(group.members, group.member_paths, strict=True):
-            if group.has_member(name):
-                (path / 'metrics.jsonl').unlink(missing_ok=True)
-        del groups[group.name]
+        _take_apart(groups, group)
+
+
+def forget_group_at(path: epath.Path) -> None:
+    """Take apart the group that has a workdir as its own, before one run is trained there.
+
+    The caller holds the lock of the workdir, whose configuration no group has trained with.
+    """
+    with edit_groups(path) as groups:
+        if '.' in groups and not groups['.'].has_checkpoint():
+            _take_apart(groups, groups['.'])
+
+
+def _take_apart(groups: dict[str, SeedGroup], group: SeedGroup) -> None:
+    """Delete the metrics of a group's members, then its entry."""
+    for name, path in zip(group.members, group.member_paths, strict=True):
+        if group.has_member(name):
+            (path / 'metrics.jsonl').unlink(missing_ok=True)
+    del groups[group.name]
 
 
 def release_member(path: epath.PathLike) -> None:

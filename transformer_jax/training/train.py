@@ -19,6 +19,7 @@ from transformer_jax.storage.files import absolute_path, exists
 from transformer_jax.storage.processes import run_on_primary
 from transformer_jax.storage.seed_checkpoints import GroupCheckpoints
 from transformer_jax.storage.seed_group import SeedGroup
+from transformer_jax.storage.seed_group_file import NAME as GROUPS
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import seed_groups
 from transformer_jax.training.init_from import copy_tokenizer
@@ -120,6 +121,8 @@ def _train(
                 config_lib.to_dict(config), not components.schedule.uses_steps, engines=engines
             )
         )
+        if group is None:
+            _forget_group(workdir)
         if engines:
             log('engines: ' + '; '.join(f'{site} {names}' for site, names in engines.items()))
         try:
@@ -169,6 +172,17 @@ def _open_own(path: epath.PathLike) -> Workdir:
 
     run_on_primary(release)
     return Workdir(path)
+
+
+def _forget_group(workdir: Workdir) -> None:
+    """Take apart a group that failed before its first checkpoint, and was to be trained here."""
+
+    def forget() -> int:
+        if exists(workdir.path / GROUPS):
+            seed_groups.forget_group_at(workdir.path)
+        return 0
+
+    run_on_primary(forget)
 
 
 def _make_trainer(components: Components, run: TrainingRun) -> Trainer:

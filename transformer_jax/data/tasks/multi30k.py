@@ -13,6 +13,7 @@ from transformer_jax.data.files import Texts, cache_dir, content_hash, find, wri
 from transformer_jax.data.tasks.text import TextPairs
 from transformer_jax.errors import DataError
 from transformer_jax.schema import DataConfig
+from transformer_jax.storage.files import expand_home
 
 URL = 'https://raw.githubusercontent.com/multi30k/dataset/master/data/task1'
 
@@ -63,7 +64,7 @@ class Multi30k(TextPairs):
     def _file(self, data: DataConfig, stem: str, key: str) -> epath.Path:
         name = f'{stem}.{getattr(data, key)}'
         if data.source_dir:
-            path = epath.Path(data.source_dir).expanduser() / name
+            path = expand_home(data.source_dir) / name
             return find(path, f'data.source_dir, data.task and data.{key}')
         name = f'{name}.gz' if self.version == 'raw' else name
         path = cache_dir(data) / 'downloads' / 'multi30k' / name

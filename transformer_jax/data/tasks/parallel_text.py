@@ -9,6 +9,7 @@ from transformer_jax.data.tasks.base import SPLITS
 from transformer_jax.data.tasks.text import TextPairs
 from transformer_jax.errors import DataError
 from transformer_jax.schema import DataConfig
+from transformer_jax.storage.files import expand_home
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class ParallelText(TextPairs):
         pattern = getattr(self, split)
         if not pattern:
             raise DataError(f"data.task: parallel_text({split}='') has no {split} split")
-        folder = epath.Path(data.source_dir).expanduser()
+        folder = expand_home(data.source_dir)
         key = f'data.source_dir={data.source_dir!r} and data.task'
         return (
             find(folder / pattern.replace('{lang}', data.source), key),

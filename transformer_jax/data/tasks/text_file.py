@@ -9,6 +9,7 @@ from transformer_jax.data.tasks.text import ContiguousText
 from transformer_jax.errors import DataError
 from transformer_jax.ranges import number
 from transformer_jax.schema import DataConfig
+from transformer_jax.storage.files import expand_home
 
 DOCUMENTS = ('whole', 'lines', 'paragraphs')
 
@@ -63,5 +64,5 @@ class TextFile(ContiguousText):
         name = self.train if split == 'validation' and not self.validation else getattr(self, split)
         if not name:
             raise DataError(f"data.task: text_file({split}='') has no {split} split")
-        path = epath.Path(data.source_dir).expanduser() / name
+        path = expand_home(data.source_dir) / name
         return find(path, f'data.source_dir and data.task ({split})')
