@@ -293,7 +293,10 @@ def exit_codes_page() -> str:
     rows += [(str(code), '<br>'.join(texts)) for code, texts in sorted(codes.items())]
     rows += [
         ('130', 'Interrupted by SIGINT (Ctrl-C); training has saved its state.'),
-        ('143', 'Stopped by SIGTERM; training has saved its state.'),
+        (
+            '143',
+            'Stopped by SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or SIGXCPU; training has saved.',
+        ),
     ]
     return (
         f'# Exit codes\n\n{NOTE}'

@@ -72,7 +72,7 @@ for size in (100, 50_000, 200):
 def test_a_command_that_runs_out_of_memory_says_so_in_one_line(tmp_path):
     program = """
 import resource, sys
-from transformer_jax.cli.main import main
+from transformer_jax.cli import main
 resource.setrlimit(resource.RLIMIT_DATA, (3 * 2 ** 30, resource.RLIM_INFINITY))
 config = ['--config=configs/number_words.py:en-de', '--config.model.d_ff=9000000']
 sys.exit(main(['train', *config, *sys.argv[1:]]))

@@ -2,6 +2,6 @@
 
 import sys
 
-from transformer_jax.cli.main import main
+from transformer_jax.cli import main
 
 sys.exit(main())

@@ -1,5 +1,7 @@
 """Errors that a user can fix, each with one message and the exit code of the command line."""
 
+from transformer_jax.process_end import exit_code
+
 
 class UserError(Exception):
     """A mistake in usage, configuration or data; the command line prints it without a traceback."""
@@ -34,9 +36,9 @@ class Diverged(UserError):
 class Stopped(UserError):
     """A run that a signal ended after its state was saved.
 
-    The exit code is 128 + the signal's number: 130 for SIGINT, 143 for SIGTERM.
+    The exit code is 130 for SIGINT (Ctrl-C), and 143 for SIGTERM and all others.
     """
 
     def __init__(self, signum: int, message: str):
         super().__init__(message)
-        self.exit_code = 128 + signum
+        self.signum, self.exit_code = signum, exit_code(signum)

@@ -268,13 +268,15 @@ def test_a_signal_that_came_too_late_for_training_stops_the_ablation(
     pretend, tmp_path, monkeypatch
 ):
     def signalled(config, path, log):
-        with StopSignals():
+        with StopSignals() as signals:
+            signals.hold()
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(rows, 'train', signalled)
     with pytest.raises(Stopped, match=r'stopped by SIGTERM; the same command continues \(0 of 6'):
         ablate(plan(tmp_path), quiet)
-    with StopSignals():
+    with StopSignals() as signals:
+        signals.hold()
         os.kill(os.getpid(), signal.SIGINT)  # Python's own handler stops at once
 
 

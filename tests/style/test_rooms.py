@@ -10,6 +10,7 @@ from helpers.source import FILES, PACKAGE, TREES, every_file
 # From the ground up: a room imports only from rooms above its line. A room is a folder, or a file
 # at the root of the package.
 ROOMS = (
+    'process_end',
     'errors',
     'batch',
     'ranges',

@@ -23,7 +23,6 @@ from helpers.support import (
 from transformer_jax.errors import Stopped
 from transformer_jax.storage import manifest
 from transformer_jax.storage.metrics_writer import MetricsWriter
-from transformer_jax.training.signals import StopSignals
 from transformer_jax.training.train import train
 
 # 13 steps are an epoch: two epochs end on the way. Dropout is on.
@@ -133,14 +132,6 @@ def test_a_signal_before_an_evaluation_only_postpones_it(whole, tmp_path):
     )  # who is preempted has seconds left: to save, not to translate
     train(experiment(**RUN), tmp_path, quiet)
     assert recorded(tmp_path) == recorded(whole)
-
-
-def test_the_second_signal_does_not_wait():
-    with StopSignals() as signals:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert signals.received(1) == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 LONG = {'train__steps': 200, 'checkpoint__every': 20}

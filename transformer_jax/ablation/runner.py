@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
@@ -16,6 +17,7 @@ from transformer_jax.ablation.plan import Plan, Setting, Trial
 from transformer_jax.ablation.train_seeds import Failure
 from transformer_jax.display.tables import result_table
 from transformer_jax.errors import Stopped, UserError, WorkdirError
+from transformer_jax.process_end import STOP_SIGNALS, Interrupted
 from transformer_jax.profiling import measure
 from transformer_jax.storage.files import wrap_os_errors
 from transformer_jax.storage.locks import lock
@@ -83,9 +85,7 @@ def ablate(plan: Plan, log: Log, most: int = 0) -> None:
                 jax.clear_caches()
     except Stopped as stop:
         done = list(live_table.states.values()).count('done')
-        raise Stopped(
-            stop.exit_code - 128, f'{stop} ({done} of {len(plan.trials)} runs are done)'
-        ) from None
+        raise Stopped(stop.signum, f'{stop} ({done} of {len(plan.trials)} runs are done)') from None
     finally:
         results.write_results(plan.root)
     done = len(plan.trials) - len(failures)
@@ -164,19 +164,26 @@ def _state(failure: Failure | None) -> str:
 
 @contextlib.contextmanager
 def _signals_stop() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise Stopped at once, where there is nothing to save.
+    """Let the first signal raise Stopped at once, where there is nothing to save.
 
-    Training has handlers of its own.
+    Training has handlers of its own. Outside of the main thread Python gives no signals.
     """
+    received = []
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise Stopped(
-            signum, f'stopped by {signal.Signals(signum).name}; the same command continues'
-        )
+        received.append(signum)
+        if len(received) == 1:
+            raise Interrupted(signum)
 
-    old = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
+    main = threading.current_thread() is threading.main_thread()
+    watched = [
+        signum for signum in STOP_SIGNALS if main and signal.getsignal(signum) != signal.SIG_IGN
+    ]
+    old = {signum: signal.signal(signum, stop) for signum in watched}
     try:
         yield
+    except Interrupted as stopped:
+        raise Stopped(stopped.signum, f'{stopped}; the same command continues') from None
     finally:
         for signum, handler in old.items():
             signal.signal(signum, handler)

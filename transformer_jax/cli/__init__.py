@@ -1,5 +1,5 @@
-"""The command line: one file for each group of commands, and one table of all commands."""
+"""The command line, one module for each group of commands."""
 
-from transformer_jax.cli.main import main
+from transformer_jax.cli.entry import main
 
 __all__ = ['main']

@@ -71,7 +71,14 @@ class Evaluator:
         log: receives remarks.
     """
 
-    def __init__(self, components: Components, data: Data, partitioner: Partitioner, log: Log):
+    def __init__(
+        self,
+        components: Components,
+        data: Data,
+        partitioner: Partitioner,
+        log: Log,
+        before_batch: Callable[[], None] = lambda: None,
+    ):
         """Prepare the compiled functions; each compiles for a shape when it first meets it.
 
         Args:
@@ -79,8 +86,10 @@ class Evaluator:
             data: its data, with the splits that will be evaluated.
             partitioner: places batches and compiles functions, for a single seed.
             log: receives remarks.
+            before_batch: called before every batch; ends the evaluation by what it raises.
         """
         self.config, self.data, self.log = components.config, data, log
+        self._before_batch = before_batch
         self.model = build_model(components.architecture)
         self._partitioner = partitioner
         self._score = partitioner.compile(
@@ -170,6 +179,7 @@ class Evaluator:
         plan, _ = self.data.evaluation(split, stride)
         batches = self.data.eval_batches(split, partitioner.rows_multiple, _all_rows, stride)
         for number, batch in enumerate(batches):
+            self._before_batch()
             start, stop = partitioner.local_rows(len(batch.targets_BT))
             local = jax.tree.map(lambda a_BT, i=start, j=stop: a_BT[i:j], batch)
             scores = self._score(params, partitioner.put(local))
@@ -198,6 +208,7 @@ class Evaluator:
         key = jax.random.PRNGKey(self.config.train.seed if seed is None else seed)
         batches = source_batches(self.data.tokenizer, texts, lengths, tokens, self.log, first)
         for indices, *source in batches:
+            self._before_batch()
             rows = np.full(len(source[0]), first + len(texts), np.int32)
             rows[: len(indices)] = first + indices
             placed = [partitioner.put_whole(a) for a in source]

@@ -24,9 +24,10 @@ from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import seed_groups
 from transformer_jax.training.init_from import copy_tokenizer
 from transformer_jax.training.programs import SeedGroupProgram, make_program
+from transformer_jax.training.seed_group_trainer import SeedGroupTrainer
 from transformer_jax.training.signals import StopSignals
 from transformer_jax.training.train_state import optimizer_summary
-from transformer_jax.training.trainer import SeedGroupTrainer, Trainer
+from transformer_jax.training.trainer import Trainer
 from transformer_jax.training.training_run import REMEDY, Record, TrainingRun
 
 Log = Callable[[str], None]
@@ -132,10 +133,11 @@ def _train(
                 )
             data = load_data(components.pipeline, workdir.tokenizer_path, log, _splits(config))
             if group is None:
-                trainer = _make_trainer(components, TrainingRun(config, data, workdir, log))
+                run = TrainingRun(config, data, workdir, log)
+                trainer = _make_trainer(components, run, signals)
             else:
                 runs = stack.enter_context(seed_groups.open_group(group, members, data, log))
-                trainer = _make_group_trainer(components, runs, workdir, log)
+                trainer = _make_group_trainer(components, runs, workdir, signals, log)
             trainer.start(workdir.tokenizer_path)
         except UserError:
             # A configuration that has never trained must not bind the next one.
@@ -143,7 +145,7 @@ def _train(
                 workdir.config_path.unlink(missing_ok=True)
             raise
         try:
-            trainer.run(signals)
+            trainer.run()
         finally:
             trainer.close()
         if trainer.failed:
@@ -185,24 +187,28 @@ def _forget_group(workdir: Workdir) -> None:
     run_on_primary(forget)
 
 
-def _make_trainer(components: Components, run: TrainingRun) -> Trainer:
+def _make_trainer(components: Components, run: TrainingRun, signals: StopSignals) -> Trainer:
     """Build the trainer of one run."""
     program = make_program(components)
     run.log(f'optimizer: {optimizer_summary(components, program.model)}')
     workdir, keep = run.workdir, _kept_steps(components.config)
     checkpoints = Checkpoints(workdir.checkpoints_path, keep=keep, run=workdir.identity())
-    return Trainer(components, run, program, checkpoints, run.log)
+    return Trainer(components, run, program, checkpoints, signals, run.log)
 
 
 def _make_group_trainer(
-    components: Components, runs: Sequence[TrainingRun], workdir: Workdir, log: Log
+    components: Components,
+    runs: Sequence[TrainingRun],
+    workdir: Workdir,
+    signals: StopSignals,
+    log: Log,
 ) -> Trainer:
     """Build the trainer of a group of seeds, whose own workdir is given."""
     program = SeedGroupProgram(components, [run.config for run in runs])
     log(f'optimizer: {optimizer_summary(components, program.single.model)}')
     keep = _kept_steps(components.config)
     checkpoints = GroupCheckpoints(workdir.checkpoints_path, keep=keep, run=workdir.identity())
-    return SeedGroupTrainer(components, runs, program, checkpoints, log)
+    return SeedGroupTrainer(components, runs, program, checkpoints, signals, log)
 
 
 def _kept_steps(config: ExperimentConfig) -> int:

@@ -1,9 +1,10 @@
-"""The loop of training: steps, logging, evaluation and checkpoints of one run or a seed group."""
+"""The loop of training: steps, logging, evaluation and checkpoints of one run."""
 
+import contextlib
 import dataclasses
-import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import jax
@@ -17,9 +18,9 @@ from transformer_jax.errors import Stopped
 from transformer_jax.evaluation.evaluator import Evaluator
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.storage.config_versions import with_version
-from transformer_jax.storage.seed_group import MAY_DIFFER
 from transformer_jax.training.init_from import start_from
-from transformer_jax.training.programs import SeedGroupProgram, TrainProgram
+from transformer_jax.training.programs import TrainProgram
+from transformer_jax.training.signals import StopSignals
 from transformer_jax.training.train_state import TrainState
 from transformer_jax.training.training_run import Record, TrainingRun
 
@@ -27,12 +28,12 @@ Log = Callable[[str], None]
 Values = dict[str, float]  # the metrics of one step of one run
 
 
-class Signals(Protocol):
-    """Where the loop asks whether a signal has come, see `signals.StopSignals`."""
+class _EvaluationLeft(Exception):
+    """A signal came between two batches of an evaluation."""
 
-    def received(self, step: int) -> int:
-        """Return the signal that asks to stop after this step, or 0."""
-        ...
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
 
 
 class BatchIterator(Protocol):
@@ -63,11 +64,15 @@ class Trainer:
         run: TrainingRun,
         program: TrainProgram,
         checkpoints: Checkpoints,
+        signals: StopSignals,
         log: Log,
     ):
         self.config, self.runs = components.config, [run]
         self.program, self.checkpoints, self.log = program, checkpoints, log
-        self.evaluator = Evaluator(components, run.data, program.partitioner, log)
+        self.signals = signals
+        self.evaluator = Evaluator(
+            components, run.data, program.partitioner, log, self._leave_evaluation
+        )
         self.step = 0
         self.saved = -1
 
@@ -104,7 +109,7 @@ class Trainer:
         for run in self.runs:
             run.start(resumed)
 
-    def run(self, signals: Signals) -> None:
+    def run(self) -> None:
         """Train until the last step, until no run is live, or until a signal comes.
 
         Each batch travels with the iterator state that follows it, so that the saved position is
@@ -118,7 +123,7 @@ class Trainer:
         pending = None
         for run in self.live:
             if 0 < self.step != run.record.evaluated and run.due(self.step)[0]:
-                self._evaluate(run)  # A signal came between this step and its evaluation.
+                self._evaluate(run)  # A signal came before the end of this step's evaluation.
         with Progress(self.step, steps, self.config.train.log_every, self.log) as progress:
             while self.step < steps and self.live:
                 waited = time.perf_counter()
@@ -126,27 +131,23 @@ class Trainer:
                 waited = time.perf_counter() - waited
                 metrics = self._take_step(batch)
                 self.step, self.position = self.step + 1, position
+                self.signals.hold()
                 if pending:
                     self._account(progress, *pending)
                 pending = self.step, metrics, waited
-                # After the last step there is nothing left to interrupt but its evaluation, which
-                # completes the run.
-                signum = signals.received(self.step) if self.step < steps else 0
+                # After the last step there is nothing left to interrupt but its evaluation.
+                signum = self.signals.received(self.step) if self.step < steps else 0
                 due = any(any(run.due(self.step)) for run in self.live)
                 if signum or self.step == steps or due:
                     self._account(progress, *pending)
                     pending = None
                     with progress.paused():
-                        kept = [run for run in self.live if self._completes(run, signum)]
+                        kept, signum = self._complete_step(signum)
                         if kept or (signum and self.live):
                             self.save(kept)
                 if signum and self.live:
                     self.checkpoints.wait()
-                    raise Stopped(
-                        signum,
-                        f'stopped by {signal.Signals(signum).name} after step {self.step}, which '
-                        'is saved; the same command continues from there',
-                    )
+                    raise Stopped(signum, self.signals.message(signum, self.step))
         if self.saved != self.step and not self.failed:
             self.save(self.live)
         self.checkpoints.wait()  # Also where all failed: the save before it must not be lost.
@@ -219,11 +220,39 @@ class Trainer:
             seconds = line['seconds'] / len(values)
             run.metrics.write(step, 'train', line | own | {'seconds': seconds})
 
-    def _completes(self, run: TrainingRun, signum: int) -> bool:
-        """Evaluate a run where that is due; return whether it keeps this step's checkpoint."""
-        evaluates, saves = run.due(self.step)
-        better = evaluates and not signum and self._evaluate(run)
-        return saves or better or run.record.stopped_early or bool(signum)
+    def _complete_step(self, signum: int) -> tuple[list[TrainingRun], int]:
+        """Evaluate the runs that are due, until a signal comes.
+
+        Returns:
+            (runs that keep this step's checkpoint, the signal that asks to stop here or 0)
+        """
+        kept = []
+        for run in self.live:
+            evaluates, saves = run.due(self.step)
+            better = False
+            try:
+                with self._may_be_left():
+                    better = evaluates and not signum and self._evaluate(run)
+            except _EvaluationLeft as left:
+                signum = left.signum
+            if saves or better or run.record.stopped_early or signum:
+                kept.append(run)
+        return kept, signum
+
+    def _may_be_left(self) -> AbstractContextManager[None]:
+        # No later checkpoint could record an evaluation of the last step.
+        if self.step == self.config.train.steps:
+            return contextlib.nullcontext()
+        return self.signals.saved_by(self._save_at_once)
+
+    def _leave_evaluation(self) -> None:
+        signum = self.signals.received(self.step) if self.step < self.config.train.steps else 0
+        if signum:
+            raise _EvaluationLeft(signum)
+
+    def _save_at_once(self) -> None:
+        self.save(self.live)
+        self.checkpoints.wait()
 
     def _evaluate(self, run: TrainingRun) -> bool:
         """Score the validation split; return whether it is the best so far."""
@@ -235,49 +264,3 @@ class Trainer:
         )
         found.write_samples(samples)
         return run.take_scores(self.step, found.scores, time.perf_counter() - start)
-
-
-class SeedGroupTrainer(Trainer):
-    """Several runs in progress in one program; one that ends early stands still from there on."""
-
-    def __init__(
-        self,
-        components: Components,
-        runs: Sequence[TrainingRun],
-        program: SeedGroupProgram,
-        checkpoints: Checkpoints,
-        log: Log,
-    ):
-        super().__init__(components, runs[0], program.single, checkpoints, log)
-        self.runs, self.program = list(runs), program
-
-    def params_of(self, run: TrainingRun) -> Any:
-        return self.program.params_of(self.state.eval_params, self.runs.index(run))
-
-    def _make_iterator(self) -> BatchIterator:
-        first, *others = (run.data for run in self.runs)
-        rows = self.program.partitioner.local_rows, self.program.rows_multiple
-        return first.stacked_iterator(others, *rows)
-
-    def _take_step(self, batch: Any) -> dict[str, jax.Array]:
-        live = self.program.place_live([run.record.live for run in self.runs])
-        self.state, metrics = self.program.train_step(self.state, self.program.place(batch), live)
-        return metrics
-
-    def _values(self, metrics: dict[str, Any]) -> list[Values]:
-        return [
-            {name: value[index].item() for name, value in metrics.items()}
-            for index in range(len(self.runs))
-        ]
-
-    def _read_records(self, meta: dict[str, Any]) -> list[dict[str, Any]]:
-        return meta['records']
-
-    def _write_records(self) -> dict[str, Any]:
-        flat = [config_lib.flatten(run.config) for run in self.runs]
-        members = [
-            {'folder': run.workdir.path.name, 'values': {key: own[key] for key in MAY_DIFFER}}
-            for run, own in zip(self.runs, flat, strict=True)
-        ]
-        records = [dataclasses.asdict(run.record) for run in self.runs]
-        return {'records': records, 'members': members, 'best': None}

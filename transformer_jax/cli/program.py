@@ -2,13 +2,14 @@
 
 import difflib
 import re
+import signal
 import sys
 import traceback
 
 import jax
 from absl import flags, logging
 
-from transformer_jax import spec
+from transformer_jax import process_end, spec
 from transformer_jax.cli.commands import COMMANDS
 from transformer_jax.cli.flags import Flags
 from transformer_jax.cli.help import overview, usage, version
@@ -22,14 +23,10 @@ from transformer_jax.storage.files import user_cache
 RENAMED = {'replicas': 'seeds_per_program'}  # flags, old name to new
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit code, see `errors`.
-
-    Args:
-        argv: the arguments after the program's name; None: those of this process.
-    """
+def run_command(arguments: list[str]) -> int:
+    """Run the command that the arguments name, and return its exit code, see `errors`."""
     with guarded_streams():
-        return _run(sys.argv[1:] if argv is None else argv)
+        return _run(arguments)
 
 
 def _run(arguments: list[str]) -> int:
@@ -54,6 +51,8 @@ def _run(arguments: list[str]) -> int:
             sys.stdout.flush()
             return 0
         _prepare_process(values)
+        if (guard := process_end.guard()) is not None:
+            guard.at_once = False
         COMMANDS[name].run(values)
         sys.stdout.flush()
         return 0
@@ -67,9 +66,9 @@ def _run(arguments: list[str]) -> int:
             raise
         print(f'transformer-jax: {exhausted(error)}', file=sys.stderr)
         return ConfigError.exit_code
-    except KeyboardInterrupt:
-        print('transformer-jax: interrupted', file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f'transformer-jax: {str(error) or "interrupted"}', file=sys.stderr)
+        return process_end.exit_code(getattr(error, 'signum', signal.SIGINT))
     except ReaderEndedError:
         return 0
     finally:
@@ -181,6 +180,8 @@ def _prepare_process(values: Flags) -> None:
     tune_host_memory()
     if not jax.config.values['jax_compilation_cache_dir']:
         jax.config.update('jax_compilation_cache_dir', str(user_cache() / 'xla'))
+    # Its handler would swallow a SIGTERM that comes before the first step, see `StopAgreement`.
+    jax.config.update('jax_enable_preemption_service', False)
     if 'distributed' in values and values.distributed:
         jax.distributed.initialize()
     elif 'coordinator' in values and values.coordinator:
