@@ -10,8 +10,10 @@ import pytest
 from helpers.support import experiment, quiet
 
 import transformer_jax
+from transformer_jax.ablation import Experiment, Metric
 from transformer_jax.batch import EOS, PAD
 from transformer_jax.cli import streams
+from transformer_jax.config import default_config
 from transformer_jax.data.tokenizers import BytePairs, Bytes, Characters, Symbols
 from transformer_jax.errors import ConfigError, DataError, WorkdirError
 from transformer_jax.inference.generate import Generator
@@ -229,6 +231,9 @@ def test_an_unknown_character_is_named(language, call):
         (lambda run: run.translate('seven', beam=2), 'is one string'),
         (lambda run: run.attention_weights('\udcff'), 'the text: invalid UTF-8'),
         (lambda run: run.tokenizer.encode('seven'), 'is one string'),
+        (lambda run: run.translate(text for text in ['a']), 'texts is a generator: give a list'),
+        (lambda run: run.translate(None), 'texts is a NoneType: give a list'),
+        (lambda run: transformer_jax.load_data(run.config, 'w', 'train'), "splits='train' is one"),
     ],
 )
 def test_a_bare_string_is_no_list(sampler, act, message):
@@ -244,6 +249,27 @@ def test_classes_and_stops_are_lists(classifier, language):
         run.generate('six', stop='end')
     with pytest.raises(ConfigError, match='--stop= is empty'):
         run.generate('six', stop=('', 'end'))
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'metrics': 'bleu'},
+        {'metrics': Metric('bleu')},
+        {'metrics': ('bleu',)},
+        {'published': 'Vaswani et al. (2017)'},
+    ],
+)
+def test_parts_of_an_experiment_are_tuples(changes):
+    given = {'claim': '', 'base': default_config(), 'variants': {'a': {}}}
+    with pytest.raises(ConfigError, match=rf'{next(iter(changes))}=.*: it takes a tuple of '):
+        Experiment(**given, **({'metrics': (Metric('bleu'),)} | changes))
+
+
+def test_a_split_is_one_of_three(sampler):
+    config = transformer_jax.open_run(sampler, log=quiet).config
+    with pytest.raises(ConfigError, match="split='tran': did you mean 'train'"):
+        transformer_jax.load_data(config, sampler, ['tran'])
 
 
 # --- Prompts --------------------------------------------------------------------------------------

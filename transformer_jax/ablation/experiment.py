@@ -138,6 +138,11 @@ class Experiment:
     def __post_init__(self):
         if not self.variants or not self.metrics:
             raise ConfigError('an experiment needs variants and metrics')
+        for name, kind in (('metrics', Metric), ('published', Published)):
+            given = getattr(self, name)
+            listed = isinstance(given, tuple | list)
+            if not listed or not all(isinstance(item, kind) for item in given):
+                raise ConfigError(f'{name}={given!r}: it takes a tuple of {kind.__name__}')
         odd = [
             name for name, overrides in self.variants.items() if not isinstance(overrides, Mapping)
         ]

@@ -9,12 +9,13 @@ import grain
 import numpy as np
 from etils import epath
 
+from transformer_jax import spec
 from transformer_jax.batch import Batch
 from transformer_jax.data.batching import Batching, Buckets, LocalRows, Plan, materialize
 from transformer_jax.data.examples import Examples, Joined, Uncounted
 from transformer_jax.data.files import Texts
-from transformer_jax.data.tasks.base import Log, ReadContext, Task
-from transformer_jax.data.tokenizers import Tokenizer
+from transformer_jax.data.tasks.base import SPLITS, Log, ReadContext, Task
+from transformer_jax.data.tokenizers import Tokenizer, require_texts
 from transformer_jax.errors import ConfigError, DataError
 from transformer_jax.schema import DataConfig
 
@@ -274,6 +275,10 @@ def load_data(
     Raises:
         DataError, ConfigError: the data or the keys that describe it cannot be used.
     """
+    require_texts(splits, 'splits')
+    for split in splits:
+        if split not in SPLITS:
+            raise ConfigError(f'split={split!r}: {spec.nearest(split, SPLITS)}')
     task = config.task.opened(config.data)
     tokenizer, texts = task.make_tokenizer(config.data, tokenizer_dir, 'train' in splits)
     data = Data(config, task, config.batching, tokenizer, log)

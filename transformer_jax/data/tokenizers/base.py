@@ -140,6 +140,8 @@ def require_texts(texts: Sequence[str], name: str = 'texts') -> None:
     """
     if isinstance(texts, str | bytes):
         raise DataError(f'{name}={_short(texts)} is one string: give a list of texts')
+    if not hasattr(texts, '__len__'):  # an iterator would be empty after this check
+        raise DataError(f'{name} is a {type(texts).__name__}: give a list of texts')
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f'{name}[{number}]={_short(text)} is a {type(text).__name__}, no text')
