@@ -19,7 +19,7 @@ DEMO = str(Path(__file__).parents[2] / 'experiments' / 'demo' / 'number_words.py
         ([DEMO], '--root is missing'),
         (['nope.py', '--root=r'], 'nope.py: there is no such file; name one of experiments/'),
         ([DEMO, '--root=r', '--seeds=0'], '--seeds=0'),
-        ([DEMO, '--root=r', '--shard=3/2'], '--shard=3/2: it takes i/n'),
+        ([DEMO, '--root=r', '--part=2/2'], '--part=2/2: it takes i/n'),
         ([DEMO, '--root=r', '--only=bsae'], "--only=bsae: no such variant; did you mean 'base'?"),
         ([DEMO, '--root=r', '--dry-rum'], "unknown flag --dry_rum: did you mean 'dry_run'?"),
         ([DEMO, '--root=r', 'more'], "unexpected argument 'more'"),

@@ -104,7 +104,6 @@ def test_names():
         ),
         ({'variants': {'base': 3}}, 'the overrides of base are no mapping'),
         ({'base': {}}, 'the base is no ConfigDict'),
-        ({'variants': {'a b': {}, 'a  b': {}}}, "'a b' and 'a  b' would share the folder 'a-b'"),
         ({'match': 'size'}, "match='size', it takes none, params, flops"),
         ({'reference': 'bsae'}, "reference='bsae' is no variant; these are: base"),
         (

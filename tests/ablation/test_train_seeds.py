@@ -237,13 +237,13 @@ def test_who_goes_on_with_a_group_scores_all_of_it(shared, tmp_path, held):
         if held
         else contextlib.nullcontext()
     ):
-        ablate(plan(tmp_path, BASE, seeds=3, shard='1/3'), lines.append)
+        ablate(plan(tmp_path, BASE, seeds=3, part='0/3'), lines.append)
     assert shared['trained'] == ['base/0-1-2']
     assert done_seeds(tmp_path) == ([0] if held else [0, 2])
     assert lines[-1].startswith('1 of 1 runs done')
     with pytest.raises(Unfinished, match=r'1 of 1 .*\n  base/1: nan'):
-        ablate(plan(tmp_path, BASE, seeds=3, shard='2/3'), quiet)
-    ablate(plan(tmp_path, BASE, seeds=3, shard='3/3'), quiet)
+        ablate(plan(tmp_path, BASE, seeds=3, part='1/3'), quiet)
+    ablate(plan(tmp_path, BASE, seeds=3, part='2/3'), quiet)
     assert (shared['trained'], done_seeds(tmp_path)) == (['base/0-1-2'], [0, 2])
 
 
@@ -280,8 +280,8 @@ def test_a_signal_that_came_too_late_for_training_stops_the_ablation(
         os.kill(os.getpid(), signal.SIGINT)  # Python's own handler stops at once
 
 
-def test_shards_meet_in_the_root(pretend, tmp_path):
-    for shard in ('1/2', '2/2'):
-        ablate(plan(tmp_path, shard=shard), quiet)
+def test_parts_meet_in_the_root(pretend, tmp_path):
+    for part in ('0/2', '1/2'):
+        ablate(plan(tmp_path, part=part), quiet)
     assert not json.loads((tmp_path / 'results.json').read_text())['missing']
     assert sorted(pretend['trained']) == sorted(EVERYTHING)

@@ -27,9 +27,9 @@ def table(variants=VARIANTS, metrics=METRICS, **changes) -> Experiment:
     return Experiment('a claim', base, variants, metrics, seeds=2)
 
 
-def plan(root, *args, only=(), shard='1/1', seeds=0, **changes) -> Plan:
+def plan(root, *args, only=(), part='0/1', seeds=0, **changes) -> Plan:
     made = Plan(table(*args, **changes), 'table.py', root, seeds)
-    made.narrow(only, shard)
+    made.narrow(only, part)
     return made
 
 

@@ -198,14 +198,13 @@ class Experiment:
                     f'{published.source}: metric={published.metric!r} is none of '
                     f'{", ".join(metrics)}'
                 )
-        slugs: dict[str, str] = {}
         for name in self.variants:
-            other = slugs.setdefault(slug(name), name)
-            if other != name:
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
                 raise ConfigError(
-                    f'variants {other!r} and {name!r} would share the folder {slug(name)!r}: '
-                    'rename one'
-                )
+                    f'variant {name!r} is no text ({error.reason}): rename it'
+                ) from error
 
     def with_base(self, overrides: Mapping[str, Any]) -> 'Experiment':
         """Return a copy with keys of the base replaced; what variants set stays as they set it.
@@ -255,7 +254,10 @@ def lengths_of(metrics: Sequence[Metric]) -> list[int]:
 
 
 def slug(name: str) -> str:
-    """Turn a variant's name into a folder's: letters, digits, dots, dashes and underscores."""
+    """Turn a name into a file's: ASCII letters, digits, dots, dashes and underscores.
+
+    Different names may become the same; `settings.choose_folder` keeps folders of variants apart.
+    """
     return re.sub(r'[^\w.-]+', '-', name, flags=re.ASCII).strip('-.') or '-'
 
 

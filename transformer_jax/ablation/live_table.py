@@ -9,8 +9,9 @@ import rich.live
 import rich.table
 import rich.text
 
-from transformer_jax.ablation.plan import Plan, Setting, Trial
+from transformer_jax.ablation.plan import Plan, Trial
 from transformer_jax.ablation.results import last_event
+from transformer_jax.ablation.settings import Setting
 from transformer_jax.display.progress import without_bars
 from transformer_jax.display.tables import result_table
 from transformer_jax.training.seed_groups import group_name

@@ -17,29 +17,14 @@ from transformer_jax.ablation.experiment import (
     evaluations,
     impossible_variants,
     lengths_of,
-    slug,
 )
 from transformer_jax.ablation.match_sizes import Matched, match_sizes
+from transformer_jax.ablation.settings import Setting, settings_of
 from transformer_jax.attention.engines import require_platform
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.partitioning.mesh import mesh_sizes
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.files import absolute_path, exists, write_text
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """A config of the experiment, with the variants that share it.
-
-    Attributes:
-        folder: under the root, of all its trials.
-        variants: their names.
-        config: with the first seed.
-    """
-
-    folder: str
-    variants: tuple[str, ...]
-    config: ExperimentConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +88,7 @@ class Plan:
         )
         path = self.root / results.EXPERIMENT
         earlier = results.read_experiment(path) if exists(path) else {'variants': {}, 'seeds': []}
-        self.settings = _settings(
+        self.settings = settings_of(
             {name: m.config for name, m in self.matched.items()}, earlier['variants']
         )
         first = cast(Any, experiment.base).train.seed
@@ -116,12 +101,12 @@ class Plan:
             for seed in wanted
         ]
 
-    def narrow(self, only: Sequence[str], shard: str) -> None:
+    def narrow(self, only: Sequence[str], part: str) -> None:
         """Leave only the trials of some variants, and of these only one of several parts.
 
         Args:
             only: names of variants; none: all.
-            shard: 'i/n', the i-th of n parts.
+            part: 'i/n', the i-th of n parts; i counts from 0.
 
         Raises:
             ConfigError: there is no such variant or part.
@@ -133,11 +118,11 @@ class Plan:
         self.trials = [
             trial for trial in self.trials if not only or set(trial.setting.variants) & set(only)
         ]
-        index, _, count = shard.partition('/')
-        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise ConfigError(f'--shard={shard}: it takes i/n, the i-th of n parts, with 1 ≤ i ≤ n')
+        index, _, count = part.partition('/')
+        if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+            raise ConfigError(f'--part={part}: it takes i/n, a part i of n, with 0 ≤ i < n')
         # Neighbors stay together: the seeds of a setting share what is compiled.
-        first, last = (len(self.trials) * end // int(count) for end in (int(index) - 1, int(index)))
+        first, last = (len(self.trials) * end // int(count) for end in (int(index), int(index) + 1))
         self.trials = self.trials[first:last]
 
     def require_machine(self) -> None:
@@ -215,31 +200,6 @@ class Plan:
             'variants': {name: variant(name, matched) for name, matched in self.matched.items()},
         }
         return json.loads(json.dumps(record))  # as it will be read: tuples are lists
-
-
-def _settings(configs: dict[str, ExperimentConfig], earlier: dict[str, Any]) -> tuple[Setting, ...]:
-    """Group variants by config; a config keeps the folder that it had under another name."""
-    names: dict[str, list[str]] = {}
-    for name, config in configs.items():
-        names.setdefault(_key(config_lib.flatten(config)), []).append(name)
-    had = {_key(variant['config']): variant['folder'] for variant in earlier.values()}
-    settings, taken = [], {}
-    for key, members in names.items():
-        folder = had.get(key, slug(members[0]))
-        if folder in taken:
-            raise ConfigError(
-                f'variant {members[0]!r} would share the folder {folder!r} with '
-                f'{taken[folder]!r}, which had its name before: give it another one'
-            )
-        taken[folder] = members[0]
-        settings.append(Setting(folder, tuple(members), configs[members[0]]))
-    return tuple(settings)
-
-
-def _key(flat: dict[str, Any]) -> str:
-    return json.dumps(
-        {key: value for key, value in flat.items() if key != 'train.seed'}, sort_keys=True
-    )
 
 
 def _refuse_other_version(root: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> None:

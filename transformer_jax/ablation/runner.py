@@ -13,7 +13,8 @@ import rich.table
 from transformer_jax import config as config_lib
 from transformer_jax.ablation import results, score, train_seeds
 from transformer_jax.ablation.live_table import LiveTable
-from transformer_jax.ablation.plan import Plan, Setting, Trial
+from transformer_jax.ablation.plan import Plan, Trial
+from transformer_jax.ablation.settings import Setting
 from transformer_jax.ablation.train_seeds import Failure
 from transformer_jax.display.tables import result_table
 from transformer_jax.errors import Stopped, UserError, WorkdirError

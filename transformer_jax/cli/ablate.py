@@ -34,9 +34,9 @@ def define_ablate(values: Flags) -> None:
     )
     flags.DEFINE_list('only', [], 'Only these variants, separated by commas.', flag_values=values)
     flags.DEFINE_string(
-        'shard',
-        '1/1',
-        'Written i/n: the i-th of n parts of the runs, for job arrays.',
+        'part',
+        '0/1',
+        'Written i/n: a part of the runs, for job arrays; i counts from 0, up to n - 1.',
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -71,7 +71,7 @@ def run_ablate(values: Flags) -> None:
     overrides = config_flags.get_override_values(values['config'])
     chosen = load_experiment(values.experiment).with_base(overrides)
     plan = Plan(chosen, values.experiment, values.root, values.seeds or 0)
-    plan.narrow(values.only, values.shard)
+    plan.narrow(values.only, values.part)
     if values.dry_run:
         output_console().print(runner.dry_run(plan, print_remark))
     else:

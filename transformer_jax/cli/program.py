@@ -20,7 +20,11 @@ from transformer_jax.renames import RENAMED_KEYS
 from transformer_jax.schema import ExperimentConfig, flatten
 from transformer_jax.storage.files import user_cache
 
-RENAMED = {'replicas': 'seeds_per_program'}  # flags, old name to new
+# Flags that are gone -> what to write in their place.
+RENAMED = {
+    'replicas': '--seeds_per_program',
+    'shard': '--part, which counts from 0: --part=0/8 is what --shard=1/8 was',
+}
 
 
 def run_command(arguments: list[str]) -> int:
@@ -89,7 +93,7 @@ def _parse(values: Flags, name: str, arguments: list[str]) -> None:
         getattr('config' in values and values.config, 'lock', None)
     except flags.UnrecognizedFlagError as error:
         name = error.flagname
-        hint = f'it is now --{RENAMED[name]}' if name in RENAMED else spec.nearest(name, values)
+        hint = f'it is now {RENAMED[name]}' if name in RENAMED else spec.nearest(name, values)
         raise ConfigError(f'unknown flag --{name}: {hint}') from None
     except Exception as error:  # A configuration file is a program, and may raise anything.
         raise ConfigError(_explain(error)) from error

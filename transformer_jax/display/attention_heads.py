@@ -188,8 +188,7 @@ def _draw_panel(axes: Axes, panel: Panel, x: float, y: float, cell: float) -> No
     axes.imshow(panel.weights, extent=(x, x_S[-1], y_T[-1], y), **IMAGE)
     axes.hlines(y_T, x, x_S[-1], color='0.85', linewidth=0.4)
     axes.vlines(x_S, y, y_T[-1], color='0.85', linewidth=0.4)
-    # No mathematics: a token may contain a dollar sign.
-    style = {'fontsize': FONT_POINTS, 'parse_math': False}
+    style = {'fontsize': FONT_POINTS}
     for label, middle in zip(panel.rows, y_T[:-1] + cell / 2, strict=True):
         axes.text(x - LETTER_INCHES / 2, middle, label, ha='right', va='center_baseline', **style)
     for label, middle in zip(panel.columns, x_S[:-1] + cell / 2, strict=True):

@@ -7,10 +7,10 @@ from typing import Any
 
 import rich.console
 import rich.table
+import rich.text
 from etils import epath
-from matplotlib.figure import Figure
 
-from transformer_jax.display.figures import save_figure
+from transformer_jax.display.figures import PlainFigure, save_figure
 
 # Keys of a result that stand in the title, in a row of their own or in a table of their own.
 ELSEWHERE = (
@@ -28,18 +28,19 @@ ELSEWHERE = (
 def evaluation_table(result: Mapping[str, Any]) -> str:
     """Format an object of evaluations.json as a table; classes get their confusion matrix."""
     subject = result['direction' if 'direction' in result else 'task']
-    table = rich.table.Table(
-        title=f'{subject} {result["split"]}, checkpoint {result["checkpoint"]} '
+    title = (
+        f'{subject} {result["split"]}, checkpoint {result["checkpoint"]} '
         f'(step {", ".join(map(str, result["steps"]))})'
     )
+    table = rich.table.Table(title=rich.text.Text(title, 'table.title'))
     table.add_column('metric')
     table.add_column('value', overflow='fold')
     for name, value in result.items():
         if name not in ELSEWHERE:
-            table.add_row(name, _readable(value))
+            table.add_row(name, rich.text.Text(_readable(value)))
     if 'direction' in result:
         settings = ', '.join(f'{key}={value}' for key, value in result['decode'].items())
-        table.add_row('decode', settings)
+        table.add_row('decode', rich.text.Text(settings))
     tables = [table]
     if 'confusion' in result:
         tables.append(_confusion_table(result['classes'], result['confusion']))
@@ -51,8 +52,11 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
 def _confusion_table(
     classes: Sequence[str], confusion: Sequence[Sequence[int]]
 ) -> rich.table.Table:
-    table = rich.table.Table('class', *classes, title='class (down), taken for (across)')
-    for name, counts in zip(classes, confusion, strict=True):
+    names = [rich.text.Text(name) for name in classes]
+    table = rich.table.Table('class', title='class (down), taken for (across)')
+    for name in names:
+        table.add_column(name)
+    for name, counts in zip(names, confusion, strict=True):
         table.add_row(name, *map(str, counts))
     return table
 
@@ -101,7 +105,7 @@ def draw_lengths(
     """
     names = [name for name in ('loss', 'accuracy', 'exact_match') if name in rows[0]]
     lengths = [row['length'] for row in rows]
-    figure = Figure(figsize=(4.5 * len(names), 3.2), dpi=110, layout='constrained')
+    figure = PlainFigure(figsize=(4.5 * len(names), 3.2), dpi=110, layout='constrained')
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         axes.plot(lengths, [row[name] for row in rows], marker='o', markersize=3)
         if f'{name}_interval' in rows[0]:

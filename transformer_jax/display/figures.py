@@ -1,12 +1,22 @@
-"""Figures written to files, with Matplotlib but without pyplot and its global state."""
+"""Figures written to files, with Matplotlib but without pyplot and its global state.
+
+Every figure of the package is a `PlainFigure`; a test looks for others.
+"""
 
 import errno
 import io
 import os
 import uuid
+from collections.abc import Sequence
 
+import matplotlib
 from etils import epath
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.text import Text
 
 from transformer_jax.errors import ConfigError
 from transformer_jax.storage.files import wrap_os_errors
@@ -14,9 +24,28 @@ from transformer_jax.storage.files import wrap_os_errors
 FORMATS = ('.png', '.svg', '.pdf')
 DPI = 110
 ELSEWHERE = 'write to another place'  # what to do where a figure cannot be written
+# Of the files: fonts that journals accept in a PDF, and the same bytes each time.
+FILE_SETTINGS = {'pdf.fonttype': 42, 'svg.hashsalt': 'transformer_jax'}
+UNDATED = {'.png': {}, '.svg': {'Date': None}, '.pdf': {'CreationDate': None}}
 
 
-class InlineFigure(Figure):
+class PlainFigure(Figure):
+    r"""A figure whose text is drawn as it is: a dollar sign begins no formula.
+
+    Names of variants, tokens and labels of experiments are the user's, and Matplotlib fails on
+    what is no formula, such as `$\frac$`.
+    """
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw the figure, with every text as it is."""
+        # Some texts, such as labels of ticks, are made only while a figure is drawn.
+        with matplotlib.rc_context({'text.parse_math': False}):
+            for text in self.findobj(Text):
+                text.set_parse_math(False)
+            super().draw(renderer)
+
+
+class InlineFigure(PlainFigure):
     """A figure that a notebook shows as a picture when it is the last value of a cell.
 
     Pyplot is not needed: figures of other libraries are left alone.
@@ -27,6 +56,17 @@ class InlineFigure(Figure):
         content = io.BytesIO()
         self.savefig(content, format='png')
         return content.getvalue()
+
+
+def draw_legend(
+    place: Axes | Figure, handles: Sequence[Artist], names: Sequence[str], **style
+) -> Legend:
+    """Draw a legend of names of any letters; Matplotlib leaves out those that begin with `_`."""
+    numbers = [str(number) for number in range(len(names))]
+    legend = place.legend(handles, numbers, **style)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)
+    return legend
 
 
 def check_format(path: epath.Path) -> None:
@@ -68,7 +108,8 @@ def save_figure(figure: Figure, path: epath.Path) -> epath.Path:
     """
     check_format(path)
     content = io.BytesIO()
-    figure.savefig(content, format=path.suffix[1:])
+    with matplotlib.rc_context(FILE_SETTINGS):
+        figure.savefig(content, format=path.suffix[1:], metadata=UNDATED[path.suffix])
     with wrap_os_errors(path, ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.getvalue())

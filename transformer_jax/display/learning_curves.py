@@ -3,9 +3,8 @@
 import collections
 
 from etils import epath
-from matplotlib.figure import Figure
 
-from transformer_jax.display.figures import DPI, save_figure
+from transformer_jax.display.figures import DPI, PlainFigure, save_figure
 from transformer_jax.errors import DataError
 from transformer_jax.storage.metrics_writer import read_metrics
 
@@ -38,7 +37,7 @@ def draw_learning_curves(metrics_path: epath.PathLike, path: epath.PathLike) -> 
     if not names:
         raise DataError(f'{metrics_path} has no losses yet')
     width, height = PANEL_INCHES
-    figure = Figure(figsize=(width * len(names), height), dpi=DPI, layout='constrained')
+    figure = PlainFigure(figsize=(width * len(names), height), dpi=DPI, layout='constrained')
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for split, color in COLORS.items():
             if (name, split) in series:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import rich.box
 import rich.console
 import rich.table
+import rich.text
 
 FILE_WIDTH = 160  # columns, where the output is no terminal, which has a width of its own
 
@@ -22,7 +23,7 @@ def result_table(
     """Make a plain table.
 
     Args:
-        title: the line above it.
+        title: the line above it. No text is markup of rich: `[bold]` and `:car:` stay as they are.
         columns: the headings.
         rows: cells, as many as there are columns.
         text_columns: how many of the first columns are text, aligned to the left; the others are
@@ -30,15 +31,18 @@ def result_table(
         overflow: what becomes of text that is too long for the terminal: cut, or folded.
     """
     table = rich.table.Table(
-        title=title, title_justify='left', box=rich.box.SIMPLE_HEAD, pad_edge=False
+        title=rich.text.Text(title, 'table.title'),
+        title_justify='left',
+        box=rich.box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     for index, name in enumerate(columns):
         if index < text_columns:
-            table.add_column(name, overflow=overflow)
+            table.add_column(rich.text.Text(name), overflow=overflow)
         else:
-            table.add_column(name, justify='right')
+            table.add_column(rich.text.Text(name), justify='right')
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(rich.text.Text, row))
     return table
 
 
@@ -65,6 +69,8 @@ def print_benchmark(benchmark: Any, tables: Iterable[rich.table.Table], as_json:
         f'{machine["devices"]}, {machine["cpus"]} CPUs, jax {machine["versions"]["jax"]}, '
         f'load average {machine["load_average"]:.1f} at the start',
         highlight=False,
+        markup=False,
+        emoji=False,
     )
     for table in tables:
         console.print(table)

@@ -10,7 +10,7 @@ from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from transformer_jax.display.figures import DPI, save_figure
+from transformer_jax.display.figures import DPI, PlainFigure, save_figure
 from transformer_jax.inference.probes import PROBES, probes_at
 
 FEW_CELLS = 48  # Heat maps of at most so many cells have their numbers written into them.
@@ -54,7 +54,7 @@ def draw_probes(result: Mapping[str, Any], path: epath.PathLike) -> epath.Path:
     every_row = [row for checkpoint in checkpoints for row in checkpoint['sites']]
     names = [name for name in PROBES if any(row[name] is not None for row in every_row)]
     size = PANEL_INCHES * len(names), PANEL_INCHES * len(sites) + 0.4
-    figure = Figure(figsize=size, dpi=DPI, layout='constrained')
+    figure = PlainFigure(figsize=size, dpi=DPI, layout='constrained')
     panels = figure.subplots(len(sites), len(names), squeeze=False)
     for name, column in zip(names, panels.T, strict=True):
         _draw_column(figure, column, result, sites, name)

@@ -8,9 +8,8 @@ import numpy as np
 import rich.table
 from etils import epath
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from transformer_jax.display.figures import save_figure
+from transformer_jax.display.figures import PlainFigure, save_figure
 from transformer_jax.display.tables import result_table
 
 PASSES = ('forward', 'forward and backward')
@@ -144,7 +143,7 @@ def draw(bench: AttentionBench, path: epath.PathLike) -> epath.Path:
         ConfigError: another suffix.
     """
     measures = [measure for measure in MEASURES if any(slope[measure] for slope in bench.slopes)]
-    figure = Figure(figsize=(6 * len(measures), 5.5), dpi=120, layout='constrained')
+    figure = PlainFigure(figsize=(6 * len(measures), 5.5), dpi=120, layout='constrained')
     panels = figure.subplots(1, len(measures), squeeze=False)[0]
     for axes, measure in zip(panels, measures, strict=True):
         slopes = [slope for slope in bench.slopes if slope['direction'] == PASSES[-1]]

@@ -71,7 +71,11 @@ def inspect_workdir(path: epath.PathLike, console: rich.console.Console | None =
     newest, state, meta = checkpoints.restore(abstract)
     best = checkpoints.best_step()
     print_line = functools.partial(
-        (console or output_console()).print, highlight=False, markup=False, soft_wrap=True
+        (console or output_console()).print,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
     )
     print_line(f'workdir {workdir.path}')
     print_line(f'newest  step {newest} of {components.config.train.steps}')

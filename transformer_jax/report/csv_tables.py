@@ -1,7 +1,11 @@
-"""runs.csv and summary.csv: the numbers of a report with all of their digits."""
+"""runs.csv and summary.csv: the numbers of a report with all of their digits.
+
+A text that a spreadsheet would compute as a formula has an apostrophe before it.
+"""
 
 import csv
 import io
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +14,10 @@ from transformer_jax.report.tables import Report
 SUMMARY = ('mean', 'sd', 'low', 'high')
 COMPARISON = ('difference', 'low', 'high', 'test', 'p', 'adjusted', 'verdict', 'detectable')
 RESAMPLED = ('difference', 'low', 'high', 'p', 'adjusted')
+# A text that a spreadsheet takes for a formula; with the apostrophes that protect one already, so
+# that leaving out one apostrophe always gives the text back. The last four are the wide letters.
+FORMULA = re.compile(r"\s*'*\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.ASCII | re.IGNORECASE)
 COSTS = ('params', 'non_embedding_params', 'flops', 'step_seconds', 'memory_bytes', 'wall_seconds')
 
 
@@ -82,7 +90,14 @@ def _fields(values: Any, keys: Iterable[str]) -> list[Any]:
 def _write_csv(lines: Iterable[Iterable[Any]]) -> str:
     """Write lines; None and NaN are empty cells."""
     text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows(
-        [['' if cell is None or cell != cell else cell for cell in line] for line in lines]
-    )
+    csv.writer(text, lineterminator='\n').writerows(map(_cell, line) for line in lines)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Return a value as a cell that no spreadsheet computes; numbers stay numbers."""
+    if value is None or value != value:
+        return ''
+    if isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value

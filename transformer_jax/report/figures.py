@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from transformer_jax.ablation.experiment import slug
-from transformer_jax.display.figures import DPI, save_figure
+from transformer_jax.display.figures import DPI, PlainFigure, draw_legend, save_figure
 from transformer_jax.evaluation.metrics import METRICS
 from transformer_jax.report.tables import Report, Table, Verdict
 from transformer_jax.report.traces import Curve
@@ -78,7 +78,7 @@ def axis_figures(report: Report) -> dict[str, Figure]:
 def differences_figure(table: Table) -> Figure:
     """Draw a forest plot: a row for each variant, its reference's mean at zero."""
     rows = table.differences
-    figure = Figure(figsize=(6.8, 1.1 + ROW_INCHES * len(rows)), dpi=DPI, layout='constrained')
+    figure = PlainFigure(figsize=(6.8, 1.1 + ROW_INCHES * len(rows)), dpi=DPI, layout='constrained')
     axes = figure.subplots()
     axes.axvline(0, color='0.5', linewidth=0.8, linestyle='--')
     for place, (row, found) in enumerate(rows):
@@ -99,13 +99,11 @@ def differences_figure(table: Table) -> Figure:
             markerfacecolor='white' if is_open else color,
         )
     axes.set(ylim=(len(rows) - 0.5, -0.5))
-    # Names are no mathematics: they may contain dollar signs.
-    axes.set_yticks(range(len(rows)), [_shorten(row.variant) for row, _ in rows], parse_math=False)
+    axes.set_yticks(range(len(rows)), [_shorten(row.variant) for row, _ in rows])
     better = 'left' if table.lower_is_better else 'right'
     axes.set_xlabel(
         f'{table.label}: difference from {_shorten(table.reference)}, 95% interval '
         f'(better: {better})',
-        parse_math=False,
         fontsize=8,
     )
     axes.tick_params(labelsize=8)
@@ -122,7 +120,7 @@ def _axis_figure(axis: Mapping[str, Any], label: str, found: Mapping[str, Point]
         points = lines.setdefault(line, [])
         if variant in found:
             points.append((x, found[variant]))
-    figure = Figure(figsize=(5.4, 3.6), dpi=DPI, layout='constrained')
+    figure = PlainFigure(figsize=(5.4, 3.6), dpi=DPI, layout='constrained')
     axes = figure.subplots()
     for number, (line, points) in enumerate(lines.items()):
         _plot_line(axes, number, line, points)
@@ -189,7 +187,7 @@ def _step_times(table: Table) -> dict[str, Point]:
 
 def _curves_figure(report: Report, name: str, found: Mapping[str, Curve]) -> Figure:
     """Draw the mean over seeds, thick, and each seed, thin."""
-    figure = Figure(figsize=(7.2, 4.0), dpi=DPI, layout='constrained')
+    figure = PlainFigure(figsize=(7.2, 4.0), dpi=DPI, layout='constrained')
     axes, handles, labels = figure.subplots(), [], []
     for variant, (color, dash, width) in _line_styles(report).items():
         if variant not in found:
@@ -206,11 +204,7 @@ def _curves_figure(report: Report, name: str, found: Mapping[str, Curve]) -> Fig
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
     if handles:
-        legend = figure.legend(
-            handles, labels, frameon=False, fontsize=7, loc='outside right upper'
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        draw_legend(figure, handles, labels, frameon=False, fontsize=7, loc='outside right upper')
     return figure
 
 

@@ -59,5 +59,6 @@ def latex_escape(text: str) -> str:
 
     Also after the end of a row, where TeX would take a bracket or a star for an argument.
     """
+    text = ' '.join(text.split())  # an empty line would end a cell
     guard = '{}' if text.startswith(('[', '*')) else ''
     return guard + ''.join(LETTERS.get(letter, letter) for letter in text)

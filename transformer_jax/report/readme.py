@@ -24,8 +24,15 @@ from transformer_jax.report.short_tables import short_tables
 from transformer_jax.report.tables import Report, Side, Table, VariantResult, Verdict
 from transformer_jax.storage.json_files import read_json
 
-REPORTS = re.compile(r'(<!-- begin report: (\S+) -->\n).*?(<!-- end report -->)', re.DOTALL)
-CLAIMS = re.compile(r'(<!-- begin claims -->\n).*?(<!-- end claims -->)', re.DOTALL)
+# A marker has a line of its own. No name can make one: what is written has every name in mid-line.
+REPORTS = re.compile(
+    r'^([ \t]*<!-- begin report: (\S+) -->[ \t]*\n).*?^([ \t]*<!-- end report -->[ \t]*)$',
+    re.DOTALL | re.MULTILINE,
+)
+CLAIMS = re.compile(
+    r'^([ \t]*<!-- begin claims -->[ \t]*\n).*?^([ \t]*<!-- end claims -->[ \t]*)$',
+    re.DOTALL | re.MULTILINE,
+)
 HEADS = ('experiment', 'hypothesis', 'paper', 'ours', 'against the reference')
 
 
@@ -58,6 +65,11 @@ def fill_reports(page: str, directory: Path, only: str = '') -> str:
         return f'{match[1]}{short_tables(analyze_committed(directory / match[2]))}\n{match[3]}'
 
     return REPORTS.sub(fill, page)
+
+
+def without_tables(page: str) -> str:
+    """Return what people wrote of a README: its tables between markers are left out."""
+    return REPORTS.sub(r'\1\3', page)
 
 
 def update_readme(readme: Path, results: Path) -> Path:

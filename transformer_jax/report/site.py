@@ -103,7 +103,7 @@ def results_page(path: Path) -> str:
         results = path.parent / match[2]
         return _results_block(results, with_figure=results in without_figure)
 
-    text = TO_PAGE.sub('', path.read_text())
+    text = TO_PAGE.sub('', readme.without_tables(path.read_text()))
     text = LINK.sub(lambda match: _page_link(match, path.parent), text)
     text = readme.REPORTS.sub(fill, text)
     folder = path.parent.name
@@ -112,13 +112,14 @@ def results_page(path: Path) -> str:
 
 def shown_figures(path: Path) -> list[Path]:
     """List the figures that a README shows; they are in its folder."""
-    targets = [target for _, target in LINK.findall(path.read_text())]
+    text = readme.without_tables(path.read_text())
+    targets = [target for _, target in LINK.findall(text)]
     return [path.parent / target for target in targets if target.endswith('.png')]
 
 
 def results_without_figure(path: Path) -> list[Path]:
     """List the results files of a README in whose sections it shows no figure."""
-    text, found = path.read_text(), []
+    text, found = readme.without_tables(path.read_text()), []
     for match in readme.REPORTS.finditer(text):
         start = max((m.start() for m in SECTION.finditer(text, 0, match.start())), default=0)
         if '![' not in text[start : match.start()]:

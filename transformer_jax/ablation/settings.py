@@ -1,0 +1,87 @@
+"""The distinct configs of an experiment, each with its variants and its folder under the root."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection
+from typing import Any
+
+from transformer_jax import config as config_lib
+from transformer_jax.ablation import results
+from transformer_jax.ablation.experiment import slug
+from transformer_jax.schema import ExperimentConfig
+
+# Files under a root, which no variant may have as its folder.
+RESERVED = (results.EXPERIMENT, results.RESULTS, 'report')
+LONGEST_FOLDER = 200  # letters; file systems take 255
+SHORTENED = 60  # letters of the name in a folder that has its hash too
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A config of the experiment, with the variants that share it.
+
+    Attributes:
+        folder: under the root, of all its trials.
+        variants: their names.
+        config: with the first seed.
+    """
+
+    folder: str
+    variants: tuple[str, ...]
+    config: ExperimentConfig
+
+
+def settings_of(
+    configs: dict[str, ExperimentConfig], earlier: dict[str, Any]
+) -> tuple[Setting, ...]:
+    """Group variants by config, each with its folder.
+
+    A variant keeps the folder that it had, and so does a config under another name.
+
+    Args:
+        configs: variant -> its configuration, in the order of the experiment.
+        earlier: the `variants` of the experiment.json of the root; {} where there is none.
+    """
+    names: dict[str, list[str]] = {}
+    for name, config in configs.items():
+        names.setdefault(_key(config_lib.flatten(config)), []).append(name)
+    by_config = {_key(variant['config']): variant['folder'] for variant in earlier.values()}
+    folders = {
+        key: next(earlier[name]['folder'] for name in members if name in earlier)
+        for key, members in names.items()
+        if any(name in earlier for name in members)
+    }
+    for key in names:
+        had = by_config.get(key)
+        if key not in folders and had is not None and had not in folders.values():
+            folders[key] = had
+    taken = {*RESERVED, *folders.values(), *by_config.values()}
+    for key, members in names.items():
+        if key not in folders:
+            folders[key] = choose_folder(members[0], taken)
+            taken.add(folders[key])
+    return tuple(
+        Setting(folders[key], tuple(members), configs[members[0]]) for key, members in names.items()
+    )
+
+
+def choose_folder(name: str, taken: Collection[str]) -> str:
+    """Choose the folder of a variant.
+
+    It is the slug of the name. Where that is taken, also by a folder that differs in case alone
+    (some file systems take both for one), or is too long, a hash of the name follows.
+    """
+    used = {folder.casefold() for folder in taken}
+    folder = slug(name)
+    if folder.casefold() not in used and len(folder) <= LONGEST_FOLDER:
+        return folder
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    candidates = (f'{folder[:SHORTENED]}-{digest[:size]}' for size in range(6, len(digest)))
+    return next(candidate for candidate in candidates if candidate.casefold() not in used)
+
+
+def _key(flat: dict[str, Any]) -> str:
+    return json.dumps(
+        {key: value for key, value in flat.items() if key != 'train.seed'}, sort_keys=True
+    )
