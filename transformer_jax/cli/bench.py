@@ -2,6 +2,7 @@
 
 import jax
 from absl import flags
+from etils import epath
 
 from transformer_jax.cli.flags import (
     Flags,
@@ -95,14 +96,20 @@ def define_bench_attention(values: Flags) -> None:
 
 def run_bench_attention(values: Flags) -> None:
     """Time attention against the sequence length and print the result."""
+    from transformer_jax.display.figures import check_figure
     from transformer_jax.display.tables import print_benchmark
     from transformer_jax.profiling.bench_attention import bench_attention
     from transformer_jax.profiling.bench_attention_result import Sizes, draw, tables
 
     lengths = whole_numbers(values, 'lengths')
+    for name in ('lengths', 'engines'):
+        if not values[name].value:
+            raise ConfigError(f'--{name} is empty: name one or more, separated by commas')
     sizes = Sizes(values.rows, values.heads, values.kv_heads or values.heads, values.head_dim)
     if sizes.heads % sizes.kv_heads:
         raise ConfigError(f'--heads={sizes.heads} is not divisible by --kv_heads={sizes.kv_heads}')
+    if values.out:
+        check_figure(epath.Path(values.out))
     attentions = [text.strip() for text in values.attention.split(';')]
     result = bench_attention(attentions, values.engines, lengths, sizes, log, values.timed)
     print_benchmark(result, tables(result), values.json)

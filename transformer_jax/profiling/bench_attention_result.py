@@ -8,14 +8,17 @@ import numpy as np
 import rich.table
 from etils import epath
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from transformer_jax.display.figures import PlainFigure, save_figure
+from transformer_jax.display.figures import PlainFigure, draw_legend, save_figure
+from transformer_jax.display.lines import MOST_COLORS, height_for, line_style, name_ends
 from transformer_jax.display.tables import result_table
+from transformer_jax.errors import ConfigError
 
 PASSES = ('forward', 'forward and backward')
 MEASURES = ('seconds', 'temporary_bytes')  # attributes of Point that have a slope
 TITLES = {'seconds': 'seconds', 'temporary_bytes': 'temporary MiB'}
-LINE_STYLES = ('-', '--', ':')  # one for each 10 colors
+UNITS = {'seconds': 1.0, 'temporary_bytes': 2.0**20}
 
 
 class Sizes(NamedTuple):
@@ -94,7 +97,7 @@ def fit_slopes(points: Sequence[Point]) -> list[dict[str, Any]]:
 
 
 def _slope(line: Sequence[tuple[int, float]]) -> float | None:
-    if len(line) < 2:
+    if len({length for length, _ in line}) < 2:
         return None
     lengths, values = np.log(np.array(line, float)).T
     return float(np.polyfit(lengths, values, 1)[0])
@@ -137,44 +140,48 @@ def tables(bench: AttentionBench) -> tuple[rich.table.Table, ...]:
 def draw(bench: AttentionBench, path: epath.PathLike) -> epath.Path:
     """Draw time and temporary memory of forward and backward pass against the length.
 
-    Both axes are logarithmic. The format is that of the suffix: PNG, SVG or PDF.
+    Both axes are logarithmic; a program that was measured at one length is a point. The format is
+    that of the suffix: PNG, SVG or PDF.
 
     Raises:
-        ConfigError: another suffix.
+        ConfigError: another suffix, or nothing was measured that could be drawn.
     """
-    measures = [measure for measure in MEASURES if any(slope[measure] for slope in bench.slopes)]
-    figure = PlainFigure(figsize=(6 * len(measures), 5.5), dpi=120, layout='constrained')
+    points = [point for point in bench.points if point.direction == PASSES[-1]]
+    measures = [name for name in MEASURES if any(getattr(point, name) for point in points)]
+    if not measures:
+        raise ConfigError(f'--out={path}: nothing to draw, all times and memory are 0')
+    slopes = [slope for slope in bench.slopes if slope['direction'] == PASSES[-1]]
+    size = 6.5 * len(measures), height_for(len(slopes), 5.5)
+    figure = PlainFigure(figsize=size, dpi=120, layout='constrained')
     panels = figure.subplots(1, len(measures), squeeze=False)[0]
     for axes, measure in zip(panels, measures, strict=True):
-        slopes = [slope for slope in bench.slopes if slope['direction'] == PASSES[-1]]
-        for number, slope in enumerate(slopes):
-            if slope[measure] is not None:
-                _draw_line(axes, bench.points, slope, measure, number)
-        ticks = sorted({p.length for p in bench.points})
-        axes.set_xticks(ticks, [f'{tick:,}' for tick in ticks])
-        axes.set_xticks([], minor=True)
-        axes.set(title=f'{TITLES[measure]}, forward and backward', xlabel='sequence length T')
-        axes.grid(alpha=0.3, which='both')
-        axes.legend(frameon=False, fontsize=7)
-        axes.spines[['top', 'right']].set_visible(False)
+        _draw_panel(axes, points, slopes, measure)
     return save_figure(figure, epath.Path(path))
 
 
-def _draw_line(
-    axes: Axes, points: Sequence[Point], slope: dict[str, Any], measure: str, number: int
+def _draw_panel(
+    axes: Axes, points: Sequence[Point], slopes: Sequence[dict[str, Any]], measure: str
 ) -> None:
-    """Draw one attention with one engine; `number` chooses its color and line style."""
-    key = slope['attention'], slope['engine'], slope['direction']
-    mine = [p for p in points if (p.attention, p.engine, p.direction) == key]
-    lengths, values = np.array(
-        [(p.length, getattr(p, measure)) for p in mine if getattr(p, measure)]
-    ).T
-    axes.loglog(
-        lengths,
-        values / 2**20 if measure == 'temporary_bytes' else values,
-        marker='o',
-        markersize=3,
-        color=f'C{number % 10}',
-        linestyle=LINE_STYLES[number // 10 % len(LINE_STYLES)],
-        label=f'{slope["attention"]} {slope["engine"]} (T^{slope[measure]:.2f})',
-    )
+    """Draw one of MEASURES of all attentions and engines."""
+    lines, names = [], []
+    for number, slope in enumerate(slopes):
+        key = slope['attention'], slope['engine']
+        mine = [p for p in points if (p.attention, p.engine) == key and getattr(p, measure)]
+        if mine:
+            values = [getattr(point, measure) / UNITS[measure] for point in mine]
+            lengths = [point.length for point in mine]
+            lines += axes.loglog(lengths, values, marker='o', markersize=3, **line_style(number))
+            power = slope[measure]
+            names.append(' '.join(key) + ('' if power is None else f' (T^{power:.2f})'))
+    ticks = sorted({point.length for point in points})
+    axes.set_xticks(ticks, [f'{tick:,}' for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set(title=f'{TITLES[measure]}, forward and backward', xlabel='sequence length T')
+    axes.grid(alpha=0.3, which='both')
+    axes.spines[['top', 'right']].set_visible(False)
+    if len(lines) > MOST_COLORS:
+        name_ends(axes, lines, names)
+    else:
+        draw_legend(axes, lines, names, frameon=False, fontsize=7)

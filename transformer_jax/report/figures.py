@@ -1,7 +1,4 @@
-"""Figures for a paper: differences with their intervals, scores along an axis, learning curves.
-
-No pair of colors is red and green.
-"""
+"""Figures for a paper: differences with their intervals, scores along an axis, learning curves."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,17 +7,26 @@ import numpy as np
 from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from transformer_jax.ablation.experiment import slug
-from transformer_jax.display.figures import DPI, PlainFigure, draw_legend, save_figure
+from transformer_jax.display.figures import DPI, FORMATS, PlainFigure, draw_legend, save_figure
+from transformer_jax.display.lines import (
+    BLACK,
+    COLORS,
+    DASHES,
+    MOST_COLORS,
+    fit_scale,
+    height_for,
+    line_style,
+    name_ends,
+)
 from transformer_jax.evaluation.metrics import METRICS
+from transformer_jax.report.metric_names import curve_name, higher_is_better, metric_name
 from transformer_jax.report.tables import Report, Table, Verdict
 from transformer_jax.report.traces import Curve
 
-SUFFIXES = ('.png', '.svg')
-# Okabe and Ito (2008); references are black. page.js has the same.
-COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#8c8c8c')
-DASHES = ('-', '--', ':', '-.')
 OF_VERDICT = {Verdict.BETTER: '#009e73', Verdict.WORSE: '#d55e00', Verdict.OPEN: '#6b7280'}
 ROW_INCHES = 0.3
 LONGEST_NAME = 48  # letters of a variant's name; of longer ones the middle is left out
@@ -38,45 +44,66 @@ class Point(NamedTuple):
     seeds: tuple[float, ...]
 
 
-def write_figures(report: Report, out: epath.Path) -> list[str]:
-    """Write all figures of a report as PNG and SVG; return the names of the PNG files."""
-    figures = {
-        f'differences-{slug(table.label)}': differences_figure(table)
-        for table in report.tables
-        if table.compared
-    }
-    figures |= axis_figures(report)
+def write_figures(report: Report, out: epath.Path) -> dict[str, str]:
+    """Write all figures of a report as PNG, SVG and PDF.
+
+    Returns:
+        the name of each PNG file -> what it shows.
+    """
+    names = {metric['label']: metric_name(metric) for metric in report.experiment['metrics']}
+    figures, titles = {}, {}
+    for table in report.tables:
+        if table.compared:
+            stem, name = f'differences-{slug(table.label)}', names[table.label]
+            figures[stem] = differences_figure(table, name)
+            titles[stem] = f'{name}: differences from {table.reference}'
+    for stem, (title, figure) in axis_figures(report).items():
+        figures[stem], titles[stem] = figure, title
     wanted = [f'validation {metric["name"]}' for metric in report.experiment['metrics']]
     for name, found in report.curves.items():
         if name in (*wanted, 'validation loss', 'train loss') and found:
-            figures[f'curves-{slug(name)}'] = _curves_figure(report, name, found)
+            stem = f'curves-{slug(name)}'
+            figures[stem] = _curves_figure(report, name, found)
+            titles[stem] = f'learning curves: {curve_name(name)}'
     for stem, figure in figures.items():
-        for suffix in SUFFIXES:
+        for suffix in FORMATS:
             save_figure(figure, out / f'{stem}{suffix}')
-    return [f'{stem}.png' for stem in figures]
+    return {f'{stem}.png': title for stem, title in titles.items()}
 
 
-def axis_figures(report: Report) -> dict[str, Figure]:
+def axis_figures(report: Report) -> dict[str, tuple[str, Figure]]:
     """Draw scores, and the time of a step, over the axis of an experiment.
 
     Returns:
-        {'by-test-loss': figure}; {} where the experiment has no axis.
+        {'by-test-loss': (what it shows, figure)}; {} where the experiment has no axis.
     """
     axis = report.experiment['axis']
     if not axis:
         return {}
-    found = {
-        f'by-{slug(table.label)}': _axis_figure(axis, table.label, _scores(table))
+    names = {metric['label']: metric for metric in report.experiment['metrics']}
+    drawn = {
+        f'by-{slug(table.label)}': (
+            metric_name(names[table.label]),
+            _scores(table),
+            not table.lower_is_better,
+        )
         for table in report.tables
     }
     if not any(METRICS[metric['name']].timed for metric in report.experiment['metrics']):
-        times = _step_times(report.tables[0])
-        found['by-step-time'] = _axis_figure(axis, 'ms per step', times)
-    return found
+        drawn['by-step-time'] = 'milliseconds per step', _step_times(report.tables[0]), False
+    return {
+        stem: (f'{name} over {axis["label"]}', _axis_figure(axis, name, found, linear))
+        for stem, (name, found, linear) in drawn.items()
+    }
 
 
-def differences_figure(table: Table) -> Figure:
-    """Draw a forest plot: a row for each variant, its reference's mean at zero."""
+def differences_figure(table: Table, name: str) -> Figure:
+    """Draw a forest plot: a row for each variant, its reference's mean at zero.
+
+    Args:
+        table: whose differences these are.
+        name: of its metric, for people.
+    """
     rows = table.differences
     figure = PlainFigure(figsize=(6.8, 1.1 + ROW_INCHES * len(rows)), dpi=DPI, layout='constrained')
     axes = figure.subplots()
@@ -102,8 +129,7 @@ def differences_figure(table: Table) -> Figure:
     axes.set_yticks(range(len(rows)), [_shorten(row.variant) for row, _ in rows])
     better = 'left' if table.lower_is_better else 'right'
     axes.set_xlabel(
-        f'{table.label}: difference from {_shorten(table.reference)}, 95% interval '
-        f'(better: {better})',
+        f'{name}: difference from {_shorten(table.reference)}\n95% interval (better: {better})',
         fontsize=8,
     )
     axes.tick_params(labelsize=8)
@@ -113,55 +139,76 @@ def differences_figure(table: Table) -> Figure:
     return figure
 
 
-def _axis_figure(axis: Mapping[str, Any], label: str, found: Mapping[str, Point]) -> Figure:
-    """Draw lines of means, with their intervals, over the axis; each seed is a cross."""
+def _axis_figure(
+    axis: Mapping[str, Any], label: str, found: Mapping[str, Point], linear: bool
+) -> Figure:
+    """Draw lines of means, with their intervals, over the axis; each seed is a cross.
+
+    A score that has an upper bound is `linear`; others may span decades.
+    """
     lines: dict[str, list[tuple[float, Point]]] = {}
     for variant, (line, x) in axis['points'].items():
         points = lines.setdefault(line, [])
         if variant in found:
             points.append((x, found[variant]))
-    figure = PlainFigure(figsize=(5.4, 3.6), dpi=DPI, layout='constrained')
+    size = 5.4, height_for(len(lines), 3.6)
+    figure = PlainFigure(figsize=size, dpi=DPI, layout='constrained')
     axes = figure.subplots()
-    for number, (line, points) in enumerate(lines.items()):
-        _plot_line(axes, number, line, points)
-    every = [value for point in found.values() for value in point.seeds]
-    if every:  # A wide interval of few seeds is cut off by the edge of the figure.
-        margin = 0.08 * ((max(every) - min(every)) or abs(max(every)) or 1.0)
-        axes.set_ylim(min(every) - margin, max(every) + margin)
+    drawn = {
+        line: _plot_line(axes, number, points)
+        for number, (line, points) in enumerate(lines.items())
+        if points
+    }
+    if not linear:
+        values = [value for point in found.values() for value in (point.mean, *point.seeds)]
+        ends = [end for point in found.values() for end in (point.low, point.high)]
+        fit_scale(axes, 'y', values, ends)
     places = sorted({x for _, x in axis['points'].values()})
-    if places[-1] >= 4 * places[0] > 0:
-        axes.set_xscale('log', base=2)
+    positive = [x for x in places if x > 0]
+    if len(positive) > 1 and positive[-1] >= 4 * positive[0]:
+        if places[0] > 0:
+            axes.set_xscale('log', base=2)
+        elif places[0] == 0:
+            axes.set_xscale('symlog', base=2, linthresh=positive[0])
     axes.set_xticks(places, [f'{x:g}' for x in places])
-    axes.minorticks_off()
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set(xlabel=axis['label'], ylabel=label)
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
-    outside = {'loc': 'center left', 'bbox_to_anchor': (1, 0.5)} if len(lines) > len(COLORS) else {}
-    axes.legend(frameon=False, fontsize=8, handlelength=3.5, **outside)
+    _name_lines(axes, drawn)
     return figure
 
 
-def _plot_line(axes: Axes, number: int, line: str, points: list[tuple[float, Point]]) -> None:
+def _name_lines(axes: Axes, lines: Mapping[str, Line2D]) -> None:
+    """Write the names of lines into a legend, or where they are many beside their ends."""
+    names = [_shorten(name) for name in lines]
+    if len(lines) > MOST_COLORS:
+        name_ends(axes, list(lines.values()), names)
+    elif lines:
+        draw_legend(axes, list(lines.values()), names, frameon=False, fontsize=8, handlelength=3.5)
+
+
+def _plot_line(axes: Axes, number: int, points: list[tuple[float, Point]]) -> Line2D:
     color = COLORS[number % len(COLORS)]
-    if points:
-        x, y, low, high = np.transpose(
-            sorted((x, point.mean, point.low, point.high) for x, point in points)
-        )
-        # Dashes differ from line to line, so that two lines at the same place are both seen.
-        axes.errorbar(
-            x,
-            y,
-            [y - low, high - y],
-            color=color,
-            linestyle=DASHES[number % len(DASHES)],
-            marker='o',
-            markersize=4,
-            capsize=3,
-            linewidth=1.5,
-            label=line,
-        )
-    for x, point in points:
-        axes.plot([x] * len(point.seeds), point.seeds, 'x', color=color, alpha=0.7, markersize=4)
+    x, y, low, high = np.transpose(
+        sorted((x, point.mean, point.low, point.high) for x, point in points)
+    )
+    # Dashes differ from line to line, so that two lines at the same place are both seen.
+    bars = axes.errorbar(
+        x,
+        y,
+        [y - low, high - y],
+        color=color,
+        linestyle=DASHES[number % len(DASHES)],
+        marker='o',
+        markersize=4,
+        capsize=3,
+        linewidth=1.5,
+    )
+    for place, point in points:
+        seeds = point.seeds
+        axes.plot([place] * len(seeds), seeds, 'x', color=color, alpha=0.7, markersize=4)
+    return bars.lines[0]
 
 
 def _scores(table: Table) -> dict[str, Point]:
@@ -187,46 +234,52 @@ def _step_times(table: Table) -> dict[str, Point]:
 
 def _curves_figure(report: Report, name: str, found: Mapping[str, Curve]) -> Figure:
     """Draw the mean over seeds, thick, and each seed, thin."""
-    figure = PlainFigure(figsize=(7.2, 4.0), dpi=DPI, layout='constrained')
-    axes, handles, labels = figure.subplots(), [], []
-    for variant, (color, dash, width) in _line_styles(report).items():
-        if variant not in found:
-            continue
+    styles = {variant: style for variant, style in _line_styles(report).items() if variant in found}
+    size = 7.2, height_for(len(styles), 4.0)
+    figure = PlainFigure(figsize=size, dpi=DPI, layout='constrained')
+    axes, means = figure.subplots(), {}
+    for variant, style in styles.items():
         curve = found[variant]
         for points in curve.seeds.values():
-            axes.plot(*np.transpose(points), color=color, linestyle=dash, linewidth=0.6, alpha=0.35)
+            axes.plot(*np.transpose(points), **style | {'linewidth': 0.6}, alpha=0.35)
         if curve.mean:
-            mean = np.transpose(curve.mean)
-            [line] = axes.plot(*mean, color=color, linestyle=dash, linewidth=width)
-            handles.append(line)
-            labels.append(_shorten(variant))
-    axes.set(xlabel='step', ylabel=name)
+            [means[variant]] = axes.plot(*np.transpose(curve.mean), **style)
+    if not higher_is_better(name):
+        seeds = [points for curve in found.values() for points in curve.seeds.values()]
+        fit_scale(axes, 'y', [value for points in seeds for _, value in points])
+    axes.set(xlabel='step', ylabel=curve_name(name))
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
-    if handles:
-        draw_legend(figure, handles, labels, frameon=False, fontsize=7, loc='outside right upper')
+    names = [_shorten(variant) for variant in means]
+    if len(means) > MOST_COLORS:
+        axes.margins(x=0.01)
+        name_ends(axes, list(means.values()), names)
+    elif means:
+        handles = list(means.values())
+        draw_legend(figure, handles, names, frameon=False, fontsize=7, loc='outside right upper')
     return figure
 
 
-def _line_styles(report: Report) -> dict[str, tuple[str, str, float]]:
-    """Return variant -> (color, dash, width) of each variant that has a curve of any kind."""
+def _line_styles(report: Report) -> dict[str, dict[str, Any]]:
+    """Return the style of the line of each variant that has a curve of any kind."""
     drawn = [
         variant
         for variant in report.experiment['variants']
         if any(variant in found for found in report.curves.values())
     ]
     references = report.tables[0].references
-    styles = {
-        variant: ('black', DASHES[number % len(DASHES)], 2.0)
+    styles: dict[str, dict[str, Any]] = {
+        variant: {'color': BLACK, 'linestyle': DASHES[number % len(DASHES)], 'linewidth': 2.0}
         for number, variant in enumerate(references)
         if variant in drawn
     }
     for number, variant in enumerate(variant for variant in drawn if variant not in references):
-        dash = DASHES[number // len(COLORS) % len(DASHES)]
-        styles[variant] = COLORS[number % len(COLORS)], dash, 1.5
+        styles[variant] = line_style(number) | {'linewidth': 1.5}
     return styles
 
 
 def _shorten(name: str) -> str:
-    half = LONGEST_NAME // 2
+    """Write a name on one line, without its middle where it is long."""
+    name, half = ' '.join(name.split()), LONGEST_NAME // 2
+    name = ''.join(letter if letter.isprintable() else '\ufffd' for letter in name)
     return name if len(name) <= LONGEST_NAME else f'{name[:half]}…{name[1 - half :]}'

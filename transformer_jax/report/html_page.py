@@ -15,6 +15,7 @@ from transformer_jax.report.columns import VERDICTS
 from transformer_jax.report.figures import axis_figures
 from transformer_jax.report.html_heads import heads_section, picture
 from transformer_jax.report.html_tables import escape, results_table, text_table
+from transformer_jax.report.metric_names import curve_name
 from transformer_jax.report.tables import Report, Table
 from transformer_jax.report.traces import Curve
 
@@ -92,10 +93,10 @@ def _missing(report: Report) -> str:
 
 def _axis(report: Report) -> str:
     parts = []
-    for name, figure in axis_figures(report).items():
+    for name, figure in axis_figures(report).values():
         png = io.BytesIO()
         figure.savefig(png, format='png')
-        parts.append(picture(name.replace('-', ' '), png.getvalue()))
+        parts.append(picture(name, png.getvalue()))
     if not parts:
         return ''
     return '<p class="note">Means over seeds with their 95% intervals.</p>\n' + ''.join(parts)
@@ -104,7 +105,10 @@ def _axis(report: Report) -> str:
 def _curves(report: Report) -> str:
     if not report.curves:
         return ''
-    options = ''.join(f'<option>{escape(name)}</option>' for name in report.curves)
+    options = ''.join(
+        f'<option value="{escape(name)}">{escape(curve_name(name))}</option>'
+        for name in report.curves
+    )
     merged = max(curve.merged for found in report.curves.values() for curve in found.values())
     thinned = (
         f' Where much was logged a point is the mean of up to {merged} neighbors.'
@@ -122,7 +126,7 @@ def _curves(report: Report) -> str:
 <div class="tip" hidden></div>
 </div>
 <noscript><p class="note">The curves need JavaScript; the same curves are in the folder of this
-page as PNG and SVG.</p></noscript>
+page as PNG, SVG and PDF.</p></noscript>
 <p class="note">Thick: the mean over seeds, at the steps that all of them have; thin: each seed.
 Point at the curves for their values; press a name to hide it.{thinned} Only sound runs are
 drawn.</p>"""

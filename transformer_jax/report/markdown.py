@@ -1,19 +1,19 @@
 """report.md, and the parts of Markdown that other pages share with it."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from transformer_jax.report import sentences
 from transformer_jax.report.columns import VERDICTS, Cell, Column, cell, table_columns
 from transformer_jax.report.tables import Report, Table, VariantResult
 
 
-def markdown_report(report: Report, figures: Iterable[str] = ()) -> str:
+def markdown_report(report: Report, figures: Mapping[str, str] | None = None) -> str:
     """Write report.md.
 
     Args:
         report: what to write.
-        figures: the names of the figures, which are in the same folder.
+        figures: the names of the figures, which are in the same folder -> what they show.
     """
     parts = [
         f'# {escape(report.experiment["claim"])}',
@@ -36,8 +36,9 @@ def markdown_report(report: Report, figures: Iterable[str] = ()) -> str:
             escape(sentences.missing_runs(report)),
             grid(('variant', 'seeds', 'why'), rows),
         ]
-    if figures := list(figures):
-        parts += ['## Figures', '\n'.join(f'![{escape(name)}]({name})' for name in figures)]
+    if figures:
+        shown = (f'![{escape(title)}]({name})' for name, title in figures.items())
+        parts += ['## Figures', '\n'.join(shown)]
     keys, rows = sentences.config_differences(report)
     if keys:
         cells = [[code(name), *map(code, values)] for name, *values in rows]

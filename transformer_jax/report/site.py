@@ -24,6 +24,7 @@ from transformer_jax.report import readme, sentences
 from transformer_jax.report.csv_tables import runs_csv, summary_csv
 from transformer_jax.report.figures import axis_figures, differences_figure
 from transformer_jax.report.markdown import bullets, escape
+from transformer_jax.report.metric_names import metric_name
 from transformer_jax.report.short_tables import metric_heading, missing_runs, short_table
 from transformer_jax.report.tables import Report
 
@@ -153,8 +154,9 @@ def _figure(results: Path) -> Figure | None:
     """Draw the first metric: along the axis, or differences; None without differences."""
     report = readme.analyze_committed(results)
     if figures := axis_figures(report):
-        return next(iter(figures.values()))
-    return differences_figure(report.tables[0]) if report.tables[0].compared else None
+        return next(iter(figures.values()))[1]
+    table, [metric, *_] = report.tables[0], report.experiment['metrics']
+    return differences_figure(table, metric_name(metric)) if table.compared else None
 
 
 def _provenance(report: Report, results: Path, stem: str) -> str:
