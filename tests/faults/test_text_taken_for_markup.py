@@ -66,8 +66,8 @@ def with_names(*names: str, claim: str = 'a claim') -> dict:
 @pytest.mark.parametrize('name', [r'$\frac$', '_hidden', 'two\nlines'])
 def test_figures_of_a_report_draw_any_name(tmp_path, name):
     report = analyzed(tmp_path, with_names(name))
-    drawn = [figures.differences_figure(report.tables[0]), *figures.axis_figures(report).values()]
-    for figure in drawn[:2]:
+    [(_, along), *_] = figures.axis_figures(report).values()
+    for figure in (figures.differences_figure(report.tables[0], name), along):
         figure.draw_without_rendering()
 
 

@@ -39,7 +39,7 @@ def test_all_files_are_written(out):
         'tables.tex',
         'runs.csv',
         'summary.csv',
-        *(stem + suffix for stem in stems for suffix in ('.png', '.svg')),
+        *(stem + suffix for stem in stems for suffix in ('.png', '.svg', '.pdf')),
     }
     assert {path.name for path in out.iterdir()} == expected
     shown = re.findall(r'!\[.*\]\((.*)\)', (out / 'report.md').read_text())
@@ -63,17 +63,23 @@ def test_what_an_experiment_varies_is_an_axis_of_figures(tmp_path, monkeypatch):
     names = figures.write_figures(report, tmp_path)
     assert {'by-test-bleu.png', 'by-test-loss.png', 'by-step-time.png'} <= {*names} & {*drawn}
     [axes] = drawn['by-test-bleu.png'].axes
-    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale()) == ('d_k', 'test bleu', 'log')
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale()) == (
+        'd_k',
+        'BLEU (test)',
+        'log',
+    )
     means = {row.variant: row.summary.mean for row in report.tables[0].rows}
-    lines = {bars.get_label(): bars[0].get_xydata().tolist() for bars in axes.containers}
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    points = [bars[0].get_xydata().tolist() for bars in axes.containers]
+    lines = dict(zip(names, points, strict=True))
     assert lines == {
         'quadratic': [[8, means['softmax']], [64, means['additive']]],
         'subquadratic': [[8, means['linear']]],
     }
     assert re.findall('<img alt="(.*?)"', html_report(report)) == [
-        'by test bleu',
-        'by test loss',
-        'by step time',
+        'BLEU (test) over d_k',
+        'loss (test) over d_k',
+        'milliseconds per step over d_k',
     ]
 
 
@@ -182,7 +188,7 @@ def test_numbers_have_the_digits_that_mean_something(said, expected):
 
 
 def test_the_command_writes_into_the_root_or_beside_the_file(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(figures, 'write_figures', lambda report, out: [])  # takes seconds
+    monkeypatch.setattr(figures, 'write_figures', lambda report, out: {})  # takes seconds
     root = write_root(tmp_path / 'root', make_results())
     file = write_file(tmp_path / 'results_x.json', make_results())
     assert main(['report', str(root)]) == 0

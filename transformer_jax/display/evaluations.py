@@ -11,6 +11,7 @@ import rich.text
 from etils import epath
 
 from transformer_jax.display.figures import PlainFigure, save_figure
+from transformer_jax.display.lines import fit_scale
 
 # Keys of a result that stand in the title, in a row of their own or in a table of their own.
 ELSEWHERE = (
@@ -116,6 +117,9 @@ def draw_lengths(
             title=name.replace('_', ' '),
             xlabel='length in tokens (dashed: the longest of training)',
         )
+        if name == 'loss':
+            fit_scale(axes, 'y', [row[name] for row in rows])
+        fit_scale(axes, 'x', lengths)
         axes.grid(alpha=0.3)
         axes.spines[['top', 'right']].set_visible(False)
     return save_figure(figure, epath.Path(path))

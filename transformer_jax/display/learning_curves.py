@@ -5,6 +5,7 @@ import collections
 from etils import epath
 
 from transformer_jax.display.figures import DPI, PlainFigure, save_figure
+from transformer_jax.display.lines import fit_scale
 from transformer_jax.errors import DataError
 from transformer_jax.storage.metrics_writer import read_metrics
 
@@ -49,6 +50,9 @@ def draw_learning_curves(metrics_path: epath.PathLike, path: epath.PathLike) -> 
                     markersize=3,
                     linewidth=1.2,
                 )
+        if name != 'bleu':
+            logged = (series[name, split][1] for split in COLORS if (name, split) in series)
+            fit_scale(axes, 'y', [value for values in logged for value in values])
         axes.set(title=TITLES[name], xlabel='step')
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
