@@ -89,7 +89,7 @@ def test_help_names_every_command_and_flag(call):
 def test_the_help_tells_defaults_and_fits_the_terminal(call, monkeypatch):
     monkeypatch.setenv('COLUMNS', '80')
     _, output, _ = call('ablate', '--help')
-    assert 'Default: 1/1.' in output
+    assert 'Default: 0/1.' in output
     assert max(map(len, output.splitlines()[3:])) <= 80
 
 

@@ -11,6 +11,7 @@ from transformer_jax.storage.metrics_writer import read_metrics
 
 # Metric -> the title of its panel, in the order of the panels.
 TITLES = {'loss': 'loss (nats per token)', 'perplexity': 'perplexity', 'bleu': 'BLEU'}
+UNBOUNDED = ('loss', 'perplexity')  # their axes are logarithmic where values span decades
 COLORS = {'train': 'tab:gray', 'validation': 'tab:blue'}
 PANEL_INCHES = (4.5, 3.2)
 
@@ -50,7 +51,7 @@ def draw_learning_curves(metrics_path: epath.PathLike, path: epath.PathLike) -> 
                     markersize=3,
                     linewidth=1.2,
                 )
-        if name != 'bleu':
+        if name in UNBOUNDED:
             logged = (series[name, split][1] for split in COLORS if (name, split) in series)
             fit_scale(axes, 'y', [value for values in logged for value in values])
         axes.set(title=TITLES[name], xlabel='step')
