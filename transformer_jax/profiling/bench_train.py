@@ -6,6 +6,7 @@ wall-clock, whatever else the machine does; its load average at the start is in 
 parts of a step are measured on the batch shape that takes most of the time, see `step_parts`.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import tempfile
@@ -30,6 +31,7 @@ from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.storage.provenance import describe_machine
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training.programs import TrainProgram, make_program
+from transformer_jax.training.signals import StopSignals
 from transformer_jax.training.trainer import Trainer
 from transformer_jax.training.training_run import TrainingRun
 
@@ -143,11 +145,19 @@ def _padding(batches: Sequence[Batch]) -> float:
     return 1 - sum(map(np.count_nonzero, segments)) / sum(side.size for side in segments)
 
 
-class _NoSignals:
+class _NoSignals(StopSignals):
     """Signals as the trainer asks for them; it has nothing to save, so it need not hear of any."""
 
+    def hold(self) -> None:
+        """See StopSignals."""
+
     def received(self, step: int) -> int:
+        """See StopSignals."""
         return 0
+
+    def saved_by(self, save: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
+        """See StopSignals."""
+        return contextlib.nullcontext()
 
 
 def _compile(program: TrainProgram, shape: Shape, log: Log) -> tuple[float, int]:
@@ -187,14 +197,13 @@ def _time_loop(
         pass
 
     run = TrainingRun(components.config, data, workdir, quiet)
-    trainer = Trainer(
-        components, run, program, Checkpoints(workdir.checkpoints_path, keep=1), quiet
-    )
+    checkpoints = Checkpoints(workdir.checkpoints_path, keep=1)
+    trainer = Trainer(components, run, program, checkpoints, _NoSignals(), quiet)
     trainer.start(workdir.tokenizer_path)
     iterator = TimedIterator(trainer.iterator)
     trainer.iterator = iterator
     trainer.saved = components.config.train.steps  # So that the last step is not saved.
-    taken = seconds(lambda: (trainer.run(_NoSignals()), trainer.state))
+    taken = seconds(lambda: (trainer.run(), trainer.state))
     trainer.close()
     if run.record.error is not None:
         raise run.record.error
