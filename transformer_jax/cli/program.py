@@ -82,12 +82,14 @@ def _run(arguments: list[str]) -> int:
 def _parse(values: Flags, name: str, arguments: list[str]) -> None:
     """Define the flags of a command and read them."""
     _check_keys(arguments)
+    # config_flags reads the overrides (--config.train.steps=…) from sys.argv already where a flag is
+    # defined, and run.json records it as the command.
+    command = ['transformer-jax', *name.split()]
+    sys.argv = [*command, *arguments]
     try:
         COMMANDS[name].define(values)
         arguments = _underscored(arguments, values)
-        # config_flags reads the overrides (--config.train.steps=…) from sys.argv, and run.json
-        # records it as the command.
-        sys.argv = ['transformer-jax', *name.split(), *arguments]
+        sys.argv[:] = [*command, *arguments]
         rest = values(['', *arguments])[1:]
         # config_flags raises the error of a file that cannot be read only when it is first used.
         getattr('config' in values and values.config, 'lock', None)
