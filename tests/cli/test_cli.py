@@ -16,7 +16,7 @@ from helpers.support import CONFIG, experiment, fingerprint, flags, quiet
 
 import transformer_jax
 from transformer_jax.cli import flags as cli_flags
-from transformer_jax.cli import main
+from transformer_jax.cli import program
 from transformer_jax.cli.commands import COMMANDS
 from transformer_jax.cli.flags import Flags
 from transformer_jax.errors import ConfigError
@@ -130,7 +130,7 @@ def source_of(run):
     }
     found, text = set(), inspect.getsource(run)
     # The program itself reads what says how a process starts.
-    text += inspect.getsource(sys.modules[main.__module__])
+    text += inspect.getsource(program)
     while new := {key for key in functions if re.search(rf'\b{key}\b', text)} - found:
         found |= new
         text += ''.join(inspect.getsource(functions[key]) for key in sorted(new))

@@ -82,8 +82,8 @@ def _run(arguments: list[str]) -> int:
 def _parse(values: Flags, name: str, arguments: list[str]) -> None:
     """Define the flags of a command and read them."""
     _check_keys(arguments)
-    # config_flags reads the overrides (--config.train.steps=…) from sys.argv already where a flag is
-    # defined, and run.json records it as the command.
+    # config_flags reads the overrides (--config.train.steps=…) from sys.argv, some where a flag is
+    # defined; run.json records it as the command.
     command = ['transformer-jax', *name.split()]
     sys.argv = [*command, *arguments]
     try:
