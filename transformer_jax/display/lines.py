@@ -95,7 +95,13 @@ def name_ends(axes: Axes, lines: Sequence[Line2D], names: Sequence[str]) -> None
             fontsize=NAME_POINTS,
             va='center',
             annotation_clip=False,
-            arrowprops={'arrowstyle': '-', 'color': line.get_color(), 'linewidth': 0.5},
+            arrowprops={
+                'arrowstyle': '-',
+                'color': line.get_color(),
+                'linewidth': 0.5,
+                'relpos': (0, 0.5),  # the line leads to the middle of the name's left edge
+                'shrinkA': 1,
+            },
         )
 
 
