@@ -5,8 +5,9 @@ import gzip
 import pytest
 from etils import epath
 
-from transformer_jax.data.files import content_hash, find, new_directory, read_lines, read_pairs
+from transformer_jax.data.files import content_hash, find, read_lines, read_pairs
 from transformer_jax.errors import DataError
+from transformer_jax.storage.files import new_directory
 
 
 def path_of(directory, name: str, content: bytes) -> epath.Path:

@@ -421,13 +421,14 @@ def test_lengths_and_probes_check_their_picture_first(language, refuse_figure):
 def test_prepared_data_that_cannot_be_written(folder, tmp_path, monkeypatch):
     from etils import epath
 
-    from transformer_jax.data.files import new_directory, write_atomically
+    from transformer_jax.data.files import CACHE
+    from transformer_jax.storage.files import new_directory, write_bytes
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'file').write_text('mine')
     path = epath.Path(folder) / 'x' / 'y'
     with pytest.raises(WorkdirError, match=rf'cannot write {path}: .* another data\.cache_dir'):
-        write_atomically(path, b'1')
+        write_bytes(path, b'1', CACHE)
     with pytest.raises(WorkdirError, match=rf'cannot write {path}: .*'), new_directory(path):
         pass
     assert (tmp_path / 'file').read_text() == 'mine'

@@ -14,6 +14,7 @@ from transformer_jax.ablation.results import last_event
 from transformer_jax.ablation.settings import Setting
 from transformer_jax.display.progress import without_bars
 from transformer_jax.display.tables import result_table
+from transformer_jax.storage.metrics_writer import training_loss
 from transformer_jax.training.seed_groups import group_name
 
 ACTIVE = ('training', 'scoring', 'running elsewhere')
@@ -105,7 +106,7 @@ class LiveTable:
             *cells,
             state,
             f'{event["step"]:,}/{steps:,}',
-            f'{float(event["loss"]):.4f}',
+            f'{float(training_loss(event)):.4f}',
             f'{left:.1f}',
         )
 

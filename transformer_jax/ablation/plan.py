@@ -24,7 +24,8 @@ from transformer_jax.attention.engines import require_platform
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.partitioning.mesh import mesh_sizes
 from transformer_jax.schema import ExperimentConfig
-from transformer_jax.storage.files import absolute_path, exists, write_text
+from transformer_jax.storage.files import absolute_path, exists, make_directory, write_text
+from transformer_jax.storage.json_text import to_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,14 +144,9 @@ class Plan:
         Raises:
             WorkdirError: the root cannot be written.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            write_text(self.root / results.EXPERIMENT, json.dumps(self.record, indent=1) + '\n')
-        except OSError as error:
-            raise WorkdirError(
-                f'cannot write {self.root}: {error.strerror or error}; make room, correct the '
-                'permissions or choose another --root'
-            ) from error
+        make_directory(self.root)
+        text = to_json(self.record, indent=1) + '\n'
+        write_text(self.root / results.EXPERIMENT, text)
 
     def lacks(self, trial: Trial) -> str:
         """Say why a trial is not done; '' where it is."""
@@ -199,7 +195,7 @@ class Plan:
             'seeds': seeds,
             'variants': {name: variant(name, matched) for name, matched in self.matched.items()},
         }
-        return json.loads(json.dumps(record))  # as it will be read: tuples are lists
+        return json.loads(to_json(record))  # as it will be read: tuples are lists
 
 
 def _refuse_other_version(root: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@
 - results.json: all of this in one file, without the sentences
 """
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -21,8 +20,9 @@ from transformer_jax.ablation.seed_values import references_of
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.storage.config_changes import config_changes, may_change
 from transformer_jax.storage.config_versions import migrate_config, migrate_flat_config
-from transformer_jax.storage.files import absolute_path, exists, wrap_os_errors, write_text
+from transformer_jax.storage.files import absolute_path, exists, write_text
 from transformer_jax.storage.json_files import read_json, read_json_if_there
+from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.metrics_writer import read_sound_events
 
 EXPERIMENT, RESULT, FAILURE, SENTENCES, RESULTS = (
@@ -119,8 +119,7 @@ def write_results(root: epath.Path) -> None:
 
     It has a line for each variant and run, so that a commit shows what changed.
     """
-    with wrap_os_errors(root / RESULTS):
-        write_text(root / RESULTS, _lines(collect(root), 3) + '\n')
+    write_text(root / RESULTS, _lines(collect(root), 3) + '\n')
 
 
 def read_experiment(path: epath.Path) -> dict[str, Any]:
@@ -203,12 +202,12 @@ def _lines(value: Any, depth: int, indent: str = '') -> str:
     inner = indent + ' '
     if depth and value and isinstance(value, dict):
         left, right = '{}'
-        items = [f'{json.dumps(k)}: {_lines(v, depth - 1, inner)}' for k, v in value.items()]
+        items = [f'{to_json(k)}: {_lines(v, depth - 1, inner)}' for k, v in value.items()]
     elif depth and isinstance(value, list) and any(isinstance(item, dict) for item in value):
         left, right = '[]'
-        items = [json.dumps(item) for item in value]
+        items = [to_json(item) for item in value]
     else:
-        return json.dumps(value)
+        return to_json(value)
     return left + ','.join(f'\n{inner}{item}' for item in items) + f'\n{indent}{right}'
 
 

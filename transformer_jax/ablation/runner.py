@@ -20,7 +20,7 @@ from transformer_jax.display.tables import result_table
 from transformer_jax.errors import Stopped, UserError, WorkdirError
 from transformer_jax.process_end import STOP_SIGNALS, Interrupted
 from transformer_jax.profiling import measure
-from transformer_jax.storage.files import wrap_os_errors
+from transformer_jax.storage.files import make_directory
 from transformer_jax.storage.locks import lock
 
 Log = Callable[[str], None]
@@ -130,9 +130,8 @@ def _run_setting(
 
 def _claim(trial: Trial, claims: contextlib.ExitStack) -> None:
     """Lock the workdir of a trial until `claims` is closed; raise Busy if it is locked already."""
-    with wrap_os_errors(trial.workdir):
-        trial.workdir.mkdir(parents=True, exist_ok=True)
-        claims.enter_context(lock(trial.workdir / 'ablate.lock'))
+    make_directory(trial.workdir)
+    claims.enter_context(lock(trial.workdir / 'ablate.lock'))
 
 
 def _claim_lacking(plan: Plan, trial: Trial, claims: contextlib.ExitStack) -> bool:

@@ -1,7 +1,6 @@
 """A trial's result: its scores and costs, written to result.json and sentences.json."""
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -19,9 +18,9 @@ from transformer_jax.evaluation.metrics import METRICS
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.profiling import measure
 from transformer_jax.schema import ExperimentConfig
-from transformer_jax.storage.files import wrap_os_errors, write_text
+from transformer_jax.storage.files import delete_file, write_text
 from transformer_jax.storage.json_files import read_json_if_there
-from transformer_jax.storage.metrics_writer import encode_non_finite
+from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.provenance import describe_run
 from transformer_jax.storage.workdir import Workdir
 
@@ -79,7 +78,11 @@ def score(trial: Trial, metrics: Sequence[Metric], log: Log) -> None:
     for metric in metrics:
         if metric.timed:
             findings.scores[str(metric)] = costs[metric.name]
-    _write(trial, metrics, findings, costs)
+    try:
+        _write(trial, metrics, findings, costs)
+    except WorkdirError:
+        log(f'scores that could not be written: {to_json(findings.scores)}')
+        raise
 
 
 def _add_whole(findings: Findings, trained: TrainedRun, metrics: Sequence[Metric]) -> None:
@@ -130,11 +133,10 @@ def _write(
         **_origin(),
     }
     path = trial.workdir / RESULT
-    with wrap_os_errors(path):
-        # Sentences come first: a result that is there is whole.
-        write_text(trial.workdir / SENTENCES, json.dumps(findings.sentences) + '\n')
-        write_text(path, json.dumps(encode_non_finite(result), indent=1) + '\n')
-        (trial.workdir / FAILURE).unlink(missing_ok=True)
+    # Sentences come first: a result that is there is whole.
+    write_text(trial.workdir / SENTENCES, to_json(findings.sentences) + '\n')
+    write_text(path, to_json(result, indent=1) + '\n')
+    delete_file(trial.workdir / FAILURE)
 
 
 # By the config of a setting: its seeds cost the same.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Collection
 from typing import Any
 
@@ -10,6 +9,7 @@ from transformer_jax import config as config_lib
 from transformer_jax.ablation import results
 from transformer_jax.ablation.experiment import slug
 from transformer_jax.schema import ExperimentConfig
+from transformer_jax.storage.json_text import to_json
 
 # Files under a root, which no variant may have as its folder.
 RESERVED = (results.EXPERIMENT, results.RESULTS, 'report')
@@ -82,6 +82,6 @@ def choose_folder(name: str, taken: Collection[str]) -> str:
 
 
 def _key(flat: dict[str, Any]) -> str:
-    return json.dumps(
+    return to_json(
         {key: value for key, value in flat.items() if key != 'train.seed'}, sort_keys=True
     )

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,7 +13,8 @@ from transformer_jax.ablation.results import FAILURE
 from transformer_jax.errors import Busy, ConfigError, Stopped, UserError, WorkdirError
 from transformer_jax.host_memory import exhausted
 from transformer_jax.storage import seed_group_file
-from transformer_jax.storage.files import exists, write_text
+from transformer_jax.storage.files import exists, make_directory, write_text
+from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.seed_group import SeedGroup, holds_run
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import seed_groups
@@ -42,13 +42,13 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception, remedy: str = '') -> 'Failure':
-        """Describe an error; `remedy` says what to try where it is not a UserError."""
+        """Describe an error; `remedy` says what to try where memory was exhausted."""
         if isinstance(error, UserError):
             return cls(str(error), error.exit_code, isinstance(error, Busy))
         memory = exhausted(error)
         text = memory or f'{type(error).__name__}: {error}'
         return cls(
-            f'{text}; {remedy}' if remedy else text,
+            f'{text}; {remedy}' if memory and remedy else text,
             ConfigError.exit_code if memory else 1,
             traceback=''.join(traceback.format_exception(error)),
         )
@@ -58,9 +58,9 @@ class Failure:
         content = {'error': self.message}
         if self.traceback:
             content['traceback'] = self.traceback
-        with contextlib.suppress(OSError):  # The failure is reported all the same.
-            trial.workdir.mkdir(parents=True, exist_ok=True)
-            write_text(trial.workdir / FAILURE, json.dumps(content, indent=1) + '\n')
+        with contextlib.suppress(WorkdirError):  # The failure is reported all the same.
+            make_directory(trial.workdir)
+            write_text(trial.workdir / FAILURE, to_json(content, indent=1) + '\n')
 
 
 Ended = tuple[Trial, Failure | None]

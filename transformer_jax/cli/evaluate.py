@@ -1,7 +1,5 @@
 """The command `evaluate`: scores on a split, or on each length by itself."""
 
-import json
-
 from absl import flags
 from etils import epath
 
@@ -13,6 +11,7 @@ from transformer_jax.cli.flags import (
     open_trained,
     whole_numbers,
 )
+from transformer_jax.storage.json_text import to_json
 
 
 def define_evaluate(values: Flags) -> None:
@@ -41,8 +40,11 @@ def run_evaluate(values: Flags) -> None:
         return
     from transformer_jax.display.evaluations import evaluation_table
 
-    scores = open_trained(values, splits=(values.split,)).evaluate(values.split).scores
-    print(json.dumps(scores) if values.json else evaluation_table(scores))
+    trained = open_trained(values, splits=(values.split,))
+    found = trained.measure(values.split)
+    # Printed first: what was computed is not lost where it cannot be written.
+    print(to_json(found.scores) if values.json else evaluation_table(found.scores), flush=True)
+    trained.write_evaluation(found)
 
 
 def _evaluate_lengths(values: Flags) -> None:
@@ -55,6 +57,6 @@ def _evaluate_lengths(values: Flags) -> None:
         check_figure(epath.Path(values.out))
     trained = open_trained(values)
     rows = by_length(trained.evaluator, trained.params, values.split, lengths)
-    print(json.dumps(rows) if values.json else lengths_table(rows))
+    print(to_json(rows) if values.json else lengths_table(rows), flush=True)
     path = values.out or trained.workdir.path / f'lengths-{values.split}.png'
     log(f'wrote {draw_lengths(rows, trained.data.batching.row_lengths()[-1], path)}')

@@ -1,12 +1,11 @@
 """The command `probe`: measurements of every attention head."""
 
-import json
-
 from absl import flags
 from etils import epath
 
 from transformer_jax.cli.flags import Flags, define_checkpoint, print_remark, required
 from transformer_jax.errors import ConfigError
+from transformer_jax.storage.json_text import to_json
 
 
 def define_probe(values: Flags) -> None:
@@ -57,7 +56,7 @@ def run_probe(values: Flags) -> None:
     trained = TrainedRun(workdir, checkpoint, print_remark, {}, (values.split,))
     result = probes.probe(trained, values.split, values.batches, values.all_checkpoints)
     if values.json:
-        print(json.dumps(result))
+        print(to_json(result), flush=True)
     else:
         output_console().print(probe_display.probe_table(result))
     folder = trained.workdir.path

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,10 +10,12 @@ from etils import epath
 
 from transformer_jax.batch import BOS, EOS
 from transformer_jax.data.examples import Ragged, Taken
-from transformer_jax.data.files import Texts, new_directory
+from transformer_jax.data.files import CACHE, Texts
 from transformer_jax.data.tokenizers import Tokenizer
 from transformer_jax.errors import DataError
+from transformer_jax.storage.files import new_directory
 from transformer_jax.storage.json_files import read_json
+from transformer_jax.storage.json_text import to_json
 
 CHUNK = 100_000  # texts per call of the tokenizer: bounds the Python integers alive at once
 
@@ -117,7 +118,7 @@ def cache_path(cache: epath.Path, tokenizer: Tokenizer, fingerprint: str, limit:
 
 def store(path: epath.Path, encoded: Encoded, texts: Texts) -> None:
     """Write an encoding and the names of its texts into a new folder, for `restore` to read."""
-    with new_directory(path) as partial:
+    with new_directory(path, CACHE) as partial:
         for field, value in encoded._asdict().items():
             arrays = {'': value} if isinstance(value, np.ndarray) else {}
             if isinstance(value, Ragged):
@@ -125,7 +126,8 @@ def store(path: epath.Path, encoded: Encoded, texts: Texts) -> None:
             for part, array in arrays.items():
                 with (partial / f'{field}.{part}.npy').open('wb') as file:
                     np.save(file, array)
-        (partial / 'names.json').write_text(json.dumps([texts.source_name, texts.target_name]))
+        names = to_json([texts.source_name, texts.target_name])
+        (partial / 'names.json').write_text(names)
 
 
 def restore(path: epath.Path) -> tuple[Encoded, Texts]:

@@ -1,22 +1,18 @@
-"""Reading of aligned text files, and atomic writes to the cache."""
+"""Reading of aligned text files, and the place of the cache."""
 
-import contextlib
 import dataclasses
 import gzip
 import hashlib
 import os
-import uuid
 import zlib
-from collections.abc import Iterator
 
 from etils import epath
 
 from transformer_jax.errors import DataError
 from transformer_jax.schema import DataConfig
-from transformer_jax.storage.files import expand_home, is_local, user_cache, wrap_os_errors
+from transformer_jax.storage.files import expand_home, is_local, user_cache
 
-# What to do where prepared data or a vocabulary cannot be written.
-ELSEWHERE = 'choose another data.cache_dir or --workdir'
+CACHE = 'data.cache_dir'  # the key that says where prepared data are, for messages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,38 +149,3 @@ def content_hash(*paths: epath.Path) -> str:
 def cache_dir(data: DataConfig) -> epath.Path:
     """Return the folder of prepared data: `data.cache_dir`, by default ~/.cache/transformer_jax."""
     return expand_home(data.cache_dir) if data.cache_dir else user_cache()
-
-
-def write_atomically(path: epath.Path, content: bytes) -> None:
-    """Write a file so that other processes see all of it or nothing."""
-    partial = path.parent / f'{path.name}.{uuid.uuid4().hex}.partial'
-    with wrap_os_errors(path, ELSEWHERE):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(content)
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-
-
-@contextlib.contextmanager
-def new_directory(path: epath.Path) -> Iterator[epath.Path]:
-    """Open a directory to fill, which becomes `path` at the end, or is deleted after an error.
-
-    Several processes may do so at once: the first to finish wins, and the others delete their equal
-    copies.
-    """
-    partial = path.parent / f'{path.name}.{uuid.uuid4().hex}.partial'
-    try:
-        with wrap_os_errors(path, ELSEWHERE):
-            partial.mkdir(parents=True)
-            yield partial
-            try:
-                partial.rename(path)
-            except OSError:
-                if not path.exists():
-                    raise
-    finally:
-        if partial.exists():
-            partial.rmtree()

@@ -9,9 +9,10 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import read_only_builder
 
-from transformer_jax.data.files import Texts, content_hash, new_directory, read_pairs
+from transformer_jax.data.files import CACHE, Texts, content_hash, read_pairs
 from transformer_jax.data.tfds_records import Builder, Records, first_line, named_damage
 from transformer_jax.errors import DataError
+from transformer_jax.storage.files import new_directory
 
 tfds.disable_progress_bar()
 
@@ -74,7 +75,7 @@ def multi30k(
     root = cache / 'tfds' / f'multi30k-{digest}'
     if not root.exists():
         splits = {name: read_pairs(*pair) for name, pair in files.items()}
-        with new_directory(root) as partial, contextlib.redirect_stdout(io.StringIO()):
+        with new_directory(root, CACHE) as partial, contextlib.redirect_stdout(io.StringIO()):
             Multi30kBuilder(languages, splits, partial).download_and_prepare()
     remedy = f'delete {root}: it is made anew'
     with named_damage(str(root), remedy):

@@ -19,11 +19,11 @@ from matplotlib.legend import Legend
 from matplotlib.text import Text
 
 from transformer_jax.errors import ConfigError
-from transformer_jax.storage.files import wrap_os_errors
+from transformer_jax.storage.files import wrap_os_errors, write_bytes
 
 FORMATS = ('.png', '.svg', '.pdf')
 DPI = 110
-ELSEWHERE = 'write to another place'  # what to do where a figure cannot be written
+OUT = '--out'  # the flag that says where a figure goes, for messages
 # Of the files: fonts that journals accept in a PDF, and the same bytes each time.
 FILE_SETTINGS = {'pdf.fonttype': 42, 'svg.hashsalt': 'transformer_jax'}
 UNDATED = {'.png': {}, '.svg': {'Date': None}, '.pdf': {'CreationDate': None}}
@@ -53,9 +53,7 @@ class InlineFigure(PlainFigure):
 
     def _repr_png_(self) -> bytes:
         """Return the picture as notebooks ask for it."""
-        content = io.BytesIO()
-        self.savefig(content, format='png')
-        return content.getvalue()
+        return figure_bytes(self)
 
 
 def draw_legend(
@@ -84,7 +82,7 @@ def check_figure(path: epath.Path) -> None:
     """
     check_format(path)
     probe = path.parent / f'{path.name}.{uuid.uuid4().hex[:8]}.tmp'
-    with wrap_os_errors(path, ELSEWHERE):
+    with wrap_os_errors(path, OUT):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -107,10 +105,13 @@ def save_figure(figure: Figure, path: epath.Path) -> epath.Path:
         WorkdirError: the place cannot be written.
     """
     check_format(path)
+    write_bytes(path, figure_bytes(figure, path.suffix), OUT)
+    return path
+
+
+def figure_bytes(figure: Figure, suffix: str = '.png') -> bytes:
+    """Draw a figure in the format of one of FORMATS."""
     content = io.BytesIO()
     with matplotlib.rc_context(FILE_SETTINGS):
-        figure.savefig(content, format=path.suffix[1:], metadata=UNDATED[path.suffix])
-    with wrap_os_errors(path, ELSEWHERE):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.getvalue())
-    return path
+        figure.savefig(content, format=suffix[1:], metadata=UNDATED[suffix])
+    return content.getvalue()

@@ -7,7 +7,7 @@ from etils import epath
 from transformer_jax.display.figures import DPI, PlainFigure, save_figure
 from transformer_jax.display.lines import fit_scale
 from transformer_jax.errors import DataError
-from transformer_jax.storage.metrics_writer import read_metrics
+from transformer_jax.storage.metrics_writer import read_metrics, training_loss
 
 # Metric -> the title of its panel, in the order of the panels.
 TITLES = {'loss': 'loss (nats per token)', 'perplexity': 'perplexity', 'bleu': 'BLEU'}
@@ -21,6 +21,7 @@ Series = tuple[list[int], list[float]]  # steps and values
 def draw_learning_curves(metrics_path: epath.PathLike, path: epath.PathLike) -> epath.Path:
     """Draw loss, perplexity and BLEU over steps, one panel for each metric that was logged.
 
+    Both losses are without label smoothing; that of training is the mean since the point before.
     Values that are not finite leave a gap in the curve.
 
     Args:
@@ -65,8 +66,10 @@ def _read_series(metrics_path: epath.Path) -> dict[tuple[str, str], Series]:
     """Read metrics.jsonl into {('loss', 'train'): (steps, values)}."""
     series: dict[tuple[str, str], Series] = collections.defaultdict(lambda: ([], []))
     for event in read_metrics(metrics_path):
+        if event['split'] == 'train':
+            event['loss'] = training_loss(event)
         for name in TITLES:
-            if name in event:
+            if event.get(name) is not None:
                 steps, values = series[name, event['split']]
                 steps.append(event['step'])
                 values.append(float(event[name]))

@@ -1,7 +1,6 @@
 """Tables on standard output."""
 
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -9,6 +8,8 @@ import rich.box
 import rich.console
 import rich.table
 import rich.text
+
+from transformer_jax.storage.json_text import to_json
 
 FILE_WIDTH = 160  # columns, where the output is no terminal, which has a width of its own
 
@@ -61,7 +62,7 @@ def print_benchmark(benchmark: Any, tables: Iterable[rich.table.Table], as_json:
         as_json: print one JSON object and no table.
     """
     if as_json:
-        print(json.dumps(dataclasses.asdict(benchmark), allow_nan=False))
+        print(to_json(dataclasses.asdict(benchmark)))
         return
     machine = benchmark.machine
     console = output_console()

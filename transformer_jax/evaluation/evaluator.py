@@ -28,7 +28,7 @@ from transformer_jax.evaluation.text_size import counted_text_size
 from transformer_jax.losses.token_scores import token_scores
 from transformer_jax.models import abstract_params, build_model
 from transformer_jax.partitioning.partitioner import Partitioner
-from transformer_jax.storage.files import wrap_os_errors, write_text
+from transformer_jax.storage.files import make_directory, write_text
 
 Log = Callable[[str], None]
 Scores = dict[str, Any]
@@ -56,9 +56,8 @@ class Evaluation:
         """Write the hypotheses, one a line, where there are any; only the first process writes."""
         if self.hypotheses is None or jax.process_index() != 0:
             return
-        with wrap_os_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, ''.join(f'{line}\n' for line in self.hypotheses))
+        make_directory(path.parent)
+        write_text(path, ''.join(f'{line}\n' for line in self.hypotheses))
 
 
 class Evaluator:

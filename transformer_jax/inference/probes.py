@@ -19,7 +19,6 @@ kind's dense formula, so that an engine that never holds weights is probed as we
 """
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -33,8 +32,9 @@ from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Batch, Tokens
 from transformer_jax.errors import ConfigError
 from transformer_jax.inference.trained_run import TrainedRun
-from transformer_jax.storage.files import wrap_os_errors, write_text
+from transformer_jax.storage.files import write_text
 from transformer_jax.storage.json_files import read_json
+from transformer_jax.storage.json_text import to_json
 
 # The probes and their labels in tables and figures, in the order of `HeadSums.probes`.
 PROBES = {
@@ -245,8 +245,7 @@ def _choose_batches(trained: TrainedRun, split: str, count: int) -> list[Batch]:
 def write_probes(result: Mapping[str, Any], folder: epath.Path) -> epath.Path:
     """Write a result of `probe` as probes.json in a workdir; return its path."""
     path = folder / FILE
-    with wrap_os_errors(path):
-        write_text(path, json.dumps(result, indent=1) + '\n')
+    write_text(path, to_json(result, indent=1) + '\n')
     return path
 
 

@@ -11,10 +11,12 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax.attention.engines import is_available
 from transformer_jax.data import load_data
+from transformer_jax.errors import WorkdirError
 from transformer_jax.evaluation.evaluator import Evaluation, Evaluator
 from transformer_jax.models import abstract_params, build_model
 from transformer_jax.partitioning.partitioner import Partitioner
 from transformer_jax.schema import ExperimentConfig, ParallelConfig
+from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.seed_checkpoints import open_checkpoints
 from transformer_jax.storage.selection import select_steps
 from transformer_jax.storage.workdir import Workdir
@@ -106,10 +108,8 @@ class TrainedRun:
         """Name the file in the workdir's samples/ where `evaluate` writes translations."""
         return f'{split}-{self.choice.replace(":", "")}.txt'
 
-    def evaluate(self, split: str) -> Evaluation:
-        """Measure all metrics of a split, and write them to the workdir.
-
-        The scores are appended to evaluations.json; translations are written to samples/.
+    def measure(self, split: str) -> Evaluation:
+        """Measure all metrics of a split; writes nothing, see `write_evaluation`.
 
         Args:
             split: 'validation' or 'test'.
@@ -127,10 +127,31 @@ class TrainedRun:
             'decode': config_lib.flatten(self.config.decode),
         }
         found = self.evaluator.evaluate(self.params, split)
-        found.write_samples(self.workdir.samples_path / self.samples_name(split))
         scores = origin | found.scores | {'seconds': round(time.time() - start, 2)}
-        self.workdir.append_evaluation(scores)
         return dataclasses.replace(found, scores=scores)
+
+    def evaluate(self, split: str) -> Evaluation:
+        """Measure all metrics of a split, and write them to the workdir.
+
+        Raises:
+            WorkdirError: a file cannot be written; the log has the scores.
+        """
+        found = self.measure(split)
+        try:
+            self.write_evaluation(found)
+        except WorkdirError:
+            self.log(f'scores that could not be written: {to_json(found.scores)}')
+            raise
+        return found
+
+    def write_evaluation(self, found: Evaluation) -> None:
+        """Append the scores of `measure` to evaluations.json; write translations to samples/.
+
+        Raises:
+            WorkdirError: a file cannot be written.
+        """
+        self.workdir.append_evaluation(found.scores)
+        found.write_samples(self.workdir.samples_path / self.samples_name(found.scores['split']))
 
 
 def _usable_here(config: ExperimentConfig, decode: Mapping[str, Any], log: Log) -> ExperimentConfig:

@@ -9,7 +9,6 @@ parts of a step are measured on the batch shape that takes most of the time, see
 import contextlib
 import dataclasses
 import itertools
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 
@@ -28,6 +27,7 @@ from transformer_jax.profiling.step_parts import time_step_parts
 from transformer_jax.profiling.timing import TimedIterator, matmul_peak, seconds, temporary_bytes
 from transformer_jax.schema import CheckpointConfig, EvaluateConfig, ExperimentConfig
 from transformer_jax.storage.checkpoints import Checkpoints
+from transformer_jax.storage.files import temporary_directory
 from transformer_jax.storage.provenance import describe_machine
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training.programs import TrainProgram, make_program
@@ -55,7 +55,7 @@ def bench_train(config: ExperimentConfig, steps: int, log: Log, matmul_size: int
     """
     machine = describe_machine()
     config = _steps_alone(config, steps)
-    with tempfile.TemporaryDirectory() as directory:
+    with temporary_directory() as directory:
         workdir = Workdir(directory)
         components = config_lib.resolve(config)
         data = load_data(components.pipeline, workdir.tokenizer_path, log, ('train',))

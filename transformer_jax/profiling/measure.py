@@ -6,7 +6,6 @@ import functools
 import itertools
 import math
 import statistics
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from transformer_jax.data.batching import padded_rows
 from transformer_jax.models import build_model
 from transformer_jax.profiling import flops as costs
 from transformer_jax.profiling.timing import seconds
+from transformer_jax.storage.files import temporary_directory
 from transformer_jax.storage.metrics_writer import read_metrics
 from transformer_jax.training.programs import TrainProgram, make_program
 from transformer_jax.training.train_state import init_state
@@ -81,10 +81,8 @@ def measure_step(components: Components, tokenizer: epath.Path | None = None) ->
     Raises:
         UserError: as training would.
     """
-    with tempfile.TemporaryDirectory() as directory:
-        data = load_data(
-            components.pipeline, tokenizer or epath.Path(directory), lambda line: None, ('train',)
-        )
+    with temporary_directory() as directory:
+        data = load_data(components.pipeline, tokenizer or directory, lambda line: None, ('train',))
     program = make_program(components)
     counts = collections.Counter(
         (planned.rows, planned.length)

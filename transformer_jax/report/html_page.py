@@ -4,12 +4,11 @@ page.css and page.js are written into it.
 """
 
 import importlib.resources
-import io
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
+from transformer_jax.display.figures import figure_bytes
 from transformer_jax.report import sentences
 from transformer_jax.report.columns import VERDICTS
 from transformer_jax.report.figures import axis_figures
@@ -18,6 +17,7 @@ from transformer_jax.report.html_tables import escape, results_table, text_table
 from transformer_jax.report.metric_names import curve_name
 from transformer_jax.report.tables import Report, Table
 from transformer_jax.report.traces import Curve
+from transformer_jax.storage.json_text import to_json
 
 # A browser fetches nothing, whatever the name of a variant contains.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -94,9 +94,7 @@ def _missing(report: Report) -> str:
 def _axis(report: Report) -> str:
     parts = []
     for name, figure in axis_figures(report).values():
-        png = io.BytesIO()
-        figure.savefig(png, format='png')
-        parts.append(picture(name, png.getvalue()))
+        parts.append(picture(name, figure_bytes(figure)))
     if not parts:
         return ''
     return '<p class="note">Means over seeds with their 95% intervals.</p>\n' + ''.join(parts)
@@ -151,7 +149,7 @@ def _curves_data(report: Report) -> str:
             for name, found in report.curves.items()
         },
     }
-    text = json.dumps(payload, ensure_ascii=False, separators=(',', ':'), allow_nan=False)
+    text = to_json(payload, ensure_ascii=False, separators=(',', ':'))
     safe = text.replace('<', r'\u003c')
     return f'<script type="application/json" id="curves-data">{safe}</script>\n'
 

@@ -22,6 +22,7 @@ from transformer_jax.report.columns import decimal_places
 from transformer_jax.report.markdown import code, escape, grid
 from transformer_jax.report.short_tables import short_tables
 from transformer_jax.report.tables import Report, Side, Table, VariantResult, Verdict
+from transformer_jax.storage.files import write_text
 from transformer_jax.storage.json_files import read_json
 
 # A marker has a line of its own. No name can make one: what is written has every name in mid-line.
@@ -81,7 +82,8 @@ def update_readme(readme: Path, results: Path) -> Path:
     """
     if not readme.is_file() or readme.resolve().parent != results.resolve().parent:
         raise ConfigError(f'--readme={readme}: name a README beside {results}')
-    readme.write_text(fill_reports(readme.read_text(), results.parent, results.name))
+    text = fill_reports(readme.read_text(), results.parent, results.name)
+    write_text(epath.Path(readme), text, '--readme')
     return readme
 
 

@@ -27,6 +27,7 @@ from transformer_jax.report.markdown import bullets, escape
 from transformer_jax.report.metric_names import metric_name
 from transformer_jax.report.short_tables import metric_heading, missing_runs, short_table
 from transformer_jax.report.tables import Report
+from transformer_jax.storage.files import write_bytes
 
 RESULTS = Path('docs') / 'results'
 # A README's paragraph that leads to its results page.
@@ -67,15 +68,14 @@ def write_pages(root: Path) -> list[Path]:
     changed = []
     for path, text in page_texts(root).items():
         if not path.is_file() or path.read_text() != text:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            write_bytes(epath.Path(path), text.encode())
             changed.append(path)
     for path in sorted((root / 'experiments').glob('*/README.md')):
         page = root / RESULTS / f'{readme.page_name(path.parent.name)}.md'
         for source in shown_figures(path):
             target = page.parent / f'{page.stem}-{source.name}'
             if not target.is_file() or target.read_bytes() != source.read_bytes():
-                target.write_bytes(source.read_bytes())
+                write_bytes(epath.Path(target), source.read_bytes())
                 changed.append(target)
         for results in results_without_figure(path):
             target, figure = page.parent / f'{file_stem(results)}.png', _figure(results)

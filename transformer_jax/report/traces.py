@@ -10,13 +10,13 @@ from etils import epath
 from transformer_jax.errors import WorkdirError
 from transformer_jax.inference.probes import FILE as PROBED
 from transformer_jax.inference.probes import PROBES, read_probes
-from transformer_jax.storage.metrics_writer import read_sound_events
+from transformer_jax.storage.metrics_writer import read_sound_events, training_loss
 
 PICTURES = 'attention*.png'  # as the command `attention` writes them
 POINTS = 200  # of a curve; where more was logged, a point is the mean of several neighbors
 # Keys of a validation event that are no scores of the model.
 NO_SCORES = ('step', 'split', 'tokens', 'sentences', 'examples', 'seconds', 'stride')
-FROM_TRAINING = ('loss', 'nll', 'accuracy', 'grad_norm', 'learning_rate')
+FROM_TRAINING = ('loss', 'accuracy', 'grad_norm', 'learning_rate')
 
 Points = list[tuple[int, float]]
 
@@ -78,6 +78,8 @@ def _read_events(path: epath.Path) -> dict[str, Points]:
     series: dict[str, Points] = {}
     for event in read_sound_events(path):
         split, step = event['split'], event['step']
+        if split == 'train':
+            event['loss'] = training_loss(event)
         for name, value in event.items():
             wanted = name in FROM_TRAINING if split == 'train' else name not in NO_SCORES
             if wanted and _is_number(value):

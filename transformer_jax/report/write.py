@@ -8,7 +8,9 @@ from transformer_jax.report.csv_tables import runs_csv, summary_csv
 from transformer_jax.report.html_page import html_report
 from transformer_jax.report.latex import latex_report
 from transformer_jax.report.markdown import markdown_report
-from transformer_jax.storage.files import wrap_os_errors, write_text
+from transformer_jax.storage.files import make_directory, write_text
+
+OUT = '--out'
 
 
 def write_report(path: epath.PathLike, out: epath.PathLike) -> list[epath.Path]:
@@ -26,16 +28,15 @@ def write_report(path: epath.PathLike, out: epath.PathLike) -> list[epath.Path]:
         WorkdirError: the results are damaged, or `out` cannot be written.
     """
     report, out = analyze(path), epath.Path(out)
-    with wrap_os_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        drawn = figures.write_figures(report, out)
-        files = {
-            'report.md': markdown_report(report, drawn),
-            'report.html': html_report(report),
-            'tables.tex': latex_report(report),
-            'runs.csv': runs_csv(report),
-            'summary.csv': summary_csv(report),
-        }
-        for name, content in files.items():
-            write_text(out / name, content)
+    make_directory(out, OUT)
+    drawn = figures.write_figures(report, out)
+    files = {
+        'report.md': markdown_report(report, drawn),
+        'report.html': html_report(report),
+        'tables.tex': latex_report(report),
+        'runs.csv': runs_csv(report),
+        'summary.csv': summary_csv(report),
+    }
+    for name, content in files.items():
+        write_text(out / name, content, OUT)
     return [out / name for name in (*files, *drawn)]

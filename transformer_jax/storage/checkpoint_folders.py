@@ -12,7 +12,15 @@ from etils import epath
 
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.storage import manifest
-from transformer_jax.storage.files import absolute_path, exists, wrap_read_errors
+from transformer_jax.storage.files import (
+    absolute_path,
+    delete_directory,
+    delete_file,
+    exists,
+    rename_file,
+    wrap_os_errors,
+    wrap_read_errors,
+)
 from transformer_jax.storage.json_files import parse_json
 from transformer_jax.storage.run_identity import RunIdentity, require_step
 
@@ -132,7 +140,7 @@ class CheckpointFolders:
         if step is None:
             for intact in self.intact_steps():
                 for damaged in [] if self.read_only else steps[steps.index(intact) + 1 :]:
-                    (self.path(damaged) / manifest.NAME).replace(self.path(damaged) / DAMAGED)
+                    rename_file(self.path(damaged) / manifest.NAME, DAMAGED)
                 return intact
             step = steps[-1]
         damage = manifest.find_damage(self.path(step))
@@ -148,7 +156,8 @@ class CheckpointFolders:
         for torn in set(self._all_steps()) - set(self.valid_steps()):
             logging.warning('removing %s, which is torn or damaged', self.path(torn))
             self._remove(torn)
-        self.path(step).mkdir(parents=True)
+        with wrap_os_errors(self.path(step)):
+            self.path(step).mkdir(parents=True)
         return step
 
     def remove_steps_not_kept(self) -> None:
@@ -168,11 +177,10 @@ class CheckpointFolders:
     def _remove(self, step: int) -> None:
         try:
             # The manifest first: if the run is killed in between, the step is torn.
-            (self.path(step) / manifest.NAME).unlink(missing_ok=True)
-            self.path(step).rmtree()
-        except OSError as error:
-            why = error.strerror or error
-            logging.warning('cannot remove the old checkpoint %s (%s)', self.path(step), why)
+            delete_file(self.path(step) / manifest.NAME)
+            delete_directory(self.path(step))
+        except WorkdirError as error:
+            logging.warning('cannot remove the old checkpoint %s (%s)', self.path(step), error)
 
 
 def list_steps(steps: Sequence[int]) -> str:

@@ -13,7 +13,6 @@ with the size and SHA-256 of the step's other files:
 and are kept, and the manager would keep a second list that can disagree with them.
 """
 
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +27,9 @@ from transformer_jax.errors import WorkdirError
 from transformer_jax.storage import manifest
 from transformer_jax.storage.arrays import check_same_arrays, describe_arrays
 from transformer_jax.storage.checkpoint_folders import META, CheckpointFolders
-from transformer_jax.storage.files import wrap_os_errors
+from transformer_jax.storage.files import wrap_os_errors, write_text
+from transformer_jax.storage.json_text import to_json
+from transformer_jax.storage.orbax_errors import save_failure, silence_orbax
 from transformer_jax.storage.processes import run_on_primary
 from transformer_jax.storage.run_identity import RunIdentity
 
@@ -50,6 +51,7 @@ class Checkpoints(CheckpointFolders):
     ):
         """Open the checkpoints of a directory; arguments as `CheckpointFolders`."""
         super().__init__(directory, keep=keep, read_only=read_only, run=run)
+        silence_orbax()
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         self._finisher: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -75,7 +77,7 @@ class Checkpoints(CheckpointFolders):
             reason = 'opened read-only' if self.read_only else 'the step exists already'
             raise WorkdirError(f'cannot save {self.path(step)}: {reason}')
         origin = {'run': self.run.run_id} if self.run else {}
-        record = json.dumps(
+        record = to_json(
             {'step': step, **origin, 'meta': meta, 'arrays': describe_arrays(state)}, indent=1
         )
         with wrap_os_errors(self.directory):
@@ -98,11 +100,11 @@ class Checkpoints(CheckpointFolders):
         name, failure = self._finisher.name, self._failure
         self._finisher = self._failure = None
         if failure is not None:
-            # TensorStore's message first says at length where it failed, then why.
-            reason = str(failure).splitlines()[0][-160:]
+            if isinstance(failure, WorkdirError):
+                raise failure
             raise WorkdirError(
-                f'{name} was not saved in {self.directory}: {reason}; make room or choose another '
-                '--workdir'
+                f'{name} was not saved in {self.directory}: {save_failure(failure)}; make room '
+                'or choose another directory'
             ) from failure
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(name)
@@ -176,7 +178,7 @@ class Checkpoints(CheckpointFolders):
         try:
             self._orbax.wait_until_finished()
             if jax.process_index() == 0:
-                (self.path(step) / META).write_text(record)
+                write_text(self.path(step) / META, record)
                 manifest.write(self.path(step))
         except Exception as failure:  # `wait` raises it: an exception in a thread would be lost.
             self._failure = failure

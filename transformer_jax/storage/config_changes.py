@@ -1,9 +1,10 @@
 """The differences between two configurations, and which of them a run may continue with."""
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from transformer_jax.storage.json_text import to_json
 
 # Keys (or groups, ending in a dot) that may change between the runs of one workdir: no update
 # depends on them beyond the order of floating-point sums. train.steps is not one of them: many
@@ -15,7 +16,7 @@ def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, 
     """Return the keys in which two flat configurations differ, each with 'key: old -> new'."""
 
     def value_text(flat: Mapping[str, Any], key: str) -> str:
-        return json.dumps(flat[key]) if key in flat else '(absent)'
+        return to_json(flat[key]) if key in flat else '(absent)'
 
     def canonical(flat: Mapping[str, Any], key: str) -> str:
         # In a spec a name needs no quotes: talking='both' is talking=both.

@@ -1,17 +1,22 @@
-"""Paths and atomic writes, for local directories and for object stores such as `gs://`.
+"""Paths, and the only ways in which the package changes files, on disks and on object stores.
 
-Every function takes `epath.Path`, so that a workdir may be on either.
+Every function takes `epath.Path`, so that a workdir may be in a local directory or in `gs://…`. The
+functions that write or delete raise WorkdirError where the operating system refuses: a full disk, a
+read-only directory, or a file where a directory should be. Its message is one line with the path
+and the remedy; `place` names the flag or key that says where the file goes, for that remedy.
 """
 
 import contextlib
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from etils import epath
 
 from transformer_jax.errors import ConfigError, WorkdirError
+
+DIRECTORY = 'directory'
 
 
 def is_local(path: epath.Path) -> bool:
@@ -56,23 +61,21 @@ def absolute_path(path: epath.PathLike) -> epath.Path:
     return epath.Path(f'{scheme}://{os.path.normpath(rest)}')
 
 
+def cannot_write(path: epath.PathLike, reason: str, place: str = DIRECTORY) -> WorkdirError:
+    """Make the error of a file that cannot be written, in one line."""
+    return WorkdirError(
+        f'cannot write {os.fspath(path)}: {reason}; make room, correct the permissions or choose '
+        f'another {place}'
+    )
+
+
 @contextlib.contextmanager
-def wrap_os_errors(path: epath.Path, elsewhere: str = 'choose another --workdir') -> Iterator[None]:
-    """Raise an operating-system error of the block as a WorkdirError that names `path`.
-
-    Such errors are a full disk, a read-only directory, or a file where a directory should be.
-
-    Args:
-        path: what the block writes.
-        elsewhere: how to write to another place, in the message.
-    """
+def wrap_os_errors(path: epath.PathLike, place: str = DIRECTORY) -> Iterator[None]:
+    """Raise an operating-system error of the block as a WorkdirError that names `path`."""
     try:
         yield
     except OSError as error:
-        raise WorkdirError(
-            f'cannot write {path}: {error.strerror or error}; make room, correct the permissions '
-            f'or {elsewhere}'
-        ) from error
+        raise cannot_write(path, error.strerror or str(error), place) from error
 
 
 @contextlib.contextmanager
@@ -106,29 +109,119 @@ def exists(path: epath.Path) -> bool:
     return True
 
 
-def write_text(path: epath.Path, text: str) -> None:
+def write_text(path: epath.Path, text: str, place: str = DIRECTORY) -> None:
     """Replace the whole file at `path` atomically.
 
     A reader sees the old text or the new, never a part, even if this process is killed meanwhile.
+
+    Raises:
+        WorkdirError: it cannot be written; the old text is still there.
     """
-    if not is_local(path):  # Object stores write whole objects, and their rename is a copy.
-        path.write_text(text)
-        return
-    temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex[:8]}.tmp')
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    _replace(path, lambda file: file.write_text(text), place)
+
+
+def write_bytes(path: epath.Path, content: bytes, place: str = DIRECTORY) -> None:
+    """Replace the whole file at `path` atomically, as `write_text`; make its directory."""
+    with wrap_os_errors(path, place):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, lambda file: file.write_bytes(content), place)
+
+
+def _replace(path: epath.Path, write: Callable[[epath.Path], object], place: str) -> None:
+    with wrap_os_errors(path, place):
+        if not is_local(path):  # Object stores write whole objects, and their rename is a copy.
+            write(path)
+            return
+        temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex[:8]}.tmp')
+        try:
+            write(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def append_line(path: epath.Path, line: str) -> None:
     """Append one line and flush it.
 
     Object stores cannot append, so there the whole object is rewritten.
+
+    Raises:
+        WorkdirError: it cannot be written; the file has only its earlier lines.
     """
-    if is_local(path):
-        with path.open('a') as file:
-            file.write(line + '\n')
-    else:
-        path.write_text((path.read_text() if path.exists() else '') + line + '\n')
+    with wrap_os_errors(path):
+        if not is_local(path):
+            path.write_text((path.read_text() if path.exists() else '') + line + '\n')
+            return
+        size = None
+        try:
+            with path.open('a') as file:
+                size = file.tell()
+                file.write(line + '\n')
+        except OSError:
+            if size is not None:
+                os.truncate(path, size)  # A full disk takes a part of the line.
+            raise
+
+
+def make_directory(path: epath.Path, place: str = DIRECTORY) -> None:
+    """Make a directory and those above it, where they do not exist."""
+    with wrap_os_errors(path, place):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def new_directory(path: epath.Path, place: str = DIRECTORY) -> Iterator[epath.Path]:
+    """Open a directory to fill, which becomes `path` at the end, or is deleted after an error.
+
+    Several processes may do so at once: the first to finish wins, and the others delete their equal
+    copies.
+    """
+    partial = path.parent / f'{path.name}.{uuid.uuid4().hex}.partial'
+    with wrap_os_errors(path, place):
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            try:
+                partial.rename(path)
+            except OSError:
+                if not path.exists():
+                    raise
+        finally:
+            if partial.exists():
+                partial.rmtree()
+
+
+@contextlib.contextmanager
+def temporary_directory() -> Iterator[epath.Path]:
+    """Make a directory that is deleted at the end of the block."""
+    with contextlib.ExitStack() as stack:
+        with wrap_os_errors('a temporary directory', 'TMPDIR'):
+            made = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        yield epath.Path(stack.enter_context(made))
+
+
+def rename_file(path: epath.Path, name: str) -> None:
+    """Give a file another name in its directory."""
+    with wrap_os_errors(path):
+        path.replace(path.parent / name)
+
+
+def delete_file(path: epath.Path) -> None:
+    """Delete a file, where it exists."""
+    with _wrap_deletion(path):
+        path.unlink(missing_ok=True)
+
+
+def delete_directory(path: epath.Path) -> None:
+    """Delete a directory with all that is in it."""
+    with _wrap_deletion(path):
+        path.rmtree()
+
+
+@contextlib.contextmanager
+def _wrap_deletion(path: epath.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise WorkdirError(f'cannot delete {path}: {why}; correct the permissions') from error

@@ -1,7 +1,6 @@
 """A hash of a train state, to tell whether two runs ended in the same state."""
 
 import hashlib
-import json
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from transformer_jax.storage.arrays import named_leaves
+from transformer_jax.storage.json_text import to_json
 
 
 def fingerprint(state: Any, data: Any) -> str:
@@ -28,5 +28,5 @@ def fingerprint(state: Any, data: Any) -> str:
         array = np.asarray(leaf)
         digest.update(f'{name} {array.dtype}{list(array.shape)}\n'.encode())
         digest.update(array.tobytes())
-    digest.update(json.dumps(data, sort_keys=True).encode())
+    digest.update(to_json(data, sort_keys=True).encode())
     return digest.hexdigest()

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import socket
 import threading
@@ -16,8 +15,15 @@ from absl import logging
 from etils import epath
 
 from transformer_jax.errors import Busy, WorkdirError
-from transformer_jax.storage.files import is_local, write_text
+from transformer_jax.storage.files import (
+    cannot_write,
+    delete_file,
+    is_local,
+    wrap_os_errors,
+    write_text,
+)
 from transformer_jax.storage.json_files import NUMBER, parse_json, read_text_if_there
+from transformer_jax.storage.json_text import to_json
 
 # Object stores have no locks, only a lease: its holder renews it every 30 s. By the clocks it is
 # given up once it has not been renewed for 300 s; since clocks differ, another process takes it
@@ -87,11 +93,12 @@ def _parse(text: str, shape: dict[str, Any]) -> dict[str, Any] | None:
 
 def _flock(path: epath.Path) -> int | None:
     """Lock a local file; return its file descriptor, or None if the file system has no flock."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    with wrap_os_errors(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(_owner()).encode(), 0)
+        os.pwrite(descriptor, to_json(_owner()).encode(), 0)
     except BlockingIOError:
         owner = os.pread(descriptor, 4096, 0).decode(errors='replace')
         os.close(descriptor)
@@ -100,7 +107,7 @@ def _flock(path: epath.Path) -> int | None:
         os.close(descriptor)
         if error.errno in _NO_FLOCK:
             return None
-        raise
+        raise cannot_write(path, error.strerror) from error
     return descriptor
 
 
@@ -153,7 +160,7 @@ def _lease(path: epath.Path) -> Iterator[None]:
     _require_free(path)
 
     def renew() -> None:
-        write_text(path, json.dumps({**_owner(), 'token': token, 'renewed': time.time()}))
+        write_text(path, to_json({**_owner(), 'token': token, 'renewed': time.time()}))
 
     def is_ours() -> bool:
         lease = _parse(_read(path), LEASE)
@@ -182,4 +189,4 @@ def _lease(path: epath.Path) -> Iterator[None]:
         done.set()
         renewer.join()
         if is_ours():
-            path.unlink()
+            delete_file(path)

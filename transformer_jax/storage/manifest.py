@@ -6,7 +6,6 @@ missed: they are left alone.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +14,7 @@ from etils import epath
 from transformer_jax.errors import WorkdirError
 from transformer_jax.storage.files import wrap_read_errors, write_text
 from transformer_jax.storage.json_files import parse_json
+from transformer_jax.storage.json_text import to_json
 
 NAME = 'MANIFEST.json'
 # Beside names that begin with a dot; Orbax writes none of either sort.
@@ -30,7 +30,7 @@ def write(directory: epath.Path) -> None:
 
     The write is atomic, so a directory with a manifest is complete.
     """
-    write_text(directory / NAME, json.dumps(_digests(directory, _covered(directory)), indent=1))
+    write_text(directory / NAME, to_json(_digests(directory, _covered(directory)), indent=1))
 
 
 def find_damage(directory: epath.Path) -> str | None:

@@ -1,57 +1,75 @@
 """The metrics of a run: metrics.jsonl and the same numbers for TensorBoard."""
 
-import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import tensorboardX
 from etils import epath
 
 from transformer_jax.errors import WorkdirError
-from transformer_jax.storage.files import append_line, exists, wrap_os_errors, write_text
+from transformer_jax.storage.files import append_line, exists, write_text
 from transformer_jax.storage.json_files import read_json_lines
+from transformer_jax.storage.json_text import decode_non_finite, to_json
+from transformer_jax.storage.side_records import EventFile
 
 EVENT = {'step': int, 'split': str}  # what every line has
-NON_FINITE = {text: float(text) for text in ('nan', 'inf', '-inf')}
 
 
 class MetricsWriter:
     """Appends events to metrics.jsonl, one line each, and to TensorBoard's files.
 
     Only process 0 writes. Numbers keep their full precision. 'nan', 'inf' and '-inf' are written
-    as strings, since JSON has no such numbers.
+    as strings, since JSON has no such numbers. TensorBoard's files are no result: where they cannot
+    be written, the run goes on without them.
     """
 
     def __init__(self, path: epath.Path, events_path: epath.Path, resumed: int):
-        """Open the files, and drop what an earlier run logged after step `resumed`."""
+        """Open the files, and drop what an earlier run logged after step `resumed`.
+
+        Raises:
+            WorkdirError: metrics.jsonl is damaged, or cannot be written.
+        """
         self._path = path
-        self._board = None
+        self._events = None
         if jax.process_index() == 0:
-            with wrap_os_errors(path):
-                truncate_after(path, resumed)
-                self._board = tensorboardX.SummaryWriter(str(events_path), purge_step=resumed + 1)
+            truncate_after(path, resumed)
+            self._events = EventFile(events_path, resumed + 1)
 
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
-        """Log one event: `values` are numbers, zero-dimensional arrays or strings."""
-        if self._board is None:
+        """Log one event: `values` are numbers, zero-dimensional arrays or strings.
+
+        Raises:
+            WorkdirError: metrics.jsonl cannot be written.
+        """
+        if self._events is None:
             return
         values = {
             name: value.item() if hasattr(value, 'item') else value
             for name, value in values.items()
         }
-        with wrap_os_errors(self._path):
-            event = encode_non_finite({'step': step, 'split': split, **values})
-            append_line(self._path, json.dumps(event, allow_nan=False))
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(f'{split}/{name}', value, step)
+        append_line(self._path, to_json({'step': step, 'split': split, **values}))
+        numbers = {
+            f'{split}/{name}': value
+            for name, value in values.items()
+            if isinstance(value, int | float)
+        }
+        self._events.add(step, numbers)
 
     def close(self) -> None:
         """Flush TensorBoard's files; metrics.jsonl needs no flush."""
-        if self._board is not None:
-            self._board.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def training_loss(event: Mapping[str, Any]) -> Any:
+    """Return the loss of a 'train' event that can be put next to a validation loss.
+
+    It is in nats per token and without label smoothing: `mean_nll`, of all steps since the line
+    before. Runs of earlier versions logged only the last step's, `nll`; the earliest only `loss`,
+    which has label smoothing. None: the line has no loss.
+    """
+    names = ('mean_nll', 'nll', 'loss')
+    return next((event[name] for name in names if name in event), None)
 
 
 def truncate_after(path: epath.Path, step: int) -> None:
@@ -80,7 +98,7 @@ def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
         WorkdirError: a line is damaged; the message names it.
     """
     return [
-        {name: _decode_non_finite(value) for name, value in event.items()}
+        {name: decode_non_finite(value) for name, value in event.items()}
         for _, event in read_json_lines(path, EVENT)
     ]
 
@@ -91,16 +109,3 @@ def read_sound_events(path: epath.Path) -> list[dict[str, Any]]:
         return [event for _, event in read_json_lines(path, EVENT, strict=False)]
     except WorkdirError:  # The file cannot be read.
         return []
-
-
-def _decode_non_finite(value: Any) -> Any:
-    return NON_FINITE.get(value, value) if isinstance(value, str) else value
-
-
-def encode_non_finite(value: Any) -> Any:
-    """Replace the floats that JSON lacks by 'nan', 'inf' or '-inf', at any depth of `value`."""
-    if isinstance(value, Mapping):
-        return {key: encode_non_finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [encode_non_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,7 +13,7 @@ import os
 from etils import epath
 
 from transformer_jax.errors import WorkdirError
-from transformer_jax.storage.files import absolute_path, exists
+from transformer_jax.storage.files import absolute_path, delete_file, exists
 from transformer_jax.storage.json_files import read_json_if_there
 from transformer_jax.storage.seed_group import SeedGroup, missing_group
 
@@ -72,7 +72,7 @@ def old_group_at(path: epath.Path) -> SeedGroup | None:
 def delete_old_files(group: SeedGroup) -> None:
     """Delete the old description of a group that seed_groups.json describes."""
     for path in (group.path / LIST, *(member / POINTER for member in group.member_paths)):
-        path.unlink(missing_ok=True)
+        delete_file(path)
 
 
 def _read_pointer(path: epath.Path) -> epath.Path | None:

@@ -9,7 +9,6 @@ whole, under the lock P/seed_groups.lock.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from etils import epath
 from transformer_jax.errors import Busy, WorkdirError
 from transformer_jax.storage.files import exists, wrap_os_errors, write_text
 from transformer_jax.storage.json_files import find_misfit, read_json_if_there
+from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.locks import lock
 from transformer_jax.storage.old_seed_groups import (
     delete_old_files,
@@ -111,7 +111,7 @@ def edit_groups(parent: epath.Path) -> Iterator[dict[str, SeedGroup]]:
         yield groups
         if groups != stored or (stored and not exists(path)):
             entries = {name: _entry(group) for name, group in groups.items()}
-            write_text(path, json.dumps({'version': VERSION, 'groups': entries}, indent=1) + '\n')
+            write_text(path, to_json({'version': VERSION, 'groups': entries}, indent=1) + '\n')
         # Also after a run that was killed between its write and these deletions.
         for group in (stored | groups).values():
             delete_old_files(group)

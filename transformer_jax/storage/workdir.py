@@ -27,10 +27,18 @@ from transformer_jax.schema import flatten
 from transformer_jax.storage.checkpoint_folders import CheckpointFolders
 from transformer_jax.storage.config_changes import MAY_CHANGE, config_changes, refused_changes
 from transformer_jax.storage.config_versions import migrate_config, with_version
-from transformer_jax.storage.files import absolute_path, exists, wrap_os_errors, write_text
+from transformer_jax.storage.files import (
+    absolute_path,
+    delete_directory,
+    exists,
+    make_directory,
+    wrap_os_errors,
+    write_text,
+)
 from transformer_jax.storage.json_files import read_json_if_there
+from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.locks import lock
-from transformer_jax.storage.metrics_writer import MetricsWriter, encode_non_finite
+from transformer_jax.storage.metrics_writer import MetricsWriter
 from transformer_jax.storage.processes import run_on_primary
 from transformer_jax.storage.provenance import describe_run, timestamp
 from transformer_jax.storage.run_identity import RunIdentity, new_run_id
@@ -97,7 +105,7 @@ class Workdir:
                 with wrap_os_errors(self.path):
                     if exists(self.path) and not self.path.is_dir():
                         raise WorkdirError(f'--workdir={self.path} is a file: choose a directory')
-                    self.path.mkdir(parents=True, exist_ok=True)
+                    make_directory(self.path)
                     stack.enter_context(lock(self.path / 'lock'))
                     self._write_config(config, steps_may_grow)
                 return 0
@@ -144,21 +152,20 @@ class Workdir:
     def append_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         """Append to the list in evaluations.json; the write is atomic."""
         if jax.process_index() == 0:
-            with wrap_os_errors(self.evaluations_path):
-                _append_json(self.evaluations_path, encode_non_finite(evaluation))
+            _append_json(self.evaluations_path, evaluation)
 
     def _write_config(self, config: Mapping[str, Any], steps_may_grow: bool) -> None:
         """Write config.json, or raise ConfigError if an older one differs in a key that matters."""
         stored = self._stored_config()
         if stored is not None:
             old = flatten(migrate_config(stored, str(self.config_path)))
-            new = flatten(json.loads(json.dumps(config)))
+            new = flatten(json.loads(to_json(config)))
             refused = refused_changes(old, new, steps_may_grow)
             if refused and not self._was_kept():
                 # It never trained: all that it left is a vocabulary of its own data.
                 refused, stored = [], None
                 if self.seed_group is None and exists(self.tokenizer_path):
-                    self.tokenizer_path.rmtree()
+                    delete_directory(self.tokenizer_path)
             if refused:
                 raise ConfigError(
                     f'{self.path} was trained with another configuration ({"; ".join(refused)}): '
@@ -174,7 +181,7 @@ class Workdir:
             )
         # A run that an earlier version began gets its identity now.
         run_id = (stored or {}).get('run') or new_run_id()
-        content = json.dumps(with_version(config) | {'run': run_id}, indent=2)
+        content = to_json(with_version(config) | {'run': run_id}, indent=2)
         write_text(self.config_path, content + '\n')
 
     def _was_kept(self) -> bool:
@@ -199,21 +206,25 @@ class Workdir:
             yield run
             return
         earlier = self._starts()
-        with wrap_os_errors(self.run_path):
-            write_text(self.run_path, json.dumps([*earlier, run], indent=1) + '\n')
+
+        def write() -> None:
+            write_text(self.run_path, to_json([*earlier, run], indent=1) + '\n')
+
+        write()
         try:
             yield run
         except BaseException as error:
-            run['exit'] = f'{type(error).__name__}: {error}'
-            raise
-        finally:
-            run['end'], run['exit'] = timestamp(), run['exit'] or 'done'
+            run['end'], run['exit'] = timestamp(), f'{type(error).__name__}: {error}'
             try:
-                write_text(self.run_path, json.dumps([*earlier, run], indent=1) + '\n')
-            except OSError as error:  # A warning, so as not to hide how the run itself ended.
-                logging.warning('cannot write %s: %s', self.run_path, error)
+                write()
+            except WorkdirError as failure:  # It must not hide how the run itself ended.
+                if not isinstance(error, WorkdirError):
+                    logging.warning('%s', failure)
+            raise
+        run['end'], run['exit'] = timestamp(), run['exit'] or 'done'
+        write()
 
 
 def _append_json(path: epath.Path, item: Any) -> None:
     items = read_json_if_there(path, [dict], 'move it away, a new one is begun') or []
-    write_text(path, json.dumps([*items, item], indent=1) + '\n')
+    write_text(path, to_json([*items, item], indent=1) + '\n')

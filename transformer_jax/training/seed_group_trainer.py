@@ -1,6 +1,5 @@
 """The loop of training for a group of seeds in one program."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,5 +58,5 @@ class SeedGroupTrainer(Trainer):
             {'folder': run.workdir.path.name, 'values': {key: own[key] for key in MAY_DIFFER}}
             for run, own in zip(self.runs, flat, strict=True)
         ]
-        records = [dataclasses.asdict(run.record) for run in self.runs]
+        records = [run.record.as_json() for run in self.runs]
         return {'records': records, 'members': members, 'best': None}

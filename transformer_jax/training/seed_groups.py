@@ -25,7 +25,7 @@ from transformer_jax import config as config_lib
 from transformer_jax.data import Data
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.schema import ExperimentConfig
-from transformer_jax.storage.files import exists, wrap_os_errors
+from transformer_jax.storage.files import delete_file, exists
 from transformer_jax.storage.locks import lock
 from transformer_jax.storage.processes import run_on_primary
 from transformer_jax.storage.seed_checkpoints import check_records, open_shared_checkpoints
@@ -146,7 +146,7 @@ def dissolve_group(group: SeedGroup) -> None:
         Busy: a process trains the group.
         WorkdirError: a file cannot be deleted.
     """
-    with wrap_os_errors(group.path), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         if exists(group.path):
             stack.enter_context(lock(group.path / 'lock'))
         groups = stack.enter_context(edit_groups(group.parent))
@@ -169,7 +169,7 @@ def _take_apart(groups: dict[str, SeedGroup], group: SeedGroup) -> None:
     """Delete the metrics of a group's members, then its entry."""
     for name, path in zip(group.members, group.member_paths, strict=True):
         if group.has_member(name):
-            (path / 'metrics.jsonl').unlink(missing_ok=True)
+            delete_file(path / 'metrics.jsonl')
     del groups[group.name]
 
 
@@ -259,9 +259,9 @@ def newest_record(workdir: Workdir) -> tuple[int, Record]:
     for step in checkpoints.intact_steps():
         meta, group = checkpoints.meta(step), workdir.seed_group
         if group is None:
-            return step, Record(**meta['record'])
+            return step, Record.from_json(meta['record'])
         records = check_records(group, meta['records'])
-        return step, Record(**records[group.members.index(workdir.path.name)])
+        return step, Record.from_json(records[group.members.index(workdir.path.name)])
     return 0, Record()
 
 

@@ -4,18 +4,16 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 from etils import epath
 
 from transformer_jax import config as config_lib
 from transformer_jax.config import Components
 from transformer_jax.data import load_data
-from transformer_jax.display.learning_curves import draw_learning_curves
-from transformer_jax.errors import ConfigError, Diverged, UserError
+from transformer_jax.errors import ConfigError, Diverged, UserError, WorkdirError
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.checkpoint_folders import CheckpointFolders
 from transformer_jax.storage.checkpoints import Checkpoints
-from transformer_jax.storage.files import absolute_path, exists
+from transformer_jax.storage.files import absolute_path, delete_file, exists
 from transformer_jax.storage.processes import run_on_primary
 from transformer_jax.storage.seed_checkpoints import GroupCheckpoints
 from transformer_jax.storage.seed_group import SeedGroup
@@ -142,7 +140,8 @@ def _train(
         except UserError:
             # A configuration that has never trained must not bind the next one.
             if not _has_trained(workdir):
-                workdir.config_path.unlink(missing_ok=True)
+                with contextlib.suppress(WorkdirError):  # The error that is raised comes first.
+                    delete_file(workdir.config_path)
             raise
         try:
             trainer.run()
@@ -150,10 +149,8 @@ def _train(
             trainer.close()
         if trainer.failed:
             end['exit'] = f'Diverged: {"; ".join(run.record.failed for run in trainer.runs)}'
-        if jax.process_index() == 0:
-            for run in trainer.runs:
-                if exists(run.workdir.metrics_path):  # The first update may not be finite.
-                    draw_learning_curves(run.workdir.metrics_path, run.workdir.curves_path)
+        for run in trainer.runs:
+            run.draw_curves()
         return [run.record for run in trainer.runs]
 
 

@@ -1,7 +1,6 @@
 """The loop of training: steps, logging, evaluation and checkpoints of one run."""
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -95,7 +94,7 @@ class Trainer:
             self.runs[0].data.tokenizer.require(meta['tokenizer'], tokenizer_path)
             self.iterator.set_state(meta['data'])
             for run, record in zip(self.runs, self._read_records(meta), strict=True):
-                run.record = Record(**record)
+                run.record = Record.from_json(record)
             self.step = self.saved = resumed
             self.log(f'resumed after step {resumed}')
         else:
@@ -195,7 +194,7 @@ class Trainer:
         return [meta['record']]
 
     def _write_records(self) -> dict[str, Any]:
-        record = dataclasses.asdict(self.runs[0].record)
+        record = self.runs[0].record.as_json()
         return {'record': record, 'best': record['best']}
 
     def _account(
@@ -218,7 +217,7 @@ class Trainer:
             return
         for run, own in values:
             seconds = line['seconds'] / len(values)
-            run.metrics.write(step, 'train', line | own | {'seconds': seconds})
+            run.log_step(step, line | own | {'seconds': seconds})
 
     def _complete_step(self, signum: int) -> tuple[list[TrainingRun], int]:
         """Evaluate the runs that are due, until a signal comes.
@@ -257,10 +256,9 @@ class Trainer:
     def _evaluate(self, run: TrainingRun) -> bool:
         """Score the validation split; return whether it is the best so far."""
         start = time.perf_counter()
-        samples = run.workdir.samples_path / f'validation-{self.step}.txt'
         settings = run.config
         found = self.evaluator.evaluate(
             self.params_of(run), 'validation', settings.evaluate.max_examples, settings.train.seed
         )
-        found.write_samples(samples)
+        run.write_samples(self.step, found)
         return run.take_scores(self.step, found.scores, time.perf_counter() - start)

@@ -1,14 +1,21 @@
 """One run in the training loop: its record, when it is due to evaluate or save, its logs."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from transformer_jax.data import Data
+from transformer_jax.display.learning_curves import draw_learning_curves
 from transformer_jax.errors import Diverged
+from transformer_jax.evaluation.evaluator import Evaluation
 from transformer_jax.evaluation.metrics import METRICS
 from transformer_jax.schema import ExperimentConfig
+from transformer_jax.storage.json_text import decode_non_finite, encode_non_finite
 from transformer_jax.storage.metrics_writer import MetricsWriter
+from transformer_jax.storage.side_records import SideRecord
 from transformer_jax.storage.workdir import Workdir
 
 REMEDY = (
@@ -28,6 +35,8 @@ class Record:
         evaluated: the step of the last evaluation.
         failed: how the run diverged, '' if it did not.
         saves: the steps whose checkpoints are kept.
+        nll: of the training tokens since the last line of the log, in nats; without smoothing.
+        tokens: the weight of these tokens.
     """
 
     best: dict[str, Any] | None = None
@@ -36,6 +45,20 @@ class Record:
     evaluated: int = 0
     failed: str = ''
     saves: list[int] = dataclasses.field(default_factory=list)
+    nll: float = 0.0
+    tokens: float = 0.0
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> 'Record':
+        """Read what `as_json` wrote, of this version or an earlier one."""
+        record = cls(**values)
+        if record.best:
+            record.best = record.best | {'value': decode_non_finite(record.best['value'])}
+        return record
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the values of the fields by name, which JSON can hold."""
+        return encode_non_finite(dataclasses.asdict(self))
 
     @property
     def live(self) -> bool:
@@ -78,6 +101,7 @@ class TrainingRun:
     ):
         self.config, self.data, self.workdir, self.log = config, data, workdir, log
         self.record = Record()
+        self._samples = SideRecord(workdir.samples_path)
 
     def start(self, resumed: int | None) -> None:
         """Open the metrics of a run that resumes after step `resumed`, or begins (None)."""
@@ -105,6 +129,8 @@ class TrainingRun:
         `train.on_nonfinite` says.
         """
         if values.pop('finite'):
+            self.record.nll += values['nll'] * values['tokens']
+            self.record.tokens += values['tokens']
             return True
         message = (
             f'step {step}: loss {values["loss"]}, gradient norm {values["grad_norm"]}: the update '
@@ -117,6 +143,25 @@ class TrainingRun:
             self.metrics.write(step, 'skipped', values)
         return self.record.live
 
+    def log_step(self, step: int, values: dict[str, Any]) -> None:
+        """Log a training step, with `mean_nll`: of all steps since the last one that was logged."""
+        record = self.record
+        mean = record.nll / record.tokens if record.tokens else math.nan
+        record.nll = record.tokens = 0.0
+        self.metrics.write(step, 'train', values | {'mean_nll': mean})
+
+    def write_samples(self, step: int, found: Evaluation) -> None:
+        """Write the translations of an evaluation during training, where there are any."""
+        path = self.workdir.samples_path / f'validation-{step}.txt'
+        self._samples.attempt(lambda: found.write_samples(path))
+
+    def draw_curves(self) -> None:
+        """Draw the learning curves of what was logged."""
+        metrics, curves = self.workdir.metrics_path, self.workdir.curves_path
+        # Without a file of metrics, the first update was not finite.
+        if jax.process_index() == 0 and metrics.exists():
+            SideRecord(curves).attempt(lambda: draw_learning_curves(metrics, curves))
+
     def take_scores(self, step: int, scores: dict[str, Any], seconds: float) -> bool:
         """Record and log scores of the validation split; return whether they are the best."""
         settings = self.config.evaluate
@@ -125,14 +170,15 @@ class TrainingRun:
             self.record.evaluations_since_best >= settings.patience
         )
         numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
-        self.metrics.write(step, 'validation', numbers | {'seconds': seconds})
         shown = ', '.join(
             f'{kind.label} {kind.format.format(scores[name])}'
             for name, kind in METRICS.items()
             if kind.logged and name in scores
         )
         metric = settings.best_metric
+        # Shown first: what was computed is not lost where it cannot be written.
         self.log(f'step {step}: validation {shown}{f" (best {metric})" if best else ""}')
+        self.metrics.write(step, 'validation', numbers | {'seconds': seconds})
         if self.record.stopped_early:
             self.log(f'stopping early: {settings.patience} evaluations without a better {metric}')
         return best

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 from etils import epath
 
-from transformer_jax.data.files import Texts, cache_dir, content_hash, find, write_atomically
+from transformer_jax.data.files import CACHE, Texts, cache_dir, content_hash, find
 from transformer_jax.data.tasks.text import TextPairs
 from transformer_jax.errors import DataError
 from transformer_jax.schema import DataConfig
-from transformer_jax.storage.files import expand_home
+from transformer_jax.storage.files import expand_home, write_bytes
 
 URL = 'https://raw.githubusercontent.com/multi30k/dataset/master/data/task1'
 
@@ -77,7 +77,7 @@ class Multi30k(TextPairs):
                     f'cannot download {url} ({error}); check data.{key}, or put the files of '
                     'github.com/multi30k/dataset into a folder and set data.source_dir'
                 ) from None
-            write_atomically(path, content)
+            write_bytes(path, content, CACHE)
         return path
 
 

@@ -2,14 +2,14 @@
 
 import abc
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from etils import epath
 
-from transformer_jax.data.files import write_atomically
 from transformer_jax.errors import DataError
+from transformer_jax.storage.files import write_bytes
+from transformer_jax.storage.json_text import to_json
 
 SPECIAL = ('<pad>', '<s>', '</s>', '<unk>')  # by their ids PAD, BOS, EOS, UNK
 
@@ -120,8 +120,8 @@ class Tokenizer(abc.ABC):
         """
         record = {'kind': self.kind, 'vocab_size': self.vocab_size, **self.record()}
         record['sha256'] = self.sha256
-        write_atomically(directory / 'tokenizer.model', self._model)
-        write_atomically(directory / 'tokenizer.json', json.dumps(record, indent=2).encode())
+        write_bytes(directory / 'tokenizer.model', self._model)
+        write_bytes(directory / 'tokenizer.json', to_json(record, indent=2).encode())
 
     def require(self, sha256: str, directory: epath.Path) -> None:
         """Raise DataError unless this is the tokenizer whose SHA-256 a checkpoint recorded."""

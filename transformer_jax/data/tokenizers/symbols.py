@@ -1,6 +1,5 @@
 """Tokenizers without merges: the symbols of a task, characters, and bytes."""
 
-import json
 from collections.abc import Sequence
 from typing import Self
 
@@ -9,6 +8,7 @@ from transformer_jax.batch import UNK
 from transformer_jax.data.tokenizers.base import SPECIAL, Tokenizer
 from transformer_jax.errors import DataError
 from transformer_jax.storage.json_files import parse_json
+from transformer_jax.storage.json_text import to_json
 
 
 class Symbols(Tokenizer):
@@ -28,7 +28,7 @@ class Symbols(Tokenizer):
     @classmethod
     def of(cls, symbols: Sequence[str]) -> Self:
         """Make the tokenizer of these symbols, whose ids count from 4."""
-        return cls(json.dumps(list(symbols), ensure_ascii=False).encode())
+        return cls(to_json(list(symbols), ensure_ascii=False).encode())
 
     @property
     def vocab_size(self) -> int:
