@@ -106,7 +106,7 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path):
     lines = []
     shown = dry_run(plan(tmp_path / 'root', only=('base',)), lines.append)
     assert not (tmp_path / 'root').exists()
-    columns = {column.header: list(column.cells) for column in shown.columns}
+    columns = {str(column.header): [*map(str, column.cells)] for column in shown.columns}
     assert (columns['seeds'], columns['to do'], columns['variants']) == (
         ['0 1'],
         ['2'],
@@ -115,7 +115,7 @@ def test_a_dry_run_measures_and_writes_nothing(tmp_path):
     assert float(columns['ms per step'][0]) > 0
     size = measure.model_size(resolve(plan(tmp_path / 'root').settings[0].config))
     assert columns['parameters'] == [f'{size.params:,}']
-    assert '2 of 2 runs to do' in shown.title
+    assert '2 of 2 runs to do' in str(shown.title)
 
 
 def test_a_dry_run_tells_what_cannot_be_read(tmp_path):

@@ -162,6 +162,7 @@ def _costs(trial: Trial, anew: bool) -> dict[str, Any]:
         'flops': size.flops,
         'memory_bytes': measured.memory_bytes,
         'step_seconds': measured.step_seconds,
+        'step_spread': measured.step_spread,
         'steps': config.train.steps,
         'wall_seconds': measure.logged_seconds(workdir.metrics_path),
         'side_by_side': len(group.members) if group else 1,

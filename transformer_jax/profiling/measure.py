@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -52,11 +52,14 @@ class StepMeasurement:
         step_flops: the mean of the FLOPs, forward and backward.
         step_seconds: the mean of the time.
         memory_bytes: per device, arguments and temporary arrays, of the shape that needs most.
+        step_spread: how far apart the quartiles of single steps are, as a share of their median;
+            the mean over shapes. On a machine with nothing else to do it is a few percent.
     """
 
     step_flops: float
     step_seconds: float
     memory_bytes: int
+    step_spread: float = 0.0
 
 
 def model_size(components: Components) -> ModelSize:
@@ -90,7 +93,7 @@ def measure_step(components: Components, tokenizer: epath.Path | None = None) ->
     )
     batches = _one_batch_per_shape(data, program, len(counts))
     traced = build_model(costs.portable(components.architecture))
-    state, flops, times, memory = program.init_state(), 0.0, 0.0, 0
+    state, flops, times, spread, memory = program.init_state(), 0.0, 0.0, 0.0, 0
     for (planned_rows, length), count in counts.items():
         rows, share = padded_rows(planned_rows, program.rows_multiple), count / counts.total()
         batch = program.place(batches[rows, length])
@@ -98,9 +101,10 @@ def measure_step(components: Components, tokenizer: epath.Path | None = None) ->
         needed = compiled.memory_analysis()
         memory = max(memory, needed.argument_size_in_bytes + needed.temp_size_in_bytes)
         state, taken = _time_steps(compiled, state, batch)
-        times += share * taken
+        times += share * statistics.median(taken)
+        spread += share * relative_spread(taken)
         flops += share * 3 * costs.forward_flops(traced, program.abstract.params, rows, length)
-    return StepMeasurement(flops, times, memory)
+    return StepMeasurement(flops, times, memory, spread)
 
 
 def _one_batch_per_shape(
@@ -116,11 +120,11 @@ def _one_batch_per_shape(
     return batches
 
 
-def _time_steps(compiled: Callable, state: Any, batch: Batch) -> tuple[Any, float]:
+def _time_steps(compiled: Callable, state: Any, batch: Batch) -> tuple[Any, list[float]]:
     """Take steps, each of which consumes the state of the one before.
 
     Returns:
-        (the last state, the median of the seconds of a step)
+        (the last state, the seconds of each step)
     """
 
     def update() -> Any:
@@ -133,7 +137,13 @@ def _time_steps(compiled: Callable, state: Any, batch: Batch) -> tuple[Any, floa
     taken = []
     while len(taken) < MIN_STEPS or (sum(taken) < ENOUGH_S and len(taken) < MAX_STEPS):
         taken.append(seconds(update))
-    return current, statistics.median(taken)
+    return current, taken
+
+
+def relative_spread(seconds_taken: Sequence[float]) -> float:
+    """Return the distance between the quartiles of some times, as a share of their median."""
+    low, median, high = statistics.quantiles(seconds_taken, n=4, method='inclusive')
+    return (high - low) / median
 
 
 def logged_seconds(path: epath.Path) -> float:

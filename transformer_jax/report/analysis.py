@@ -202,7 +202,7 @@ def _compare_with_paper(
 
 def _cost(matched: Mapping[str, Any], runs: Sequence[Result]) -> Cost:
     def over(reduce: Callable[[Iterable], Any], key: str) -> Any:
-        measured = [run[key] for run in runs if run[key] is not None]
+        measured = [run[key] for run in runs if run.get(key) is not None]
         return reduce(measured) if measured else None
 
     return Cost(
@@ -210,6 +210,7 @@ def _cost(matched: Mapping[str, Any], runs: Sequence[Result]) -> Cost:
         non_embedding_params=over(max, 'non_embedding_params'),
         flops=over(max, 'flops'),
         step_seconds=over(statistics.median, 'step_seconds'),
+        step_spread=over(max, 'step_spread'),
         memory_bytes=over(max, 'memory_bytes'),
         wall_seconds=over(statistics.mean, 'wall_seconds'),
         matched=matched,

@@ -202,6 +202,11 @@ def _params(cost: Any) -> Cell:
     return Cell(numbers.count(cost.params), cost.params, tuple(remarks))
 
 
+def _step(cost: Any) -> Cell:
+    spread = () if cost.step_spread is None else (f'spread {100 * cost.step_spread:.0f}%',)
+    return Cell(numbers.seconds(cost.step_seconds), cost.step_seconds, spread)
+
+
 _QUALITY: dict[str, Callable[[VariantResult, int], Cell]] = {
     'variant': lambda row, places: Cell(row.variant, row.variant),
     'n': _runs,
@@ -215,7 +220,7 @@ _QUALITY: dict[str, Callable[[VariantResult, int], Cell]] = {
 _COST: dict[str, Callable[[Any], Cell]] = {
     'params': _params,
     'flops': lambda cost: Cell(numbers.count(cost.flops), cost.flops),
-    'step': lambda cost: Cell(numbers.seconds(cost.step_seconds), cost.step_seconds),
+    'step': _step,
     'memory': lambda cost: Cell(numbers.size(cost.memory_bytes), cost.memory_bytes),
     'wall': lambda cost: Cell(numbers.seconds(cost.wall_seconds), cost.wall_seconds),
 }

@@ -18,7 +18,15 @@ RESAMPLED = ('difference', 'low', 'high', 'p', 'adjusted')
 # that leaving out one apostrophe always gives the text back. The last four are the wide letters.
 FORMULA = re.compile(r"\s*'*\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.ASCII | re.IGNORECASE)
-COSTS = ('params', 'non_embedding_params', 'flops', 'step_seconds', 'memory_bytes', 'wall_seconds')
+COSTS = (
+    'params',
+    'non_embedding_params',
+    'flops',
+    'step_seconds',
+    'step_spread',
+    'memory_bytes',
+    'wall_seconds',
+)
 
 
 def runs_csv(report: Report) -> str:

@@ -15,6 +15,8 @@ from transformer_jax.report.tables import Report, Table, VariantResult, Verdict
 
 TALLIED = (Verdict.BETTER, Verdict.WORSE, Verdict.OPEN, Verdict.UNTESTED, Verdict.MISSING)
 EFFECT = 2.0  # standard deviations of one run: the difference whose chance to be found is stated
+# Step times are called noisy where the quartiles are farther apart, as a share of the median.
+NOISY_SPREAD = 0.1
 
 
 def tally(table: Table) -> list[tuple[Verdict, str]]:
@@ -59,6 +61,7 @@ def notes(table: Table, with_detectable: bool = True) -> Iterator[str]:
     elif any(row.comparison for row in table.rows):
         yield 'Nothing could be tested: a test needs two seeds of the variant and of the reference.'
     yield from _reasons(table, tested=bool(compared))
+    yield from _noisy_times(table)
     if table.sentences:
         yield (
             f'Over sentences: the paired bootstrap over the {table.sentences} sentences that were '
@@ -111,6 +114,20 @@ def _reasons(table: Table, tested: bool) -> Iterator[str]:
         all_of_them = len(variants) == sum(bool(row.values) for row in table.rows)
         names = 'all variants' if all_of_them else ', '.join(variants)
         yield f'{reason[0].upper()}{reason[1:]}: {names}.'
+
+
+def _noisy_times(table: Table) -> Iterator[str]:
+    """Warn of step times that scatter, as on a machine that does other work."""
+    spreads = {row.variant: row.cost.step_spread or 0.0 for row in table.rows}
+    noisy = {name: spread for name, spread in spreads.items() if spread > NOISY_SPREAD}
+    if noisy:
+        worst = max(noisy, key=lambda name: noisy[name])
+        yield (
+            f'⚠ The step times are noisy: the quartiles of single steps are up to '
+            f'{100 * noisy[worst]:.0f}% of the median apart ({worst}; over '
+            f'{100 * NOISY_SPREAD:.0f}% in {len(noisy)} of {len(spreads)} variants). Compare times '
+            'that were measured on a machine with nothing else to do.'
+        )
 
 
 def agreement(found: RankAgreement) -> str:

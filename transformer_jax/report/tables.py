@@ -52,6 +52,8 @@ class Cost(NamedTuple):
         non_embedding_params: those outside embeddings.
         flops: of the forward pass, per target token.
         step_seconds: of a training step, the median over runs.
+        step_spread: how far apart the quartiles of single steps are, as a share of their median,
+            in the run where they are farthest; results of earlier versions have none.
         memory_bytes: of the compiled training step, the largest of any run.
         wall_seconds: of a run, the mean over runs.
         matched: what was solved for, {'model.d_ff': 240}, and the 'residual'.
@@ -61,6 +63,7 @@ class Cost(NamedTuple):
     non_embedding_params: int | None = None
     flops: float | None = None
     step_seconds: float | None = None
+    step_spread: float | None = None
     memory_bytes: float | None = None
     wall_seconds: float | None = None
     matched: Mapping[str, Any] = {}
