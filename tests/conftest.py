@@ -1,6 +1,7 @@
 """What must happen before JAX's backend starts, and what many tests share."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
@@ -22,6 +23,10 @@ from transformer_jax.config import resolve_architecture
 from transformer_jax.models.architecture import Architecture
 from transformer_jax.schema import ModelConfig
 
+# A script that starts the tests in the background has them ignore these, and so every program that
+# they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update(
     'jax_numpy_rank_promotion', 'raise'

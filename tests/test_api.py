@@ -26,7 +26,7 @@ TRANSLATOR = TINY | {
 }
 LANGUAGE = TINY | {
     'model.kind': 'decoder_only',
-    'model.position': 'learned(max_len=64)',
+    'model.position': 'learned(max_len=128)',
     'data.batching': 'buckets(lengths=(48,))',
     'train.batch_tokens': 768,
     'train.steps': 3,

@@ -281,7 +281,8 @@ def test_kinds_do_not_combine():
 BAD = {  # text: (part of the message, column of the mark)
     'kind(': ('is no spec', None),
     '': ('is no spec', 0),
-    'kind.x': ('is no spec: write name or name(argument=value, …)', 0),
+    'kind.x': ('names the module kind, which is not found', 0),
+    'kind[x]': ('is no spec: write name or name(argument=value, …)', 0),
     'kind + kind': ('is no spec: write name', 0),
     'kimd': ("names the unknown 'kimd': did you mean 'kind'?", 0),
     'zzz': ("names the unknown 'zzz': valid: kind, other", 0),

@@ -95,7 +95,7 @@ def test_a_killed_start_does_not_bind(tmp_path):
 def test_the_number_of_seeds_may_be_corrected(first, second, tmp_path, monkeypatch):
     """So may the vocabulary, which the first start learned already."""
 
-    def fails(self, signals):
+    def fails(self):
         raise RuntimeError('RESOURCE_EXHAUSTED: out of memory')
 
     config = experiment(train__num_seeds=first, data__vocab_size=80)
@@ -104,7 +104,7 @@ def test_the_number_of_seeds_may_be_corrected(first, second, tmp_path, monkeypat
         with pytest.raises(RuntimeError):
             train(config, tmp_path, quiet)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, 'run', lambda self, signals: None)
+        patch.setattr(Trainer, 'run', lambda self: None)
         corrected = experiment(train__num_seeds=second, train__seed=1)
         train(corrected, tmp_path, quiet)
     found = Workdir(tmp_path).read_config()

@@ -205,7 +205,7 @@ def steps_saved(workdir) -> list[int]:
 
 @pytest.mark.parametrize('signum', STOP_SIGNALS)
 def test_a_signal_before_the_first_step_ends_at_once(tmp_path, monkeypatch, signum):
-    def never():
+    def never(self, batch):
         raise AssertionError('a step was made')
 
     at(monkeypatch, TrainProgram, 'init_state', 1, lambda: os.kill(os.getpid(), signum))
