@@ -7,6 +7,7 @@ from transformer_jax.cli.flags import (
     Flags,
     define_decoding,
     define_json,
+    define_moved_data,
     log,
     open_trained,
     whole_numbers,
@@ -17,6 +18,7 @@ from transformer_jax.storage.json_text import to_json
 def define_evaluate(values: Flags) -> None:
     """Define the flags of `evaluate`."""
     define_decoding(values)
+    define_moved_data(values)
     flags.DEFINE_enum('split', 'test', ['validation', 'test'], 'What to score.', flag_values=values)
     flags.DEFINE_list(
         'lengths',

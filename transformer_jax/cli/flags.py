@@ -68,6 +68,24 @@ def define_checkpoint(values: Flags) -> None:
     )
 
 
+def define_changed_data(values: Flags) -> None:
+    """Define the flag --allow_changed_data."""
+    flags.DEFINE_bool(
+        'allow_changed_data',
+        False,
+        'Go on although the data is not that of the checkpoint, and say so.',
+        flag_values=values,
+    )
+
+
+def define_moved_data(values: Flags) -> None:
+    """Define --source_dir and --allow_changed_data, for commands that read a split."""
+    flags.DEFINE_string(
+        'source_dir', '', 'Where the data lies now; replaces data.source_dir.', flag_values=values
+    )
+    define_changed_data(values)
+
+
 def define_decoding(values: Flags) -> None:
     """Define --workdir, --checkpoint, --beam and --length_penalty."""
     define_checkpoint(values)
@@ -132,4 +150,8 @@ def open_trained(
     from transformer_jax.inference.trained_run import TrainedRun
 
     given = {name: values[name].value for name in replaced if values[name].value is not None}
-    return TrainedRun(required(values, 'workdir'), values.checkpoint, log, given, splits)
+    moved = {
+        name: values[name].value for name in ('source_dir', 'allow_changed_data') if name in values
+    }
+    workdir = required(values, 'workdir')
+    return TrainedRun(workdir, values.checkpoint, log, given, splits, **moved)

@@ -3,7 +3,13 @@
 from absl import flags
 from etils import epath
 
-from transformer_jax.cli.flags import Flags, define_checkpoint, print_remark, required
+from transformer_jax.cli.flags import (
+    Flags,
+    define_checkpoint,
+    define_moved_data,
+    print_remark,
+    required,
+)
 from transformer_jax.errors import ConfigError
 from transformer_jax.storage.json_text import to_json
 
@@ -11,6 +17,7 @@ from transformer_jax.storage.json_text import to_json
 def define_probe(values: Flags) -> None:
     """Define the flags of `probe`."""
     define_checkpoint(values)
+    define_moved_data(values)
     flags.DEFINE_bool(
         'all_checkpoints',
         False,
@@ -53,7 +60,15 @@ def run_probe(values: Flags) -> None:
         check_figure(epath.Path(values.out))
     # The table shows the newest of all checkpoints.
     checkpoint = 'last' if values.all_checkpoints else values.checkpoint
-    trained = TrainedRun(workdir, checkpoint, print_remark, {}, (values.split,))
+    trained = TrainedRun(
+        workdir,
+        checkpoint,
+        print_remark,
+        {},
+        (values.split,),
+        values.source_dir,
+        values.allow_changed_data,
+    )
     result = probes.probe(trained, values.split, values.batches, values.all_checkpoints)
     if values.json:
         print(to_json(result), flush=True)

@@ -4,6 +4,7 @@ from absl import flags
 
 from transformer_jax.cli.flags import (
     Flags,
+    define_changed_data,
     define_config,
     define_workdir,
     log,
@@ -16,6 +17,7 @@ def define_train(values: Flags) -> None:
     """Define the flags of `train`."""
     define_config(values)
     define_workdir(values)
+    define_changed_data(values)
     flags.DEFINE_bool(
         'distributed',
         False,
@@ -45,7 +47,7 @@ def run_train(values: Flags) -> None:
     config, workdir = read_config(values), required(values, 'workdir')
     from transformer_jax.training.train import train
 
-    best = train(config, workdir, log)
+    best = train(config, workdir, log, values.allow_changed_data)
     log(
         f'done: {workdir}'
         + (f'; best {best["metric"]} {best["value"]:.4f} at step {best["step"]}' if best else '')

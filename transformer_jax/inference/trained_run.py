@@ -11,6 +11,7 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax.attention.engines import is_available
 from transformer_jax.data import load_data
+from transformer_jax.data.fingerprints import require_same_splits
 from transformer_jax.errors import WorkdirError
 from transformer_jax.evaluation.evaluator import Evaluation, Evaluator
 from transformer_jax.models import abstract_params, build_model
@@ -49,6 +50,8 @@ class TrainedRun:
         log: Log,
         decode: Mapping[str, Any],
         splits: Sequence[str] = (),
+        source_dir: str = '',
+        allow_changed_data: bool = False,
     ):
         """Read the configuration, the data and one checkpoint of a workdir.
 
@@ -59,6 +62,8 @@ class TrainedRun:
             log: receives remarks.
             decode: keys of DecodeConfig that replace the run's own.
             splits: of the data, read and checked at once; others are read when asked for.
+            source_dir: where the data lies now; '' is `data.source_dir` of training.
+            allow_changed_data: only log that a split is another than that of training.
 
         Raises:
             ConfigError: the workdir holds no run, or no such checkpoint.
@@ -67,6 +72,9 @@ class TrainedRun:
         """
         self.workdir, self.log = Workdir(path), log
         stored = config_lib.from_stored(self.workdir.read_config(), self.workdir.config_path)
+        if source_dir:
+            moved = dataclasses.replace(stored.data, source_dir=source_dir)
+            stored = config_lib.replace(stored, data=moved)
         self.config = _usable_here(stored, decode, log)
         self.checkpoints = open_checkpoints(self.workdir)
         self.choice = checkpoint or ('last' if self.checkpoints.best_step() is None else 'best')
@@ -77,6 +85,8 @@ class TrainedRun:
         self.partitioner = Partitioner(self.config.parallel.mesh)
         meta = self.checkpoints.meta(self.steps[0])
         self.data.tokenizer.require(meta['tokenizer'], self.workdir.tokenizer_path)
+        self._stored_splits, self._allows_changes = meta.get('splits', {}), allow_changed_data
+        self.require_same_data(splits)
         self.params = self.params_at(self.steps)
         self.evaluator = Evaluator(components, self.data, self.partitioner, log)
         log(f'checkpoint: {self.choice} (step {", ".join(map(str, self.steps))})')
@@ -104,6 +114,10 @@ class TrainedRun:
         other.evaluator = Evaluator(components, self.data, self.partitioner, self.log)
         return other
 
+    def require_same_data(self, splits: Sequence[str]) -> None:
+        """Raise DataError where a split that was read in training is another one now."""
+        require_same_splits(self.data, self._stored_splits, splits, self._allows_changes, self.log)
+
     def samples_name(self, split: str) -> str:
         """Name the file in the workdir's samples/ where `evaluate` writes translations."""
         return f'{split}-{self.choice.replace(":", "")}.txt'
@@ -126,6 +140,7 @@ class TrainedRun:
             'steps': list(self.steps),
             'decode': config_lib.flatten(self.config.decode),
         }
+        self.require_same_data([split])
         found = self.evaluator.evaluate(self.params, split)
         scores = origin | found.scores | {'seconds': round(time.time() - start, 2)}
         return dataclasses.replace(found, scores=scores)

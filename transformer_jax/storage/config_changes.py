@@ -7,9 +7,17 @@ from typing import Any
 from transformer_jax.storage.json_text import to_json
 
 # Keys (or groups, ending in a dot) that may change between the runs of one workdir: no update
-# depends on them beyond the order of floating-point sums. train.steps is not one of them: many
-# schedules depend on it.
-MAY_CHANGE = ('parallel.', 'checkpoint.', 'train.log_every', 'data.prefetch', 'data.cache_dir')
+# depends on them beyond the order of floating-point sums. Where the data lies may change: the data
+# itself is compared, see `data.fingerprints`. train.steps is not one of them: many schedules depend
+# on it.
+MAY_CHANGE = (
+    'parallel.',
+    'checkpoint.',
+    'train.log_every',
+    'data.prefetch',
+    'data.cache_dir',
+    'data.source_dir',
+)
 
 
 def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:

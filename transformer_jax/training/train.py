@@ -1,6 +1,8 @@
 """Train one run, or several seeds side by side, in a workdir."""
 
 import contextlib
+import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +33,9 @@ from transformer_jax.training.training_run import REMEDY, Record, TrainingRun
 Log = Callable[[str], None]
 
 
-def train(config: ExperimentConfig, path: epath.PathLike, log: Log) -> dict[str, Any] | None:
+def train(
+    config: ExperimentConfig, path: epath.PathLike, log: Log, allow_changed_data: bool = False
+) -> dict[str, Any] | None:
     """Train to `train.steps`, resuming what the workdir at `path` holds.
 
     With `train.num_seeds` > 1 several seeds train side by side, see `train_group`.
@@ -40,6 +44,7 @@ def train(config: ExperimentConfig, path: epath.PathLike, log: Log) -> dict[str,
         config: of the experiment.
         path: the workdir.
         log: receives one-line messages.
+        allow_changed_data: resume although a split is another than before, and say so.
 
     Returns:
         the best evaluation, {'step', 'metric', 'value'}; None without any, and for a seed group.
@@ -50,13 +55,14 @@ def train(config: ExperimentConfig, path: epath.PathLike, log: Log) -> dict[str,
             if one seed or more diverged.
     """
     if config.train.num_seeds == 1:
-        [record] = _train(config, path, log)
+        [record] = _train(config, path, log, allow_changed_data=allow_changed_data)
         if record.error is not None:
             raise record.error
         return record.best
     members = seed_groups.seed_configs(config)
     seeds = tuple(str(member.train.seed) for member in members)
-    records = train_group(members, SeedGroup(absolute_path(path), '.', seeds), log)
+    group = SeedGroup(absolute_path(path), '.', seeds)
+    records = train_group(members, group, log, allow_changed_data)
     failed = [
         f'seed {member.train.seed} at {record.failed}'
         for member, record in zip(members, records, strict=True)
@@ -71,7 +77,12 @@ def train(config: ExperimentConfig, path: epath.PathLike, log: Log) -> dict[str,
     return None
 
 
-def train_group(configs: Sequence[ExperimentConfig], group: SeedGroup, log: Log) -> list[Record]:
+def train_group(
+    configs: Sequence[ExperimentConfig],
+    group: SeedGroup,
+    log: Log,
+    allow_changed_data: bool = False,
+) -> list[Record]:
     """Train several runs in one compiled program, resuming what their group holds.
 
     Each run has a workdir of its own, as if it had been trained alone, but the group has the
@@ -83,6 +94,7 @@ def train_group(configs: Sequence[ExperimentConfig], group: SeedGroup, log: Log)
             trained alone, in its folder.
         group: their folders, in the same order.
         log: receives one-line messages.
+        allow_changed_data: see `train`.
 
     Returns:
         the record of each run: `best`, its best evaluation, and `failed`, how it diverged.
@@ -93,12 +105,14 @@ def train_group(configs: Sequence[ExperimentConfig], group: SeedGroup, log: Log)
     """
     seed_groups.require_whole(group)
     if len(configs) == 1:
-        return _train(configs[0], group.member_paths[0], log)
+        path = group.member_paths[0]
+        return _train(configs[0], path, log, allow_changed_data=allow_changed_data)
     if len(set(group.members)) < len(configs):
         raise ConfigError(
             f'runs in one program need folders of their own, these are {", ".join(group.members)}'
         )
-    return _train(seed_groups.group_config(configs), group.path, log, group, configs)
+    config = seed_groups.group_config(configs)
+    return _train(config, group.path, log, group, configs, allow_changed_data)
 
 
 def _train(
@@ -107,8 +121,10 @@ def _train(
     log: Log,
     group: SeedGroup | None = None,
     members: Sequence[ExperimentConfig] = (),
+    allow_changed_data: bool = False,
 ) -> list[Record]:
     """Train the run in the workdir `path`, or the members of the group whose workdir it is."""
+    config, members = _place(config), [_place(member) for member in members]
     workdir = _open_own(path)
     components = config_lib.resolve(config)
     engines = components.architecture.engines()
@@ -136,7 +152,7 @@ def _train(
             else:
                 runs = stack.enter_context(seed_groups.open_group(group, members, data, log))
                 trainer = _make_group_trainer(components, runs, workdir, signals, log)
-            trainer.start(workdir.tokenizer_path)
+            trainer.start(workdir.tokenizer_path, allow_changed_data)
         except UserError:
             # A configuration that has never trained must not bind the next one.
             if not _has_trained(workdir):
@@ -156,6 +172,14 @@ def _train(
 
 def _has_trained(workdir: Workdir) -> bool:
     return bool(CheckpointFolders(workdir.checkpoints_path, keep=1, read_only=True).valid_steps())
+
+
+def _place(config: ExperimentConfig) -> ExperimentConfig:
+    """Record where the data lies as an absolute path: later commands may run elsewhere."""
+    if not config.data.source_dir:
+        return config
+    place = os.fspath(absolute_path(config.data.source_dir))
+    return config_lib.replace(config, data=dataclasses.replace(config.data, source_dir=place))
 
 
 def _open_own(path: epath.PathLike) -> Workdir:

@@ -12,6 +12,7 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax.batch import Batch
 from transformer_jax.config import Components
+from transformer_jax.data.fingerprints import require_same_splits, split_fingerprint
 from transformer_jax.display.progress import Progress
 from transformer_jax.errors import Stopped
 from transformer_jax.evaluation.evaluator import Evaluator
@@ -56,6 +57,7 @@ class Trainer:
     state: TrainState
     iterator: BatchIterator
     position: Any
+    splits: dict[str, str]  # the fingerprints of the data
 
     def __init__(
         self,
@@ -85,13 +87,22 @@ class Trainer:
         """Whether all runs have diverged."""
         return all(run.record.failed for run in self.runs)
 
-    def start(self, tokenizer_path: epath.Path) -> None:
-        """Restore the newest intact checkpoint, or initialize."""
+    def start(self, tokenizer_path: epath.Path, allow_changed_data: bool = False) -> None:
+        """Restore the newest intact checkpoint, or initialize.
+
+        Args:
+            tokenizer_path: the folder of the tokenizer, for messages.
+            allow_changed_data: only log that a split is another than that of the checkpoint.
+        """
         self.iterator = self._make_iterator()
         resumed = None
         if self.checkpoints.valid_steps():
             resumed, self.state, meta = self.checkpoints.restore(self.program.abstract)
             self.runs[0].data.tokenizer.require(meta['tokenizer'], tokenizer_path)
+            stored = meta.get('splits', {})
+            require_same_splits(
+                self.runs[0].data, stored, list(stored), allow_changed_data, self.log
+            )
             self.iterator.set_state(meta['data'])
             for run, record in zip(self.runs, self._read_records(meta), strict=True):
                 run.record = Record.from_json(record)
@@ -105,6 +116,9 @@ class Trainer:
                     self.config.train.init_from, self.state, tokenizer, self.log
                 )
         self.position = self.iterator.get_state()
+        evaluate = self.config.evaluate
+        splits = ['train', *(['validation'] if evaluate.every or evaluate.every_epochs else [])]
+        self.splits = {split: split_fingerprint(self.runs[0].data, split) for split in splits}
         for run in self.runs:
             run.start(resumed)
 
@@ -164,6 +178,7 @@ class Trainer:
         meta = {
             'data': self.position,
             'tokenizer': self.runs[0].data.tokenizer.sha256,
+            'splits': self.splits,
             'config': with_version(config_lib.to_dict(self.config)),
         }
         self.checkpoints.save(self.step, self.state, meta | self._write_records())
