@@ -33,6 +33,12 @@ class Diverged(UserError):
     exit_code = 4
 
 
+class ProcessGone(UserError):
+    """Another process of a run of several has ended: restart all of them."""
+
+    exit_code = 5
+
+
 class Stopped(UserError):
     """A run that a signal ended after its state was saved.
 

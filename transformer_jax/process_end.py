@@ -58,6 +58,7 @@ class Guard:
 
     Attributes:
         at_once: whether a signal ends the process without a grace: there is nothing to close.
+        before_end: called with the exit code, last, by a process that a signal ends.
     """
 
     def __init__(self) -> None:
@@ -66,6 +67,7 @@ class Guard:
         self._raised = self._patient = False
         self._since = 0.0  # From when on the grace counts.
         self._save: Callable[[int], str] | None = None
+        self.before_end: Callable[[int], None] | None = None
         self._lock, self._ending = threading.Lock(), threading.Lock()
 
     def install(self) -> None:
@@ -148,6 +150,8 @@ class Guard:
             except Exception as error:
                 line, code = str(error), getattr(error, 'exit_code', 1)
         os.write(2, f'transformer-jax: {line}\n'.encode())
+        if self.before_end is not None:
+            self.before_end(code)
         os._exit(code)
 
 

@@ -11,11 +11,12 @@ from absl import flags, logging
 
 from transformer_jax import process_end, spec
 from transformer_jax.cli.commands import COMMANDS
-from transformer_jax.cli.flags import Flags
+from transformer_jax.cli.flags import Command, Flags
 from transformer_jax.cli.help import overview, usage, version
 from transformer_jax.cli.streams import ReaderEndedError, guarded_streams
-from transformer_jax.errors import ConfigError, UserError
+from transformer_jax.errors import ConfigError, DataError, Diverged, Stopped, UserError
 from transformer_jax.host_memory import exhausted, tune_host_memory
+from transformer_jax.partitioning.peers import peers
 from transformer_jax.renames import RENAMED_KEYS
 from transformer_jax.schema import ExperimentConfig, flatten
 from transformer_jax.storage.files import user_cache
@@ -30,7 +31,16 @@ RENAMED = {
 def run_command(arguments: list[str]) -> int:
     """Run the command that the arguments name, and return its exit code, see `errors`."""
     with guarded_streams():
-        return _run(arguments)
+        try:
+            code = _run(arguments)
+        except Exception:
+            if (others := peers()) is None:
+                raise
+            traceback.print_exc()
+            others.leave(1)
+        if code and (others := peers()) is not None:
+            others.leave(code)
+        return code
 
 
 def _run(arguments: list[str]) -> int:
@@ -55,9 +65,7 @@ def _run(arguments: list[str]) -> int:
             sys.stdout.flush()
             return 0
         _prepare_process(values)
-        if (guard := process_end.guard()) is not None:
-            guard.at_once = False
-        COMMANDS[name].run(values)
+        _run_command(COMMANDS[name], values)
         sys.stdout.flush()
         return 0
     except UserError as error:
@@ -77,6 +85,21 @@ def _run(arguments: list[str]) -> int:
         return 0
     finally:
         sys.argv = given
+
+
+def _run_command(command: Command, values: Flags) -> None:
+    """Run a command; an error that comes from the end of another process says so."""
+    if (guard := process_end.guard()) is not None:
+        guard.at_once = False
+    try:
+        command.run(values)
+    except (ConfigError, DataError, Diverged, Stopped):  # Of this process, or of all alike.
+        raise
+    except Exception as error:
+        if (others := peers()) is None:
+            raise
+        cause = others.explain(error)
+        raise cause from (None if cause is error else error)
 
 
 def _parse(values: Flags, name: str, arguments: list[str]) -> None:
@@ -186,9 +209,3 @@ def _prepare_process(values: Flags) -> None:
     tune_host_memory()
     if not jax.config.values['jax_compilation_cache_dir']:
         jax.config.update('jax_compilation_cache_dir', str(user_cache() / 'xla'))
-    # Its handler would swallow a SIGTERM that comes before the first step, see `StopAgreement`.
-    jax.config.update('jax_enable_preemption_service', False)
-    if 'distributed' in values and values.distributed:
-        jax.distributed.initialize()
-    elif 'coordinator' in values and values.coordinator:
-        jax.distributed.initialize(values.coordinator, values.num_processes, values.process_id)

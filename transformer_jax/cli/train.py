@@ -11,6 +11,8 @@ from transformer_jax.cli.flags import (
     read_config,
     required,
 )
+from transformer_jax.errors import ConfigError
+from transformer_jax.partitioning.joining import join, join_cluster
 
 
 def define_train(values: Flags) -> None:
@@ -42,8 +44,26 @@ def define_train(values: Flags) -> None:
     )
 
 
+def join_processes(values: Flags) -> None:
+    """Join the other processes of the run, where the flags name any.
+
+    Raises:
+        ConfigError: flags that do not fit together, or processes that cannot be joined.
+    """
+    if values.distributed and values.coordinator:
+        raise ConfigError('--distributed finds the other processes itself: leave out --coordinator')
+    if values.distributed:
+        join_cluster()
+    elif values.coordinator:
+        join(values.coordinator, values.num_processes, values.process_id)
+    elif values['num_processes'].present or values['process_id'].present:
+        raise ConfigError('--num_processes and --process_id need --coordinator=HOST:PORT')
+
+
 def run_train(values: Flags) -> None:
     """Train, or resume the run of the workdir, and print the best evaluation."""
+    # First: the others hear of what is wrong here.
+    join_processes(values)
     config, workdir = read_config(values), required(values, 'workdir')
     from transformer_jax.training.train import train
 

@@ -9,7 +9,7 @@ PREFIX = 'transformer_jax'
 
 
 class KeyValues:
-    """Texts that all processes of a run see, each written once.
+    """Texts that all processes of a run see.
 
     No device takes part, so that processes that compile, wait or fail can still talk.
     """
@@ -29,6 +29,10 @@ class KeyValues:
         # JAX reports a key that exists by this error alone.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._client.key_value_set(self._prefix + key, value)
+
+    def replace(self, key: str, value: str) -> None:
+        """Write a text, whether the key has one or not."""
+        self._client.key_value_set(self._prefix + key, value, allow_overwrite=True)
 
     def read_all(self) -> dict[str, str]:
         """Return all keys that have a text."""

@@ -27,8 +27,7 @@ def describe_run() -> dict[str, Any]:
     kinds = sorted({f'{device.platform} {device.device_kind}' for device in jax.devices()})
     return {
         'commit': git_commit(Path(__file__).parents[1]),
-        'versions': {'python': platform.python_version()}
-        | {package: importlib.metadata.version(package) for package in PACKAGES},
+        'versions': package_versions(),
         'modules': outside.sources(),
         'devices': f'{jax.device_count()} x {", ".join(kinds)}',
         'processes': jax.process_count(),
@@ -38,6 +37,12 @@ def describe_run() -> dict[str, Any]:
         'end': None,
         'exit': None,
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that numbers depend on."""
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {'python': platform.python_version()} | versions
 
 
 def describe_machine() -> dict[str, Any]:

@@ -24,6 +24,7 @@ from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import seed_groups
 from transformer_jax.training.init_from import copy_tokenizer
 from transformer_jax.training.programs import SeedGroupProgram, make_program
+from transformer_jax.training.same_start import require_same_start
 from transformer_jax.training.seed_group_trainer import SeedGroupTrainer
 from transformer_jax.training.signals import StopSignals
 from transformer_jax.training.train_state import optimizer_summary
@@ -54,6 +55,7 @@ def train(
             with the state saved. Diverged after a non-finite update; of a seed group at its end,
             if one seed or more diverged.
     """
+    require_same_start(config, path)
     if config.train.num_seeds == 1:
         [record] = _train(config, path, log, allow_changed_data=allow_changed_data)
         if record.error is not None:

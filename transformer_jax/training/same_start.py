@@ -1,0 +1,89 @@
+"""All processes of a run must begin alike: the same configuration, workdir and code.
+
+Otherwise each would compute steps of its own, and the sums over all of them would train a model
+that no configuration describes.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+
+from transformer_jax import config as config_lib
+from transformer_jax import outside
+from transformer_jax.errors import ConfigError
+from transformer_jax.partitioning.processes import KeyValues
+from transformer_jax.schema import ExperimentConfig
+from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.provenance import package_versions
+
+# Keys of which each process has its own: no number depends on them.
+OWN_KEYS = ('data.cache_dir', 'data.prefetch')
+MOST_NAMED = 4  # processes that a message lists
+
+_starts = itertools.count()
+
+
+def require_same_start(config: ExperimentConfig, path: epath.PathLike) -> None:
+    """Raise ConfigError on all processes, where they do not begin alike.
+
+    The message names what differs, with the processes. Every process must call this.
+
+    Args:
+        config: of the experiment.
+        path: the workdir.
+    """
+    if jax.process_count() == 1:
+        return
+    keys = KeyValues(f'start/{next(_starts)}')
+    keys.offer(str(jax.process_index()), json.dumps(_facts(config, path)))
+    found = [json.loads(keys.wait_for(str(index))) for index in range(jax.process_count())]
+    differences = describe_differences(found)
+    if differences:
+        raise ConfigError(
+            f'the processes of a run must be started alike, these differ: {"; ".join(differences)}'
+        )
+
+
+def describe_differences(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what differs between processes, 'key: value (process 0), value (processes 1, 2)'."""
+    lines = []
+    for key in dict.fromkeys(key for facts in found for key in facts):
+        values: dict[str, list[int]] = {}
+        for index, facts in enumerate(found):
+            text = json.dumps(facts[key]) if key in facts else '(absent)'
+            values.setdefault(text, []).append(index)
+        if len(values) > 1:
+            lines.append(
+                f'{key}: ' + ', '.join(f'{text} ({_named(of)})' for text, of in values.items())
+            )
+    return lines
+
+
+def _named(indices: Sequence[int]) -> str:
+    if len(indices) == 1:
+        return f'process {indices[0]}'
+    more = len(indices) - MOST_NAMED
+    shown = ', '.join(map(str, indices[:MOST_NAMED]))
+    return f'processes {shown}{f" and {more} more" if more > 0 else ""}'
+
+
+def _facts(config: ExperimentConfig, path: epath.PathLike) -> dict[str, Any]:
+    flat = config_lib.flatten(config)
+    facts = {key: value for key, value in flat.items() if key not in OWN_KEYS}
+    versions = {f'version of {package}': text for package, text in package_versions().items()}
+    code = {'code': _code_hash()} | {f'code of {name}': h for name, h in outside.sources().items()}
+    return facts | {'--workdir': str(absolute_path(path))} | code | versions
+
+
+def _code_hash() -> str:
+    """Hash the source of the package, which a process may have imported from another copy."""
+    root, sha256 = Path(__file__).parents[1], hashlib.sha256()
+    for file in sorted(root.rglob('*.py')):
+        sha256.update(f'{file.relative_to(root)}\n'.encode() + file.read_bytes())
+    return f'sha256 {sha256.hexdigest()[:16]}'
