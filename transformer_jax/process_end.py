@@ -35,6 +35,10 @@ STOP_SIGNALS = (
     signal.SIGXCPU,
 )
 
+# These are heard although the parent ignores them, as a script does for what it starts with `&`.
+# Others stay ignored, as under `nohup`.
+ALWAYS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal that asks the program to stop, raised in the main thread.
@@ -71,12 +75,12 @@ class Guard:
         self._lock, self._ending = threading.Lock(), threading.Lock()
 
     def install(self) -> None:
-        """Take over the signals; one that is ignored stays ignored, as under `nohup`."""
+        """Take over the signals, but for those that are to be ignored."""
         self._pipe, writes = os.pipe()
         os.set_blocking(writes, False)
         signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
         for signum in STOP_SIGNALS:
-            if signal.getsignal(signum) != signal.SIG_IGN:
+            if signum in ALWAYS or signal.getsignal(signum) != signal.SIG_IGN:
                 signal.signal(signum, self.interrupt)
         os.register_at_fork(after_in_child=_forget_signals)
         threading.Thread(target=self._watch, name='signals', daemon=True).start()

@@ -229,7 +229,7 @@ class MeshConfig:
 class ParallelConfig:
     """How a step is laid out over devices."""
 
-    # jit with shardings, or pmap, which is data parallel alone.
+    # jit with shardings, or pmap, which is data parallel alone and draws other dropout masks.
     mode: str = 'jit'
     mesh: MeshConfig = MeshConfig()
 

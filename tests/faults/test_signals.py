@@ -7,7 +7,7 @@ import sys
 import threading
 
 import pytest
-from helpers.processes import ended, send, start_script
+from helpers.processes import ended, heeding_signals, send, start_script
 from helpers.support import events, experiment, fingerprint, flags, quiet, start, wait_until
 
 from transformer_jax.errors import Stopped
@@ -178,6 +178,22 @@ sys.exit(main())
 def test_the_program_imports_nothing_before_it_takes_over_signals():
     code = "import sys, transformer_jax.cli; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize('signum', [INT, TERM])
+def test_a_program_in_the_background_of_a_script_hears(signum):
+    """A shell without job control ignores SIGINT for what it starts with `&`."""
+    code = f'import signal; signal.signal({signum:d}, signal.SIG_IGN)\n'
+    process = start_script(code + PROGRAM + 'run_command(work)')
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(signum)
+    assert ended(process)[0] == 128 + signum
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _heed_signals():
+    with heeding_signals():
+        yield
 
 
 # --- In a program of one's own --------------------------------------------------------------------

@@ -1,10 +1,13 @@
 """Programs in processes of their own, to which signals are sent at a known place."""
 
+import contextlib
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from transformer_jax.process_end import STOP_SIGNALS
 
 TIMEOUT_S = 120
 
@@ -18,14 +21,28 @@ def compile_for_ever():
 """
 
 
+@contextlib.contextmanager
+def heeding_signals() -> Iterator[None]:
+    """Lets the block, and processes started in it, hear what `nohup` or a script lets us ignore."""
+    ignored = [signum for signum in STOP_SIGNALS if signal.getsignal(signum) == signal.SIG_IGN]
+    for signum in ignored:
+        signal.signal(signum, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for signum in ignored:
+            signal.signal(signum, signal.SIG_IGN)
+
+
 def start_script(code: str, *arguments: str) -> subprocess.Popen:
     """Starts a Python program."""
-    return subprocess.Popen(
-        [sys.executable, '-c', COMPILES + code, *arguments],
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    with heeding_signals():
+        return subprocess.Popen(
+            [sys.executable, '-c', COMPILES + code, *arguments],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
 
 def send(process: subprocess.Popen, signums: Sequence[signal.Signals], pause_s: float) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import pytest
 import rich.console
+from helpers.processes import heeding_signals
 
 from transformer_jax import config as config_lib
 from transformer_jax.errors import Stopped
@@ -95,13 +96,14 @@ def start(*arguments: str, devices: int = 1) -> subprocess.Popen:
         'JAX_COMPILATION_CACHE_DIR': XLA_CACHE.name,
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     }
-    return subprocess.Popen(
-        [sys.executable, '-m', 'transformer_jax', *arguments],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    with heeding_signals():
+        return subprocess.Popen(
+            [sys.executable, '-m', 'transformer_jax', *arguments],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:

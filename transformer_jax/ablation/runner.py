@@ -18,7 +18,7 @@ from transformer_jax.ablation.settings import Setting
 from transformer_jax.ablation.train_seeds import Failure
 from transformer_jax.display.tables import result_table
 from transformer_jax.errors import Stopped, UserError, WorkdirError
-from transformer_jax.process_end import STOP_SIGNALS, Interrupted
+from transformer_jax.process_end import ALWAYS, STOP_SIGNALS, Interrupted
 from transformer_jax.profiling import measure
 from transformer_jax.storage.files import make_directory
 from transformer_jax.storage.locks import lock
@@ -177,7 +177,9 @@ def _signals_stop() -> Iterator[None]:
 
     main = threading.current_thread() is threading.main_thread()
     watched = [
-        signum for signum in STOP_SIGNALS if main and signal.getsignal(signum) != signal.SIG_IGN
+        signum
+        for signum in STOP_SIGNALS
+        if main and (signum in ALWAYS or signal.getsignal(signum) != signal.SIG_IGN)
     ]
     old = {signum: signal.signal(signum, stop) for signum in watched}
     try:

@@ -13,11 +13,7 @@ import jax
 from transformer_jax import process_end
 from transformer_jax.errors import Stopped
 from transformer_jax.partitioning.stop_agreement import StopAgreement
-from transformer_jax.process_end import MOST_INTERRUPTS, STOP_SIGNALS, Interrupted
-
-# Signals that are watched although the caller has a handler of its own, which gets back those that
-# came too late.
-ALWAYS = (signal.SIGINT, signal.SIGTERM)
+from transformer_jax.process_end import ALWAYS, MOST_INTERRUPTS, STOP_SIGNALS, Interrupted
 
 
 class StopSignals:
@@ -106,8 +102,6 @@ class StopSignals:
 
     def _watches(self, signum: int) -> bool:
         handler = signal.getsignal(signum)
-        if handler == signal.SIG_IGN:  # As under `nohup`, or in the background of a script.
-            return False
         ours = getattr(handler, '__module__', '').startswith('transformer_jax.')
         return signum in ALWAYS or ours or handler in self._defaults()
 
