@@ -20,6 +20,7 @@ from transformer_jax.errors import ConfigError
 from transformer_jax.partitioning.processes import KeyValues
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.provenance import package_versions
 
 # Keys of which each process has its own: no number depends on them.
@@ -41,7 +42,7 @@ def require_same_start(config: ExperimentConfig, path: epath.PathLike) -> None:
     if jax.process_count() == 1:
         return
     keys = KeyValues(f'start/{next(_starts)}')
-    keys.offer(str(jax.process_index()), json.dumps(_facts(config, path)))
+    keys.offer(str(jax.process_index()), to_json(_facts(config, path)))
     found = [json.loads(keys.wait_for(str(index))) for index in range(jax.process_count())]
     differences = describe_differences(found)
     if differences:
@@ -56,7 +57,7 @@ def describe_differences(found: Sequence[Mapping[str, Any]]) -> list[str]:
     for key in dict.fromkeys(key for facts in found for key in facts):
         values: dict[str, list[int]] = {}
         for index, facts in enumerate(found):
-            text = json.dumps(facts[key]) if key in facts else '(absent)'
+            text = to_json(facts[key]) if key in facts else '(absent)'
             values.setdefault(text, []).append(index)
         if len(values) > 1:
             lines.append(
