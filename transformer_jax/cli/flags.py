@@ -150,7 +150,7 @@ def open_trained(
     from transformer_jax.inference.trained_run import TrainedRun
 
     given = {name: values[name].value for name in replaced if values[name].value is not None}
-    moved = {
+    moved: dict[str, Any] = {
         name: values[name].value for name in ('source_dir', 'allow_changed_data') if name in values
     }
     workdir = required(values, 'workdir')

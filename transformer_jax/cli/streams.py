@@ -102,8 +102,9 @@ def guarded_streams() -> Iterator[None]:
 
 def use_utf8_output() -> None:
     """Write results in UTF-8 whatever the locale, as texts are read."""
-    if isinstance(getattr(sys.stdout, '_stream', None), io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding='utf-8')
+    guarded: Any = sys.stdout
+    if isinstance(getattr(guarded, '_stream', None), io.TextIOWrapper):
+        guarded.reconfigure(encoding='utf-8')
 
 
 def read_standard_input() -> str:

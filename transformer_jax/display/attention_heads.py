@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -188,7 +188,7 @@ def _draw_panel(axes: Axes, panel: Panel, x: float, y: float, cell: float) -> No
     axes.imshow(panel.weights, extent=(x, x_S[-1], y_T[-1], y), **IMAGE)
     axes.hlines(y_T, x, x_S[-1], color='0.85', linewidth=0.4)
     axes.vlines(x_S, y, y_T[-1], color='0.85', linewidth=0.4)
-    style = {'fontsize': FONT_POINTS}
+    style: dict[str, Any] = {'fontsize': FONT_POINTS}
     for label, middle in zip(panel.rows, y_T[:-1] + cell / 2, strict=True):
         axes.text(x - LETTER_INCHES / 2, middle, label, ha='right', va='center_baseline', **style)
     for label, middle in zip(panel.columns, x_S[:-1] + cell / 2, strict=True):

@@ -8,6 +8,7 @@ import io
 import os
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 from etils import epath
@@ -25,7 +26,7 @@ FORMATS = ('.png', '.svg', '.pdf')
 DPI = 110
 OUT = '--out'  # the flag that says where a figure goes, for messages
 # Of the files: fonts that journals accept in a PDF, and the same bytes each time.
-FILE_SETTINGS = {'pdf.fonttype': 42, 'svg.hashsalt': 'transformer_jax'}
+FILE_SETTINGS: dict[Any, Any] = {'pdf.fonttype': 42, 'svg.hashsalt': 'transformer_jax'}
 UNDATED = {'.png': {}, '.svg': {'Date': None}, '.pdf': {'CreationDate': None}}
 
 

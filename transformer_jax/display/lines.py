@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, SymmetricalLogLocator
@@ -78,11 +79,11 @@ def name_ends(axes: Axes, lines: Sequence[Line2D], names: Sequence[str]) -> None
     to_axes = axes.transScale + axes.transLimits
     found = []
     for line, name in zip(lines, names, strict=True):
-        points = [(x, y) for x, y in zip(*line.get_data(), strict=True) if math.isfinite(y)]
+        points = [(x, y) for x, y in np.asarray(line.get_xydata()) if math.isfinite(y)]
         if points:
             found.append((float(to_axes.transform(points[-1])[1]), points[-1], line, name))
     found.sort(key=lambda end: end[0])
-    figure = axes.get_figure()
+    figure = axes.get_figure(root=True)
     height = figure.get_size_inches()[1] if figure else 4.0
     places = _spread([place for place, *_ in found], NAME_INCHES / (height - 0.8))
     for place, (_, point, line, name) in zip(places, found, strict=True):

@@ -63,8 +63,9 @@ def _join(flag: str, arguments: dict[str, Any]) -> None:
     peers.end_on_native_failure()
     # Its handler would swallow a SIGTERM that comes before the first step, see `StopAgreement`.
     jax.config.update('jax_enable_preemption_service', False)
-    original = distributed._jax
-    distributed._jax = _CheckedRuntime(original, flag, peers.end_process)
+    internals: Any = distributed  # JAX has no public name for the service that it starts
+    original = internals._jax
+    internals._jax = _CheckedRuntime(original, flag, peers.end_process)
     try:
         jax.distributed.initialize(
             **arguments, initialization_timeout=JOIN_S, shutdown_timeout_seconds=60
@@ -74,7 +75,7 @@ def _join(flag: str, arguments: dict[str, Any]) -> None:
     except Exception as error:  # JAX's own, of many types.
         raise ConfigError(f'{flag}: {_explain(error)}') from error
     finally:
-        distributed._jax = original
+        internals._jax = original
     peers.watch()
     set_peers(peers)
     if (guard := process_end.guard()) is not None:

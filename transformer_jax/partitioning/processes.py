@@ -1,6 +1,7 @@
 """The processes of a run: small texts that they exchange through JAX's coordination service."""
 
 import contextlib
+from typing import Any
 
 import jax
 from jax._src import distributed
@@ -19,7 +20,7 @@ class KeyValues:
         self._prefix = f'{PREFIX}/{name}/'
 
     @property
-    def _client(self) -> 'distributed._jax.DistributedRuntimeClient':
+    def _client(self) -> Any:
         client = distributed.global_state.client
         assert client is not None, 'the processes have not joined'
         return client

@@ -241,7 +241,8 @@ def _curves_figure(report: Report, name: str, found: Mapping[str, Curve]) -> Fig
     for variant, style in styles.items():
         curve = found[variant]
         for points in curve.seeds.values():
-            axes.plot(*np.transpose(points), **style | {'linewidth': 0.6}, alpha=0.35)
+            thin: dict[str, Any] = style | {'linewidth': 0.6, 'alpha': 0.35}
+            axes.plot(*np.transpose(points), **thin)
         if curve.mean:
             [means[variant]] = axes.plot(*np.transpose(curve.mean), **style)
     if not higher_is_better(name):

@@ -107,7 +107,7 @@ def _flock(path: epath.Path) -> int | None:
         os.close(descriptor)
         if error.errno in _NO_FLOCK:
             return None
-        raise cannot_write(path, error.strerror) from error
+        raise cannot_write(path, error.strerror or str(error)) from error
     return descriptor
 
 

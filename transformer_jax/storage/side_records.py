@@ -12,7 +12,10 @@ import tensorboardX.record_writer
 import tensorboardX.summary
 from absl import logging
 from etils import epath
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import (
+    Event,  # pyright: ignore[reportAttributeAccessIssue]: made when it is imported
+    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
 
 FLUSH_S = 120  # between flushes of TensorBoard's file; each may be an upload
 

@@ -75,7 +75,7 @@ class Tokenizer(abc.ABC):
         Raises:
             DataError: one row of ids in place of a list of rows, or a string.
         """
-        rows = [ids] if isinstance(ids, str | bytes) else ids
+        rows: Sequence[Any] = [ids] if isinstance(ids, str | bytes) else ids
         if any(isinstance(row, str | bytes) or not hasattr(row, '__len__') for row in rows):
             raise DataError(f'ids={_short(ids)}: give a list of rows, each a list of token ids')
         return self._decode(rows)
