@@ -80,7 +80,7 @@ def done_runs(root) -> int:
     return len(list(root.glob('*/*/result.json')))
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_an_ablation_that_is_killed_twice_ends_as_if_it_had_not_been(tmp_path):
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     finish(start('ablate', DEMO, f'--root={whole}'))

@@ -137,8 +137,17 @@ def test_the_readme_is_short():
     assert len(text.split()) <= 1200
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('path', TUTORIALS, ids=label)
+MINUTES = ('write-an-ablation.md', 'train-a-translator.md')  # of trainings
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        pytest.param(path, marks=getattr(pytest.mark, 'rare' if path.name in MINUTES else 'slow'))
+        for path in TUTORIALS
+    ],
+    ids=label,
+)
 def test_blocks_run(path, tmp_path):
     """The blocks of a tutorial, in their order, in an empty folder with configs and experiments."""
     for folder in ('configs', 'experiments'):
