@@ -6,7 +6,6 @@ that no configuration describes.
 
 import hashlib
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from transformer_jax.errors import ConfigError
 from transformer_jax.partitioning.processes import KeyValues
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.json_files import parse_json
 from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.provenance import package_versions
 
@@ -43,7 +43,10 @@ def require_same_start(config: ExperimentConfig, path: epath.PathLike) -> None:
         return
     keys = KeyValues(f'start/{next(_starts)}')
     keys.offer(str(jax.process_index()), to_json(_facts(config, path)))
-    found = [json.loads(keys.wait_for(str(index))) for index in range(jax.process_count())]
+    found = [
+        parse_json(keys.wait_for(str(index)), f'what process {index} says', {}, 'start all again')
+        for index in range(jax.process_count())
+    ]
     differences = describe_differences(found)
     if differences:
         raise ConfigError(
