@@ -111,7 +111,11 @@ def print_probes(folder, patch):
     patch.setattr(probe_display, 'draw_probes', lambda *_: 'x.png')
     probe_command.run_probe(
         types.SimpleNamespace(
-            checkpoint='', all_checkpoints=False, split='test', batches=1, json=True, out=''
+            **dict.fromkeys(('checkpoint', 'out', 'source_dir'), ''),
+            **dict.fromkeys(('all_checkpoints', 'allow_changed_data'), False),
+            split='test',
+            batches=1,
+            json=True,
         )
     )
 
