@@ -1,11 +1,17 @@
 """Several processes: what differs between them, what they are given, and what happens to one."""
 
+import http.server
 import os
 import signal
 import socket
+import socketserver
+import threading
 
 import pytest
+from helpers.processes import ended as ended_script
+from helpers.processes import start_script
 from helpers.support import CONFIG, events, flags, start, wait_until
+from jax._src.distributed import global_state
 
 from transformer_jax.partitioning import joining
 from transformer_jax.partitioning.peers import Peers
@@ -48,14 +54,22 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(('given', 'line'), WRONG)
-def test_what_cannot_join_is_one_line(call, monkeypatch, given, line):
+@pytest.fixture
+def not_joined(monkeypatch):
+    """JAX in this process as it is in a new one, and nobody waits."""
     monkeypatch.setattr(joining, 'JOIN_S', 0)
+    monkeypatch.setattr(Peers, 'end_on_native_failure', lambda self: None)
+    for name in ('process_id', 'num_processes', 'coordinator_address'):
+        monkeypatch.setattr(global_state, name, getattr(global_state, name))
     for name in list(os.environ):
         if name.startswith(CLUSTERS):
             monkeypatch.delenv(name)
     # JAX itself refuses to join in a process that has used its devices, as this one has.
     monkeypatch.setattr('jax._src.xla_bridge.backends_are_initialized', lambda: False)
+
+
+@pytest.mark.parametrize(('given', 'line'), WRONG)
+def test_what_cannot_join_is_one_line(call, not_joined, given, line):
     with socket.create_server(('', 0)) as taken:
         ports = {'TAKEN': taken.getsockname()[1], 'FREE': free_port()}
         for name, port in ports.items():
@@ -72,7 +86,7 @@ def test_what_cannot_join_is_one_line(call, monkeypatch, given, line):
     assert errors.count('\n') == 1
 
 
-def test_an_address_in_the_environment_is_checked(call, monkeypatch):
+def test_an_address_in_the_environment_is_checked(call, not_joined, monkeypatch):
     monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', 'abc')
     code, _, errors = call('train', CONFIG, '--workdir=w', '--distributed')
     assert (code, errors.count('\n')) == (2, 1)
@@ -89,6 +103,58 @@ def test_an_address_in_the_environment_is_checked(call, monkeypatch):
 )
 def test_addresses(address, expected):
     assert joining.split_address(address, '--coordinator') == expected
+
+
+# Waits only some seconds for the others.
+IMPATIENT = """
+import sys
+from transformer_jax.partitioning import joining
+joining.JOIN_S = 3
+from transformer_jax.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'indices',
+    [
+        (0,),  # the other never comes
+        pytest.param((0, 0), marks=pytest.mark.rare),
+        pytest.param((0, 1, 1), marks=pytest.mark.rare),
+    ],
+)
+def test_processes_that_do_not_fit_end_alike(tmp_path, indices):
+    port = free_port()
+    size = max(len(indices), 2)
+    processes = [
+        start_script(
+            IMPATIENT,
+            *('train', CONFIG, f'--workdir={tmp_path}', f'--coordinator=localhost:{port}'),
+            *(f'--num_processes={size}', f'--process_id={index}'),
+        )
+        for index in indices
+    ]
+    for process in processes:
+        code, _, errors = ended_script(process)
+        assert code == 2, errors
+        assert 'Traceback' not in errors
+        assert errors.splitlines()[-1].startswith('transformer-jax: ')
+
+
+@pytest.mark.slow
+def test_another_server_at_the_address_is_one_line(tmp_path):
+    with socketserver.ThreadingTCPServer(('', 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        process = start_script(
+            IMPATIENT,
+            *('train', CONFIG, f'--workdir={tmp_path}', '--num_processes=2', '--process_id=1'),
+            f'--coordinator=localhost:{server.server_address[1]}',
+        )
+        code, _, errors = ended_script(process)
+        server.shutdown()
+    assert code == 2, errors
+    assert 'Traceback' not in errors
 
 
 # --- What differs ---------------------------------------------------------------------------------

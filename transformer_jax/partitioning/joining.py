@@ -15,7 +15,7 @@ from jax._src import distributed
 
 from transformer_jax import process_end
 from transformer_jax.errors import ConfigError
-from transformer_jax.partitioning.peers import Peers, set_peers
+from transformer_jax.partitioning.peers import START_ALL, Peers, set_peers
 
 JOIN_S = 300  # How long the processes wait for each other at the start.
 
@@ -76,8 +76,9 @@ def _join(flag: str, arguments: dict[str, Any]) -> None:
         raise ConfigError(f'{flag}: {_explain(error)}') from error
     finally:
         internals._jax = original
+        if internals.global_state.client is not None or internals.global_state.service is not None:
+            set_peers(peers)  # From here on the process ends by `Peers.leave`, joined or not.
     peers.watch()
-    set_peers(peers)
     if (guard := process_end.guard()) is not None:
         guard.before_end = peers.tell
 
@@ -89,11 +90,9 @@ def _explain(error: Exception) -> str:
             'the environment names no other processes (JAX knows SLURM, TPU VMs, Open MPI, …): '
             'give --coordinator=HOST:PORT, --num_processes and --process_id'
         )
-    if 'DEADLINE_EXCEEDED' in text or 'imed out' in text:
-        return (
-            f'not all processes came within {JOIN_S} s: start all of them with the same '
-            '--coordinator and --num_processes, each with its own --process_id'
-        )
+    # bad_cast: jaxlib's own, in place of any status that it would give to its callback.
+    if any(word in text for word in ('DEADLINE_EXCEEDED', 'imed out', 'bad_cast')):
+        return f'not all processes came within {JOIN_S} s, or two have one number: {START_ALL}'
     return text
 
 

@@ -15,12 +15,15 @@ from typing import NoReturn
 
 import jax
 
-from transformer_jax.errors import ProcessGone
+from transformer_jax.errors import ConfigError, ProcessGone
 from transformer_jax.partitioning.processes import KeyValues
 
 BEAT_S = 1.0
 SILENT_S = 5.0  # A process that has not told for so long that it lives is gone.
 GRACE_S = 10.0  # So long this process may go on, to end by itself, after another has failed.
+START_ALL = (
+    'start all with the same --coordinator and --num_processes, each with its own --process_id'
+)
 _REMEDY = 'restart all of them; the run continues from its last checkpoint'
 
 
@@ -31,6 +34,8 @@ class Peers:
         self._ended: dict[int, tuple[int, float]] = {}  # exit code, and when it was heard of
         self._beats: dict[int, tuple[str, float]] = {}  # the last beat, and when it was new
         self._polled, self._lost_service = 0.0, False
+        self._keys: KeyValues | None = None  # None: not joined
+        self._me = self._count = 0
         self._leaving = threading.Event()
         self._failing = threading.Lock()
 
@@ -64,6 +69,8 @@ class Peers:
         Process 0 waits until they have ended too, or for GRACE_S: it keeps what they read.
         """
         self._leaving.set()
+        if self._keys is None:
+            return
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._keys.offer(f'ended/{self._me}', str(code))
             until = time.monotonic() + GRACE_S + 2 * BEAT_S
@@ -85,9 +92,12 @@ class Peers:
         """End this process in one line, because JAX has lost the others; from any thread."""
         if not self._failing.acquire(blocking=False):
             threading.Event().wait()  # Another thread ends the process.
-        line = self._line() or _gone([0] if self._me else [], self._count)
+        line, code = self._line(), self._exit_code()
+        if self._keys is None:
+            line, code = f'the processes could not join: {START_ALL}', ConfigError.exit_code
+        line = line or _gone([0] if self._me else [], self._count)
         os.write(2, f'transformer-jax: {line}\n'.encode())
-        os._exit(self._exit_code())
+        os._exit(code)
 
     def end_on_native_failure(self) -> None:
         """End this process in one line where jaxlib would abort it.
