@@ -35,7 +35,7 @@ from transformer_jax.evaluation.evaluator import Evaluation
 from transformer_jax.inference import attention_maps, probes
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.report import write as report_write
-from transformer_jax.storage import files, manifest
+from transformer_jax.storage import files, manifest, orbax_errors
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.storage.locks import lock
 from transformer_jax.storage.metrics_writer import MetricsWriter, truncate_after
@@ -199,6 +199,38 @@ def test_nothing_else_is_said_of_a_checkpoint_on_a_full_disk(tmp_path, capfd, le
         with contextlib.suppress(WorkdirError):
             save_checkpoint(epath.Path(disk))
     assert 'Traceback' not in ''.join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ('logger', 'error', 'told'),
+    [
+        ('absl', OSError(28, 'orbax-checkpoint-tmp/a: No space left'), False),
+        ('asyncio', ValueError('state.orbax-checkpoint-tmp: os_error_code=28'), False),
+        ('asyncio', ValueError('of a notebook'), True),
+        ('absl', ValueError('of another'), True),
+        ('absl', None, True),
+    ],
+)
+def test_tracebacks_of_orbax_are_not_logged(caplog, logger, error, told):
+    orbax_errors.silence_orbax()
+    logging.getLogger(logger).error('it failed', exc_info=error)
+    assert ('it failed' in caplog.text) == told
+
+
+@pytest.mark.parametrize(
+    ('error', 'told'),
+    [
+        (RuntimeError('Event loop is closed'), False),
+        (RuntimeError('another'), True),
+        (ValueError('Event loop is closed'), True),
+    ],
+)
+def test_threads_of_orbax_print_nothing(monkeypatch, error, told):
+    seen = []
+    monkeypatch.setattr(sys, 'unraisablehook', seen.append)
+    orbax_errors.silence_orbax.__wrapped__()
+    sys.unraisablehook(types.SimpleNamespace(exc_value=error))
+    assert bool(seen) == told
 
 
 # --- What is only a record of a run: one warning, and the run goes on -----------------------------
