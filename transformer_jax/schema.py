@@ -248,6 +248,16 @@ class ExperimentConfig:
     parallel: ParallelConfig = ParallelConfig()
 
 
+def evaluates(config: ExperimentConfig) -> bool:
+    """Whether the validation split is evaluated during training."""
+    return bool(config.evaluate.every or config.evaluate.every_epochs)
+
+
+def read_splits(config: ExperimentConfig) -> tuple[str, ...]:
+    """Name the splits that training reads."""
+    return ('train', 'validation') if evaluates(config) else ('train',)
+
+
 def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
     """Flatten a configuration, or its dictionary, to {'train.steps': 100, …}."""
     values = config if isinstance(config, Mapping) else dataclasses.asdict(config)

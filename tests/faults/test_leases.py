@@ -15,7 +15,7 @@ from transformer_jax.storage import locks
 from transformer_jax.storage.files import write_text
 
 HERE = {'host': socket.gethostname(), 'pid': os.getpid(), 'since': '2026-01-01 00:00:00 +0000'}
-ELSEWHERE = HERE | {'host': 'elsewhere'}
+ELSEWHERE = HERE | {'host': 'elsewhere', 'pid': 12_345}
 
 
 @pytest.fixture
@@ -89,4 +89,4 @@ def test_a_lease_that_is_given_back_while_it_is_watched_is_free(path, monkeypatc
     path.write_text(json.dumps(lease(1_000)))
     monkeypatch.setattr(locks.time, 'sleep', lambda _: path.unlink())
     with locks._lease(path):
-        pass
+        assert json.loads(path.read_text())['pid'] == os.getpid()

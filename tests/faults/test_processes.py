@@ -10,7 +10,7 @@ import threading
 import pytest
 from helpers.processes import ended as ended_script
 from helpers.processes import start_script
-from helpers.support import CONFIG, events, flags, start, wait_until
+from helpers.support import CONFIG, events, flags, free_port, start_pair, wait_until
 from jax._src.distributed import global_state
 
 from transformer_jax.partitioning import joining
@@ -19,12 +19,6 @@ from transformer_jax.training.same_start import describe_differences
 
 TIMEOUT_S = 300
 CLUSTERS = ('SLURM_', 'OMPI_', 'JAX_COORDINATOR', 'TPU_', 'KUBERNETES_')
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        return free.getsockname()[1]
 
 
 # --- What cannot join -----------------------------------------------------------------------------
@@ -202,19 +196,8 @@ def test_the_line_names_the_cause(ended, silent, line, code):
 
 def pair(workdir, own=((), ())) -> list:
     """Two processes of one run, each with flags of its own."""
-    port = free_port()
-    return [
-        start(
-            'train',
-            f'--workdir={workdir}',
-            *flags(train__steps=100_000, checkpoint__every=0, evaluate__every=0),
-            f'--coordinator=localhost:{port}',
-            '--num_processes=2',
-            f'--process_id={index}',
-            *own[index],
-        )
-        for index in range(2)
-    ]
+    endless = flags(train__steps=100_000, checkpoint__every=0, evaluate__every=0)
+    return start_pair(workdir, endless, own)
 
 
 def ended(processes) -> list[tuple[int, str]]:

@@ -5,11 +5,12 @@ import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,29 @@ def start(*arguments: str, devices: int = 1) -> subprocess.Popen:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(('localhost', 0))
+        return free.getsockname()[1]
+
+
+def start_pair(workdir: Path, keys: Sequence[str], own: Sequence = ((), ())) -> list:
+    """Start two processes of one run with the same flags; `own` has further ones of each."""
+    port = free_port()
+    return [
+        start(
+            'train',
+            f'--workdir={workdir}',
+            *keys,
+            f'--coordinator=localhost:{port}',
+            '--num_processes=2',
+            f'--process_id={index}',
+            *own[index],
+        )
+        for index in range(2)
+    ]
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:

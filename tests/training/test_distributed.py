@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from helpers.support import (
     losses,
     quiet,
     start,
+    start_pair,
     stop_at,
     wait_until,
 )
@@ -27,20 +27,7 @@ RUN = {'model__dropout': 0.0}
 
 def pair(workdir, **changes) -> list:
     """Two processes that train together."""
-    with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
-    return [
-        start(
-            'train',
-            f'--workdir={workdir}',
-            *flags(**RUN | changes),
-            f'--coordinator=localhost:{port}',
-            '--num_processes=2',
-            f'--process_id={index}',
-        )
-        for index in range(2)
-    ]
+    return start_pair(workdir, flags(**RUN | changes))
 
 
 def steps(workdir) -> list[int]:

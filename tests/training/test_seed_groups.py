@@ -336,7 +336,9 @@ def test_a_group_and_a_run_alone_do_not_mix(group, tmp_path):
     with pytest.raises(WorkdirError, match='taken holds a run of its own'):
         train_group(configs, in_folder(tmp_path, '0', 'taken'), quiet)
     # A configuration that has never trained does not bind the next one.
-    assert not (tmp_path / 'config.json').exists()
+    other = config_lib.to_dict(experiment(train__seed=7, **RUN))
+    with Workdir(tmp_path).open_for_training(other):
+        pass
 
 
 def test_a_group_of_one_is_a_run_alone(tmp_path):

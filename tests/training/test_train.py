@@ -12,12 +12,14 @@ import pytest
 from etils import epath
 from helpers.support import events, experiment, fingerprint, losses, quiet, stop_at
 
+from transformer_jax import config as config_lib
 from transformer_jax.config import resolve
 from transformer_jax.data.tokenizers import BytePairs
 from transformer_jax.display.evaluations import evaluation_table
 from transformer_jax.errors import ConfigError, DataError, Diverged
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.storage.checkpoints import Checkpoints
+from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training.programs import make_program
 from transformer_jax.training.train import train
 
@@ -103,12 +105,13 @@ def test_a_finished_run_does_nothing_more(run):
     assert (fingerprint(workdir), (workdir / 'metrics.jsonl').read_text()) == before
 
 
-def test_a_kernel_that_is_not_here_cannot_train_and_leaves_no_configuration(tmp_path):
+def test_a_kernel_that_is_not_here_cannot_train_and_binds_nothing(tmp_path):
     with pytest.raises(
         ConfigError, match=r"model\.engine='splash' needs a TPU.*set model\.engine=auto"
     ):
         train(experiment(model__engine='splash'), tmp_path, quiet)
-    assert not (tmp_path / 'config.json').exists()
+    with Workdir(tmp_path).open_for_training(config_lib.to_dict(experiment())):
+        pass
 
 
 # --- Evaluation from the checkpoint alone ---------------------------------------------------------

@@ -4,7 +4,7 @@ from transformer_jax import config as config_lib
 from transformer_jax.ablation.experiment import Experiment, Metric, impossible_variants
 from transformer_jax.data.tasks.base import Task
 from transformer_jax.evaluation.metrics import METRICS
-from transformer_jax.schema import ExperimentConfig
+from transformer_jax.schema import ExperimentConfig, evaluates
 
 
 def reported(task: Task) -> tuple[str, ...]:
@@ -49,7 +49,7 @@ def _unmeasurable(config: ExperimentConfig, metric: Metric) -> str:
             f'{metric}: model.position={config.model.position!r} and its attention read {longest} '
             'tokens at most'
         )
-    if metric.checkpoint == 'best' and not (config.evaluate.every or config.evaluate.every_epochs):
+    if metric.checkpoint == 'best' and not evaluates(config):
         return f'{metric}: evaluate.every=0 finds no best checkpoint'
     if metric.checkpoint.startswith('avg:') and int(metric.checkpoint[4:]) > average:
         return f'{metric}: checkpoint.average={average} keeps too few for {metric.checkpoint}'

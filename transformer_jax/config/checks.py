@@ -9,7 +9,7 @@ from transformer_jax.config.values import BEST_METRICS, RANGES
 from transformer_jax.data.batching import Buckets, Packed
 from transformer_jax.errors import ConfigError
 from transformer_jax.models import MODELS
-from transformer_jax.schema import ModelConfig
+from transformer_jax.schema import ModelConfig, evaluates
 
 SPECIAL_TOKENS = 4  # padding, BOS, EOS and unknown, in every vocabulary
 
@@ -155,8 +155,7 @@ def _check_evaluation(components: Components) -> None:
     """What the first evaluation will need must be there: it may come after hours."""
     config = components.config
     metric, names = config.evaluate.best_metric, components.task.scores
-    evaluates = config.evaluate.every or config.evaluate.every_epochs
-    if evaluates and metric not in names:
+    if evaluates(config) and metric not in names:
         able = ', '.join(name for name in BEST_METRICS if name in names)
         raise ConfigError(
             f'evaluate.best_metric={metric!r}: data.task={config.data.task!r} has no such metric; '

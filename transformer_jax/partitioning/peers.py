@@ -41,14 +41,11 @@ class Peers:
 
     def watch(self) -> None:
         """Begin to watch; the processes have joined."""
-        self._keys, self._me, self._count = (
-            KeyValues('peers'),
-            jax.process_index(),
-            jax.process_count(),
-        )
+        self._keys = keys = KeyValues('peers')
+        self._me, self._count = jax.process_index(), jax.process_count()
         self._polled = time.monotonic()
         self._beats = dict.fromkeys(self._others(), ('', self._polled))
-        threading.Thread(target=self._watch, name='peers', daemon=True).start()
+        threading.Thread(target=self._watch, args=[keys], name='peers', daemon=True).start()
 
     def explain(self, error: Exception) -> Exception:
         """Return what to raise in place of an error: ProcessGone where another process has ended.
@@ -75,7 +72,7 @@ class Peers:
             self._keys.offer(f'ended/{self._me}', str(code))
             until = time.monotonic() + GRACE_S + 2 * BEAT_S
             while self._me == 0 and time.monotonic() < until:
-                self._read()
+                self._read(self._keys)
                 if set(self._others()) <= self._ended.keys() | set(self._silent()):
                     return
                 time.sleep(BEAT_S / 4)
@@ -112,22 +109,22 @@ class Peers:
     def _others(self) -> list[int]:
         return [index for index in range(self._count) if index != self._me]
 
-    def _watch(self) -> None:
+    def _watch(self, keys: KeyValues) -> None:
         beat = 0
         while not self._leaving.wait(BEAT_S):
             beat += 1
             try:
-                self._keys.replace(f'alive/{self._me}', str(beat))
-                self._read()
+                keys.replace(f'alive/{self._me}', str(beat))
+                self._read(keys)
             except jax.errors.JaxRuntimeError:
                 self._lost_service = self._me != 0
                 return
             if any(time.monotonic() - since > GRACE_S for _, since in self._ended.values()):
-                self._keys.offer(f'ended/{self._me}', str(self._exit_code()))
+                keys.offer(f'ended/{self._me}', str(self._exit_code()))
                 self.end_process()
 
-    def _read(self) -> None:
-        found, now = self._keys.read_all(), time.monotonic()
+    def _read(self, keys: KeyValues) -> None:
+        found, now = keys.read_all(), time.monotonic()
         for index in self._others():
             beat, code = found.get(f'alive/{index}'), found.get(f'ended/{index}')
             if beat and beat != self._beats[index][0]:

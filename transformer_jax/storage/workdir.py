@@ -157,16 +157,15 @@ class Workdir:
     def _write_config(self, config: Mapping[str, Any], steps_may_grow: bool) -> None:
         """Write config.json, or raise ConfigError if an older one differs in a key that matters."""
         stored = self._stored_config()
-        if stored is not None:
+        if stored is not None and not self._was_kept():
+            # It never trained: all that it left is a vocabulary of its own data.
+            stored = None
+            if self.seed_group is None and exists(self.tokenizer_path):
+                delete_directory(self.tokenizer_path)
+        elif stored is not None:
             old = flatten(migrate_config(stored, str(self.config_path)))
             new = flatten(json.loads(to_json(config)))
-            refused = refused_changes(old, new, steps_may_grow)
-            if refused and not self._was_kept():
-                # It never trained: all that it left is a vocabulary of its own data.
-                refused, stored = [], None
-                if self.seed_group is None and exists(self.tokenizer_path):
-                    delete_directory(self.tokenizer_path)
-            if refused:
+            if refused := refused_changes(old, new, steps_may_grow):
                 raise ConfigError(
                     f'{self.path} was trained with another configuration ({"; ".join(refused)}): '
                     'give the old values or another --workdir; only '

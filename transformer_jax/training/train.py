@@ -11,18 +11,18 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax.config import Components
 from transformer_jax.data import load_data
-from transformer_jax.errors import ConfigError, Diverged, UserError, WorkdirError
-from transformer_jax.schema import ExperimentConfig
+from transformer_jax.errors import ConfigError, Diverged
+from transformer_jax.schema import ExperimentConfig, read_splits
 from transformer_jax.storage.checkpoint_folders import CheckpointFolders
 from transformer_jax.storage.checkpoints import Checkpoints
-from transformer_jax.storage.files import absolute_path, delete_file, exists
+from transformer_jax.storage.files import absolute_path, exists
 from transformer_jax.storage.processes import run_on_primary
 from transformer_jax.storage.seed_checkpoints import GroupCheckpoints
 from transformer_jax.storage.seed_group import SeedGroup
 from transformer_jax.storage.seed_group_file import NAME as GROUPS
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import seed_groups
-from transformer_jax.training.init_from import copy_tokenizer
+from transformer_jax.training.init_from import copy_tokenizer, parse_source
 from transformer_jax.training.programs import SeedGroupProgram, make_program
 from transformer_jax.training.same_start import require_same_start
 from transformer_jax.training.seed_group_trainer import SeedGroupTrainer
@@ -142,25 +142,16 @@ def _train(
             _forget_group(workdir)
         if engines:
             log('engines: ' + '; '.join(f'{site} {names}' for site, names in engines.items()))
-        try:
-            if config.train.init_from and not _has_trained(workdir):
-                copy_tokenizer(
-                    config.train.init_from, workdir.tokenizer_path, config.data.tokenizer
-                )
-            data = load_data(components.pipeline, workdir.tokenizer_path, log, _splits(config))
-            if group is None:
-                run = TrainingRun(config, data, workdir, log)
-                trainer = _make_trainer(components, run, signals)
-            else:
-                runs = stack.enter_context(seed_groups.open_group(group, members, data, log))
-                trainer = _make_group_trainer(components, runs, workdir, signals, log)
-            trainer.start(workdir.tokenizer_path, allow_changed_data)
-        except UserError:
-            # A configuration that has never trained must not bind the next one.
-            if not _has_trained(workdir):
-                with contextlib.suppress(WorkdirError):  # The error that is raised comes first.
-                    delete_file(workdir.config_path)
-            raise
+        if config.train.init_from and not _has_trained(workdir):
+            copy_tokenizer(config.train.init_from, workdir.tokenizer_path, config.data.tokenizer)
+        data = load_data(components.pipeline, workdir.tokenizer_path, log, read_splits(config))
+        if group is None:
+            run = TrainingRun(config, data, workdir, log)
+            trainer = _make_trainer(components, run, signals)
+        else:
+            runs = stack.enter_context(seed_groups.open_group(group, members, data, log))
+            trainer = _make_group_trainer(components, runs, workdir, signals, log)
+        trainer.start(workdir.tokenizer_path, allow_changed_data)
         try:
             trainer.run()
         finally:
@@ -177,11 +168,18 @@ def _has_trained(workdir: Workdir) -> bool:
 
 
 def _place(config: ExperimentConfig) -> ExperimentConfig:
-    """Record where the data lies as an absolute path: later commands may run elsewhere."""
-    if not config.data.source_dir:
-        return config
-    place = os.fspath(absolute_path(config.data.source_dir))
-    return config_lib.replace(config, data=dataclasses.replace(config.data, source_dir=place))
+    """Record paths as absolute ones: later commands may run elsewhere."""
+    source_dir, init_from = config.data.source_dir, config.train.init_from
+    if source_dir:
+        source_dir = os.fspath(absolute_path(source_dir))
+    if init_from:
+        path, choice = parse_source(init_from)
+        init_from = f'{os.fspath(absolute_path(path))}{choice and f":{choice}"}'
+    return config_lib.replace(
+        config,
+        data=dataclasses.replace(config.data, source_dir=source_dir),
+        train=dataclasses.replace(config.train, init_from=init_from),
+    )
 
 
 def _open_own(path: epath.PathLike) -> Workdir:
@@ -237,8 +235,3 @@ def _make_group_trainer(
 def _kept_steps(config: ExperimentConfig) -> int:
     """Return how many of the newest checkpoints are kept."""
     return max(config.checkpoint.keep, config.checkpoint.average)
-
-
-def _splits(config: ExperimentConfig) -> tuple[str, ...]:
-    evaluates = config.evaluate.every or config.evaluate.every_epochs
-    return ('train', 'validation') if evaluates else ('train',)

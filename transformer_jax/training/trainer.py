@@ -16,6 +16,7 @@ from transformer_jax.data.fingerprints import require_same_splits, split_fingerp
 from transformer_jax.display.progress import Progress
 from transformer_jax.errors import Stopped
 from transformer_jax.evaluation.evaluator import Evaluator
+from transformer_jax.schema import read_splits
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.storage.config_versions import with_version
 from transformer_jax.training.init_from import start_from
@@ -116,9 +117,9 @@ class Trainer:
                     self.config.train.init_from, self.state, tokenizer, self.log
                 )
         self.position = self.iterator.get_state()
-        evaluate = self.config.evaluate
-        splits = ['train', *(['validation'] if evaluate.every or evaluate.every_epochs else [])]
-        self.splits = {split: split_fingerprint(self.runs[0].data, split) for split in splits}
+        self.splits = {
+            split: split_fingerprint(self.runs[0].data, split) for split in read_splits(self.config)
+        }
         for run in self.runs:
             run.start(resumed)
 

@@ -12,7 +12,7 @@ from transformer_jax.display.learning_curves import draw_learning_curves
 from transformer_jax.errors import Diverged
 from transformer_jax.evaluation.evaluator import Evaluation
 from transformer_jax.evaluation.metrics import METRICS
-from transformer_jax.schema import ExperimentConfig
+from transformer_jax.schema import ExperimentConfig, evaluates
 from transformer_jax.storage.json_text import decode_non_finite, encode_non_finite
 from transformer_jax.storage.metrics_writer import MetricsWriter
 from transformer_jax.storage.side_records import SideRecord
@@ -116,9 +116,8 @@ class TrainingRun:
 
         evaluate, checkpoint = self.config.evaluate, self.config.checkpoint
         last = step == self.config.train.steps
-        evaluates = bool(evaluate.every or evaluate.every_epochs)
         return (
-            due(evaluate.every, evaluate.every_epochs) or (evaluates and last),
+            due(evaluate.every, evaluate.every_epochs) or (last and evaluates(self.config)),
             due(checkpoint.every, checkpoint.every_epochs) or last,
         )
 
