@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test test-slow test-rare test-all docs docs-site notebook golden lint format types clean
+.PHONY: demo test test-slow test-rare test-all faults docs docs-site notebook golden lint format types clean
 
 demo: .venv/installed
 	$(BIN)/transformer-jax train --config=configs/number_words.py:en-de --workdir=$(RUN)
@@ -25,6 +25,9 @@ test-slow: .venv/installed-dev
 
 test-rare: .venv/installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m rare
+
+faults: .venv/installed-dev
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m fault
 
 test-all: test test-slow test-rare types
 

@@ -1,5 +1,6 @@
 """What must happen before JAX's backend starts, and what many tests share."""
 
+import collections
 import os
 import signal
 import sys
@@ -52,6 +53,27 @@ def pytest_configure(config):
     if config.pluginmanager.hasplugin('cacheprovider'):
         jax.config.update('jax_compilation_cache_dir', str(config.cache.mkdir('jax')))
         jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+def pytest_collection_modifyitems(items):
+    """Give the report of each injected fault its kind; xdist sends reports, not marks."""
+    for item in items:
+        for mark in item.iter_markers('fault'):
+            item.user_properties.append(('fault', *mark.args))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print how many of the injected faults had the right outcome, by kind."""
+    counts = collections.defaultdict(collections.Counter)
+    for outcome in ('passed', 'failed', 'error', 'skipped'):
+        for report in terminalreporter.getreports(outcome):
+            properties = dict(getattr(report, 'user_properties', ()))
+            if 'fault' in properties:
+                counts[properties['fault']][outcome] += 1
+    if counts:
+        terminalreporter.section('injected faults: passed/tried')
+    for kind, found in sorted(counts.items()):
+        terminalreporter.line(f'{kind}: {found["passed"]}/{found.total()}')
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -152,14 +174,14 @@ def slope() -> Callable[..., float]:
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
+def call(monkeypatch, capfd):
     """Runs a command: (exit code, standard output, standard error)."""
     monkeypatch.setattr(sys, 'argv', sys.argv)  # which the command line sets
-    monkeypatch.delitem(sys.modules, 'config_config', raising=False)  # the file of the test before
 
     def run(*arguments: str) -> tuple[int, str, str]:
+        sys.modules.pop('config_config', None)  # the file of the command before
         code = main(list(arguments))
-        return code, *capsys.readouterr()
+        return code, *capfd.readouterr()
 
     return run
 

@@ -30,6 +30,7 @@ def odd_files(tmp_path):
     return tmp_path
 
 
+@pytest.mark.fault('bad data files')
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
@@ -116,6 +117,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.fault('bad data files')
 @pytest.mark.parametrize('read', [read_documents, read_classes, read_pairs])
 @pytest.mark.parametrize('damage', DAMAGES)
 def test_a_damaged_shard_is_named(prepared, tmp_path, read, damage):
@@ -131,6 +133,7 @@ def test_a_damaged_shard_is_named(prepared, tmp_path, read, damage):
     assert 'tfds build' in message
 
 
+@pytest.mark.fault('bad data files')
 @pytest.mark.parametrize('name', ['dataset_info.json', 'features.json'])
 @pytest.mark.parametrize('content', [b'', b'{}', b'[]', b'\xff', b'{"a": [', None])
 def test_a_damaged_description_is_named(prepared, tmp_path, name, content):
@@ -143,6 +146,7 @@ def test_a_damaged_description_is_named(prepared, tmp_path, name, content):
     assert 'tfds build fake' in str(error.value)
 
 
+@pytest.mark.fault('bad data files')
 @pytest.mark.parametrize('damage', ['halved', 'missing'])
 def test_a_damaged_cache_of_multi30k_is_named(tmp_path, damage):
     for split in ('train', 'val', 'test_2016_flickr'):
@@ -210,6 +214,7 @@ def test_a_whole_download_is_kept(server, tmp_path):
     assert files.read_lines(path) == ['ein Hund'] * 10
 
 
+@pytest.mark.fault('bad data files')
 @pytest.mark.parametrize(
     ('version', 'answer'),
     [

@@ -25,7 +25,6 @@ from matplotlib.figure import Figure
 from transformer_jax.ablation import results, score, train_seeds
 from transformer_jax.ablation.train_seeds import Failure
 from transformer_jax.cli import evaluate as evaluate_command
-from transformer_jax.cli import main
 from transformer_jax.data import encoding
 from transformer_jax.data.files import Texts
 from transformer_jax.data.tokenizers import Bytes
@@ -435,29 +434,29 @@ def test_results_of_an_ablation_on_a_full_disk(tmp_path, monkeypatch):
 
 # --- Twenty moments at which a disk is full -------------------------------------------------------
 
-MOMENTS = [0, 1, 4, 8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 160, 200, 250, 320, 400]
+# How many kilobytes are free when a run starts.
+FREE = [0, 1, 4, 8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 160, 200, 250, 320, 400]
+
+
+@pytest.fixture(scope='module')
+def same_program():
+    """Compiles once: only the disk differs between the runs."""
+    programs = []
+
+    def make(components):
+        programs[:] = programs or [make_program(components)]
+        return programs[0]
+
+    return make
 
 
 @needs_root
 @pytest.mark.slow
-def test_twenty_full_disk_moments(tmp_path, monkeypatch, capfd):
-    """Each run ends with 0 or 3 and one line; with room again the same command ends with 0."""
-    assert len(MOMENTS) == 20
-    passed, failed = 0, []
-    monkeypatch.setattr(sys, 'argv', sys.argv)  # which the command line sets
-    # Compiled once: only the disk differs between the runs.
-    programs = []
-
-    def same_program(components):
-        programs[:] = programs or [make_program(components)]
-        return programs[0]
-
+@pytest.mark.fault('full disks')
+@pytest.mark.parametrize('kilobytes', FREE)
+def test_a_disk_that_gets_full(kilobytes, same_program, call, tmp_path, monkeypatch):
+    """The run ends with 0, or with 3 and one line; with room again the same command ends with 0."""
     monkeypatch.setattr(train_lib, 'make_program', same_program)
-
-    def run(command):
-        sys.modules.pop('config_config', None)  # the file of the command before
-        return main(list(command))
-
     config = flags(
         train__steps=2,
         train__log_every=1,
@@ -466,25 +465,19 @@ def test_twenty_full_disk_moments(tmp_path, monkeypatch, capfd):
         data__cache_dir=str(tmp_path / 'cache'),
         evaluate__every=0,
     )
-    signal.alarm(500)  # A run that stands still would never end.
+    signal.alarm(100)  # A run that stands still would never end.
     try:
-        for kilobytes in MOMENTS:
-            with small_disk(tmp_path / 'disk', 4096) as disk:
-                filler = fill(disk, kilobytes << 10)
-                command = 'train', *config, f'--workdir={disk}/run'
-                code = run(command)
-                errors = capfd.readouterr().err
-                last = errors.splitlines()[-1] if errors else ''
-                fine = 'Traceback' not in errors and (
-                    code == 0 or (code == 3 and f'{disk}/' in last and 'No space left' in last)
-                )
-                filler.unlink()
-                again = run(command) if code else 0  # 'done' already
-                fine &= again == 0 and 'Traceback' not in capfd.readouterr().err
-                passed += fine
-                if not fine:
-                    failed.append((kilobytes, code, again, errors[-2000:]))
+        with small_disk(tmp_path / 'disk', 4096) as disk:
+            filler = fill(disk, kilobytes << 10)
+            code, _, errors = call('train', *config, f'--workdir={disk}/run')
+            assert 'Traceback' not in errors
+            if code:
+                assert code == 3, errors
+                last = errors.splitlines()[-1]
+                assert f'{disk}/' in last
+                assert 'No space left' in last
+            filler.unlink()
+            code, _, errors = call('train', *config, f'--workdir={disk}/run')
+            assert (code, 'Traceback' in errors) == (0, False), errors
     finally:
         signal.alarm(0)
-    print(f'full-disk moments: {passed}/{len(MOMENTS)} passed')
-    assert passed == len(MOMENTS), failed

@@ -1,7 +1,4 @@
-"""Nasty configurations and flags through `transformer-jax`: exit 2, one message, nothing made.
-
-The count is printed: `pytest -s -m slow tests/faults/test_nasty_configs.py`.
-"""
+"""Nasty configurations and flags through `transformer-jax`: exit 2, one message, nothing made."""
 
 import time
 
@@ -127,9 +124,7 @@ def faults(nasty, call, workdir):
 
 
 @pytest.mark.slow
-def test_nasty_configurations_are_refused(call, tmp_path, capsys):
-    found = {nasty[:60]: faults(nasty, call, tmp_path / 'run') for nasty in NASTY}
-    failed = {nasty: wrong for nasty, wrong in found.items() if wrong}
-    with capsys.disabled():
-        print(f'\nnasty configurations: {len(NASTY) - len(failed)}/{len(NASTY)} passed/tried')
-    assert not failed
+@pytest.mark.fault('nasty configurations')
+@pytest.mark.parametrize('nasty', [pytest.param(nasty, id=nasty[:60]) for nasty in NASTY])
+def test_a_nasty_configuration_is_refused(call, tmp_path, nasty):
+    assert faults(nasty, call, tmp_path / 'run') == []

@@ -109,6 +109,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.fault('two processes')
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'indices',
@@ -136,6 +137,7 @@ def test_processes_that_do_not_fit_end_alike(tmp_path, indices):
         assert errors.splitlines()[-1].startswith('transformer-jax: ')
 
 
+@pytest.mark.fault('two processes')
 @pytest.mark.slow
 def test_another_server_at_the_address_is_one_line(tmp_path):
     with socketserver.ThreadingTCPServer(('', 0), http.server.SimpleHTTPRequestHandler) as server:
@@ -219,6 +221,7 @@ DIFFERENT = [
 ]
 
 
+@pytest.mark.fault('two processes')
 @pytest.mark.slow
 @pytest.mark.parametrize(('own', 'key'), DIFFERENT)
 def test_processes_that_differ_end_alike(tmp_path, own, key):
@@ -249,6 +252,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.fault('two processes')
 @pytest.mark.slow
 @pytest.mark.parametrize(('index', 'signums', 'codes', 'line'), FAULTS)
 def test_a_fault_of_one_ends_both(tmp_path, index, signums, codes, line):
@@ -261,6 +265,7 @@ def test_a_fault_of_one_ends_both(tmp_path, index, signums, codes, line):
     assert line in found[1 - index][1]
 
 
+@pytest.mark.fault('two processes')
 @pytest.mark.slow
 @pytest.mark.rare
 def test_a_mistake_in_one_ends_both(tmp_path):

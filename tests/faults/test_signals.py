@@ -134,6 +134,7 @@ PATTERNS = [
 ]
 
 
+@pytest.mark.fault('signals')
 @pytest.mark.parametrize(('program', 'signums', 'code', 'output', 'line'), PATTERNS)
 def test_a_process_ends_in_one_line(program, signums, code, output, line):
     process = start_script(PROGRAM + program)
@@ -152,6 +153,7 @@ def test_nohup_ignores_a_hangup():
     assert ended(process) == (143, '', 'stopped by SIGTERM\n')
 
 
+@pytest.mark.fault('signals')
 @pytest.mark.parametrize('signum', [INT, TERM])
 def test_a_signal_during_imports_is_not_swallowed(signum):
     """The program of the command line, while a module of another project catches everything."""
@@ -180,6 +182,7 @@ def test_the_program_imports_nothing_before_it_takes_over_signals():
     assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
 
 
+@pytest.mark.fault('signals')
 @pytest.mark.parametrize('signum', [INT, TERM])
 def test_a_program_in_the_background_of_a_script_hears(signum):
     """A shell without job control ignores SIGINT for what it starts with `&`."""
@@ -219,6 +222,7 @@ def steps_saved(workdir) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir()) if folder.exists() else []
 
 
+@pytest.mark.fault('signals')
 @pytest.mark.parametrize('signum', STOP_SIGNALS)
 def test_a_signal_before_the_first_step_ends_at_once(tmp_path, monkeypatch, signum):
     def never(self, batch):
@@ -250,6 +254,7 @@ def whole(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.fault('signals')
 @pytest.mark.parametrize(('method', 'count', 'signums'), MOMENTS)
 def test_an_evaluation_is_left_between_batches(whole, tmp_path, method, count, signums):
     def kill():
@@ -327,6 +332,7 @@ sys.exit(main())
 
 
 @pytest.mark.slow
+@pytest.mark.fault('signals')
 @pytest.mark.parametrize(
     ('what', 'signums', 'line', 'saved'),
     [
@@ -348,6 +354,7 @@ def test_a_compilation_is_not_waited_for(tmp_path, what, signums, line, saved):
 
 
 @pytest.mark.slow
+@pytest.mark.fault('signals')
 @pytest.mark.parametrize('signums', [[TERM] * 5, [INT, TERM], [USR1, TERM], [HUP], [INT, INT]])
 def test_any_signals_save_once(tmp_path, signums):
     process = start('train', f'--workdir={tmp_path}', *flags(**LONG))

@@ -89,8 +89,9 @@ def stop_at(step: int, config: ExperimentConfig, workdir: Path) -> None:
             train(config, workdir, quiet)
 
 
-def start(*arguments: str, devices: int = 1) -> subprocess.Popen:
-    """`transformer-jax` in a process of its own, on so many CPU devices."""
+def start(*arguments: str, devices: int = 1, code: str = '') -> subprocess.Popen:
+    """`transformer-jax`, or a program that stands for it, in a process of so many CPU devices."""
+    program = ['-c', code] if code else ['-m', 'transformer_jax']
     environment = os.environ | {
         'JAX_PLATFORMS': 'cpu',
         'JAX_NUM_CPU_DEVICES': str(devices),
@@ -99,7 +100,7 @@ def start(*arguments: str, devices: int = 1) -> subprocess.Popen:
     }
     with heeding_signals():
         return subprocess.Popen(
-            [sys.executable, '-m', 'transformer_jax', *arguments],
+            [sys.executable, *program, *arguments],
             env=environment,
             text=True,
             stdout=subprocess.PIPE,
