@@ -81,6 +81,13 @@ class ModelConfig:
     dropout: float = number(0.1, low=0, below=1)
     # The type of the computation: float32, bfloat16 or float16. Parameters are float32.
     dtype: str = 'float32'
+    # Whether layers of one pattern are compiled once and run in a loop: deep models compile sooner.
+    # Dropout draws other masks than without.
+    scan_layers: bool = False
+    # What each layer computes again in the backward pass, to save memory: none, full, dots (all
+    # but matrix products), dots_no_batch (all but products with parameters), offload (these go to
+    # the memory of the host).
+    remat: str = 'none'
 
 
 @dataclasses.dataclass(frozen=True)

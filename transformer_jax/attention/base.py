@@ -85,6 +85,7 @@ class Attention(Ranged, abc.ABC):
     mask: ClassVar[Mask] = Full()
     max_len: ClassVar[int] = 0  # the most tokens in a row; 0: no limit
     supports_dropout: ClassVar[bool] = True  # False: there are no weights to drop
+    reads_layer: ClassVar[bool] = False  # True: it reads `ParamScope.layer`
 
     def __post_init__(self):
         super().__post_init__()

@@ -22,6 +22,8 @@ def check_combinations(components: Components) -> None:
     """
     if components.architecture.sites:  # A recurrent model has none: no heads, no length limits.
         _check_model(components)
+    if components.config.model.scan_layers:
+        _check_scan(components)
     _check_task(components)
     _check_vocabulary(components)
     _check_evaluation(components)
@@ -192,6 +194,24 @@ def _check_model(components: Components) -> None:
         )
     for site, layer in components.architecture.sites:
         _check_attention(components, site, layer)
+
+
+def _check_scan(components: Components) -> None:
+    """The layers of a scan must compute the same, with parameters of their own."""
+    model, architecture = components.config.model, components.architecture
+    if not architecture.sites:
+        raise ConfigError(
+            f'model.scan_layers=True: model.kind={model.kind!r} has no layers that could be '
+            'scanned; set model.scan_layers=False'
+        )
+    for site, layer in architecture.sites:
+        kind = architecture.attention_at(site, layer).kind
+        if kind.reads_layer:
+            raise ConfigError(
+                f'model.scan_layers=True: {attention_key(model, site)}='
+                f'{spec.text(kind, KINDS)!r} computes with the number of its layer, which a scan '
+                'does not know; set model.scan_layers=False'
+            )
 
 
 # What a site needs of its kind, and how a message says that a kind cannot.

@@ -109,6 +109,8 @@ def resolve_architecture(model: ModelConfig, vocab_size: int, num_classes: int =
         logit_softcap=model.logit_softcap,
         dropout=model.dropout,
         dtype=model.dtype,
+        scan_layers=model.scan_layers,
+        remat=model.remat,
     )
     layers = {
         'encoder': model.encoder_layers,

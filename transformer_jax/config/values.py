@@ -9,6 +9,7 @@ from transformer_jax.errors import ConfigError
 from transformer_jax.layers.embedding import TIES
 from transformer_jax.layers.norms import PLACEMENTS
 from transformer_jax.models import MODELS
+from transformer_jax.models.layer_stack import REMATS
 from transformer_jax.ranges import Range
 from transformer_jax.schema import ExperimentConfig, ParallelConfig, flatten
 
@@ -23,6 +24,7 @@ CHOICES = {
     'model.attention_bias': ('none', 'qkv', 'all'),
     'model.engine': ('auto', *ENGINES),
     'model.tie_embeddings': tuple(TIES),
+    'model.remat': tuple(REMATS),
     'model.dtype': ('float32', 'bfloat16', 'float16'),
     'data.tokenizer': ('bpe', 'characters', 'bytes'),
     'train.on_nonfinite': ('stop', 'skip'),

@@ -175,6 +175,7 @@ def _usable_here(config: ExperimentConfig, decode: Mapping[str, Any], log: Log) 
     if not is_available(engine):
         log(f"model.engine={engine!r} is not on this machine: 'auto' takes its place")
         config = config_lib.replace(config, model=dataclasses.replace(config.model, engine='auto'))
-    return config_lib.replace(
-        config, parallel=ParallelConfig(), decode=dataclasses.replace(config.decode, **decode)
-    )
+    # A scan shortens the compilation of a training step; decoding has its layers apart.
+    model = dataclasses.replace(config.model, scan_layers=False, remat='none')
+    decoding = dataclasses.replace(config.decode, **decode)
+    return config_lib.replace(config, model=model, parallel=ParallelConfig(), decode=decoding)

@@ -11,6 +11,7 @@ from transformer_jax.models.architecture import Architecture
 from transformer_jax.models.classifier import Classifier
 from transformer_jax.models.decoder_only import DecoderOnly
 from transformer_jax.models.encoder_decoder import EncoderDecoder
+from transformer_jax.models.layer_stack import stack_layers
 from transformer_jax.models.rnn_seq2seq import RnnSeq2Seq
 from transformer_jax.models.token_model import TokenModel
 
@@ -91,7 +92,15 @@ def dummy_batch(architecture: Architecture, rows: int = 1, length: int = 1) -> B
     )
 
 
+def init_params(model: nn.Module, rng: jax.Array) -> Any:
+    """Make random parameters, boxed with their logical axes; those of scanned layers are stacked.
+
+    Scanned or not, a layer begins with the same numbers.
+    """
+    params = model.init(rng, dummy_batch(model.architecture))['params']
+    return stack_layers(params, model.architecture)
+
+
 def abstract_params(model: nn.Module) -> Any:
     """Describe the parameters of a model by shape and dtype, boxed with their logical axes."""
-    batch = dummy_batch(model.architecture)
-    return jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)['params']
+    return jax.eval_shape(lambda rng: init_params(model, rng), jax.random.PRNGKey(0))

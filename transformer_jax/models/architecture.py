@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from itertools import groupby
+from typing import NamedTuple
 
 from transformer_jax.attention import Attention
 from transformer_jax.attention.engines import SiteSpec
@@ -21,6 +22,18 @@ class LayerAttention:
     kind: Attention
     position: Position
     engine: str  # a name of ENGINES, or 'own' where the kind has one form
+
+
+class LayerScan(NamedTuple):
+    """The layers of a stack that a scan runs: `repeats` times a pattern of `period` layers."""
+
+    period: int
+    repeats: int
+
+    @property
+    def layers(self) -> int:
+        """How many layers are scanned; those after them are not."""
+        return self.period * self.repeats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +71,25 @@ class Architecture:
     logit_softcap: float
     dropout: float
     dtype: str
+    scan_layers: bool
+    remat: str
+
+    def scan(self, stack: str) -> LayerScan | None:
+        """Return which layers of the 'encoder' or 'decoder' are scanned; None: none of them."""
+        if not self.scan_layers:
+            return None
+        sites = [self.encoder_attention] if stack == 'encoder' else [self.decoder_attention]
+        if stack == 'decoder' and self.cross_attention:
+            sites.append(self.cross_attention)
+        layers = list(zip(*sites, strict=True))
+        for period in range(1, len(layers) // 2 + 1):
+            if all(layers[n] == layers[n % period] for n in range(len(layers))):
+                return LayerScan(period, len(layers) // period)
+        return None
+
+    def unscanned(self) -> 'Architecture':
+        """Return the same architecture with its layers apart, and nothing computed again."""
+        return dataclasses.replace(self, scan_layers=False, remat='none')
 
     @property
     def sites(self) -> tuple[tuple[str, int], ...]:

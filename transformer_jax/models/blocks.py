@@ -80,20 +80,18 @@ class Block(nn.Module):
         architecture: of the model.
         stack: 'encoder', where tokens attend in both directions, or 'decoder', to the past alone.
         layer: from 0.
-        relative: the parameters of a position encoding that all layers share.
         crosses: whether it has cross-attention to a memory.
     """
 
     architecture: Architecture
     stack: str
     layer: int
-    relative: nn.Module | None = None
     crosses: bool = False
 
     def setup(self):
         architecture, stack = self.architecture, self.stack
         self.mask = PAST if stack == 'decoder' else Segments()
-        self.attention = MultiHead(architecture, stack, self.layer, self.relative)
+        self.attention = MultiHead(architecture, stack, self.layer)
         self.attention_connection = Connection(architecture, stack)
         if self.crosses:
             self.cross = MultiHead(architecture, 'cross', self.layer)
@@ -109,6 +107,7 @@ class Block(nn.Module):
         tokens: Tokens,
         rate: jax.Array | None,
         memory: tuple[jax.Array, Tokens] | None = None,
+        shared: Any = (),
     ) -> jax.Array:
         """Process all tokens at once.
 
@@ -117,19 +116,21 @@ class Block(nn.Module):
             tokens: of x_BTD.
             rate: dropout's; None: no dropout.
             memory: (memory_BSD, its tokens), where the block has cross-attention.
+            shared: the parameters of a position encoding that all layers share.
         """
         y_BTD = self.attention_connection.branch(x_BTD)
         keys = self.attention.keys(y_BTD, tokens)
-        o_BTD = self.attention(y_BTD, keys, AttentionInputs(self.mask, tokens, tokens), rate)
+        inputs = AttentionInputs(self.mask, tokens, tokens, position_params=shared)
+        o_BTD = self.attention(y_BTD, keys, inputs, rate)
         if not self.crosses:
             return self._finish(x_BTD, y_BTD, o_BTD, tokens, None, rate)
         assert memory is not None, 'a block with cross-attention has a memory'
         memory_BSD, memory_tokens = memory
         memory_keys = self.cross.keys(memory_BSD, memory_tokens)
-        inputs = AttentionInputs(Segments(), tokens, memory_tokens)
+        cross_inputs = AttentionInputs(Segments(), tokens, memory_tokens)
 
         def cross(y_BTD: jax.Array) -> jax.Array:
-            return self.cross(y_BTD, memory_keys, inputs, rate)
+            return self.cross(y_BTD, memory_keys, cross_inputs, rate)
 
         return self._finish(x_BTD, y_BTD, o_BTD, tokens, cross, rate)
 
@@ -139,7 +140,12 @@ class Block(nn.Module):
         return self.attention.init_cache(x_BSD[:, :1], first_B1, length, self.mask)
 
     def step(
-        self, x_RTD: jax.Array, tokens: Tokens, cache: Any, memory: tuple[Any, Tokens] | None = None
+        self,
+        x_RTD: jax.Array,
+        tokens: Tokens,
+        cache: Any,
+        memory: tuple[Any, Tokens] | None = None,
+        shared: Any = (),
     ) -> tuple[jax.Array, Any]:
         """Process new tokens of R hypotheses: (x_RTD, the cache with the new tokens).
 
@@ -149,9 +155,11 @@ class Block(nn.Module):
             tokens: of x_RTD.
             cache: of the tokens before.
             memory: (projected keys and values, tokens), where the block has cross-attention.
+            shared: the parameters of a position encoding that all layers share.
         """
         y_RTD = self.attention_connection.branch(x_RTD)
-        o_RTD, cache = self.attention.step(y_RTD, tokens, self.mask, cache)
+        inputs = AttentionInputs(self.mask, tokens, tokens, position_params=shared)
+        o_RTD, cache = self.attention.step(y_RTD, inputs, cache)
         if not self.crosses:
             return self._finish(x_RTD, y_RTD, o_RTD, tokens, None, None), cache
         assert memory is not None, 'a block with cross-attention has a memory'

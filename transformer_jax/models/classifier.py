@@ -8,6 +8,7 @@ from transformer_jax.batch import BOS, EOS, Batch, Tokens
 from transformer_jax.layers.embedding import Embedding
 from transformer_jax.layers.linear import ProjectToHeads
 from transformer_jax.models.blocks import Block
+from transformer_jax.models.layer_stack import run_layers
 from transformer_jax.models.transformer_model import TransformerModel
 
 
@@ -26,8 +27,7 @@ class Classifier(TransformerModel):
         self.source_norm, self.source_positions = self._embedding_norm(), self._positions()
         self.encoder_relative = self._relative()
         self.encoder = [
-            Block(architecture, 'encoder', n, self.encoder_relative)
-            for n in range(architecture.encoder_layers)
+            Block(architecture, 'encoder', n) for n in range(architecture.encoder_layers)
         ]
         self.encoder_norm = self._final_norm()
         if architecture.towers == 2:
@@ -43,8 +43,8 @@ class Classifier(TransformerModel):
             source_BS, tokens = _prepend_bos(source_BS, tokens, self.architecture.towers)
         x_BSD = self.source_positions(self.source_embedding(source_BS), tokens.positions_BT)
         x_BSD = self._enter(x_BSD, self.source_norm, rate)
-        for block in self.encoder:
-            x_BSD = block(x_BSD, tokens, rate)
+        shared = self._shared('encoder')
+        x_BSD = run_layers(self, 'encoder', self.encoder, x_BSD, tokens, rate, shared=shared)
         x_BSD = self.encoder_norm(x_BSD) if self.encoder_norm else x_BSD
         pooled = [
             self._pool(x_BSD, tokens.segments_BT == tower, tokens.positions_BT)

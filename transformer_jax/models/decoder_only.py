@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from transformer_jax.batch import BOS, Batch, Tokens
 from transformer_jax.models.blocks import Block
+from transformer_jax.models.layer_stack import run_layers, with_layers_apart
 from transformer_jax.models.transformer_model import DecodingCache, Memory, TransformerModel
 
 
@@ -21,8 +22,7 @@ class DecoderOnly(TransformerModel):
         self.target_norm, self.target_positions = self._embedding_norm(), self._positions()
         self.decoder_relative = self._relative()
         self.decoder = [
-            Block(architecture, 'decoder', n, self.decoder_relative)
-            for n in range(architecture.decoder_layers)
+            Block(architecture, 'decoder', n) for n in range(architecture.decoder_layers)
         ]
         self.decoder_norm = self._final_norm()
 
@@ -30,10 +30,11 @@ class DecoderOnly(TransformerModel):
         """Compute x_BTD, the input of the output layer; `rate` is dropout's."""
         tokens = batch.target_tokens
         x_BTD = self._embed(batch.inputs_BT, tokens, rate)
-        for block in self.decoder:
-            x_BTD = block(x_BTD, tokens, rate)
+        shared = self._shared('decoder')
+        x_BTD = run_layers(self, 'decoder', self.decoder, x_BTD, tokens, rate, shared=shared)
         return self.decoder_norm(x_BTD) if self.decoder_norm else x_BTD
 
+    @with_layers_apart
     def start(
         self, source_BS: jax.Array, source: Tokens, length: int
     ) -> tuple[DecodingCache, Memory]:
@@ -50,14 +51,15 @@ class DecoderOnly(TransformerModel):
         last_B = jnp.take_along_axis(source_BS, last_place_B1, axis=1)[:, 0]
         lengths_B = source.segments_BT.sum(1)
         x_BSD = self._embed(inputs_BS, source, None)
-        layers = []
+        layers, shared = [], self._shared('decoder')
         for block in self.decoder:
             cache = block.init_cache(x_BSD, source, source_BS.shape[1] + length)
-            x_BSD, cache = block.step(x_BSD, source, cache)
+            x_BSD, cache = block.step(x_BSD, source, cache, shared=shared)
             layers.append(cache)
         first_B = jnp.where(lengths_B > 0, last_B, BOS)
         return DecodingCache(tuple(layers), lengths_B, first_B), Memory((), None)
 
+    @with_layers_apart
     def step(
         self, tokens_R: jax.Array, cache: DecodingCache, memory: Memory
     ) -> tuple[jax.Array, DecodingCache]:
@@ -68,9 +70,9 @@ class DecoderOnly(TransformerModel):
         tokens_R = jnp.where(tokens_R == BOS, cache.first_R, tokens_R)
         tokens = Tokens(cache.position_R[:, None], jnp.ones_like(cache.position_R)[:, None])
         x_R1D = self._embed(tokens_R[:, None], tokens, None)
-        layers = []
+        layers, shared = [], self._shared('decoder')
         for block, layer in zip(self.decoder, cache.layers, strict=True):
-            x_R1D, layer = block.step(x_R1D, tokens, layer)
+            x_R1D, layer = block.step(x_R1D, tokens, layer, shared=shared)
             layers.append(layer)
         logits_RV = self.logits(self.decoder_norm(x_R1D) if self.decoder_norm else x_R1D)[:, 0]
         position_R = cache.position_R + 1

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from transformer_jax.batch import BOS, Batch, Tokens
 from transformer_jax.models.blocks import Block
+from transformer_jax.models.layer_stack import run_layers, with_layers_apart
 from transformer_jax.models.transformer_model import DecodingCache, Memory, TransformerModel
 
 
@@ -24,11 +25,10 @@ class EncoderDecoder(TransformerModel):
         self.source_positions, self.target_positions = self._positions(), self._positions()
         self.encoder_relative, self.decoder_relative = self._relative(), self._relative()
         self.encoder = [
-            Block(architecture, 'encoder', n, self.encoder_relative)
-            for n in range(architecture.encoder_layers)
+            Block(architecture, 'encoder', n) for n in range(architecture.encoder_layers)
         ]
         self.decoder = [
-            Block(architecture, 'decoder', n, self.decoder_relative, True)
+            Block(architecture, 'decoder', n, crosses=True)
             for n in range(architecture.decoder_layers)
         ]
         self.encoder_norm, self.decoder_norm = self._final_norm(), self._final_norm()
@@ -38,8 +38,10 @@ class EncoderDecoder(TransformerModel):
         source, target = batch.source_tokens, batch.target_tokens
         memory = self.encode(batch.source_BS, source, rate), source
         x_BTD = self._embed_target(batch.inputs_BT, target.positions_BT, rate)
-        for block in self.decoder:
-            x_BTD = block(x_BTD, target, rate, memory)
+        shared = self._shared('decoder')
+        x_BTD = run_layers(
+            self, 'decoder', self.decoder, x_BTD, target, rate, memory=memory, shared=shared
+        )
         return self.decoder_norm(x_BTD) if self.decoder_norm else x_BTD
 
     def encode(
@@ -49,10 +51,11 @@ class EncoderDecoder(TransformerModel):
         embedding = self.target_embedding if self._tied('source') else self.source_embedding
         x_BSD = self.source_positions(embedding(source_BS), tokens.positions_BT)
         x_BSD = self._enter(x_BSD, self.source_norm, rate)
-        for block in self.encoder:
-            x_BSD = block(x_BSD, tokens, rate)
+        shared = self._shared('encoder')
+        x_BSD = run_layers(self, 'encoder', self.encoder, x_BSD, tokens, rate, shared=shared)
         return self.encoder_norm(x_BSD) if self.encoder_norm else x_BSD
 
+    @with_layers_apart
     def start(
         self, source_BS: jax.Array, source: Tokens, length: int
     ) -> tuple[DecodingCache, Memory]:
@@ -69,6 +72,7 @@ class EncoderDecoder(TransformerModel):
         zero_R = jnp.zeros(len(source_BS), jnp.int32)
         return DecodingCache(layers, zero_R, zero_R + BOS), Memory(keys, source)
 
+    @with_layers_apart
     def step(
         self, tokens_R: jax.Array, cache: DecodingCache, memory: Memory
     ) -> tuple[jax.Array, DecodingCache]:
@@ -79,9 +83,9 @@ class EncoderDecoder(TransformerModel):
         target = Tokens(cache.position_R[:, None], jnp.ones_like(cache.position_R)[:, None])
         x_R1D = self._embed_target(tokens_R[:, None], target.positions_BT, None)
         assert memory.tokens is not None, 'the memory of an encoder has tokens'
-        layers = []
+        layers, shared = [], self._shared('decoder')
         for block, layer, keys in zip(self.decoder, cache.layers, memory.keys, strict=True):
-            x_R1D, layer = block.step(x_R1D, target, layer, (keys, memory.tokens))
+            x_R1D, layer = block.step(x_R1D, target, layer, (keys, memory.tokens), shared)
             layers.append(layer)
         logits_RV = self.logits(self.decoder_norm(x_R1D) if self.decoder_norm else x_R1D)[:, 0]
         position_R = cache.position_R + 1

@@ -71,13 +71,11 @@ class MultiHead(nn.Module):
         architecture: of the model.
         site: 'encoder', 'decoder' or 'cross'.
         layer: from 0.
-        shared: the parameters of a position encoding that all layers share.
     """
 
     architecture: Architecture
     site: str
     layer: int
-    shared: nn.Module | None = None
 
     def setup(self):
         architecture, heads, layer = self.architecture, self.architecture.heads, self.layer
@@ -90,9 +88,8 @@ class MultiHead(nn.Module):
             kind.project_keys_values, heads, layer, position, bias != 'none', beta
         )
         self.mix = Projection(kind.attention_params, heads, layer, position, gain=beta)
-        self.relative = self.shared or Projection(
-            position.params, kind.tile_heads(heads), layer, position
-        )
+        if not position.shared:
+            self.relative = Projection(position.params, kind.tile_heads(heads), layer, position)
         if kind.gate != 'none':
             size = heads.value_dim if kind.gate == 'element' else 1
             self.gate = ProjectToHeads(heads.num_heads, size, 'heads', bias=True)
@@ -106,7 +103,7 @@ class MultiHead(nn.Module):
         Args:
             x_BTD: what queries are projected from.
             keys: keys and values, as `self.keys` projects them.
-            inputs: mask and tokens; the rest is filled in.
+            inputs: mask, tokens and what layers share; the rest is filled in.
             rate: dropout's of the attention weights; None: no dropout.
         """
         queries = self.queries(x_BTD, inputs.query_tokens)
@@ -122,11 +119,9 @@ class MultiHead(nn.Module):
         queries, inputs = self.queries(x_BTD, inputs.query_tokens), self._complete(inputs, None)
         return self._out(x_BTD, self.kind.attend_decode(queries, keys, inputs), inputs)
 
-    def step(
-        self, x_BTD: jax.Array, tokens: Tokens, mask: Mask, cache: Any
-    ) -> tuple[jax.Array, Any]:
+    def step(self, x_BTD: jax.Array, inputs: AttentionInputs, cache: Any) -> tuple[jax.Array, Any]:
         """Attend from new tokens x_BTD to themselves and to the cache: (o_BTD, new cache)."""
-        inputs = self._complete(AttentionInputs(mask, tokens, tokens), None)
+        tokens, inputs = inputs.query_tokens, self._complete(inputs, None)
         o_BTNH, cache = self.kind.step(
             self.queries(x_BTD, tokens), self.keys(x_BTD, tokens), inputs, cache
         )
@@ -144,7 +139,7 @@ class MultiHead(nn.Module):
             mask=self.kind.mask.within(inputs.mask),
             position=self.position,
             params=self.mix(),
-            position_params=self.relative(),
+            position_params=inputs.position_params if self.position.shared else self.relative(),
             dropout=(self.make_rng('dropout'), rate) if drops else None,
         )
 

@@ -48,6 +48,11 @@ class TransformerModel(TokenModel):
             return None
         return Projection(position.params, self.architecture.heads, 0, position)
 
+    def _shared(self, stack: str) -> Any:
+        """Return the parameters of a position encoding that the layers of a stack share."""
+        relative = getattr(self, f'{stack}_relative')
+        return relative() if relative else ()
+
     @nn.nowrap
     def _final_norm(self) -> nn.Module | None:
         """Make the norm after the last block.

@@ -95,14 +95,15 @@ class Adafactor(Optimizer):
         factored = optax.scale_by_factored_rms(
             decay_rate=self.decay, min_dim_size_to_factor=self.min_size
         )
-        own_scale = optax.scale_by_param_block_rms() if self.relative else optax.identity()
+        scale = [optax.scale_by_param_block_rms()] if self.relative else []
         return optax.chain(
-            _on_matrices(factored, roles), optax.clip_by_block_rms(self.clip), own_scale
+            _on_matrices(factored, roles),
+            *(_by_layer(own, roles) for own in (optax.clip_by_block_rms(self.clip), *scale)),
         )
 
     def rule(self, role: Role) -> str:
         """Name the rule: Adafactor with or without factored moments."""
-        sides = role.matrix() if role.group == 'kernel' else (0, *role.shape)
+        sides = role.matrix() if role.group == 'kernel' else (0, *role.shape[role.stacked :])
         factored = sorted(sides)[-2:][0] >= self.min_size  # the second largest side
         return 'adafactor' if factored else 'adafactor without factors'
 
@@ -120,6 +121,21 @@ def _on_matrices(
         return jax.tree.map(Role.whole, roles, updates), state
 
     return optax.GradientTransformation(lambda params: transform.init(matrices(params)), update)
+
+
+def _by_layer(transform: optax.GradientTransformation, roles: Any) -> optax.GradientTransformation:
+    """Apply a `transform` without a state to each array of a layer by itself, stacked or not."""
+
+    def update(updates, state, params):
+        def one(role, update, param):
+            def own(update, param):
+                return transform.update(update, state, param)[0]
+
+            return (jax.vmap(own) if role.stacked else own)(update, param)
+
+        return jax.tree.map(one, roles, updates, params), state
+
+    return optax.GradientTransformation(transform.init, update)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ class Role:
         shape: of the array.
         group: 'kernel' maps vectors to vectors; 'embedding' is a table of tokens or positions;
             'vector' is everything else: norms, biases, numbers of a head.
-        batch: of a kernel, the dimensions that count its copies, such as experts.
+        batch: of a kernel, the dimensions that count its copies: layers, experts.
         inputs: of a kernel, the dimensions that it sums over: (0, 1) for [N, H, D].
         outputs: of a kernel, the dimensions of its result: (1, 2) for [D, N, H].
     """
@@ -32,6 +32,7 @@ class Role:
     batch: tuple[int, ...] = ()
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
+    stacked: bool = False  # the first dimension counts layers, each an array of its own
 
     def matrix(self) -> tuple[int, int]:
         """Return (rows, columns) of a kernel as a matrix: its inputs and outputs."""
@@ -41,10 +42,15 @@ class Role:
         return rows, columns
 
     def matrices(self, a: jax.Array) -> jax.Array:
-        """Reshape a kernel to [copies, rows, columns]; return another array unchanged."""
+        """Reshape a kernel to [copies, rows, columns]; return another array unchanged.
+
+        A kernel of stacked layers becomes [layers, copies, rows, columns].
+        """
         if self.group != 'kernel':
             return a
-        return a.transpose(self.batch + self.inputs + self.outputs).reshape(-1, *self.matrix())
+        layers = self.shape[: self.stacked]
+        a = a.transpose(self.batch + self.inputs + self.outputs)
+        return a.reshape(*layers, -1, *self.matrix())
 
     def whole(self, a: jax.Array) -> jax.Array:
         """Undo `matrices`: return an array of the role's shape."""
@@ -76,13 +82,14 @@ def roles(boxed: Any) -> Any:
 
 def _role(name: str, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> Role:
     """Derive the role of an array from its name and its logical axes."""
-    batch = (0,) if axes[:1] == ('experts',) else ()
-    dims = tuple(range(len(batch), len(axes)))
+    stacked = axes[:1] == ('layers',)
+    copies = sum(axis in ('layers', 'experts') for axis in axes[: 1 + stacked])
+    batch, dims = tuple(range(copies)), tuple(range(copies, len(axes)))
     if len(dims) < 2 or name.endswith('bias') or not set(axes) & {*TABLE_AXES, *INPUT_AXES}:
-        return Role(shape, 'vector')
+        return Role(shape, 'vector', stacked=stacked)
     if set(axes) & set(TABLE_AXES):
-        return Role(shape, 'embedding')
+        return Role(shape, 'embedding', stacked=stacked)
     # A kernel back to the model's dimension sums over all others; any other sums over the first.
     back = axes[-1] == 'embed' and axes[dims[0]] != 'embed'
     cut = len(dims) - 1 if back else 1
-    return Role(shape, 'kernel', batch, dims[:cut], dims[cut:])
+    return Role(shape, 'kernel', batch, dims[:cut], dims[cut:], stacked)

@@ -15,6 +15,7 @@ from transformer_jax.errors import ConfigError
 # two dimensions moves the whole table.
 RULES: dict[str, tuple[str, ...]] = {
     'seed': ('seed',),
+    'layers': (),
     'batch': ('data', 'fsdp'),
     'length': (),
     'activation': (),

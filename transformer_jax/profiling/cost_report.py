@@ -26,6 +26,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from transformer_jax import config as config_lib
 from transformer_jax.data.batching import padded_rows
 from transformer_jax.models import build_model
+from transformer_jax.models.layer_stack import split_layers
 from transformer_jax.partitioning.mesh import mesh_sizes
 from transformer_jax.partitioning.rules import partition_specs
 from transformer_jax.profiling.flops import (
@@ -141,15 +142,16 @@ def cost_report(config: ExperimentConfig, devices: int | None = None) -> CostRep
     )
     components = config_lib.resolve(config)
     model = build_model(traceable(components.architecture))
-    boxed = jax.eval_shape(functools.partial(init_state, components, model))
+    training = jax.eval_shape(functools.partial(init_state, components, model))
+    boxed = split_layers(training, components.architecture)
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
-    state, partitions = nn.meta.unbox(boxed), partition_specs(boxed, sizes)
+    state, partitions = nn.meta.unbox(training), partition_specs(boxed, sizes)
     parameters = tuple(_parameters(boxed.params, partitions.params, mesh))
     copies = 1 if config.train.accumulate == 1 else 2  # with accumulation: the sum and the newest
     parts = sizes['data'] * sizes['fsdp'] * config.train.accumulate
     optimizer_bytes = jax.tree.map(
         functools.partial(_bytes_per_device, mesh),
-        (state.opt_state, state.ema),
+        nn.meta.unbox((boxed.opt_state, boxed.ema)),
         (partitions.opt_state, partitions.ema),
     )
     return CostReport(

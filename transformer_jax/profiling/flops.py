@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from transformer_jax.attention.engines import KERNELS, site_incompatibility
 from transformer_jax.config import Components
 from transformer_jax.losses.model_loss import loss_sums
-from transformer_jax.models import build_model, dummy_batch
+from transformer_jax.models import abstract_params, build_model, dummy_batch
 from transformer_jax.models.architecture import Architecture, LayerAttention
 from transformer_jax.training.train_state import TrainState, dropout_rate
 
@@ -56,7 +56,7 @@ def non_embedding_params(components: Components) -> int:
     All experts of a mixture count.
     """
     boxed = jax.tree.leaves(
-        _boxed_params(build_model(components.architecture)),
+        abstract_params(build_model(components.architecture)),
         is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata),
     )
     return sum(leaf.value.size for leaf in boxed if not is_embedding(leaf.names))
@@ -85,7 +85,7 @@ def flops_per_token(components: Components) -> float:
     length = lengths[
         (len(lengths) - 1) // 2
     ]  # Most sentences are in the shorter half of the buckets, so the lower median.
-    return forward_flops(model, nn.meta.unbox(_boxed_params(model)), 1, length) / length
+    return forward_flops(model, nn.meta.unbox(abstract_params(model)), 1, length) / length
 
 
 def batch_shapes(components: Components) -> tuple[tuple[int, int], ...]:
@@ -172,10 +172,3 @@ def activation_bytes(model: nn.Module, state: TrainState, rows: int, length: int
     batch = jax.eval_shape(lambda: dummy_batch(model.architecture, rows, length))
     kept = jax.eval_shape(residuals, state.params, state.hyper, state.rng, batch)
     return sum(array.size * array.dtype.itemsize for array in kept)
-
-
-def _boxed_params(model: nn.Module) -> Any:
-    """Return the abstract parameters, boxed with their logical axes."""
-    return jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch(model.architecture))[
-        'params'
-    ]

@@ -65,7 +65,7 @@ def inspect_workdir(path: epath.PathLike, console: rich.console.Console | None =
         config_lib.from_stored(workdir.read_config(), workdir.config_path)
     )
     checkpoints = open_checkpoints(workdir)
-    model = build_model(components.architecture)
+    model = build_model(components.architecture.unscanned())  # as checkpoints have its layers
     # Without shardings: all arrays are read to the first device, whatever mesh the run had.
     abstract = nn.meta.unbox(jax.eval_shape(functools.partial(init_state, components, model)))
     newest, state, meta = checkpoints.restore(abstract)

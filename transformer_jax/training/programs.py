@@ -17,6 +17,7 @@ from transformer_jax.data import Data
 from transformer_jax.models import build_model
 from transformer_jax.partitioning.partitioner import Partitioner
 from transformer_jax.schema import ExperimentConfig
+from transformer_jax.training.stored_layout import StoredLayout
 from transformer_jax.training.train_state import TrainState, init_state, make_hyper
 from transformer_jax.training.train_step import seed_step, train_step
 
@@ -27,7 +28,8 @@ class TrainProgram:
     Attributes:
         model: the linen module.
         partitioner: of the model's arrays and batches.
-        abstract: the train state as shapes, dtypes and shardings, to restore into.
+        abstract: the train state as shapes, dtypes and shardings.
+        layout: that of the train state in checkpoints.
         rows_multiple: the rows of a batch must be a multiple of this.
         train_step: (state, placed batch) → (state, metrics); the given state is consumed.
 
@@ -43,6 +45,7 @@ class TrainProgram:
         init = functools.partial(init_state, components, self.model)
         boxed = jax.eval_shape(init)
         self.abstract = self.partitioner.abstract(boxed)
+        self.layout = StoredLayout(self.partitioner, components.architecture, boxed)
         shardings = self.partitioner.shardings(boxed)
         self._seed = config.train.seed
         self._init = self.partitioner.compile(
@@ -120,6 +123,7 @@ class SeedGroupProgram:
         single: the functions of one seed; evaluation uses its layout.
         partitioner: of the stacked arrays.
         abstract: the stacked train states as shapes, dtypes and shardings.
+        layout: that of the stacked train states in checkpoints.
         rows_multiple: the rows of a batch must be a multiple of this.
         train_step: (states, placed batches, placed `live`) → (states, metrics).
     """
@@ -131,6 +135,7 @@ class SeedGroupProgram:
         self.rows_multiple = self.partitioner.rows_multiple * components.config.train.accumulate
         boxed = jax.eval_shape(functools.partial(init_state, components, self.single.model))
         self.abstract = self.partitioner.abstract(boxed)
+        self.layout = StoredLayout(self.partitioner, components.architecture, boxed)
         shardings = self.partitioner.shardings(boxed)
         self._stack = jax.jit(
             lambda *states: jax.tree.map(lambda *a: jnp.stack(a), *states), out_shardings=shardings

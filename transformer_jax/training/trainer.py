@@ -98,7 +98,8 @@ class Trainer:
         self.iterator = self._make_iterator()
         resumed = None
         if self.checkpoints.valid_steps():
-            resumed, self.state, meta = self.checkpoints.restore(self.program.abstract)
+            resumed, stored, meta = self.checkpoints.restore(self.program.layout.abstract)
+            self.state = self.program.layout.load(stored)
             self.runs[0].data.tokenizer.require(meta['tokenizer'], tokenizer_path)
             stored = meta.get('splits', {})
             require_same_splits(
@@ -112,10 +113,11 @@ class Trainer:
         else:
             self.state = self.program.init_state()
             if self.config.train.init_from:
-                tokenizer = self.runs[0].data.tokenizer
-                self.state = start_from(
-                    self.config.train.init_from, self.state, tokenizer, self.log
+                tokenizer, layout = self.runs[0].data.tokenizer, self.program.layout
+                started = start_from(
+                    self.config.train.init_from, layout.store(self.state), tokenizer, self.log
                 )
+                self.state = layout.load(started)
         self.position = self.iterator.get_state()
         self.splits = {
             split: split_fingerprint(self.runs[0].data, split) for split in read_splits(self.config)
@@ -182,7 +184,8 @@ class Trainer:
             'splits': self.splits,
             'config': with_version(config_lib.to_dict(self.config)),
         }
-        self.checkpoints.save(self.step, self.state, meta | self._write_records())
+        stored = self.program.layout.store(self.state)
+        self.checkpoints.save(self.step, stored, meta | self._write_records())
         self.saved = self.step
 
     def close(self) -> None:

@@ -58,6 +58,11 @@ class Differential(Scored):
                 f'lambda_init={self.lambda_init!r}, it takes depth or a number from 0 to below 1'
             )
 
+    @property
+    def reads_layer(self) -> bool:
+        """Whether λ_init follows from the number of the layer."""
+        return self.lambda_init == 'depth'
+
     def tile_heads(self, heads: HeadDims) -> HeadDims:
         if heads.head_dim % 2:
             raise ConfigError(

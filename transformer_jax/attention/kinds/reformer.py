@@ -72,6 +72,11 @@ class Reformer(Attention):
                 'opposite'
             )
 
+    @property
+    def reads_layer(self) -> bool:
+        """Whether the random directions follow from the number of the layer: always."""
+        return True
+
     def supports(self) -> frozenset[str]:
         return frozenset({'encoder', 'padding'})
 
