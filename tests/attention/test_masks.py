@@ -356,7 +356,7 @@ def test_a_prefix_that_comes_at_once_decodes_as_all_at_once():
     variables = nn.meta.unbox(variables)
     step = jax.jit(
         lambda x_BTD, tokens, cache: module.apply(
-            variables, x_BTD, tokens, PAST, cache, method='step'
+            variables, x_BTD, AttentionInputs(PAST, tokens, tokens), cache, method='step'
         )
     )
 

@@ -67,9 +67,9 @@ def site(case: Case, name: str) -> 'Site':
 class Site:
     """The attention of a case at 'encoder', 'decoder' or 'cross', with parameters."""
 
-    def __init__(self, case: Case, name: str, params=None, **changes):
+    def __init__(self, case: Case, name: str, params=None, layer: int = 1, **changes):
         self.case, self.name = case, name
-        self.module = MultiHead(resolve_architecture(case.config(**changes), 10), name, layer=1)
+        self.module = MultiHead(resolve_architecture(case.config(**changes), 10), name, layer)
         self.kind, self.mask = self.module.architecture.attention_at(name, 1).kind, MASKS[name]
         self.run, self.forward = jax.jit(self._run), jax.jit(self._forward)
         self.take_step = jax.jit(self._step)
@@ -124,7 +124,8 @@ class Site:
         return o_BTD, grads
 
     def _step(self, params, x_BTD, tokens, cache):
-        return self.module.apply({'params': params}, x_BTD, tokens, PAST, cache, method='step')
+        inputs = AttentionInputs(PAST, tokens, tokens)
+        return self.module.apply({'params': params}, x_BTD, inputs, cache, method='step')
 
     def init_cache(self, x_BTD, length):
         """Return an empty cache for rows like those of `x_BTD`."""
@@ -375,6 +376,14 @@ def transformations_leave_it_equal(at: Site) -> None:
     assert distance(jax.tree.map(lambda leaf: leaf[0], grads), expected[0]) < 1e-5
 
 
+def layers_compute_the_same(at: Site) -> None:
+    """With equal parameters, unless the kind says that it reads the number of its layer."""
+    arguments = at.arguments(27, whole(B, T), whole(B, T))
+    other = Site(at.case, at.name, at.params, layer=3)
+    equal = distance(other.forward(at.params, *arguments), at.forward(at.params, *arguments)) == 0
+    assert equal != at.kind.reads_layer
+
+
 def sees_all(at: Site) -> bool:
     """Return whether every earlier key takes part in every output.
 
@@ -397,6 +406,7 @@ CHECKS = {
     engines_agree: {'segments'},
     bfloat16_is_close: set(),
     transformations_leave_it_equal: set(),
+    layers_compute_the_same: set(),
 }
 
 

@@ -128,7 +128,7 @@ def test_stacked_parameters_have_an_axis_of_layers(architecture):
 
 
 @pytest.mark.parametrize('scan_layers', [False, True])
-@pytest.mark.parametrize('remat', sorted(REMATS.keys() - {'none', 'offload'}))
+@pytest.mark.parametrize('remat', sorted(REMATS.keys() - {'none'}))
 def test_what_is_computed_again_is_the_same(
     architecture, make_batch, random_rows, remat, scan_layers
 ):

@@ -88,8 +88,7 @@ class MultiHead(nn.Module):
             kind.project_keys_values, heads, layer, position, bias != 'none', beta
         )
         self.mix = Projection(kind.attention_params, heads, layer, position, gain=beta)
-        if not position.shared:
-            self.relative = Projection(position.params, kind.tile_heads(heads), layer, position)
+        self.relative = Projection(position.params, kind.tile_heads(heads), layer, position)
         if kind.gate != 'none':
             size = heads.value_dim if kind.gate == 'element' else 1
             self.gate = ProjectToHeads(heads.num_heads, size, 'heads', bias=True)
@@ -139,7 +138,7 @@ class MultiHead(nn.Module):
             mask=self.kind.mask.within(inputs.mask),
             position=self.position,
             params=self.mix(),
-            position_params=inputs.position_params if self.position.shared else self.relative(),
+            position_params=inputs.position_params or self.relative(),
             dropout=(self.make_rng('dropout'), rate) if drops else None,
         )
 
