@@ -133,12 +133,13 @@ class MultiHead(nn.Module):
     def _complete(self, inputs: AttentionInputs, rate: jax.Array | None) -> AttentionInputs:
         """Fill in the mask, position encoding, learned arrays and dropout of this layer."""
         drops = self.architecture.attention_dropout and rate is not None
+        shared = inputs.position_params
         return dataclasses.replace(
             inputs,
             mask=self.kind.mask.within(inputs.mask),
             position=self.position,
             params=self.mix(),
-            position_params=inputs.position_params or self.relative(),
+            position_params=shared if jax.tree.leaves(shared) else self.relative(),
             dropout=(self.make_rng('dropout'), rate) if drops else None,
         )
 
