@@ -91,7 +91,16 @@ def dummy_batch(architecture: Architecture, rows: int = 1, length: int = 1) -> B
     )
 
 
+def init_params(model: nn.Module, key: jax.Array) -> Any:
+    """Make the first parameters of a model, boxed with their logical axes.
+
+    They do not depend on the mesh. Its rules are hidden from the forward pass that makes them,
+    because kernels run on each device's share of the rows, and there is but one row.
+    """
+    with nn.logical_axis_rules(()):
+        return model.init(key, dummy_batch(model.architecture))['params']
+
+
 def abstract_params(model: nn.Module) -> Any:
     """Describe the parameters of a model by shape and dtype, boxed with their logical axes."""
-    batch = dummy_batch(model.architecture)
-    return jax.eval_shape(model.init, jax.random.PRNGKey(0), batch)['params']
+    return jax.eval_shape(lambda: init_params(model, jax.random.PRNGKey(0)))

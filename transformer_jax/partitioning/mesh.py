@@ -39,6 +39,13 @@ def make_mesh(config: MeshConfig, num_seeds: int = 1, devices: Sequence[Any] = (
     return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
+def platform_of(device: Any) -> str:
+    """Name what a device is: 'cpu', 'tpu', 'cuda', or another name of JAX's for it."""
+    # JAX calls every GPU 'gpu'; the version of its platform says whether it is a CUDA one.
+    words = device.client.platform_version.split() if device.platform == 'gpu' else ()
+    return 'cuda' if 'cuda' in words else device.platform
+
+
 def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
     """Map each mesh axis to its size, with -1 resolved to the devices that are left.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from transformer_jax.config.components import Components
-from transformer_jax.models import abstract_params, dummy_batch
+from transformer_jax.models import abstract_params, init_params
 from transformer_jax.models.architecture import Architecture
 from transformer_jax.optim import optimizers as optim
 from transformer_jax.optim.roles import roles
@@ -72,7 +72,7 @@ def init_state(
     params_rng, rng = jax.random.split(
         jax.random.PRNGKey(config.train.seed) if key is None else key
     )
-    params = model.init(params_rng, dummy_batch(model.architecture))['params']
+    params = init_params(model, params_rng)
     zero = jnp.zeros((), jnp.int32)
     ema = jax.tree.map(jnp.copy, params) if config.train.ema else None
     opt_state = optimizer(components, model).init(params)
