@@ -191,3 +191,15 @@ def test_bytes_that_fusions_move_by_hand():
     # Both operands and the result; none for an array in the core's own memory.
     line = 'ROOT %s = f32[8]{0:S(1)} add(%b, %b)'
     assert program([*given, line]).works == (Work(0, 64),)
+
+
+def test_copies_into_the_core_read_what_they_copy():
+    given = '%a = f32[100,8]{1,0} parameter(0)'
+    begun = '%s = (f32[100,8]{1,0}, f32[10,8]{1,0:S(1)}, s32[]) slice-start(%a), slice={[0:10]}'
+    assert program([given, begun, 'ROOT %d = f32[10,8]{1,0:S(1)} slice-done(%s)']).works == (
+        Work(0, 320),
+    )
+    begun = '%s = (f32[100,8]{1,0:S(1)}, f32[100,8]{1,0}, u32[]) copy-start(%a)'
+    assert program([given, begun, 'ROOT %d = f32[100,8]{1,0:S(1)} copy-done(%s)']).works == (
+        Work(0, 3200),
+    )

@@ -205,6 +205,9 @@ def moved(module: Module, computation: Computation, instruction: Instruction) ->
     operands = [
         computation.by_name[name] for name in instruction.operands if name in computation.by_name
     ]
+    if opcode in ('copy-start', 'slice-start'):  # Its result holds the source, too.
+        target = instruction.arrays[opcode == 'slice-start']
+        return target.bytes * (operands[0].arrays[0].in_memory + target.in_memory)
     if opcode == 'dynamic-slice':
         return 2 * instruction.bytes
     if opcode == 'dynamic-update-slice':
