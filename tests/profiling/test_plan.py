@@ -17,7 +17,8 @@ from transformer_jax.partitioning.partitioner import Partitioner
 from transformer_jax.partitioning.topologies import Topology
 from transformer_jax.profiling import plan as planning
 from transformer_jax.profiling import plan_tables
-from transformer_jax.profiling.plan import Lowered, changes, lower, make_plan
+from transformer_jax.profiling.lowered import Lowered, lower
+from transformer_jax.profiling.plan import changes, make_plan
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.training.train_state import init_state
 
@@ -129,6 +130,20 @@ class Refused:
             'RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. '
             'Exceeded hbm capacity by 4.75G.'
         )
+
+
+@pytest.mark.parametrize(
+    ('text', 'sizes'),
+    [
+        ('Used 20.50G of 15.75G hbm. Exceeded', ('20.50', 'G', '15.75', 'G')),
+        (
+            'the total memory required for HLO temporaries (900.5M) exceeds available HBM (15.75G)',
+            ('900.5', 'M', '15.75', 'G'),
+        ),
+    ],
+)
+def test_both_ways_in_which_the_compiler_says_too_large(text, sizes):
+    assert planning.TOO_LARGE.search(text).groups() == sizes
 
 
 class Broken:

@@ -17,6 +17,10 @@ COLLECTIVES = (
     'ragged-all-to-all',
     'collective-permute',
 )
+GROUPS = re.compile(
+    r'(?:replica_groups|source_target_pairs)='
+    r'(mesh\[[^\]]*\]\s*\{[^}]*\}|\[[^\s]*|\{\{.*?\}\}|\{\})'
+)
 # A TPU writes a reduce-scatter as a fusion of this name: an all-reduce and the cut of its result.
 TPU_REDUCE_SCATTER = 'all-reduce-scatter'
 
@@ -58,11 +62,7 @@ def read_collective(
     count: int,
 ) -> Collective:
     """Read a collective that runs `count` times; other arguments as `read_text` and above."""
-    attributes = instruction.attributes
-    found = re.search(
-        r'(?:replica_groups|source_target_pairs)=(mesh\[[^\]]*\]\s*\{[^}]*\}|\[[^\s]*|\{\{.*?\}\}|\{\})',
-        attributes,
-    )
+    found = GROUPS.search(instruction.attributes)
     groups = found[1] if found else ''
     axes = group_axes(groups, mesh)
     operands = sum(
