@@ -248,6 +248,7 @@ def test_a_kernel_needs_its_platform():
         (['--price=1'], '--price belongs to a plan: give --topology'),
         (['--json'], '--json belongs to a plan'),
         (['--topology=v5e:2x2', '--config.model.engine=splash'], 'needs a TPU, the devices are'),
+        (['--topology=v5e:2x2', '--config.parallel.mode=pmap'], "set parallel.mode='jit'"),
         (['--topology=v5e:2x2', '--config.parallel.mesh.fsdp=3'], 'needs a multiple of 3 devices'),
     ],
 )

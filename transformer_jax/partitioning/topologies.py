@@ -40,6 +40,18 @@ EXTRAS = {
 }
 
 
+# Of libtpu: it looks for no TPU of this machine, says nothing about that, and lets other processes
+# compile too. The type of accelerator has no effect beside a topology.
+ALONE = {
+    'TPU_SKIP_MDS_QUERY': '1',
+    'TPU_ACCELERATOR_TYPE': 'v5litepod-16',
+    'TPU_WORKER_HOSTNAMES': 'localhost',
+    'TPU_STDERR_LOG_LEVEL': '3',
+    'TPU_MIN_LOG_LEVEL': '3',
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Topology:
     """Accelerators of one kind and how they are connected.
@@ -86,10 +98,9 @@ class Topology:
             )
         from jax.experimental import topologies
 
-        # JAX itself computes on the CPU, and libtpu neither looks for the TPU of this machine nor
-        # keeps other processes from compiling.
+        # JAX itself computes on the CPU.
         jax.config.update('jax_platforms', 'cpu')
-        os.environ |= {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
+        os.environ |= ALONE
         described = self._tpu_options() if self.platform == 'tpu' else self._gpu_options()
         return list(topologies.get_topology_desc(platform=self.platform, **described).devices)
 

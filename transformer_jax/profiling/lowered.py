@@ -82,6 +82,11 @@ def lower(
 
 def _lower_step(components: Components, devices: Sequence[Any]) -> Lowered:
     config, seeds = components.config, components.config.train.num_seeds
+    if config.parallel.mode == 'pmap':
+        raise ConfigError(
+            "parallel.mode='pmap' runs on the devices of this machine alone: "
+            "set parallel.mode='jit'"
+        )
     # The longest rows: all shapes have about as many tokens, and scores grow with the length.
     rows, length = max(costs.batch_shapes(components), key=lambda shape: shape[1])
     if seeds > 1:
