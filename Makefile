@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test test-slow test-rare test-all faults docs docs-site notebook golden lint format types clean
+.PHONY: demo test test-slow test-rare test-all test-aot test-aot-all golden-aot faults docs docs-site notebook golden lint format types clean
 
 demo: .venv/installed
 	$(BIN)/transformer-jax train --config=configs/number_words.py:en-de --workdir=$(RUN)
@@ -25,6 +25,16 @@ test-slow: .venv/installed-dev
 
 test-rare: .venv/installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m rare
+
+# Compiled for TPUs that are not here, in an environment with their compiler.
+test-aot: .venv-aot/installed
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv-aot/bin/python -m pytest -q -m 'not slow' tests/aot
+
+test-aot-all: .venv-aot/installed
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv-aot/bin/python -m pytest -q tests/aot
+
+golden-aot: .venv-aot/installed
+	PYTHONPATH=tests .venv-aot/bin/python tests/aot/golden.py
 
 faults: .venv/installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m fault
@@ -68,5 +78,10 @@ docs-site: .venv/installed-docs
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+.venv-aot/installed: setup.cfg pyproject.toml
+	test -x .venv-aot/bin/python || $(PYTHON) -m venv .venv-aot
+	.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check -e '.[aot-tpu]' hypothesis pytest
+	touch $@
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-aot runs

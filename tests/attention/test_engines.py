@@ -513,7 +513,7 @@ def test_a_kernel_that_is_not_here_is_refused_before_anything_compiles_but_can_b
     config = experiment(engine='cudnn', dtype='bfloat16')
     with pytest.raises(
         ConfigError,
-        match=r"model\.engine='cudnn' needs an NVIDIA GPU, this machine computes on cpu",
+        match=r"model\.engine='cudnn' needs an NVIDIA GPU, the devices are cpu",
     ):
         make_program(resolve(config))
     with pytest.raises(ConfigError, match=r"model\.engine='splash' needs a TPU"):
@@ -551,7 +551,9 @@ def test_a_kernel_that_is_not_here_is_refused_before_anything_compiles_but_can_b
 )
 def test_auto_takes_the_best_that_can(monkeypatch, here, attention, changes, expected):
     monkeypatch.setattr(
-        engines, 'is_available', lambda engine: engine in here or engine not in engines.KERNELS
+        engines,
+        'is_available',
+        lambda engine, platform: engine in here or engine not in engines.KERNELS,
     )
     assert (
         engines.resolve_engine('auto', parse(attention), NO_POSITION, HALF._replace(**changes))

@@ -10,6 +10,8 @@ import pytest
 from transformer_jax.losses import chunks
 from transformer_jax.losses import cross_entropy as losses
 from transformer_jax.losses.cross_entropy import TokenSums, cross_entropy
+from transformer_jax.partitioning.partitioner import Partitioner
+from transformer_jax.schema import MeshConfig
 
 B, T, D, V = 3, 8, 6, 11
 
@@ -185,3 +187,12 @@ def test_bfloat16_features_are_summed_in_float32():
 
 def test_sums_add_field_by_field():
     assert TokenSums(1, 2, 3, 4) + TokenSums(10, 20, 30, 40) == TokenSums(11, 22, 33, 44)
+
+
+def test_chunks_grow_with_the_devices_that_share_the_rows():
+    """The gradient of the table is added up over devices after every chunk."""
+    x_BTD = jnp.zeros((16, 256, 1))
+    assert chunks.time_chunks(x_BTD).shape == (8, 512, 1)
+    partitioner = Partitioner(MeshConfig(data=2, fsdp=2, tensor=2))
+    with partitioner.context():
+        assert chunks.time_chunks(x_BTD).shape == (2, 2048, 1)  # 512 on each of 4

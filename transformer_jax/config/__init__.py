@@ -1,6 +1,7 @@
 """The door to experiments: from a ConfigDict to a checked configuration, and to what it names."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = [
     'from_config_dict',
     'from_dict',
     'from_stored',
+    'override',
     'replace',
     'resolve',
     'resolve_architecture',
@@ -69,6 +71,15 @@ def replace(config: ExperimentConfig, **sections: Any) -> ExperimentConfig:
     changed = dataclasses.replace(config, **sections)
     resolve(changed)
     return changed
+
+
+def override(config: ExperimentConfig, keys: Mapping[str, Any]) -> ExperimentConfig:
+    """Replace some keys, as in {'train.steps': 100}; errors as `from_dict`."""
+    values = to_dict(config)
+    for key, value in keys.items():
+        *sections, last = key.split('.')
+        functools.reduce(lambda section, name: section[name], sections, values)[last] = value
+    return from_dict(values)
 
 
 def _convert(values: Mapping[str, Any], cls: type, prefix: str) -> Any:

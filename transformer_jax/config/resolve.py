@@ -35,21 +35,27 @@ SPECS = {
 }
 
 
-def resolve(config: ExperimentConfig) -> Components:
+def resolve(config: ExperimentConfig, platform: str = '') -> Components:
     """Parse all specs of an experiment and check all that can be known before data is read.
+
+    Args:
+        config: the experiment.
+        platform: that programs are compiled for: 'cpu', 'cuda' or 'tpu'; '': that of this machine.
 
     Raises:
         ConfigError: a value out of range, a spec that names nothing, or a combination that cannot
             run.
     """
     check_values(config)
-    components = parse_components(config)
+    components = parse_components(config, platform)
     check_combinations(components)
     return components
 
 
-def parse_components(config: ExperimentConfig) -> Components:
+def parse_components(config: ExperimentConfig, platform: str = '') -> Components:
     """Parse all specs of an experiment, without checking that they can work together.
+
+    Arguments as `resolve`.
 
     Raises:
         ConfigError: a spec that names nothing.
@@ -58,7 +64,7 @@ def parse_components(config: ExperimentConfig) -> Components:
     return Components(
         config=config,
         architecture=resolve_architecture(
-            config.model, config.data.vocab_size, len(task.classes())
+            config.model, config.data.vocab_size, len(task.classes()), platform
         ),
         task=task,
         batching=_parsed('data.batching', config.data.batching),
@@ -67,13 +73,16 @@ def parse_components(config: ExperimentConfig) -> Components:
     )
 
 
-def resolve_architecture(model: ModelConfig, vocab_size: int, num_classes: int = 0) -> Architecture:
+def resolve_architecture(
+    model: ModelConfig, vocab_size: int, num_classes: int = 0, platform: str = ''
+) -> Architecture:
     """Build the architecture that the keys of a model describe.
 
     Args:
         model: the keys.
         vocab_size: of source and target alike.
         num_classes: of a classifier.
+        platform: see `resolve`.
 
     Raises:
         ConfigError: a spec that names nothing, or an attention that its site, position or engine
@@ -121,7 +130,7 @@ def resolve_architecture(model: ModelConfig, vocab_size: int, num_classes: int =
         architecture,
         **{
             f'{site}_attention': _site_attention(
-                model, architecture.site_spec(site), layers[site], position
+                model, architecture.site_spec(site), layers[site], position, platform
             )
             for site in row.sites
         },
@@ -144,7 +153,7 @@ def head_dims(model: ModelConfig) -> HeadDims:
 
 
 def _site_attention(
-    model: ModelConfig, site: SiteSpec, layers: int, position: Position
+    model: ModelConfig, site: SiteSpec, layers: int, position: Position, platform: str
 ) -> tuple[LayerAttention, ...]:
     key = attention_key(model, site.name)
     pattern = spec.parse_pattern(getattr(model, key.removeprefix('model.')), KINDS, key)
@@ -152,6 +161,6 @@ def _site_attention(
         position = Position()
     kinds = (pattern[layer % len(pattern)] for layer in range(layers))
     return tuple(
-        LayerAttention(kind, position, resolve_engine(model.engine, kind, position, site))
+        LayerAttention(kind, position, resolve_engine(model.engine, kind, position, site, platform))
         for kind in kinds
     )

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ from etils import epath
 from transformer_jax.config.components import Components
 from transformer_jax.data import Data, source_batches
 from transformer_jax.data.batching import Batching
-from transformer_jax.decoding.decoder import make_decoder
 from transformer_jax.errors import DataError
 from transformer_jax.evaluation.metrics import (
     bleu_tokenizer,
@@ -23,10 +21,10 @@ from transformer_jax.evaluation.metrics import (
     translation_metrics,
     wilson_interval,
 )
+from transformer_jax.evaluation.programs import compile_decoder, compile_scores
 from transformer_jax.evaluation.teacher_forcing import ScoredBatch, TokenTotals
 from transformer_jax.evaluation.text_size import counted_text_size
-from transformer_jax.losses.token_scores import token_scores
-from transformer_jax.models import abstract_params, build_model
+from transformer_jax.models import build_model
 from transformer_jax.partitioning.partitioner import Partitioner
 from transformer_jax.storage.files import make_directory, write_text
 
@@ -91,21 +89,9 @@ class Evaluator:
         self._before_batch = before_batch
         self.model = build_model(components.architecture)
         self._partitioner = partitioner
-        self._score = partitioner.compile(
-            functools.partial(token_scores, self.model),
-            in_shardings=(
-                partitioner.shardings(abstract_params(self.model)),
-                partitioner.batch_sharding,
-            ),
-            out_shardings=partitioner.batch_sharding,
-        )
-        self._decode = partitioner.compile(
-            make_decoder(
-                self.model,
-                self.config.decode,
-                data.tokenizer.vocab_size,
-                components.architecture.max_decoded,
-            )
+        self._score = compile_scores(self.model, partitioner)
+        self._decode = compile_decoder(
+            components, self.model, partitioner, data.tokenizer.vocab_size
         )
 
     def with_batching(self, batching: Batching) -> 'Evaluator':

@@ -1,10 +1,14 @@
 """Chunks of target tokens, so that the logits of a whole batch are never in memory at once."""
 
+import math
+
 import jax
 import jax.numpy as jnp
+from flax.linen.spmd import logical_to_mesh_axes
 
-# Tokens whose logits are in memory at once. On a CPU 512 × 10,000 float32 logits, 20 MB, still fit
-# a cache of 32 MB; accelerators lose no speed with a loop of matrix products of this size.
+# Tokens whose logits are in the memory of a device at once. On a CPU 512 × 10,000 float32 logits,
+# 20 MB, still fit a cache of 32 MB; accelerators lose no speed with a loop of matrix products of
+# this size.
 CHUNK_TOKENS = 512
 
 
@@ -26,11 +30,13 @@ def time_chunks(a_BT: jax.Array) -> jax.Array:
     """Cut the time of an array [B, T, …] into chunks.
 
     Returns:
-        [L, C, …]: L chunks of C tokens each, all rows' tokens of some times. C is at least
-        CHUNK_TOKENS where the batch has as many.
+        [L, C, …]: L chunks of C tokens each, all rows' tokens of some times. On each of the
+        devices that share the rows, C is at least CHUNK_TOKENS where the batch has as many: the
+        devices add up the gradient of the output table after every chunk.
     """
     B, T = a_BT.shape[:2]
-    steps = next(c for c in range(1, T + 1) if T % c == 0 and (c == T or B * c >= CHUNK_TOKENS))
+    least = CHUNK_TOKENS * _row_parts()
+    steps = next(c for c in range(1, T + 1) if T % c == 0 and (c == T or B * c >= least))
     a_LBT = jnp.moveaxis(a_BT.reshape(B, T // steps, steps, *a_BT.shape[2:]), 1, 0)
     return a_LBT.reshape(T // steps, B * steps, *a_BT.shape[2:])
 
@@ -40,3 +46,13 @@ def join_chunks(a_LC: jax.Array, rows: int) -> jax.Array:
     chunks, _, *rest = a_LC.shape
     a_LBT = a_LC.reshape(chunks, rows, -1, *rest)
     return jnp.moveaxis(a_LBT, 0, 1).reshape(rows, -1, *rest)
+
+
+def _row_parts() -> int:
+    """Count the parts that the mesh cuts the rows of a batch into; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.are_all_axes_manual:
+        return 1
+    (axes,) = logical_to_mesh_axes(('batch',)) or (None,)
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(mesh.shape[name] for name in names)

@@ -95,9 +95,11 @@ def dummy_batch(architecture: Architecture, rows: int = 1, length: int = 1) -> B
 def init_params(model: nn.Module, rng: jax.Array) -> Any:
     """Make random parameters, boxed with their logical axes; those of scanned layers are stacked.
 
-    Scanned or not, a layer begins with the same numbers.
+    They depend neither on the scan nor on the mesh. Its rules are hidden from the forward pass that
+    makes them, because kernels run on each device's share of the rows, and there is but one row.
     """
-    params = model.init(rng, dummy_batch(model.architecture))['params']
+    with nn.logical_axis_rules(()):
+        params = model.init(rng, dummy_batch(model.architecture))['params']
     return stack_layers(params, model.architecture)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from transformer_jax.errors import ConfigError
@@ -22,21 +23,46 @@ def make_mesh(config: MeshConfig, num_seeds: int = 1, devices: Sequence[Any] = (
         devices: by default all that JAX has.
 
     Raises:
-        ConfigError: the sizes do not multiply to the number of devices.
+        ConfigError: the sizes do not multiply to the number of devices, or data is no multiple of
+            the slices of TPUs.
     """
-    count = len(devices) or jax.device_count()
-    sizes = mesh_sizes(config, count)
-    auto = (AxisType.Auto,) * len(sizes)  # Explicit axes break linen's logical constraints.
-    mesh = jax.make_mesh(
-        tuple(sizes.values()), tuple(sizes), axis_types=auto, devices=list(devices) or None
-    )
-    if num_seeds == 1:
-        return mesh
-    # The same order of devices as without the axis: arrays that move between the two meshes
-    # stay on their devices.
-    sizes = seed_mesh_sizes(config, sizes, num_seeds)
-    grid = np.asarray(mesh.devices).reshape(tuple(sizes.values()))
-    return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    devices = devices or jax.devices()
+    sizes = mesh_sizes(config, len(devices))
+    grid = _grid(sizes, list(devices))
+    if num_seeds > 1:
+        # The same order of devices as without the axis: arrays that move between the two meshes
+        # stay on their devices.
+        sizes = seed_mesh_sizes(config, sizes, num_seeds)
+    # Explicit axes break linen's logical constraints.
+    auto = (AxisType.Auto,) * len(sizes)
+    return Mesh(grid.reshape(tuple(sizes.values())), tuple(sizes), axis_types=auto)
+
+
+def _grid(sizes: dict[str, int], devices: list[Any]) -> np.ndarray:
+    """Arrange devices so that neighbors in the mesh are neighbors in their network.
+
+    Slices of TPUs, between which the network is slow, are the outer part of the axis data.
+    """
+    shape = tuple(sizes.values())
+    slices = len({getattr(device, 'slice_index', 0) for device in devices})
+    if slices == 1:
+        auto = (AxisType.Auto,) * len(sizes)
+        return jax.make_mesh(shape, tuple(sizes), axis_types=auto, devices=devices).devices
+    if sizes['data'] % slices:
+        raise ConfigError(
+            f'parallel.mesh.data={sizes["data"]} must be a multiple of the {slices} slices, '
+            'between which only gradients should travel'
+        )
+    inner = [size // slices if axis == 'data' else size for axis, size in sizes.items()]
+    outer = [slices if axis == 'data' else 1 for axis in sizes]
+    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
+
+
+def platform_of(device: Any) -> str:
+    """Name what a device is: 'cpu', 'tpu', 'cuda', or another name of JAX's for it."""
+    # JAX calls every GPU 'gpu'; the version of its platform says whether it is a CUDA one.
+    words = device.client.platform_version.split() if device.platform == 'gpu' else ()
+    return 'cuda' if 'cuda' in words else device.platform
 
 
 def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Places arrays on a mesh and compiles functions for it."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from transformer_jax.partitioning.mesh import make_mesh
+from transformer_jax.partitioning.mesh import make_mesh, platform_of
 from transformer_jax.partitioning.rules import (
     batch_spec,
     logical_rules,
@@ -46,18 +46,28 @@ class Partitioner:
 
     Attributes:
         mesh: the mesh of devices.
+        platform: of the devices: 'cpu', 'cuda' or 'tpu', see `mesh.platform_of`.
         num_seeds: the length of the leading axis; 1: there is none.
         rows_multiple: the rows of a batch must be a multiple of this.
         batch_sharding: of arrays whose first dimension (after that of seeds) is the rows.
         replicated: of arrays that every device holds whole.
         stacked: of arrays with a value for each seed, else as `replicated`.
 
-    Raises ConfigError where the devices of this machine do not fill the mesh.
+    Raises ConfigError where the devices do not fill the mesh.
     """
 
-    def __init__(self, config: MeshConfig, num_seeds: int = 1):
+    def __init__(self, config: MeshConfig, num_seeds: int = 1, devices: Sequence[Any] = ()):
+        """Arrange devices.
+
+        Args:
+            config: devices per mesh axis.
+            num_seeds: the length of the leading axis of every array; 1: there is none.
+            devices: by default all that JAX has. For those of a `topologies.Topology`, which are
+                not here, functions can only be compiled.
+        """
         self.num_seeds = num_seeds
-        self.mesh = make_mesh(config, num_seeds)
+        self.mesh = make_mesh(config, num_seeds, devices)
+        self.platform = platform_of(self.mesh.devices.flat[0])
         self.rows_multiple = self.mesh.shape['data'] * self.mesh.shape['fsdp']
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
         self.stacked = self._sharding(PartitionSpec())

@@ -15,11 +15,16 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from transformer_jax.attention.engines import KERNELS, site_incompatibility
+from transformer_jax.attention.engines.fused import NO_BOUND, band
 from transformer_jax.config import Components
 from transformer_jax.losses.model_loss import loss_sums
 from transformer_jax.models import abstract_params, build_model, dummy_batch
 from transformer_jax.models.architecture import Architecture, LayerAttention
 from transformer_jax.training.train_state import TrainState, dropout_rate
+
+# The products of the scores' size that a kernel computes, forward and backward: splash has two
+# kernels in its backward pass, and both compute scores again.
+KERNEL_PRODUCTS = {'splash': (2, 7), 'cudnn': (2, 5)}
 
 
 def traceable(architecture: Architecture) -> Architecture:
@@ -111,6 +116,38 @@ def forward_flops(model: nn.Module, params: Any, rows: int, length: int) -> int:
     return matmul_flops(
         jax.make_jaxpr(lambda params, batch: model.apply({'params': params}, batch))(params, batch)
     )
+
+
+def kernel_flops(architecture: Architecture, rows: int, length: int, backward: bool) -> int:
+    """Count the FLOPs of products inside fused kernels, which no compiled program shows.
+
+    Only pairs of a query and a key that the mask can show count, because kernels skip the others
+    tile by tile. What a kernel computes again in its backward pass counts again.
+
+    Args:
+        architecture: of the model, with the engines that it runs.
+        rows: of the batch.
+        length: of its sources and targets.
+        backward: whether the backward pass runs too.
+    """
+    total, heads = 0, architecture.heads
+    for site, layer in architecture.sites:
+        attention = architecture.attention_at(site, layer)
+        if attention.engine not in KERNEL_PRODUCTS:
+            continue
+        forward, behind = KERNEL_PRODUCTS[attention.engine]
+        back, ahead = band(attention.kind.mask) or NO_BOUND
+        pairs = _visible_pairs(length, back, 0 if site == 'decoder' else ahead)
+        size = heads.num_heads * (heads.head_dim + heads.value_dim)
+        total += rows * pairs * size * (forward + (behind if backward else 0))
+    return total
+
+
+def _visible_pairs(length: int, back: float, ahead: float) -> int:
+    """Count pairs (query, key) at most `back` before and `ahead` after one another."""
+    t = np.arange(length)
+    first, last = np.maximum(t - back, 0), np.minimum(t + ahead, length - 1)
+    return int((last - first + 1).sum())
 
 
 def matmul_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:

@@ -33,14 +33,15 @@ class TrainProgram:
         rows_multiple: the rows of a batch must be a multiple of this.
         train_step: (state, placed batch) → (state, metrics); the given state is consumed.
 
-    Raises ConfigError where this machine does not have the engine, or cannot fill the mesh.
+    Raises ConfigError where the devices do not have the engine, or do not fill the mesh.
     """
 
-    def __init__(self, components: Components):
+    def __init__(self, components: Components, devices: Sequence[Any] = ()):
+        """Prepare the functions of an experiment; `devices` as those of `Partitioner`."""
         config = components.config
-        require_platform(config.model.engine)
+        self.partitioner = Partitioner(config.parallel.mesh, devices=devices)
+        require_platform(config.model.engine, self.partitioner.platform)
         self.model = build_model(components.architecture)
-        self.partitioner = Partitioner(config.parallel.mesh)
         self.rows_multiple = self.partitioner.rows_multiple * config.train.accumulate
         init = functools.partial(init_state, components, self.model)
         boxed = jax.eval_shape(init)
@@ -99,13 +100,17 @@ class PmapProgram(TrainProgram):
         )
 
 
-def make_program(components: Components) -> TrainProgram:
+def make_program(components: Components, devices: Sequence[Any] = ()) -> TrainProgram:
     """Compile the training of one model as `parallel.mode` says.
 
+    Args:
+        components: the experiment.
+        devices: as those of `Partitioner`.
+
     Raises:
-        ConfigError: this machine does not have the engine, or cannot fill the mesh.
+        ConfigError: the devices do not have the engine, or do not fill the mesh.
     """
-    return PROGRAMS[components.config.parallel.mode](components)
+    return PROGRAMS[components.config.parallel.mode](components, devices)
 
 
 PROGRAMS: dict[str, type[TrainProgram]] = {'jit': TrainProgram, 'pmap': PmapProgram}
@@ -128,10 +133,15 @@ class SeedGroupProgram:
         train_step: (states, placed batches, placed `live`) → (states, metrics).
     """
 
-    def __init__(self, components: Components, members: Sequence[ExperimentConfig]):
+    def __init__(
+        self,
+        components: Components,
+        members: Sequence[ExperimentConfig],
+        devices: Sequence[Any] = (),
+    ):
         """Compile for the runs of `members`, which differ in seeds and `Hyper` alone."""
-        self.single, self.members = TrainProgram(components), members
-        self.partitioner = Partitioner(components.config.parallel.mesh, len(members))
+        self.single, self.members = TrainProgram(components, devices), members
+        self.partitioner = Partitioner(components.config.parallel.mesh, len(members), devices)
         self.rows_multiple = self.partitioner.rows_multiple * components.config.train.accumulate
         boxed = jax.eval_shape(functools.partial(init_state, components, self.single.model))
         self.abstract = self.partitioner.abstract(boxed)
@@ -181,6 +191,6 @@ class SeedGroupProgram:
         most = max(member.model.dropout for member in self.members)
         architecture = dataclasses.replace(components.architecture, dropout=most)
         step = functools.partial(seed_step, build_model(architecture), components)
-        if jax.default_backend() == 'cpu' and self.partitioner.mesh.shape['seed'] == 1:
+        if self.partitioner.platform == 'cpu' and self.partitioner.mesh.shape['seed'] == 1:
             return lambda *stacked: jax.lax.map(lambda one: step(*one), stacked)
         return jax.vmap(step, spmd_axis_name='seed')

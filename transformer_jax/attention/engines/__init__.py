@@ -59,7 +59,9 @@ ENGINES: dict[str, Engine] = {
 KERNELS = tuple(name for name, engine in ENGINES.items() if engine.platform)
 
 
-def resolve_engine(engine: str, kind: Any, position: Any, site: SiteSpec) -> str:
+def resolve_engine(
+    engine: str, kind: Any, position: Any, site: SiteSpec, platform: str = ''
+) -> str:
     """Return the engine that runs a kind at a site for a value of `model.engine`.
 
     'auto' chooses the kernel of the accelerator where there is one that can run the kind. The
@@ -71,6 +73,7 @@ def resolve_engine(engine: str, kind: Any, position: Any, site: SiteSpec) -> str
         kind: the attention kind.
         position: the position encoding.
         site: the place in the model.
+        platform: that the program is compiled for, see `is_available`.
 
     Returns:
         a name of ENGINES, or 'own' for a kind that has its own algorithm.
@@ -82,7 +85,7 @@ def resolve_engine(engine: str, kind: Any, position: Any, site: SiteSpec) -> str
 
     def can_run(name: str) -> bool:
         return (
-            is_available(name)
+            is_available(name, platform)
             and not kind.incompatibility(position, name)
             and not site_incompatibility(name, kind, site)
         )
@@ -101,27 +104,34 @@ def site_incompatibility(engine: str, kind: Any, site: SiteSpec) -> str:
     return ENGINES[engine].site_incompatibility(kind, site) if engine in kind.engines else ''
 
 
-def require_platform(engine: str) -> None:
-    """Check that this machine has the accelerator that `model.engine` needs.
+def require_platform(engine: str, platform: str = '') -> None:
+    """Check that a machine has the accelerator that `model.engine` needs.
+
+    Args:
+        engine: `model.engine`.
+        platform: of that machine, see `is_available`.
 
     Raises:
         ConfigError: it has not.
     """
-    if not is_available(engine):
+    if not is_available(engine, platform):
         needs = {'cuda': 'an NVIDIA GPU', 'tpu': 'a TPU'}[ENGINES[engine].platform]
         raise ConfigError(
-            f'model.engine={engine!r} needs {needs}, this machine computes on '
-            f'{jax.default_backend()}: set model.engine=auto, which takes the best that a machine '
-            'has'
+            f'model.engine={engine!r} needs {needs}, the devices are '
+            f'{platform or jax.default_backend()}: set model.engine=auto, which takes the best '
+            'that a machine has'
         )
 
 
-def is_available(engine: str) -> bool:
-    """Return whether this machine can run `model.engine`; 'auto' is available everywhere."""
+def is_available(engine: str, platform: str = '') -> bool:
+    """Return whether a machine can run `model.engine`; 'auto' is available everywhere.
+
+    Args:
+        engine: `model.engine`.
+        platform: 'cpu', 'cuda' or 'tpu', of a machine that need not be here; '': this machine.
+    """
     needs = ENGINES[engine].platform if engine in ENGINES else ''
+    if not needs or platform:
+        return needs in ('', platform)
     # JAX calls every GPU 'gpu'; the version of its platform says whether it is a CUDA one.
-    return (
-        not needs
-        or needs == jax.default_backend()
-        or needs in backend.get_backend().platform_version.split()
-    )
+    return needs == jax.default_backend() or needs in backend.get_backend().platform_version.split()
