@@ -27,7 +27,7 @@ from transformer_jax.evaluation.teacher_forcing import ScoredBatch, TokenTotals
 from transformer_jax.evaluation.text_size import counted_text_size
 from transformer_jax.losses.token_scores import token_scores
 from transformer_jax.models import abstract_params, build_model
-from transformer_jax.partitioning.partitioner import Partitioner
+from transformer_jax.partitioning.partitioner import Partitioner, to_host
 from transformer_jax.storage.files import make_directory, write_text
 
 Log = Callable[[str], None]
@@ -182,7 +182,7 @@ class Evaluator:
             start, stop = partitioner.local_rows(len(batch.targets_BT))
             local = jax.tree.map(lambda a_BT, i=start, j=stop: a_BT[i:j], batch)
             scores = self._score(params, partitioner.put(local))
-            nll_BT, predicted_BT = map(partitioner.gather, scores)
+            nll_BT, predicted_BT = map(to_host, scores)
             yield ScoredBatch(plan.step(number), batch, nll_BT, predicted_BT)
 
     def translate(
@@ -212,7 +212,7 @@ class Evaluator:
             rows[: len(indices)] = first + indices
             placed = [partitioner.put_whole(a) for a in source]
             tokens_BT, _ = self._decode(params, *placed, key, partitioner.put_whole(rows))
-            ids_BT = partitioner.gather(tokens_BT)[: len(indices)]
+            ids_BT = to_host(tokens_BT)[: len(indices)]
             decoded = self.data.tokenizer.decode(ids_BT.tolist())
             for index, text in zip(indices, decoded, strict=True):
                 hypotheses[index] = one_line(text) if texts[int(index)].strip() else ''

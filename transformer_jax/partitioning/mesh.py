@@ -1,5 +1,6 @@
 """The mesh of devices: made here, and nowhere else."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from transformer_jax import spec
 from transformer_jax.errors import ConfigError
 from transformer_jax.schema import MeshConfig
 
@@ -37,6 +39,45 @@ def make_mesh(config: MeshConfig, num_seeds: int = 1, devices: Sequence[Any] = (
     sizes = seed_mesh_sizes(config, sizes, num_seeds)
     grid = np.asarray(mesh.devices).reshape(tuple(sizes.values()))
     return Mesh(grid, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def parse_mesh(text: str) -> MeshConfig:
+    """Read the value of --mesh, as 'fsdp=4,tensor=2'; 'data' takes what the others leave.
+
+    Raises:
+        ConfigError: another form, an unknown axis, or a size that is no number of devices.
+    """
+    key, names = f'--mesh={text}', [field.name for field in dataclasses.fields(MeshConfig)]
+    sizes = {}
+    for axis, size in pairs(text, key, '--mesh=fsdp=4,tensor=2').items():
+        if axis not in names:
+            raise ConfigError(f'{key}: no mesh axis {axis!r}; {spec.nearest(axis, names)}')
+        if not (size == '-1' or (size.isascii() and size.isdecimal() and 0 < int(size) < 10**6)):
+            raise ConfigError(f'{key}: {axis}={size} is no number of devices; -1 takes the rest')
+        sizes[axis] = int(size)
+    rest = {'data': 1} if -1 in sizes.values() else {}
+    mesh = MeshConfig(**rest | sizes)
+    if list(dataclasses.astuple(mesh)).count(-1) > 1:
+        raise ConfigError(f'{key}: at most one size may be -1 (the rest)')
+    return mesh
+
+
+def pairs(text: str, key: str, example: str) -> dict[str, str]:
+    """Split a comma list of NAME=VALUE.
+
+    Raises:
+        ConfigError: an item of another form, or a name that comes twice; the message begins with
+            `key`.
+    """
+    found: dict[str, str] = {}
+    for item in text.split(',') if text.strip() else ():
+        name, _, value = (part.strip() for part in item.partition('='))
+        if not (name and value):
+            raise ConfigError(f'{key}: {item.strip()!r} is no NAME=VALUE, as in {example}')
+        if name in found:
+            raise ConfigError(f'{key}: {name!r} comes twice')
+        found[name] = value
+    return found
 
 
 def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:

@@ -13,6 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from transformer_jax.partitioning.mesh import make_mesh
 from transformer_jax.partitioning.rules import (
+    RULES,
+    Rules,
     batch_spec,
     logical_rules,
     partition_specs,
@@ -38,6 +40,13 @@ class CompiledFunction:
             return self._jitted.lower(*args)
 
 
+def to_host(array: jax.Array) -> np.ndarray:
+    """Return the whole of an array, on every process; all of them must call this."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
 class Partitioner:
     """The devices of a run, as `parallel.mesh` arranges them.
 
@@ -55,8 +64,8 @@ class Partitioner:
     Raises ConfigError where the devices of this machine do not fill the mesh.
     """
 
-    def __init__(self, config: MeshConfig, num_seeds: int = 1):
-        self.num_seeds = num_seeds
+    def __init__(self, config: MeshConfig, rules: Rules = RULES, num_seeds: int = 1):
+        self._rules, self.num_seeds = rules, num_seeds
         self.mesh = make_mesh(config, num_seeds)
         self.rows_multiple = self.mesh.shape['data'] * self.mesh.shape['fsdp']
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
@@ -66,7 +75,7 @@ class Partitioner:
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
         """Show the mesh and the logical rules to functions that are traced inside."""
-        with jax.set_mesh(self.mesh), nn.logical_axis_rules(logical_rules()):
+        with jax.set_mesh(self.mesh), nn.logical_axis_rules(logical_rules(self._rules)):
             yield
 
     def compile(self, function: Callable[..., Any], **options: Any) -> CompiledFunction:
@@ -83,7 +92,8 @@ class Partitioner:
         Raises:
             ConfigError: an unknown logical axis, or a dimension that the mesh cannot cut.
         """
-        return jax.tree.map(self._sharding, partition_specs(boxed, dict(self.mesh.shape)))
+        specs = partition_specs(boxed, dict(self.mesh.shape), self._rules)
+        return jax.tree.map(self._sharding, specs)
 
     def abstract(self, boxed: Any) -> Any:
         """Describe every array of a tree by shape, dtype and sharding; arguments as `shardings`."""
@@ -123,12 +133,6 @@ class Partitioner:
     def put_per_seed(self, values: np.ndarray) -> jax.Array:
         """Place one value for each seed of the group."""
         return self._put_all(values, self.stacked)
-
-    def gather(self, array: jax.Array) -> np.ndarray:
-        """Return the whole of an array, on every process."""
-        if array.is_fully_addressable:
-            return np.asarray(array)
-        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
     def _put_all(self, array: np.ndarray, sharding: NamedSharding) -> jax.Array:
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

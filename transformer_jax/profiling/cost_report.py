@@ -143,7 +143,7 @@ def cost_report(config: ExperimentConfig, devices: int | None = None) -> CostRep
     model = build_model(traceable(components.architecture))
     boxed = jax.eval_shape(functools.partial(init_state, components, model))
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
-    state, partitions = nn.meta.unbox(boxed), partition_specs(boxed, sizes)
+    state, partitions = nn.meta.unbox(boxed), partition_specs(boxed, sizes, components.rules)
     parameters = tuple(_parameters(boxed.params, partitions.params, mesh))
     copies = 1 if config.train.accumulate == 1 else 2  # with accumulation: the sum and the newest
     parts = sizes['data'] * sizes['fsdp'] * config.train.accumulate

@@ -38,7 +38,7 @@ class TrainProgram:
         config = components.config
         require_platform(config.model.engine)
         self.model = build_model(components.architecture)
-        self.partitioner = Partitioner(config.parallel.mesh)
+        self.partitioner = Partitioner(config.parallel.mesh, components.rules)
         self.rows_multiple = self.partitioner.rows_multiple * config.train.accumulate
         init = functools.partial(init_state, components, self.model)
         boxed = jax.eval_shape(init)
@@ -127,7 +127,9 @@ class SeedGroupProgram:
     def __init__(self, components: Components, members: Sequence[ExperimentConfig]):
         """Compile for the runs of `members`, which differ in seeds and `Hyper` alone."""
         self.single, self.members = TrainProgram(components), members
-        self.partitioner = Partitioner(components.config.parallel.mesh, len(members))
+        self.partitioner = Partitioner(
+            components.config.parallel.mesh, components.rules, len(members)
+        )
         self.rows_multiple = self.partitioner.rows_multiple * components.config.train.accumulate
         boxed = jax.eval_shape(functools.partial(init_state, components, self.single.model))
         self.abstract = self.partitioner.abstract(boxed)
