@@ -8,7 +8,7 @@ import ml_collections
 from absl import logging
 
 from transformer_jax.cli.flags import Flags
-from transformer_jax.cli.streams import discard_results
+from transformer_jax.cli.streams import discard_results, keep_results_apart
 from transformer_jax.errors import ConfigError
 from transformer_jax.partitioning.joining import join, join_cluster
 from transformer_jax.partitioning.same_start import require_same_start, shared_keys
@@ -31,8 +31,10 @@ def join_processes(values: Flags) -> None:
     if values.distributed and values.coordinator:
         raise ConfigError('--distributed finds the other processes itself: leave out --coordinator')
     if values.distributed:
+        keep_results_apart()
         join_cluster()
     elif values.coordinator:
+        keep_results_apart()
         join(values.coordinator, values.num_processes, values.process_id)
     else:
         if values['num_processes'].present or values['process_id'].present:

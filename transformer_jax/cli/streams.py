@@ -101,6 +101,23 @@ def guarded_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = given
 
 
+def keep_results_apart() -> None:
+    """Send what libraries print to standard output to standard error: it is no result.
+
+    Gloo, by which JAX connects processes on CPUs, prints a line for each connection.
+    """
+    sys.stdout.flush()
+    results = os.dup(1)
+    os.dup2(2, 1)
+    stream = io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(results, 'w')),
+        encoding=sys.stdout.encoding,
+        line_buffering=os.isatty(results),
+    )
+    guarded: Any = _Result(stream)
+    sys.stdout = guarded
+
+
 def discard_results() -> None:
     """Let standard output go nowhere: another process of the job prints the results."""
     nowhere: Any = _Remarks(None)

@@ -176,7 +176,9 @@ class Evaluator:
         """Yield every batch of a split, whole on every process, with the scores of its tokens."""
         stride, partitioner = self.config.evaluate.stride, self._partitioner
         plan, _ = self.data.evaluation(split, stride)
-        batches = self.data.eval_batches(split, partitioner.rows_multiple, _all_rows, stride)
+        batches = self.data.eval_batches(
+            split, partitioner.rows_multiple, partitioner.all_rows, stride
+        )
         for number, batch in enumerate(batches):
             self._before_batch()
             start, stop = partitioner.local_rows(len(batch.targets_BT))
@@ -251,7 +253,3 @@ class Evaluator:
 def one_line(text: str) -> str:
     """Write a text in one line: line feeds and carriage returns become spaces."""
     return text.replace('\r', ' ').replace('\n', ' ')
-
-
-def _all_rows(rows: int) -> tuple[int, int]:
-    return 0, rows

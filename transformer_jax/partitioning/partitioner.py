@@ -116,6 +116,11 @@ class Partitioner:
         bounds = [index[0].indices(rows) for index in indices if index]
         return min(start for start, *_ in bounds), max(stop for _, stop, _ in bounds)
 
+    @staticmethod
+    def all_rows(rows: int) -> tuple[int, int]:
+        """Return [start, stop) of the rows of a global batch for a process that needs them all."""
+        return 0, rows
+
     def put(self, batch: Any) -> Any:
         """Place this process's rows, a pytree of NumPy arrays, as one global pytree."""
         if self.num_seeds > 1:

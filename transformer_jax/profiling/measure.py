@@ -97,7 +97,7 @@ def measure_step(components: Components, tokenizer: epath.Path | None = None) ->
     state, flops, times, spread, memory = program.init_state(), 0.0, 0.0, 0.0, 0
     for (planned_rows, length), count in counts.items():
         rows, share = padded_rows(planned_rows, program.rows_multiple), count / counts.total()
-        batch = program.place(batches[rows, length])
+        batch = program.place_whole(batches[rows, length])
         compiled = program.train_step.lower(program.abstract, batch).compile()
         needed = compiled.memory_analysis()
         memory = max(memory, needed.argument_size_in_bytes + needed.temp_size_in_bytes)
@@ -111,9 +111,9 @@ def measure_step(components: Components, tokenizer: epath.Path | None = None) ->
 def _one_batch_per_shape(
     data: Data, program: TrainProgram, shapes: int
 ) -> dict[tuple[int, int], Batch]:
-    """Return the first batch of each shape, until there are `shapes` of them."""
+    """Return the first batch of each shape, whole, until there are `shapes` of them."""
     batches = {}
-    rows = program.partitioner.local_rows, program.rows_multiple
+    rows = program.partitioner.all_rows, program.rows_multiple
     for batch in itertools.islice(data.train_iterator(*rows), COUNTED_STEPS):
         batches.setdefault(batch.shape, batch)
         if len(batches) == shapes:

@@ -64,6 +64,11 @@ class TrainProgram:
         """Place this process's rows of a batch as `train_step` takes them."""
         return self.partitioner.put(batch)
 
+    def place_whole(self, batch: Batch) -> Batch:
+        """Place a batch of which every process has all rows."""
+        start, stop = self.partitioner.local_rows(len(batch.weights_BT))
+        return self.place(jax.tree.map(lambda a: a[start:stop], batch))
+
     def batches(self, data: Data) -> Iterator[Batch]:
         """Yield the training batches of `data` from the first on, placed, without end."""
         return map(self.place, data.train_iterator(self.partitioner.local_rows, self.rows_multiple))
