@@ -116,7 +116,7 @@ def free_port() -> int:
 
 
 def start_pair(workdir: Path, keys: Sequence[str], own: Sequence = ((), ())) -> list:
-    """Start two processes that train one run with the same flags; `own` has further ones of each."""
+    """Start two processes that train one run; `own` has further flags of each."""
     return start_two('train', f'--workdir={workdir}', *keys, own=own)
 
 

@@ -190,5 +190,5 @@ def test_a_rule_that_does_not_suit_an_array_is_named():
 
 def test_rules_are_refused_where_parameters_stay_whole():
     config = ExperimentConfig(parallel=ParallelConfig('pmap', rules='experts=data'))
-    with pytest.raises(ConfigError, match="parallel.rules='experts=data': parallel.mode='pmap'"):
+    with pytest.raises(ConfigError, match=r"rules='experts=data': parallel\.mode='pmap'"):
         resolve(config)

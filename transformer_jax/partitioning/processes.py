@@ -10,6 +10,7 @@ import jax
 from jax._src import distributed
 
 from transformer_jax.errors import ConfigError, DataError
+from transformer_jax.storage.json_text import to_json
 
 PREFIX = 'transformer_jax'
 
@@ -84,9 +85,9 @@ def from_primary(work: Callable[[], Any]) -> Any:
         try:
             value = work()
         except (ConfigError, DataError) as error:
-            keys.replace(key, json.dumps([isinstance(error, ConfigError), str(error)]))
+            keys.replace(key, to_json([isinstance(error, ConfigError), str(error)]))
             raise
-        keys.replace(key, json.dumps([value]))
+        keys.replace(key, to_json([value]))
         return value
     found = json.loads(keys.take(key, jax.process_count() - 1))
     if len(found) == 2:
