@@ -48,3 +48,7 @@ class Stopped(UserError):
     def __init__(self, signum: int, message: str):
         super().__init__(message)
         self.signum, self.exit_code = signum, exit_code(signum)
+
+
+# Errors that all processes of a job have alike, since they read and compute the same.
+ALIKE = (ConfigError, DataError, Diverged, Stopped)

@@ -239,6 +239,9 @@ class ParallelConfig:
     # jit with shardings, or pmap, which is data parallel alone and draws other dropout masks.
     mode: str = 'jit'
     mesh: MeshConfig = MeshConfig()
+    # Over which mesh axes the logical axes of parameters are cut, in place of the table's:
+    # 'experts=data, vocab=fsdp+tensor, embed=none'.
+    rules: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jax._src.distributed import global_state
 
 from transformer_jax.partitioning import joining
 from transformer_jax.partitioning.peers import Peers
-from transformer_jax.training.same_start import describe_differences
+from transformer_jax.partitioning.same_start import describe_differences
 
 TIMEOUT_S = 300
 CLUSTERS = ('SLURM_', 'OMPI_', 'JAX_COORDINATOR', 'TPU_', 'KUBERNETES_')

@@ -103,6 +103,7 @@ def start(*arguments: str, devices: int = 1, code: str = '') -> subprocess.Popen
             [sys.executable, *program, *arguments],
             env=environment,
             text=True,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
@@ -115,17 +116,21 @@ def free_port() -> int:
 
 
 def start_pair(workdir: Path, keys: Sequence[str], own: Sequence = ((), ())) -> list:
-    """Start two processes of one run with the same flags; `own` has further ones of each."""
+    """Start two processes that train one run; `own` has further flags of each."""
+    return start_two('train', f'--workdir={workdir}', *keys, own=own)
+
+
+def start_two(*arguments: str, own: Sequence = ((), ()), devices: int = 1) -> list:
+    """Start two processes of one command; `own` has further flags of each."""
     port = free_port()
     return [
         start(
-            'train',
-            f'--workdir={workdir}',
-            *keys,
+            *arguments,
             f'--coordinator=localhost:{port}',
             '--num_processes=2',
             f'--process_id={index}',
             *own[index],
+            devices=devices,
         )
         for index in range(2)
     ]

@@ -17,7 +17,6 @@ from transformer_jax.errors import ConfigError
 from transformer_jax.layers import moe
 from transformer_jax.layers.feed_forward import FFNS, FeedForward, MixtureOfExperts
 from transformer_jax.losses.model_loss import loss_sums
-from transformer_jax.partitioning import rules as sharding
 from transformer_jax.profiling import flops as costs
 from transformer_jax.schema import (
     ExperimentConfig,
@@ -318,18 +317,18 @@ def test_every_array_learns_and_evaluation_has_no_other_loss(setting, one_step):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('experts', [(), ('data',)])  # RULES as it is, and with sharded experts
-def test_eight_devices_are_one(experts, setting, one_step, monkeypatch):
-    monkeypatch.setitem(sharding.RULES, 'experts', experts)
+@pytest.mark.parametrize('rules', ['', 'experts=data'])
+def test_eight_devices_are_one(rules, setting, one_step):
     config, model, batch = setting
-    program = make_program(with_vocabulary(config(1, mesh=MeshConfig(2, 2, 2)), V))
+    layout = config(1, mesh=MeshConfig(2, 2, 2), rules=rules)
+    program = make_program(with_vocabulary(layout, V))
     before, _, metrics = one_step(1)
     state, found = program.train_step(program.init_state(), program.place(batch))
     assert {name: float(value) for name, value in found.items()} == pytest.approx(
         {name: float(value) for name, value in metrics.items()}, rel=1e-4, abs=1e-6
     )
     kernel = state.params['decoder_0']['ffn']['experts']['in_kernel']
-    assert kernel.addressable_shards[0].data.shape == (4 // (2 if experts else 1), 8, 16)
+    assert kernel.addressable_shards[0].data.shape == (4 // (2 if rules else 1), 8, 16)
     sums = program.partitioner.compile(lambda params, batch: loss_sums(model, params, batch)[0])(
         program.init_state().params, program.place(batch)
     )

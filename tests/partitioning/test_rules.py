@@ -9,11 +9,11 @@ import pytest
 from helpers.build import build_model
 from jax.sharding import PartitionSpec
 
-from transformer_jax.config.resolve import parse_components
+from transformer_jax.config.resolve import parse_components, resolve
 from transformer_jax.errors import ConfigError
 from transformer_jax.partitioning.mesh import mesh_sizes
-from transformer_jax.partitioning.rules import RULES, partition_specs
-from transformer_jax.schema import ExperimentConfig, MeshConfig
+from transformer_jax.partitioning.rules import RULES, parse_rules, partition_specs
+from transformer_jax.schema import ExperimentConfig, MeshConfig, ParallelConfig
 from transformer_jax.training import train_state
 
 ONE = {'data': 1, 'fsdp': 1, 'tensor': 1}
@@ -148,3 +148,47 @@ def test_the_message_names_the_parameter_of_a_model(tiny):
 
 def test_rules_name_axes_of_the_mesh():
     assert {axis for axes in RULES.values() for axis in axes} <= {'seed', *ONE}
+
+
+def test_rules_of_the_user_replace_those_of_the_table():
+    rules = parse_rules('experts=data, vocab = fsdp+tensor,embed=none')
+    changed = {'experts': ('data',), 'vocab': ('fsdp', 'tensor'), 'embed': ()}
+    assert rules == {**RULES, **changed}
+    assert parse_rules('') == RULES
+    specs = partition_specs(boxed(('experts', 'mlp'), (4, 8)), ONE | {'data': 4}, rules)
+    assert specs['layer']['kernel'] == PartitionSpec(('data',), ('tensor',))
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('experts', "'experts' is no NAME=VALUE, as in experts=data"),
+        ('experts=', "'experts=' is no NAME=VALUE"),
+        ('expert=data', "no logical axis 'expert'; did you mean 'experts'?"),
+        ('experts=dta', "no mesh axis 'dta'; did you mean 'data'?"),
+        ('experts=data+data', "'experts' names the mesh axis 'data' twice"),
+        ('experts=data, experts=fsdp', "'experts' comes twice"),
+        ('batch=data', "'batch' is cut as parallel.mesh says"),
+        ('experts=data,', "'' is no NAME=VALUE"),
+    ],
+)
+def test_a_rule_that_cannot_be_is_one_line(text, message):
+    with pytest.raises(ConfigError) as caught:
+        parse_rules(text)
+    assert str(caught.value).startswith(f'parallel.rules={text!r}: {message}')
+    assert '\n' not in str(caught.value)
+
+
+def test_a_rule_that_does_not_suit_an_array_is_named():
+    sizes = ONE | {'data': 4, 'tensor': 2}
+    with pytest.raises(ConfigError, match=r'sizes that fit: 4 or 8; parallel.rules has experts='):
+        partition_specs(boxed(('experts',), (6,)), sizes, parse_rules('experts=data'))
+    twice = parse_rules('experts=tensor')
+    with pytest.raises(ConfigError, match=r"'tensor' would cut both 'experts' and 'mlp'"):
+        partition_specs(boxed(('experts', 'mlp'), (4, 8)), sizes, twice)
+
+
+def test_rules_are_refused_where_parameters_stay_whole():
+    config = ExperimentConfig(parallel=ParallelConfig('pmap', rules='experts=data'))
+    with pytest.raises(ConfigError, match=r"rules='experts=data': parallel\.mode='pmap'"):
+        resolve(config)

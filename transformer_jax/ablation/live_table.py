@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+import jax
 import rich.console
 import rich.live
 import rich.table
@@ -49,7 +50,7 @@ class LiveTable:
     @contextlib.contextmanager
     def displayed(self) -> Iterator[None]:
         """Show the table while inside, on a terminal; loops then draw no bars."""
-        if not self._console.is_terminal:
+        if not self._console.is_terminal or jax.process_index() != 0:
             yield
             return
         with (

@@ -23,9 +23,11 @@ from transformer_jax.ablation.settings import Setting, settings_of
 from transformer_jax.attention.engines import require_platform
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.partitioning.mesh import mesh_sizes
+from transformer_jax.partitioning.processes import from_primary
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.files import absolute_path, exists, make_directory, write_text
 from transformer_jax.storage.json_text import to_json
+from transformer_jax.storage.processes import write_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,12 +146,19 @@ class Plan:
         Raises:
             WorkdirError: the root cannot be written.
         """
-        make_directory(self.root)
-        text = to_json(self.record, indent=1) + '\n'
-        write_text(self.root / results.EXPERIMENT, text)
+
+        def write() -> None:
+            make_directory(self.root)
+            text = to_json(self.record, indent=1) + '\n'
+            write_text(self.root / results.EXPERIMENT, text)
+
+        write_once(write)
 
     def lacks(self, trial: Trial) -> str:
-        """Say why a trial is not done; '' where it is."""
+        """Say why a trial is not done, as process 0 sees it; '' where it is."""
+        return from_primary(lambda: self._lacks(trial))
+
+    def _lacks(self, trial: Trial) -> str:
         try:
             result = results.read_run(
                 trial.workdir, trial.seed, self.flat(trial.setting), self.record

@@ -22,6 +22,7 @@ from transformer_jax.process_end import ALWAYS, STOP_SIGNALS, Interrupted
 from transformer_jax.profiling import measure
 from transformer_jax.storage.files import make_directory
 from transformer_jax.storage.locks import lock
+from transformer_jax.storage.processes import write_once
 
 Log = Callable[[str], None]
 # Programs that compile faster are not kept for the next run. jax's own limit, a second, would keep
@@ -88,7 +89,8 @@ def ablate(plan: Plan, log: Log, most: int = 0) -> None:
         done = list(live_table.states.values()).count('done')
         raise Stopped(stop.signum, f'{stop} ({done} of {len(plan.trials)} runs are done)') from None
     finally:
-        results.write_results(plan.root)
+        if jax.process_index() == 0:
+            results.write_results(plan.root)
     done = len(plan.trials) - len(failures)
     log(f'{done} of {len(plan.trials)} runs done: {plan.root / results.RESULTS}')
     if failures:
@@ -123,15 +125,19 @@ def _run_setting(
             ):
                 continue
             failure = trained or _score(plan, trial, live_table)
-            if failure and not failure.busy:
+            if failure and not failure.busy and jax.process_index() == 0:
                 failure.write(trial)
             yield trial, failure
 
 
 def _claim(trial: Trial, claims: contextlib.ExitStack) -> None:
     """Lock the workdir of a trial until `claims` is closed; raise Busy if it is locked already."""
-    make_directory(trial.workdir)
-    claims.enter_context(lock(trial.workdir / 'ablate.lock'))
+
+    def take() -> None:
+        make_directory(trial.workdir)
+        claims.enter_context(lock(trial.workdir / 'ablate.lock'))
+
+    write_once(take)
 
 
 def _claim_lacking(plan: Plan, trial: Trial, claims: contextlib.ExitStack) -> bool:
@@ -148,10 +154,8 @@ def _score(plan: Plan, trial: Trial, live_table: LiveTable) -> Failure | None:
         score.score(
             trial, plan.experiment.metrics, lambda line: live_table.set_remark([trial], line)
         )
-    except Stopped:
-        raise
     except Exception as error:
-        return Failure.of(error)
+        return Failure.of_trial(error)
     why = plan.lacks(trial)
     return Failure.of(WorkdirError(why)) if why else None
 

@@ -21,6 +21,7 @@ from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.files import delete_file, write_text
 from transformer_jax.storage.json_files import read_json_if_there
 from transformer_jax.storage.json_text import to_json
+from transformer_jax.storage.processes import write_once
 from transformer_jax.storage.provenance import describe_run
 from transformer_jax.storage.workdir import Workdir
 
@@ -79,7 +80,7 @@ def score(trial: Trial, metrics: Sequence[Metric], log: Log) -> None:
         if metric.timed:
             findings.scores[str(metric)] = costs[metric.name]
     try:
-        _write(trial, metrics, findings, costs)
+        write_once(lambda: _write(trial, metrics, findings, costs))
     except WorkdirError:
         log(f'scores that could not be written: {to_json(findings.scores)}')
         raise

@@ -6,15 +6,18 @@ import functools
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
+import jax
+
 from transformer_jax import config as config_lib
 from transformer_jax.ablation import results
 from transformer_jax.ablation.plan import Trial
 from transformer_jax.ablation.results import FAILURE
-from transformer_jax.errors import Busy, ConfigError, Stopped, UserError, WorkdirError
+from transformer_jax.errors import ALIKE, Busy, ConfigError, Stopped, UserError, WorkdirError
 from transformer_jax.host_memory import exhausted
 from transformer_jax.storage import seed_group_file
 from transformer_jax.storage.files import exists, make_directory, write_text
 from transformer_jax.storage.json_text import to_json
+from transformer_jax.storage.processes import write_once
 from transformer_jax.storage.seed_group import SeedGroup, holds_run
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import seed_groups
@@ -53,6 +56,18 @@ class Failure:
             traceback=''.join(traceback.format_exception(error)),
         )
 
+    @classmethod
+    def of_trial(cls, error: Exception, remedy: str = '') -> 'Failure':
+        """Describe an error that ends one trial; the others continue.
+
+        Raises:
+            Exception: `error` itself, where it ends all of them: after a signal, and in several
+                processes also whatever may have come to one of them alone.
+        """
+        if isinstance(error, Stopped) or (jax.process_count() > 1 and not isinstance(error, ALIKE)):
+            raise error
+        return cls.of(error, remedy)
+
     def write(self, trial: Trial) -> None:
         """Write the trial's failure.json, where that can be written."""
         content = {'error': self.message}
@@ -88,12 +103,12 @@ def train_seeds(
     fresh, yielded = [], set()
     for trial in trials:
         try:
-            seed_group_file.rewrite_old_groups(trial.workdir.parent)
+            write_once(functools.partial(_settle_groups, trial))
             record = _final_record(trial)
             job = None if record else _begun_job(trial)
         except Exception as error:  # The others continue, whatever this one raised.
             yielded.add(trial)
-            yield trial, Failure.of(error)
+            yield trial, Failure.of_trial(error)
             continue
         if record:
             yielded.add(trial)
@@ -112,6 +127,13 @@ def train_seeds(
             if trial not in yielded:
                 yielded.add(trial)
                 yield trial, failure
+
+
+def _settle_groups(trial: Trial) -> None:
+    """Change the files of seed groups, where a trial needs it; after this they are only read."""
+    seed_group_file.rewrite_old_groups(trial.workdir.parent)
+    if not _final_record(trial):
+        _begun_group(trial)
 
 
 def _begun_job(trial: Trial) -> tuple[tuple[Trial, ...], SeedGroup | None] | None:
@@ -195,10 +217,8 @@ def _train(
             train(trials[0].config, trials[0].workdir, log)
             return [(trials[0], None)]
         records = train_group([trial.config for trial in trials], group, log)
-    except Stopped:
-        raise
     except Exception as error:  # The others continue, whatever these raised.
-        failure = Failure.of(error, _remedy(group) if group else '')
+        failure = Failure.of_trial(error, _remedy(group) if group else '')
         return [(trial, failure) for trial in trials]
     return [(trial, _failure(record)) for trial, record in zip(trials, records, strict=True)]
 

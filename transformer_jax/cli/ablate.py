@@ -3,7 +3,7 @@
 from absl import flags
 from ml_collections import config_flags
 
-from transformer_jax.cli.flags import Flags, print_remark
+from transformer_jax.cli.flags import Flags, define_processes, log
 from transformer_jax.errors import ConfigError
 
 
@@ -54,6 +54,7 @@ def define_ablate(values: Flags) -> None:
         'Only print the plan, with the time of a few steps; write nothing.',
         flag_values=values,
     )
+    define_processes(values)
 
 
 def run_ablate(values: Flags) -> None:
@@ -73,6 +74,6 @@ def run_ablate(values: Flags) -> None:
     plan = Plan(chosen, values.experiment, values.root, values.seeds or 0)
     plan.narrow(values.only, values.part)
     if values.dry_run:
-        output_console().print(runner.dry_run(plan, print_remark))
+        output_console().print(runner.dry_run(plan, log))
     else:
-        runner.ablate(plan, print_remark, values.seeds_per_program)
+        runner.ablate(plan, log, values.seeds_per_program)

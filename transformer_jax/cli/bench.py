@@ -8,11 +8,13 @@ from transformer_jax.cli.flags import (
     Flags,
     define_config,
     define_json,
+    define_processes,
     log,
     read_config,
     whole_numbers,
 )
 from transformer_jax.errors import ConfigError
+from transformer_jax.storage.processes import write_once
 
 
 def define_bench_train(values: Flags) -> None:
@@ -22,6 +24,7 @@ def define_bench_train(values: Flags) -> None:
         'steps', 30, 'How many training steps to time.', 1, 1_000_000, flag_values=values
     )
     define_json(values)
+    define_processes(values)
 
 
 def run_bench_train(values: Flags) -> None:
@@ -50,6 +53,7 @@ def define_bench_decode(values: Flags) -> None:
     )
     flags.DEFINE_integer('rows', 64, 'Sentences of a batch.', 1, 100_000, flag_values=values)
     define_json(values)
+    define_processes(values)
 
 
 def run_bench_decode(values: Flags) -> None:
@@ -92,6 +96,7 @@ def define_bench_attention(values: Flags) -> None:
     )
     flags.DEFINE_string('out', '', 'Write a picture of the curves here.', flag_values=values)
     define_json(values)
+    define_processes(values)
 
 
 def run_bench_attention(values: Flags) -> None:
@@ -114,4 +119,4 @@ def run_bench_attention(values: Flags) -> None:
     result = bench_attention(attentions, values.engines, lengths, sizes, log, values.timed)
     print_benchmark(result, tables(result), values.json)
     if values.out:
-        log(f'wrote {draw(result, values.out)}')
+        write_once(lambda: log(f'wrote {draw(result, values.out)}'))

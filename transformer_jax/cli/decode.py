@@ -6,8 +6,8 @@ from absl import flags
 
 from transformer_jax.cli.flags import (
     Flags,
-    define_checkpoint,
     define_decoding,
+    define_trained,
     log,
     open_trained,
     required,
@@ -33,7 +33,7 @@ def run_translate(values: Flags) -> None:
 
 def define_generate(values: Flags) -> None:
     """Define the flags of `generate`."""
-    define_checkpoint(values)
+    define_trained(values)
     flags.DEFINE_string(
         'prompt', None, 'The text to continue; by default standard input.', flag_values=values
     )
@@ -83,7 +83,7 @@ def run_generate(values: Flags) -> None:
 
 def define_classify(values: Flags) -> None:
     """Define the flags of `classify`."""
-    define_checkpoint(values)
+    define_trained(values)
 
 
 def run_classify(values: Flags) -> None:

@@ -13,6 +13,7 @@ from transformer_jax.cli.flags import (
     whole_numbers,
 )
 from transformer_jax.storage.json_text import to_json
+from transformer_jax.storage.processes import write_once
 
 
 def define_evaluate(values: Flags) -> None:
@@ -61,4 +62,5 @@ def _evaluate_lengths(values: Flags) -> None:
     rows = by_length(trained.evaluator, trained.params, values.split, lengths)
     print(to_json(rows) if values.json else lengths_table(rows), flush=True)
     path = values.out or trained.workdir.path / f'lengths-{values.split}.png'
-    log(f'wrote {draw_lengths(rows, trained.data.batching.row_lengths()[-1], path)}')
+    longest = trained.data.batching.row_lengths()[-1]
+    write_once(lambda: log(f'wrote {draw_lengths(rows, longest, path)}'))

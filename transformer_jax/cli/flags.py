@@ -56,8 +56,8 @@ def define_workdir(values: Flags) -> None:
     )
 
 
-def define_checkpoint(values: Flags) -> None:
-    """Define --workdir and --checkpoint."""
+def define_trained(values: Flags) -> None:
+    """Define --workdir, --checkpoint, --mesh and the processes, for commands that open a run."""
     define_workdir(values)
     flags.DEFINE_string(
         'checkpoint',
@@ -66,6 +66,14 @@ def define_checkpoint(values: Flags) -> None:
         'evaluated.',
         flag_values=values,
     )
+    flags.DEFINE_string(
+        'mesh',
+        '',
+        "Devices of each mesh axis, as fsdp=4,tensor=2; by default the run's own parallel.mesh "
+        'where it fits the devices here, else all on data.',
+        flag_values=values,
+    )
+    define_processes(values)
 
 
 def define_changed_data(values: Flags) -> None:
@@ -87,11 +95,37 @@ def define_moved_data(values: Flags) -> None:
 
 
 def define_decoding(values: Flags) -> None:
-    """Define --workdir, --checkpoint, --beam and --length_penalty."""
-    define_checkpoint(values)
+    """Define what `define_trained` does, --beam and --length_penalty."""
+    define_trained(values)
     flags.DEFINE_integer('beam', None, 'Replaces decode.beam; 1: greedy.', 1, flag_values=values)
     flags.DEFINE_float(
         'length_penalty', None, 'Replaces decode.length_penalty.', flag_values=values
+    )
+
+
+def define_processes(values: Flags) -> None:
+    """Define --distributed, --coordinator, --num_processes and --process_id."""
+    flags.DEFINE_bool(
+        'distributed',
+        False,
+        "Join the other processes that the cluster's environment names (SLURM, TPU, …).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        'coordinator',
+        '',
+        'Join other processes through HOST:PORT of process 0.',
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        'num_processes', 1, 'How many processes, with --coordinator.', 1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        'process_id',
+        0,
+        'The number of this process from 0, with --coordinator.',
+        0,
+        flag_values=values,
     )
 
 
@@ -154,4 +188,4 @@ def open_trained(
         name: values[name].value for name in ('source_dir', 'allow_changed_data') if name in values
     }
     workdir = required(values, 'workdir')
-    return TrainedRun(workdir, values.checkpoint, log, given, splits, **moved)
+    return TrainedRun(workdir, values.checkpoint, log, given, splits, mesh=values.mesh, **moved)

@@ -5,18 +5,19 @@ from etils import epath
 
 from transformer_jax.cli.flags import (
     Flags,
-    define_checkpoint,
     define_moved_data,
-    print_remark,
+    define_trained,
+    log,
     required,
 )
 from transformer_jax.errors import ConfigError
 from transformer_jax.storage.json_text import to_json
+from transformer_jax.storage.processes import write_once
 
 
 def define_probe(values: Flags) -> None:
     """Define the flags of `probe`."""
-    define_checkpoint(values)
+    define_trained(values)
     define_moved_data(values)
     flags.DEFINE_bool(
         'all_checkpoints',
@@ -63,11 +64,12 @@ def run_probe(values: Flags) -> None:
     trained = TrainedRun(
         workdir,
         checkpoint,
-        print_remark,
+        log,
         {},
         (values.split,),
         values.source_dir,
         values.allow_changed_data,
+        values.mesh,
     )
     result = probes.probe(trained, values.split, values.batches, values.all_checkpoints)
     if values.json:
@@ -75,5 +77,9 @@ def run_probe(values: Flags) -> None:
     else:
         output_console().print(probe_display.probe_table(result))
     folder = trained.workdir.path
-    print_remark(f'wrote {probes.write_probes(result, folder)}')
-    print_remark(f'wrote {probe_display.draw_probes(result, values.out or folder / "probes.png")}')
+
+    def write() -> None:
+        log(f'wrote {probes.write_probes(result, folder)}')
+        log(f'wrote {probe_display.draw_probes(result, values.out or folder / "probes.png")}')
+
+    write_once(write)

@@ -13,8 +13,9 @@ from transformer_jax import process_end, spec
 from transformer_jax.cli.commands import COMMANDS
 from transformer_jax.cli.flags import Command, Flags
 from transformer_jax.cli.help import overview, usage, version
+from transformer_jax.cli.processes import join_processes
 from transformer_jax.cli.streams import ReaderEndedError, guarded_streams
-from transformer_jax.errors import ConfigError, DataError, Diverged, Stopped, UserError
+from transformer_jax.errors import ALIKE, ConfigError, UserError
 from transformer_jax.host_memory import exhausted, tune_host_memory
 from transformer_jax.partitioning.peers import peers
 from transformer_jax.renames import RENAMED_KEYS
@@ -64,7 +65,7 @@ def _run(arguments: list[str]) -> int:
             print(usage(name, values))
             sys.stdout.flush()
             return 0
-        _prepare_process(values)
+        _prepare_process()
         _run_command(COMMANDS[name], values)
         sys.stdout.flush()
         return 0
@@ -82,6 +83,8 @@ def _run(arguments: list[str]) -> int:
         print(f'transformer-jax: {str(error) or "interrupted"}', file=sys.stderr)
         return process_end.exit_code(getattr(error, 'signum', signal.SIGINT))
     except ReaderEndedError:
+        if (others := peers()) is not None:
+            others.leave(0)  # They are in the midst of what nobody reads any more.
         return 0
     finally:
         sys.argv = given
@@ -92,8 +95,10 @@ def _run_command(command: Command, values: Flags) -> None:
     if (guard := process_end.guard()) is not None:
         guard.at_once = False
     try:
+        if 'coordinator' in values:
+            join_processes(values)  # First: the others hear of what is wrong here.
         command.run(values)
-    except (ConfigError, DataError, Diverged, Stopped):  # Of this process, or of all alike.
+    except ALIKE:
         raise
     except Exception as error:
         if (others := peers()) is None:
@@ -203,8 +208,8 @@ def _last_line(error: BaseException) -> str:
     return ': '.join([type(error).__name__, *text.strip().splitlines()[-1:], *hints])
 
 
-def _prepare_process(values: Flags) -> None:
-    """Set up this process: logging, memory, compilation cache, and the processes of the run."""
+def _prepare_process() -> None:
+    """Set up this process: logging, memory, compilation cache."""
     logging.set_verbosity(logging.WARNING)
     tune_host_memory()
     if not jax.config.values['jax_compilation_cache_dir']:

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from transformer_jax.data.files import decode_text
 from transformer_jax.errors import DataError, WorkdirError
+from transformer_jax.partitioning.processes import from_primary
 
 STANDARD_INPUT = 'standard input'
 LONGEST_LINE = 1 << 20  # bytes: more is no line of text, or an endless device
@@ -100,6 +101,29 @@ def guarded_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = given
 
 
+def keep_results_apart() -> None:
+    """Send what libraries print to standard output to standard error: it is no result.
+
+    Gloo, by which JAX connects processes on CPUs, prints a line for each connection.
+    """
+    sys.stdout.flush()
+    results = os.dup(1)
+    os.dup2(2, 1)
+    stream = io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(results, 'w')),
+        encoding=sys.stdout.encoding,
+        line_buffering=os.isatty(results),
+    )
+    guarded: Any = _Result(stream)
+    sys.stdout = guarded
+
+
+def discard_results() -> None:
+    """Let standard output go nowhere: another process of the job prints the results."""
+    nowhere: Any = _Remarks(None)
+    sys.stdout = nowhere
+
+
 def use_utf8_output() -> None:
     """Write results in UTF-8 whatever the locale, as texts are read."""
     guarded: Any = sys.stdout
@@ -108,11 +132,15 @@ def use_utf8_output() -> None:
 
 
 def read_standard_input() -> str:
-    """Read all of standard input as one text.
+    """Read all of standard input as one text; of several processes, process 0 reads it for all.
 
     Raises:
         DataError: it is closed, too long for a prompt, or not UTF-8.
     """
+    return from_primary(_read_text)
+
+
+def _read_text() -> str:
     reader = _LineReader()
     while reader.read() and reader.size <= LONGEST_LINE:
         pass
@@ -127,10 +155,18 @@ def read_standard_input() -> str:
 def arriving_lines() -> Iterator[list[str]]:
     """Yield the lines of standard input in chunks, each as soon as one line of it is there.
 
+    Of several processes, process 0 reads them for all.
+
     Raises:
         DataError: standard input is closed, cannot be read, or has a line that is too long or not
             UTF-8. The lines before it were yielded.
     """
+    chunks = _read_chunks()
+    while lines := from_primary(lambda: next(chunks, None)):
+        yield lines
+
+
+def _read_chunks() -> Iterator[list[str]]:
     reader, number = _LineReader(), 1
     for chunk in range(sys.maxsize):
         raw = reader.take(CHUNKS[min(chunk, len(CHUNKS) - 1)])

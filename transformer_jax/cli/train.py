@@ -1,18 +1,15 @@
 """The command `train`."""
 
-from absl import flags
-
 from transformer_jax.cli.flags import (
     Flags,
     define_changed_data,
     define_config,
+    define_processes,
     define_workdir,
     log,
     read_config,
     required,
 )
-from transformer_jax.errors import ConfigError
-from transformer_jax.partitioning.joining import join, join_cluster
 
 
 def define_train(values: Flags) -> None:
@@ -20,50 +17,11 @@ def define_train(values: Flags) -> None:
     define_config(values)
     define_workdir(values)
     define_changed_data(values)
-    flags.DEFINE_bool(
-        'distributed',
-        False,
-        "Join the other processes that the cluster's environment names (SLURM, TPU, …).",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        'coordinator',
-        '',
-        'Join other processes through HOST:PORT of process 0.',
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        'num_processes', 1, 'How many processes, with --coordinator.', 1, flag_values=values
-    )
-    flags.DEFINE_integer(
-        'process_id',
-        0,
-        'The number of this process from 0, with --coordinator.',
-        0,
-        flag_values=values,
-    )
-
-
-def join_processes(values: Flags) -> None:
-    """Join the other processes of the run, where the flags name any.
-
-    Raises:
-        ConfigError: flags that do not fit together, or processes that cannot be joined.
-    """
-    if values.distributed and values.coordinator:
-        raise ConfigError('--distributed finds the other processes itself: leave out --coordinator')
-    if values.distributed:
-        join_cluster()
-    elif values.coordinator:
-        join(values.coordinator, values.num_processes, values.process_id)
-    elif values['num_processes'].present or values['process_id'].present:
-        raise ConfigError('--num_processes and --process_id need --coordinator=HOST:PORT')
+    define_processes(values)
 
 
 def run_train(values: Flags) -> None:
     """Train, or resume the run of the workdir, and print the best evaluation."""
-    # First: the others hear of what is wrong here.
-    join_processes(values)
     config, workdir = read_config(values), required(values, 'workdir')
     from transformer_jax.training.train import train
 

@@ -8,6 +8,7 @@ from transformer_jax.data.tasks.base import Task
 from transformer_jax.models import MODELS, ModelKind
 from transformer_jax.models.architecture import Architecture
 from transformer_jax.optim import Optimizer, Schedule
+from transformer_jax.partitioning.rules import Rules
 from transformer_jax.schema import ExperimentConfig
 
 
@@ -22,6 +23,7 @@ class Components:
         batching: how examples become rows.
         optimizer: the rule from gradients to the direction of the update.
         schedule: the learning rate over the steps.
+        rules: over which mesh axes each logical axis of a parameter is cut.
     """
 
     config: ExperimentConfig
@@ -30,6 +32,7 @@ class Components:
     batching: Batching
     optimizer: Optimizer
     schedule: Schedule
+    rules: Rules
 
     @property
     def model_kind(self) -> ModelKind:

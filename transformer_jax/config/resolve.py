@@ -19,6 +19,7 @@ from transformer_jax.layers.recurrent import RNNS
 from transformer_jax.models import MODELS
 from transformer_jax.models.architecture import Architecture, LayerAttention
 from transformer_jax.optim import OPTIMIZERS, SCHEDULES
+from transformer_jax.partitioning.rules import parse_rules
 from transformer_jax.positions import POSITIONS, Position
 from transformer_jax.schema import ExperimentConfig, ModelConfig
 
@@ -70,6 +71,7 @@ def parse_components(config: ExperimentConfig, platform: str = '') -> Components
         batching=_parsed('data.batching', config.data.batching),
         optimizer=_parsed('optim.optimizer', config.optim.optimizer),
         schedule=_parsed('optim.schedule', config.optim.schedule),
+        rules=parse_rules(config.parallel.rules),
     )
 
 

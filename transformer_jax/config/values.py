@@ -75,3 +75,8 @@ def _check_mesh(parallel: ParallelConfig) -> None:
             "parallel.mode='pmap' is data parallel only: set parallel.mesh.fsdp=1 and "
             "parallel.mesh.tensor=1, or parallel.mode='jit'"
         )
+    if parallel.mode == 'pmap' and parallel.rules:
+        raise ConfigError(
+            f"parallel.rules={parallel.rules!r}: parallel.mode='pmap' keeps parameters whole on "
+            "every device: set parallel.rules='', or parallel.mode='jit'"
+        )

@@ -25,7 +25,7 @@ from transformer_jax.evaluation.programs import compile_decoder, compile_scores
 from transformer_jax.evaluation.teacher_forcing import ScoredBatch, TokenTotals
 from transformer_jax.evaluation.text_size import counted_text_size
 from transformer_jax.models import build_model
-from transformer_jax.partitioning.partitioner import Partitioner
+from transformer_jax.partitioning.partitioner import Partitioner, to_host
 from transformer_jax.storage.files import make_directory, write_text
 
 Log = Callable[[str], None]
@@ -162,13 +162,15 @@ class Evaluator:
         """Yield every batch of a split, whole on every process, with the scores of its tokens."""
         stride, partitioner = self.config.evaluate.stride, self._partitioner
         plan, _ = self.data.evaluation(split, stride)
-        batches = self.data.eval_batches(split, partitioner.rows_multiple, _all_rows, stride)
+        batches = self.data.eval_batches(
+            split, partitioner.rows_multiple, partitioner.all_rows, stride
+        )
         for number, batch in enumerate(batches):
             self._before_batch()
             start, stop = partitioner.local_rows(len(batch.targets_BT))
             local = jax.tree.map(lambda a_BT, i=start, j=stop: a_BT[i:j], batch)
             scores = self._score(params, partitioner.put(local))
-            nll_BT, predicted_BT = map(partitioner.gather, scores)
+            nll_BT, predicted_BT = map(to_host, scores)
             yield ScoredBatch(plan.step(number), batch, nll_BT, predicted_BT)
 
     def translate(
@@ -198,7 +200,7 @@ class Evaluator:
             rows[: len(indices)] = first + indices
             placed = [partitioner.put_whole(a) for a in source]
             tokens_BT, _ = self._decode(params, *placed, key, partitioner.put_whole(rows))
-            ids_BT = partitioner.gather(tokens_BT)[: len(indices)]
+            ids_BT = to_host(tokens_BT)[: len(indices)]
             decoded = self.data.tokenizer.decode(ids_BT.tolist())
             for index, text in zip(indices, decoded, strict=True):
                 hypotheses[index] = one_line(text) if texts[int(index)].strip() else ''
@@ -237,7 +239,3 @@ class Evaluator:
 def one_line(text: str) -> str:
     """Write a text in one line: line feeds and carriage returns become spaces."""
     return text.replace('\r', ' ').replace('\n', ' ')
-
-
-def _all_rows(rows: int) -> tuple[int, int]:
-    return 0, rows

@@ -18,6 +18,8 @@ from transformer_jax.inference import generate
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.layers.recurrent import RNNS
 from transformer_jax.models import MODELS
+from transformer_jax.partitioning.partitioner import to_host
+from transformer_jax.storage.processes import write_once
 
 
 class TextAttention(NamedTuple):
@@ -55,7 +57,9 @@ def attention_weights(
     Raises:
         ConfigError: a recurrent model without attention.
     """
-    intermediates = jax.device_get(_intermediates(model, params, _one_row(source_S, target_T)))
+    intermediates = jax.tree.map(
+        to_host, _intermediates(model, params, _one_row(source_S, target_T))
+    )
     architecture = model.architecture
     if not architecture.sites:  # a recurrent model
         if not intermediates:
@@ -165,7 +169,7 @@ def draw_text(
         show: receives the translation, if the model translates, before the picture is drawn.
 
     Returns:
-        the files written.
+        the files written; of several processes, process 0 writes them.
 
     Raises:
         DataError: an empty text, or one that is longer than what the model reads.
@@ -176,4 +180,10 @@ def draw_text(
     found = attend_to_text(trained, text)
     if found.translation is not None:
         show(found.translation)
-    return draw_attention(found.weights, found.source_tokens, found.target_tokens, path)
+    files: list[epath.Path] = []
+    write_once(
+        lambda: files.extend(
+            draw_attention(found.weights, found.source_tokens, found.target_tokens, path)
+        )
+    )
+    return files

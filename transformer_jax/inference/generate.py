@@ -17,6 +17,7 @@ from transformer_jax.decoding.sampling import sample_tokens
 from transformer_jax.errors import ConfigError, DataError
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.models import MODELS
+from transformer_jax.partitioning.partitioner import to_host
 
 # Prompts are padded to a multiple of so many tokens, so that few shapes are compiled.
 PROMPT_MULTIPLE = 16
@@ -75,7 +76,7 @@ class Generator:
             token_1, cache = self._compiled_step(
                 self.trained.params, last_1, cache, memory, step_key, temperature
             )
-            token = int(token_1[0])
+            token = int(to_host(token_1)[0])
             if token != EOS:
                 tokens.append(token)
             text = self._continuation(prompt, ids, tokens)
@@ -115,7 +116,7 @@ class Generator:
         source_1S, places = self._padded(ids)
         key, row = jax.random.PRNGKey(0), np.zeros(1, np.int32)
         tokens_1T, _ = decode(self.trained.params, source_1S, *places, key, row)
-        return self._cut_at_stop(self._continuation(prompt, ids, np.asarray(tokens_1T)[0].tolist()))
+        return self._cut_at_stop(self._continuation(prompt, ids, to_host(tokens_1T)[0].tolist()))
 
     def _continuation(self, prompt: str, ids: Sequence[int], tokens: Sequence[int]) -> str:
         """Return what tokens add to the text of a prompt, the space before a word included."""
@@ -262,7 +263,7 @@ def classify(
         check_text(trained, text, f'{origin}:{number}')
         sentence = cut(ragged(trained.data.tokenizer, [text]), lengths[-1]).values
         length = next(length for length in lengths if len(sentence) <= length)
-        shares_11V = forward(trained.params, _class_batch(sentence, length))
+        shares_11V = to_host(forward(trained.params, _class_batch(sentence, length)))
         best = int(shares_11V[0, 0].argmax())
         yield classes[best], float(shares_11V[0, 0, best])
 

@@ -210,7 +210,7 @@ def probe(
         records = attention_records(trained.model, params, batch)
         return [head_sums(records[place]) for place in places]
 
-    compiled = trained.partitioner.compile(sums)
+    compiled = trained.partitioner.compile(sums, out_shardings=trained.partitioner.replicated)
 
     def probe_steps(steps: tuple[int, ...]) -> list[HeadProbes]:
         params = trained.params if steps == trained.steps else trained.params_at(steps)

@@ -6,18 +6,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 from etils import epath
 
 from transformer_jax import config as config_lib
 from transformer_jax.attention.engines import is_available
 from transformer_jax.data import load_data
 from transformer_jax.data.fingerprints import require_same_splits
-from transformer_jax.errors import WorkdirError
+from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.evaluation.evaluator import Evaluation, Evaluator
 from transformer_jax.models import abstract_params, build_model
+from transformer_jax.partitioning.mesh import mesh_sizes, parse_mesh
 from transformer_jax.partitioning.partitioner import Partitioner
+from transformer_jax.partitioning.rules import partition_specs
 from transformer_jax.schema import ExperimentConfig, ParallelConfig
 from transformer_jax.storage.json_text import to_json
+from transformer_jax.storage.processes import write_once
 from transformer_jax.storage.seed_checkpoints import open_checkpoints
 from transformer_jax.storage.selection import select_steps
 from transformer_jax.storage.workdir import Workdir
@@ -30,15 +34,16 @@ class TrainedRun:
 
     Attributes:
         workdir: of the run.
-        config: the run's own, but with the decoding that was asked for, the default mesh of this
-            machine, and an engine that this machine has.
+        config: the run's own, but with the decoding that was asked for, a mesh of the devices
+            here, and an engine that this machine has.
         checkpoints: of the run, read-only.
         choice: the checkpoint that was asked for: 'best', 'last', 'avg:N' or a step.
         steps: the steps that it stands for; several are averaged.
         data: of the experiment, with its tokenizer.
         model: of the parameters.
         partitioner: places arrays and compiles functions.
-        params: the parameters that evaluation uses, unboxed and placed.
+        params: the parameters that evaluation uses, unboxed and cut over the mesh; no device
+            ever holds more than its part.
         evaluator: of the model on the data.
         log: receives remarks.
     """
@@ -52,8 +57,11 @@ class TrainedRun:
         splits: Sequence[str] = (),
         source_dir: str = '',
         allow_changed_data: bool = False,
+        mesh: str = '',
     ):
         """Read the configuration, the data and one checkpoint of a workdir.
+
+        In a run of several processes every process must call this.
 
         Args:
             path: the workdir.
@@ -64,9 +72,12 @@ class TrainedRun:
             splits: of the data, read and checked at once; others are read when asked for.
             source_dir: where the data lies now; '' is `data.source_dir` of training.
             allow_changed_data: only log that a split is another than that of training.
+            mesh: how the devices here are arranged, as 'fsdp=8'; '' is the run's `parallel.mesh`
+                where it fits them, else all on the axis 'data'.
 
         Raises:
-            ConfigError: the workdir holds no run, or no such checkpoint.
+            ConfigError: the workdir holds no run, or no such checkpoint, or the devices here do not
+                fill the mesh.
             WorkdirError: a file of the workdir is damaged.
             DataError: the data cannot be read, or is not that of training.
         """
@@ -75,14 +86,14 @@ class TrainedRun:
         if source_dir:
             moved = dataclasses.replace(stored.data, source_dir=source_dir)
             stored = config_lib.replace(stored, data=moved)
-        self.config = _usable_here(stored, decode, log)
+        self.config = _usable_here(stored, decode, mesh, log)
         self.checkpoints = open_checkpoints(self.workdir)
         self.choice = checkpoint or ('last' if self.checkpoints.best_step() is None else 'best')
         self.steps = select_steps(self.checkpoints, self.choice)
         components = config_lib.resolve(self.config)
         self.data = load_data(components.pipeline, self.workdir.tokenizer_path, log, splits)
         self.model = build_model(components.architecture)
-        self.partitioner = Partitioner(self.config.parallel.mesh)
+        self.partitioner = Partitioner(self.config.parallel.mesh, components.rules)
         meta = self.checkpoints.meta(self.steps[0])
         self.data.tokenizer.require(meta['tokenizer'], self.workdir.tokenizer_path)
         self._stored_splits, self._allows_changes = meta.get('splits', {}), allow_changed_data
@@ -165,11 +176,18 @@ class TrainedRun:
         Raises:
             WorkdirError: a file cannot be written.
         """
-        self.workdir.append_evaluation(found.scores)
-        found.write_samples(self.workdir.samples_path / self.samples_name(found.scores['split']))
+        name = self.samples_name(found.scores['split'])
+
+        def write() -> None:
+            self.workdir.append_evaluation(found.scores)
+            found.write_samples(self.workdir.samples_path / name)
+
+        write_once(write)
 
 
-def _usable_here(config: ExperimentConfig, decode: Mapping[str, Any], log: Log) -> ExperimentConfig:
+def _usable_here(
+    config: ExperimentConfig, decode: Mapping[str, Any], mesh: str, log: Log
+) -> ExperimentConfig:
     """Replace what belongs to the machine of training, and the decoding that was asked for."""
     engine = config.model.engine
     if not is_available(engine):
@@ -178,4 +196,22 @@ def _usable_here(config: ExperimentConfig, decode: Mapping[str, Any], log: Log) 
     # A scan shortens the compilation of a training step; decoding has its layers apart.
     model = dataclasses.replace(config.model, scan_layers=False, remat='none')
     decoding = dataclasses.replace(config.decode, **decode)
-    return config_lib.replace(config, model=model, parallel=ParallelConfig(), decode=decoding)
+    config = config_lib.replace(config, model=model, decode=decoding)
+    return config_lib.replace(config, parallel=_layout_here(config, mesh, log))
+
+
+def _layout_here(config: ExperimentConfig, mesh: str, log: Log) -> ParallelConfig:
+    """Choose the mesh of the devices here: what was asked for, the run's own, or data alone."""
+    rules = config.parallel.rules
+    if mesh:
+        return ParallelConfig(mesh=parse_mesh(mesh), rules=rules)
+    own = ParallelConfig(mesh=config.parallel.mesh, rules=rules)
+    components, devices = config_lib.resolve(config), jax.device_count()
+    try:
+        boxed = abstract_params(build_model(components.architecture))
+        partition_specs(boxed, mesh_sizes(own.mesh, devices), components.rules)
+    except ConfigError as error:
+        if devices > 1:
+            log(f'{error}: rows alone are cut over the {devices} devices here; --mesh= changes it')
+        return ParallelConfig()
+    return own

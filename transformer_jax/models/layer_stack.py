@@ -165,7 +165,9 @@ def run_layers(
         loads = [_at(load, n) for n in range(scan.repeats) for load in sown]
     for n in range(scan.layers if scan else 0, len(blocks)):
         body = functools.partial(run, [blocks[n].clone(parent=None)])
-        rngs = {} if rate is None else {'dropout': blocks[n].scope.rngs['dropout']}
+        scope = blocks[n].scope
+        assert scope is not None, 'the blocks belong to a model that is being applied'
+        rngs = {} if rate is None else {'dropout': scope.rngs['dropout']}
         layer = [(params[f'{stack}_{n}'], rngs)]
         x_BTD, sown = _rematerialized(body, architecture.remat)(x_BTD, layer)
         loads += sown

@@ -126,7 +126,7 @@ def _on_matrices(
 def _by_layer(transform: optax.GradientTransformation, roles: Any) -> optax.GradientTransformation:
     """Apply a `transform` without a state to each array of a layer by itself, stacked or not."""
 
-    def update(updates, state, params):
+    def update(updates, state, params=None):
         def one(role, update, param):
             def own(update, param):
                 return transform.update(update, state, param)[0]

@@ -1,5 +1,6 @@
 """The mesh of devices: made here, and nowhere else."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from transformer_jax import spec
 from transformer_jax.errors import ConfigError
 from transformer_jax.schema import MeshConfig
 
@@ -63,6 +65,45 @@ def platform_of(device: Any) -> str:
     # JAX calls every GPU 'gpu'; the version of its platform says whether it is a CUDA one.
     words = device.client.platform_version.split() if device.platform == 'gpu' else ()
     return 'cuda' if 'cuda' in words else device.platform
+
+
+def parse_mesh(text: str) -> MeshConfig:
+    """Read the value of --mesh, as 'fsdp=4,tensor=2'; 'data' takes what the others leave.
+
+    Raises:
+        ConfigError: another form, an unknown axis, or a size that is no number of devices.
+    """
+    key, names = f'--mesh={text}', [field.name for field in dataclasses.fields(MeshConfig)]
+    sizes = {}
+    for axis, size in pairs(text, key, '--mesh=fsdp=4,tensor=2').items():
+        if axis not in names:
+            raise ConfigError(f'{key}: no mesh axis {axis!r}; {spec.nearest(axis, names)}')
+        if not (size == '-1' or (size.isascii() and size.isdecimal() and 0 < int(size) < 10**6)):
+            raise ConfigError(f'{key}: {axis}={size} is no number of devices; -1 takes the rest')
+        sizes[axis] = int(size)
+    rest = {'data': 1} if -1 in sizes.values() else {}
+    mesh = MeshConfig(**rest | sizes)
+    if list(dataclasses.astuple(mesh)).count(-1) > 1:
+        raise ConfigError(f'{key}: at most one size may be -1 (the rest)')
+    return mesh
+
+
+def pairs(text: str, key: str, example: str) -> dict[str, str]:
+    """Split a comma list of NAME=VALUE.
+
+    Raises:
+        ConfigError: an item of another form, or a name that comes twice; the message begins with
+            `key`.
+    """
+    found: dict[str, str] = {}
+    for item in text.split(',') if text.strip() else ():
+        name, _, value = (part.strip() for part in item.partition('='))
+        if not (name and value):
+            raise ConfigError(f'{key}: {item.strip()!r} is no NAME=VALUE, as in {example}')
+        if name in found:
+            raise ConfigError(f'{key}: {name!r} comes twice')
+        found[name] = value
+    return found
 
 
 def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:

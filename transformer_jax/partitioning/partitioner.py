@@ -13,6 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from transformer_jax.partitioning.mesh import make_mesh, platform_of
 from transformer_jax.partitioning.rules import (
+    RULES,
+    Rules,
     batch_spec,
     logical_rules,
     partition_specs,
@@ -38,6 +40,13 @@ class CompiledFunction:
             return self._jitted.lower(*args)
 
 
+def to_host(array: jax.Array) -> np.ndarray:
+    """Return the whole of an array, on every process; all of them must call this."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
 class Partitioner:
     """The devices of a run, as `parallel.mesh` arranges them.
 
@@ -56,16 +65,23 @@ class Partitioner:
     Raises ConfigError where the devices do not fill the mesh.
     """
 
-    def __init__(self, config: MeshConfig, num_seeds: int = 1, devices: Sequence[Any] = ()):
+    def __init__(
+        self,
+        config: MeshConfig,
+        rules: Rules = RULES,
+        num_seeds: int = 1,
+        devices: Sequence[Any] = (),
+    ):
         """Arrange devices.
 
         Args:
             config: devices per mesh axis.
+            rules: which mesh axes cut each logical axis.
             num_seeds: the length of the leading axis of every array; 1: there is none.
             devices: by default all that JAX has. For those of a `topologies.Topology`, which are
                 not here, functions can only be compiled.
         """
-        self.num_seeds = num_seeds
+        self._rules, self.num_seeds = rules, num_seeds
         self.mesh = make_mesh(config, num_seeds, devices)
         self.platform = platform_of(self.mesh.devices.flat[0])
         self.rows_multiple = self.mesh.shape['data'] * self.mesh.shape['fsdp']
@@ -76,7 +92,7 @@ class Partitioner:
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
         """Show the mesh and the logical rules to functions that are traced inside."""
-        with jax.set_mesh(self.mesh), nn.logical_axis_rules(logical_rules()):
+        with jax.set_mesh(self.mesh), nn.logical_axis_rules(logical_rules(self._rules)):
             yield
 
     def compile(self, function: Callable[..., Any], **options: Any) -> CompiledFunction:
@@ -93,7 +109,8 @@ class Partitioner:
         Raises:
             ConfigError: an unknown logical axis, or a dimension that the mesh cannot cut.
         """
-        return jax.tree.map(self._sharding, partition_specs(boxed, dict(self.mesh.shape)))
+        specs = partition_specs(boxed, dict(self.mesh.shape), self._rules)
+        return jax.tree.map(self._sharding, specs)
 
     def abstract(self, boxed: Any) -> Any:
         """Describe every array of a tree by shape, dtype and sharding; arguments as `shardings`."""
@@ -116,6 +133,11 @@ class Partitioner:
         bounds = [index[0].indices(rows) for index in indices if index]
         return min(start for start, *_ in bounds), max(stop for _, stop, _ in bounds)
 
+    @staticmethod
+    def all_rows(rows: int) -> tuple[int, int]:
+        """Return [start, stop) of the rows of a global batch for a process that needs them all."""
+        return 0, rows
+
     def put(self, batch: Any) -> Any:
         """Place this process's rows, a pytree of NumPy arrays, as one global pytree."""
         if self.num_seeds > 1:
@@ -133,12 +155,6 @@ class Partitioner:
     def put_per_seed(self, values: np.ndarray) -> jax.Array:
         """Place one value for each seed of the group."""
         return self._put_all(values, self.stacked)
-
-    def gather(self, array: jax.Array) -> np.ndarray:
-        """Return the whole of an array, on every process."""
-        if array.is_fully_addressable:
-            return np.asarray(array)
-        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
     def _put_all(self, array: np.ndarray, sharding: NamedSharding) -> jax.Array:
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

@@ -61,7 +61,7 @@ class Peers:
         return error
 
     def tell(self, code: int) -> None:
-        """Tell the others that this process ends with an exit code other than 0.
+        """Tell the others that this process ends: after an error, or 0: it needs no more results.
 
         Process 0 waits until they have ended too, or for GRACE_S: it keeps what they read.
         """
@@ -78,7 +78,7 @@ class Peers:
                 time.sleep(BEAT_S / 4)
 
     def leave(self, code: int) -> NoReturn:
-        """End this process, whose command failed, without JAX's wait for all of them."""
+        """End this process, and the others with it, without JAX's wait for all of them."""
         self.tell(code)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
@@ -119,7 +119,8 @@ class Peers:
             except jax.errors.JaxRuntimeError:
                 self._lost_service = self._me != 0
                 return
-            if any(time.monotonic() - since > GRACE_S for _, since in self._ended.values()):
+            now = time.monotonic()
+            if any(not code or now - since > GRACE_S for code, since in self._ended.values()):
                 keys.offer(f'ended/{self._me}', str(self._exit_code()))
                 self.end_process()
 
@@ -145,6 +146,8 @@ class Peers:
 
     def _line(self) -> str:
         for index, code in self._causes().items():
+            if not code:
+                return f'process {index} of {self._count} needs no more results'
             return (
                 f'process {index} of {self._count} has ended with exit code {code}, see its '
                 f'message: {_REMEDY}'

@@ -62,7 +62,7 @@ def bench_train(config: ExperimentConfig, steps: int, log: Log, matmul_size: int
         program = make_program(components)
         shapes = [(padded_rows(n, program.rows_multiple), length) for n, length in data.shapes]
         compiled = {shape: _compile(program, shape, log) for shape in shapes}
-        rows = program.partitioner.local_rows, program.rows_multiple
+        rows = program.partitioner.all_rows, program.rows_multiple
         batches = list(itertools.islice(data.train_iterator(*rows), steps))
         peak = matmul_peak(config.model.dtype, matmul_size)
         log(f'{steps} steps: bare, in the loop, and bare again')
@@ -166,7 +166,8 @@ def _compile(program: TrainProgram, shape: Shape, log: Log) -> tuple[float, int]
     Returns:
         (seconds to compile, temporary bytes per device)
     """
-    batch = program.place(jax.tree.map(np.asarray, dummy_batch(program.model.architecture, *shape)))
+    dummy = dummy_batch(program.model.architecture, *shape)
+    batch = program.place_whole(jax.tree.map(np.asarray, dummy))
     start = time.perf_counter()
     compiled = program.train_step.lower(program.abstract, batch).compile()
     taken = time.perf_counter() - start
@@ -177,7 +178,7 @@ def _compile(program: TrainProgram, shape: Shape, log: Log) -> tuple[float, int]
 
 def _time_bare_steps(program: TrainProgram, batches: Sequence[Batch]) -> np.ndarray:
     """Measure the seconds of each step with its batch on the devices and nothing else to do."""
-    placed = [program.place(batch) for batch in batches]
+    placed = [program.place_whole(batch) for batch in batches]
     state = jax.block_until_ready((program.init_state(), placed))[0]
     taken = []
     for batch in placed:

@@ -145,7 +145,8 @@ def cost_report(config: ExperimentConfig, devices: int | None = None) -> CostRep
     training = jax.eval_shape(functools.partial(init_state, components, model))
     boxed = split_layers(training, components.architecture)
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
-    state, partitions = nn.meta.unbox(training), partition_specs(boxed, sizes)
+    partitions = partition_specs(boxed, sizes, components.rules)
+    state = nn.meta.unbox(training)
     parameters = tuple(_parameters(boxed.params, partitions.params, mesh))
     copies = 1 if config.train.accumulate == 1 else 2  # with accumulation: the sum and the newest
     parts = sizes['data'] * sizes['fsdp'] * config.train.accumulate

@@ -56,7 +56,7 @@ def lower(
     if command == 'train':
         return _lower_step(components, devices)
     model = build_model(components.architecture)
-    partitioner = Partitioner(config.parallel.mesh, devices=devices)
+    partitioner = Partitioner(config.parallel.mesh, components.rules, devices=devices)
     params = partitioner.abstract(abstract_params(model))
     length = components.batching.row_lengths()[-1]
     rows = max(config.evaluate.batch_tokens // length, 1)

@@ -17,6 +17,7 @@ from transformer_jax.config import Components
 from transformer_jax.data import Data, load_data
 from transformer_jax.data.batching import padded_rows
 from transformer_jax.models import build_model
+from transformer_jax.partitioning.processes import from_primary
 from transformer_jax.profiling import flops as costs
 from transformer_jax.profiling.timing import seconds
 from transformer_jax.storage.files import temporary_directory
@@ -96,7 +97,7 @@ def measure_step(components: Components, tokenizer: epath.Path | None = None) ->
     state, flops, times, spread, memory = program.init_state(), 0.0, 0.0, 0.0, 0
     for (planned_rows, length), count in counts.items():
         rows, share = padded_rows(planned_rows, program.rows_multiple), count / counts.total()
-        batch = program.place(batches[rows, length])
+        batch = program.place_whole(batches[rows, length])
         compiled = program.train_step.lower(program.abstract, batch).compile()
         needed = compiled.memory_analysis()
         memory = max(memory, needed.argument_size_in_bytes + needed.temp_size_in_bytes)
@@ -110,9 +111,9 @@ def measure_step(components: Components, tokenizer: epath.Path | None = None) ->
 def _one_batch_per_shape(
     data: Data, program: TrainProgram, shapes: int
 ) -> dict[tuple[int, int], Batch]:
-    """Return the first batch of each shape, until there are `shapes` of them."""
+    """Return the first batch of each shape, whole, until there are `shapes` of them."""
     batches = {}
-    rows = program.partitioner.local_rows, program.rows_multiple
+    rows = program.partitioner.all_rows, program.rows_multiple
     for batch in itertools.islice(data.train_iterator(*rows), COUNTED_STEPS):
         batches.setdefault(batch.shape, batch)
         if len(batches) == shapes:
@@ -135,7 +136,11 @@ def _time_steps(compiled: Callable, state: Any, batch: Batch) -> tuple[Any, list
     current = state
     seconds(update)  # The first step is slower, so it does not count.
     taken = []
-    while len(taken) < MIN_STEPS or (sum(taken) < ENOUGH_S and len(taken) < MAX_STEPS):
+
+    def lacks() -> bool:
+        return len(taken) < MIN_STEPS or (sum(taken) < ENOUGH_S and len(taken) < MAX_STEPS)
+
+    while from_primary(lacks):  # The clocks of several processes differ.
         taken.append(seconds(update))
     return current, taken
 

@@ -36,14 +36,14 @@ def time_step_parts(
     Args:
         config: the experiment.
         program: of that experiment.
-        batch: NumPy arrays of this process's rows.
+        batch: NumPy arrays of all rows.
     """
     accumulate = config.train.accumulate
-    micro = program.partitioner.put(
-        jax.tree.map(lambda a_BT: a_BT[: len(a_BT) // accumulate], batch)
+    micro = jax.tree.map(
+        lambda a_BT: program.partitioner.put_whole(a_BT[: len(a_BT) // accumulate]), batch
     )
     with program.partitioner.context():
-        runs = _nested_programs(config, program, micro, program.place(batch))
+        runs = _nested_programs(config, program, micro, program.place_whole(batch))
         for run in runs:
             jax.block_until_ready(run())
         rounds = [[seconds(run) for run in runs] for _ in range(ROUNDS)]

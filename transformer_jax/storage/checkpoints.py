@@ -33,6 +33,9 @@ from transformer_jax.storage.orbax_errors import save_failure, silence_orbax
 from transformer_jax.storage.processes import run_on_primary
 from transformer_jax.storage.run_identity import RunIdentity
 
+Place = tuple[tuple[int, int], ...]  # of a part of an array: [start, stop) of each dimension
+Pieces = dict[Place, np.ndarray]
+
 
 class Checkpoints(CheckpointFolders):
     """The checkpoints of one run.
@@ -141,10 +144,13 @@ class Checkpoints(CheckpointFolders):
     def params(self, abstract_params: Any, steps: Sequence[int], name: str = 'params') -> Any:
         """Return the mean of the parameters over `steps` (Vaswani et al. 2017, section 6.1).
 
-        Verifies each step. The sum is in float64; a single step gives its parameters unchanged.
+        Verifies each step. A device receives its part of each array alone, and a process reads
+        the parts of its devices. The sum is in float64; a single step gives its parameters
+        unchanged.
 
         Args:
-            abstract_params: a pytree of `jax.ShapeDtypeStruct`; the result gets its shardings.
+            abstract_params: a pytree of `jax.ShapeDtypeStruct`; the result gets its shardings. A
+                leaf without a sharding becomes a NumPy array.
             steps: the checkpoints to average, see `selection.select_steps`.
             name: the part of the train state, 'params' or, if `train.ema` is on, 'ema'.
 
@@ -152,25 +158,34 @@ class Checkpoints(CheckpointFolders):
             WorkdirError, ConfigError: as `restore`.
         """
         self.wait()
-        total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), abstract_params)
+        sums = None
         for step in steps:
             run_on_primary(lambda step=step: self.verified_step(step))
-            total = jax.tree.map(np.add, total, self._host_params(abstract_params, step, name))
+            params = self._read_part(abstract_params, step, name)
+            if len(steps) == 1:
+                return params
+            pieces = jax.tree.map(_pieces, params)
+            sums = pieces if sums is None else jax.tree.map(np.add, sums, pieces)
 
-        def place_mean(total: np.ndarray, abstract: jax.ShapeDtypeStruct) -> jax.Array:
-            mean = np.asarray(total / len(steps)).astype(abstract.dtype)
-            sharding = _with_sharding(abstract).sharding
-            return jax.make_array_from_callback(mean.shape, sharding, lambda i: mean[i])
+        def place_mean(abstract: jax.ShapeDtypeStruct, sums: Pieces) -> Any:
+            shape = abstract.shape
+            means = {place: (a / len(steps)).astype(abstract.dtype) for place, a in sums.items()}
+            if abstract.sharding is None:
+                return means[_place((slice(None),) * len(shape), shape)]
+            return jax.make_array_from_callback(
+                shape, abstract.sharding, lambda index: means[_place(index, shape)]
+            )
 
-        return jax.tree.map(place_mean, total, abstract_params)
+        return jax.tree.map(place_mean, abstract_params, sums)
 
-    def _host_params(self, abstract_params: Any, step: int, part: str) -> Any:
+    def _read_part(self, abstract_params: Any, step: int, part: str) -> Any:
+        """Read one part of the train state of a verified step, laid out as `params` says."""
         arrays = self.record(step)['arrays']
         stored = {name: arrays[name] for name in arrays if name.startswith(f'{part}/')}
         tree = {part: abstract_params}
         check_same_arrays(step, stored, describe_arrays(tree))
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        args = ocp.args.PyTreeRestore(tree, restore_args=as_numpy, partial_restore=True)
+        placed = jax.tree.map(_restore_args, tree)
+        args = ocp.args.PyTreeRestore(tree, restore_args=placed, partial_restore=True)
         return self._orbax.restore(self.path(step) / 'state', args=args)[part]
 
     def _finish(self, step: int, record: str) -> None:
@@ -185,6 +200,26 @@ class Checkpoints(CheckpointFolders):
         else:
             if jax.process_index() == 0:
                 self.remove_steps_not_kept()
+
+
+def _restore_args(leaf: jax.ShapeDtypeStruct) -> ocp.RestoreArgs:
+    if leaf.sharding is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+    return ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype)
+
+
+def _place(index: Any, shape: tuple[int, ...]) -> Place:
+    """Write the index of a part of an array with all bounds."""
+    return tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+
+
+def _pieces(array: jax.Array | np.ndarray) -> Pieces:
+    """Return the parts of an array that this process has, in float64, each once."""
+    if isinstance(array, np.ndarray):
+        index = (slice(None),) * array.ndim
+        return {_place(index, array.shape): array.astype(np.float64)}
+    shards = {_place(shard.index, array.shape): shard.data for shard in array.addressable_shards}
+    return {place: np.asarray(data).astype(np.float64) for place, data in shards.items()}
 
 
 def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -1,12 +1,23 @@
 """Work that one process of a distributed run does for all of them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from transformer_jax.errors import WorkdirError
+
+
+def write_once(write: Callable[[], Any]) -> None:
+    """Change files, by process 0 alone; raises as `run_on_primary`, on every process."""
+
+    def work() -> int:
+        write()
+        return 0
+
+    run_on_primary(work)
 
 
 def run_on_primary(work: Callable[[], int]) -> int:

@@ -5,12 +5,13 @@ member, of which 'saves' lists the steps that a run trained alone would have kep
 has their folders, and the values of the keys in which their configurations may differ.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
 
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.storage import manifest
@@ -109,14 +110,32 @@ class SeedCheckpoints(Checkpoints):
                 f'{folder}: restore {NAME}'
             )
 
-    def _host_params(self, abstract_params: Any, step: int, part: str) -> Any:
-        stacked = super()._host_params(self._stacked(abstract_params, step), step, part)
-        return jax.tree.map(lambda a: np.asarray(a)[self._index], stacked)
+    def _read_part(self, abstract_params: Any, step: int, part: str) -> Any:
+        stacked = super()._read_part(self._stacked(abstract_params, step), step, part)
+
+        def take(stacked: Any, like: jax.ShapeDtypeStruct) -> Any:
+            if like.sharding is None:
+                return stacked[self._index]
+            return _slice(stacked, self._index, like.sharding)
+
+        return jax.tree.map(take, stacked, abstract_params)
 
     def _stacked(self, abstract: Any, step: int) -> Any:
-        """Add the axis of seeds to abstract arrays."""
+        """Add the axis of seeds to abstract arrays; each device holds its part of all of them."""
         seeds = len(self.meta(step)['records'])
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((seeds, *a.shape), a.dtype), abstract)
+
+        def stack(a: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            sharding = a.sharding
+            if isinstance(sharding, NamedSharding):
+                sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+            return jax.ShapeDtypeStruct((seeds, *a.shape), a.dtype, sharding=sharding)
+
+        return jax.tree.map(stack, abstract)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _slice(stacked: jax.Array, index: int, sharding: Any) -> jax.Array:
+    return jax.lax.with_sharding_constraint(stacked[index], sharding)
 
 
 def check_records(group: SeedGroup, records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -151,8 +151,7 @@ class Workdir:
 
     def append_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         """Append to the list in evaluations.json; the write is atomic."""
-        if jax.process_index() == 0:
-            _append_json(self.evaluations_path, evaluation)
+        _append_json(self.evaluations_path, evaluation)
 
     def _write_config(self, config: Mapping[str, Any], steps_may_grow: bool) -> None:
         """Write config.json, or raise ConfigError if an older one differs in a key that matters."""

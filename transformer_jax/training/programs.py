@@ -39,7 +39,7 @@ class TrainProgram:
     def __init__(self, components: Components, devices: Sequence[Any] = ()):
         """Prepare the functions of an experiment; `devices` as those of `Partitioner`."""
         config = components.config
-        self.partitioner = Partitioner(config.parallel.mesh, devices=devices)
+        self.partitioner = Partitioner(config.parallel.mesh, components.rules, devices=devices)
         require_platform(config.model.engine, self.partitioner.platform)
         self.model = build_model(components.architecture)
         self.rows_multiple = self.partitioner.rows_multiple * config.train.accumulate
@@ -67,6 +67,11 @@ class TrainProgram:
     def place(self, batch: Batch) -> Batch:
         """Place this process's rows of a batch as `train_step` takes them."""
         return self.partitioner.put(batch)
+
+    def place_whole(self, batch: Batch) -> Batch:
+        """Place a batch of which every process has all rows."""
+        start, stop = self.partitioner.local_rows(len(batch.weights_BT))
+        return self.place(jax.tree.map(lambda a: a[start:stop], batch))
 
     def batches(self, data: Data) -> Iterator[Batch]:
         """Yield the training batches of `data` from the first on, placed, without end."""
@@ -141,7 +146,9 @@ class SeedGroupProgram:
     ):
         """Compile for the runs of `members`, which differ in seeds and `Hyper` alone."""
         self.single, self.members = TrainProgram(components, devices), members
-        self.partitioner = Partitioner(components.config.parallel.mesh, len(members), devices)
+        self.partitioner = Partitioner(
+            components.config.parallel.mesh, components.rules, len(members), devices
+        )
         self.rows_multiple = self.partitioner.rows_multiple * components.config.train.accumulate
         boxed = jax.eval_shape(functools.partial(init_state, components, self.single.model))
         self.abstract = self.partitioner.abstract(boxed)

@@ -27,7 +27,7 @@ from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.files import delete_file, exists
 from transformer_jax.storage.locks import lock
-from transformer_jax.storage.processes import run_on_primary
+from transformer_jax.storage.processes import write_once
 from transformer_jax.storage.seed_checkpoints import check_records, open_shared_checkpoints
 from transformer_jax.storage.seed_group import MAY_DIFFER, SeedGroup, holds_run
 from transformer_jax.storage.seed_group_file import edit_groups
@@ -225,12 +225,7 @@ def open_group(
             says what differs.
         WorkdirError: a folder belongs to another run, or cannot be used.
     """
-
-    def begin() -> int:
-        begin_group(group)
-        return 0
-
-    run_on_primary(begin)
+    write_once(lambda: begin_group(group))
     seeds = [f'seed {config.train.seed}' for config in configs]
     labels = seeds if len(set(seeds)) == len(seeds) else group.members
     with contextlib.ExitStack() as stack:

@@ -12,11 +12,12 @@ from transformer_jax import config as config_lib
 from transformer_jax.config import Components
 from transformer_jax.data import load_data
 from transformer_jax.errors import ConfigError, Diverged
+from transformer_jax.partitioning.same_start import require_same_start, shared_keys
 from transformer_jax.schema import ExperimentConfig, read_splits
 from transformer_jax.storage.checkpoint_folders import CheckpointFolders
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.storage.files import absolute_path, exists
-from transformer_jax.storage.processes import run_on_primary
+from transformer_jax.storage.processes import write_once
 from transformer_jax.storage.seed_checkpoints import GroupCheckpoints
 from transformer_jax.storage.seed_group import SeedGroup
 from transformer_jax.storage.seed_group_file import NAME as GROUPS
@@ -24,7 +25,6 @@ from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import seed_groups
 from transformer_jax.training.init_from import copy_tokenizer, parse_source
 from transformer_jax.training.programs import SeedGroupProgram, make_program
-from transformer_jax.training.same_start import require_same_start
 from transformer_jax.training.seed_group_trainer import SeedGroupTrainer
 from transformer_jax.training.signals import StopSignals
 from transformer_jax.training.train_state import optimizer_summary
@@ -55,7 +55,7 @@ def train(
             with the state saved. Diverged after a non-finite update; of a seed group at its end,
             if one seed or more diverged.
     """
-    require_same_start(config, path)
+    require_same_start(shared_keys(config) | {'--workdir': str(absolute_path(path))})
     if config.train.num_seeds == 1:
         [record] = _train(config, path, log, allow_changed_data=allow_changed_data)
         if record.error is not None:
@@ -188,24 +188,18 @@ def _open_own(path: epath.PathLike) -> Workdir:
     Raises:
         WorkdirError: it holds a member of a group.
     """
-
-    def release() -> int:
-        seed_groups.release_member(path)
-        return 0
-
-    run_on_primary(release)
+    write_once(lambda: seed_groups.release_member(path))
     return Workdir(path)
 
 
 def _forget_group(workdir: Workdir) -> None:
     """Take apart a group that failed before its first checkpoint, and was to be trained here."""
 
-    def forget() -> int:
+    def forget() -> None:
         if exists(workdir.path / GROUPS):
             seed_groups.forget_group_at(workdir.path)
-        return 0
 
-    run_on_primary(forget)
+    write_once(forget)
 
 
 def _make_trainer(components: Components, run: TrainingRun, signals: StopSignals) -> Trainer:

@@ -1,9 +1,10 @@
-"""All processes of a run must begin alike: the same configuration, workdir and code.
+"""All processes of a job must begin alike: the same configuration, flags and code.
 
-Otherwise each would compute steps of its own, and the sums over all of them would train a model
-that no configuration describes.
+Otherwise each would compute steps of its own, and the sums over all of them would be those of a
+model that no configuration describes.
 """
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
@@ -11,14 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from etils import epath
 
-from transformer_jax import config as config_lib
 from transformer_jax import outside
 from transformer_jax.errors import ConfigError
 from transformer_jax.partitioning.processes import KeyValues
-from transformer_jax.schema import ExperimentConfig
-from transformer_jax.storage.files import absolute_path
+from transformer_jax.schema import ExperimentConfig, flatten
 from transformer_jax.storage.json_files import parse_json
 from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.provenance import package_versions
@@ -30,19 +28,19 @@ MOST_NAMED = 4  # processes that a message lists
 _starts = itertools.count()
 
 
-def require_same_start(config: ExperimentConfig, path: epath.PathLike) -> None:
+def require_same_start(facts: Mapping[str, Any]) -> None:
     """Raise ConfigError on all processes, where they do not begin alike.
 
     The message names what differs, with the processes. Every process must call this.
 
     Args:
-        config: of the experiment.
-        path: the workdir.
+        facts: what all must have alike, as JSON values: keys of a configuration, flags. The code
+            and the versions of packages are compared too.
     """
     if jax.process_count() == 1:
         return
     keys = KeyValues(f'start/{next(_starts)}')
-    keys.offer(str(jax.process_index()), to_json(_facts(config, path)))
+    keys.offer(str(jax.process_index()), to_json({**facts, **_code()}))
     found = [
         parse_json(keys.wait_for(str(index)), f'what process {index} says', {}, 'start all again')
         for index in range(jax.process_count())
@@ -77,14 +75,18 @@ def _named(indices: Sequence[int]) -> str:
     return f'processes {shown}{f" and {more} more" if more > 0 else ""}'
 
 
-def _facts(config: ExperimentConfig, path: epath.PathLike) -> dict[str, Any]:
-    flat = config_lib.flatten(config)
-    facts = {key: value for key, value in flat.items() if key not in OWN_KEYS}
+def shared_keys(config: ExperimentConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a configuration that all processes must have alike."""
+    return {key: value for key, value in flatten(config).items() if key not in OWN_KEYS}
+
+
+def _code() -> dict[str, str]:
     versions = {f'version of {package}': text for package, text in package_versions().items()}
     code = {'code': _code_hash()} | {f'code of {name}': h for name, h in outside.sources().items()}
-    return facts | {'--workdir': str(absolute_path(path))} | code | versions
+    return code | versions
 
 
+@functools.cache
 def _code_hash() -> str:
     """Hash the source of the package, which a process may have imported from another copy."""
     root, sha256 = Path(__file__).parents[1], hashlib.sha256()
