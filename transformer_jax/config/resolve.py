@@ -58,7 +58,10 @@ def parse_components(config: ExperimentConfig) -> Components:
     return Components(
         config=config,
         architecture=resolve_architecture(
-            config.model, config.data.vocab_size, len(task.classes())
+            config.model,
+            config.data.vocab_size,
+            len(task.classes()),
+            config.parallel.mesh.context,
         ),
         task=task,
         batching=_parsed('data.batching', config.data.batching),
@@ -67,13 +70,16 @@ def parse_components(config: ExperimentConfig) -> Components:
     )
 
 
-def resolve_architecture(model: ModelConfig, vocab_size: int, num_classes: int = 0) -> Architecture:
+def resolve_architecture(
+    model: ModelConfig, vocab_size: int, num_classes: int = 0, context: int = 1
+) -> Architecture:
     """Build the architecture that the keys of a model describe.
 
     Args:
         model: the keys.
         vocab_size: of source and target alike.
         num_classes: of a classifier.
+        context: over how many devices rows are cut, which decides what `model.engine=auto` is.
 
     Raises:
         ConfigError: a spec that names nothing, or an attention that its site, position or engine
@@ -119,7 +125,7 @@ def resolve_architecture(model: ModelConfig, vocab_size: int, num_classes: int =
         architecture,
         **{
             f'{site}_attention': _site_attention(
-                model, architecture.site_spec(site), layers[site], position
+                model, architecture.site_spec(site, context), layers[site], position
             )
             for site in row.sites
         },

@@ -1,11 +1,41 @@
 """Chunks of target tokens, so that the logits of a whole batch are never in memory at once."""
 
+import math
+
 import jax
 import jax.numpy as jnp
+from flax.linen.spmd import with_logical_constraint
+
+from transformer_jax.layers.parameters import axes_that_cut
 
 # Tokens whose logits are in memory at once. On a CPU 512 × 10,000 float32 logits, 20 MB, still fit
 # a cache of 32 MB; accelerators lose no speed with a loop of matrix products of this size.
 CHUNK_TOKENS = 512
+
+
+def split_rows(a_BT: jax.Array) -> jax.Array:
+    """Make rows of the pieces of rows that lie on several devices: [P·B, T/P, …] of [B, T, …].
+
+    So a chunk takes some tokens of every device, and no device waits for another one's. Without
+    such a mesh P is 1.
+    """
+    (B, T, *rest), pieces = a_BT.shape, _count_pieces(a_BT.shape[1])
+    if pieces == 1:
+        return a_BT
+    a_PBT = jnp.moveaxis(a_BT.reshape(B, pieces, T // pieces, *rest), 1, 0)
+    a_RT = a_PBT.reshape(pieces * B, T // pieces, *rest)
+    return with_logical_constraint(a_RT, ('piece', *[None] * (a_RT.ndim - 1)))
+
+
+def join_rows(a_RT: jax.Array, rows: int) -> jax.Array:
+    """Undo `split_rows`: [P·B, T/P, …] to [B, T, …] with `rows` rows."""
+    a_PBT = a_RT.reshape(-1, rows, *a_RT.shape[1:])
+    return jnp.moveaxis(a_PBT, 0, 1).reshape(rows, -1, *a_RT.shape[2:])
+
+
+def _count_pieces(length: int) -> int:
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape[axis] for axis in axes_that_cut('length', length))
 
 
 def counted_first(weights_BT: jax.Array) -> jax.Array:

@@ -16,7 +16,8 @@ from transformer_jax.errors import ConfigError
 RULES: dict[str, tuple[str, ...]] = {
     'seed': ('seed',),
     'batch': ('data', 'fsdp'),
-    'length': (),
+    'length': ('context',),
+    'piece': ('context', 'data', 'fsdp'),  # rows that are pieces of rows, see `losses.chunks`
     'activation': (),
     'vocab': ('tensor', 'fsdp'),
     'embedding': (),
