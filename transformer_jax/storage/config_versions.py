@@ -13,7 +13,7 @@ from transformer_jax.errors import WorkdirError
 from transformer_jax.renames import RENAMED_KEYS, RENAMED_NAMES, RENAMED_OPTIONS
 from transformer_jax.schema import flatten
 
-VERSION = 3  # of what is written today; files without a version are of version 1
+VERSION = 4  # of what is written today; files without a version are of version 1
 
 # Keys that files of a version, or of an earlier one, may lack, with the value that this meant. A
 # new key needs a new version, and its row here.
@@ -37,6 +37,7 @@ ADDED_KEYS: dict[int, dict[str, Any]] = {
         'evaluate.bleu_tokenize': '13a',
     },
     2: {'train.init_from': ''},
+    3: {'parallel.mesh.context': 1},
 }
 # The keys whose values are specs; the strings of others, such as paths, are left alone.
 SPEC_KEYS = ('attention', 'schedule')

@@ -85,7 +85,7 @@ def _attend_piece(
     size = size or block_size(max(back, ahead))
     before, after = math.ceil(back / size), math.ceil(ahead / size)
     if pieces.count == 1 and (before + 1 + after) * size >= T:
-        size, before, after = T, 0, 0
+        size, before, after, back, ahead = T, 0, 0, 0, 0
     fill, blocks = -T % size, math.ceil(T / size)
 
     def slabs(cut_BCT: jax.Array) -> jax.Array:
@@ -97,7 +97,8 @@ def _attend_piece(
 
     padded_queries = pad_time((queries, inputs.query_tokens), 0, fill)
     queries, query_tokens = jax.tree.map(rows, cut_time(padded_queries, size))
-    padded_keys = surround(pieces, (keys, inputs.key_tokens), before * size, after * size + fill)
+    near_keys = surround(pieces, (keys, inputs.key_tokens), back, ahead)
+    padded_keys = pad_time(near_keys, before * size - back, after * size - ahead + fill)
     keys, key_tokens = jax.tree.map(lambda leaf: rows(slabs(leaf)), cut_time(padded_keys, size))
     # A key of another segment can be near in position and far away in the array: some of them would
     # be in the slab and others not, so all of them are masked.

@@ -46,7 +46,10 @@ def incompatibility(kind: Any, position: Any) -> str:
     needs = kind.needs_all_keys() or (position.needs_all_keys and 'the position encoding')
     if not needs:
         return ''
-    return f'{needs} needs all keys of a row at once: engines that can: dense, blocked (of windows)'
+    return (
+        f'{needs} needs all keys of a row at once: engines that can: dense, blocked (of windows), '
+        'allgather'
+    )
 
 
 def attend(kind: Any, queries: Any, keys: Any, inputs: Any, chunk: int = CHUNK) -> jax.Array:
