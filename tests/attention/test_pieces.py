@@ -155,7 +155,7 @@ def temporary_bytes(length, pieces):
 
 
 def test_a_device_holds_its_share_of_the_row():
-    # 8 times the tokens on 4 times the devices: whole keys or sums of a row would be 8 times more.
+    # 4 times the tokens on 4 times the devices: keys of whole rows would be 4 times as many.
     few, many = temporary_bytes(1024, 2), temporary_bytes(4096, 8)
     assert many <= 1.1 * few
 

@@ -13,7 +13,7 @@ tokens, never their places, and tiles that the mask forbids cost nothing.
 
 import functools
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ def exchange_halves(pieces: Pieces, tree: Any) -> Any:
 
 
 def return_halves(pieces: Pieces, tree: Any) -> Any:
-    """Undo `exchange_halves`."""
+    """Give each device its own halves back, see `exchange_halves`."""
     back = ([(there, here) for here, there in routes] for routes in _routes(pieces.count))
     sides = zip(_halves(tree), back, strict=True)
     return _join(*(pieces.send(half, routes) for half, routes in sides))
@@ -188,7 +188,9 @@ def _backward(kind: Any, pieces: Pieces, kept: Any, do_CBTNH: jax.Array) -> tupl
 
 
 # (kind, pieces, query_chunks, key_chunks, inputs) → o_CBTNH
-_ring: Any = jax.custom_vjp(lambda *arguments: _forward(*arguments)[0], nondiff_argnums=(0, 1))
+_ring: Any = cast(
+    Any, jax.custom_vjp(lambda *arguments: _forward(*arguments)[0], nondiff_argnums=(0, 1))
+)
 _ring.defvjp(_forward, _backward)
 
 
