@@ -13,7 +13,7 @@ tokens, never their places, and tiles that the mask forbids cost nothing.
 
 import functools
 import math
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,8 @@ def _attend_piece(
     if balanced:
         query_side, key_side = exchange_halves(pieces, (query_side, key_side))
         chunk = min(chunk, T // 2, S // 2)  # so that a tile belongs to one half
-    query_chunks, key_chunks = (chunked.cut_chunks(*side, chunk) for side in (query_side, key_side))
+    query_chunks = chunked.cut_chunks(*query_side, chunk)
+    key_chunks = chunked.cut_chunks(*key_side, chunk)
     first = pieces.number() * len(key_chunks.numbers)
     key_chunks = key_chunks._replace(numbers=first + key_chunks.numbers)
     o_CBTNH = _ring(kind, pieces, query_chunks, key_chunks, inputs)
@@ -188,9 +189,7 @@ def _backward(kind: Any, pieces: Pieces, kept: Any, do_CBTNH: jax.Array) -> tupl
 
 
 # (kind, pieces, query_chunks, key_chunks, inputs) → o_CBTNH
-_ring: Any = cast(
-    Any, jax.custom_vjp(lambda *arguments: _forward(*arguments)[0], nondiff_argnums=(0, 1))
-)
+_ring: Any = jax.custom_vjp(lambda *arguments: _forward(*arguments)[0], nondiff_argnums=(0, 1))
 _ring.defvjp(_forward, _backward)
 
 
