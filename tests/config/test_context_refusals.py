@@ -44,7 +44,7 @@ REFUSED = {
         {
             'model__kind': 'classifier',
             'model__pooling': 'first',
-            'data__task': 'listops(min_length=20, max_length=24)',
+            'data__task': 'listops(min_length=10, max_length=20)',
             'data__vocab_size': 19,
         },
         "model.pooling='first' puts a token before each row, and parallel.mesh.context=4 cannot "

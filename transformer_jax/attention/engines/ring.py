@@ -50,12 +50,14 @@ def _attend_piece(
     """Return o_BTNH of this device's piece."""
     T, S = (tokens.positions_BT.shape[1] for tokens in (inputs.query_tokens, inputs.key_tokens))
     balanced = pieces.count > 1 and T % 2 == S % 2 == 0 and is_lopsided(inputs.mask)
-    query_side, key_side = (queries, inputs.query_tokens), (keys, inputs.key_tokens)
+    query_tokens, key_tokens = inputs.query_tokens, inputs.key_tokens
     if balanced:
-        query_side, key_side = exchange_halves(pieces, (query_side, key_side))
+        (queries, query_tokens), (keys, key_tokens) = exchange_halves(
+            pieces, ((queries, query_tokens), (keys, key_tokens))
+        )
         chunk = min(chunk, T // 2, S // 2)  # so that a tile belongs to one half
-    query_chunks = chunked.cut_chunks(*query_side, chunk)
-    key_chunks = chunked.cut_chunks(*key_side, chunk)
+    query_chunks = chunked.cut_chunks(queries, query_tokens, chunk)
+    key_chunks = chunked.cut_chunks(keys, key_tokens, chunk)
     first = pieces.number() * len(key_chunks.numbers)
     key_chunks = key_chunks._replace(numbers=first + key_chunks.numbers)
     o_CBTNH = _ring(kind, pieces, query_chunks, key_chunks, inputs)
