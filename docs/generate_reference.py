@@ -198,6 +198,7 @@ HEADS = {
     'segments': 'packed segments',
     'decode': 'cached decoding',
     'bias': 'position scores',
+    'context': 'cut over devices',
 }
 
 

@@ -47,8 +47,8 @@ class ModelConfig:
     attention_bias: str = 'none'
     # Whether dropout acts on attention weights too, at the rate model.dropout.
     attention_dropout: bool = False
-    # How attention is computed: auto takes the best that the machine has; dense, chunked, blocked,
-    # cudnn, splash.
+    # How attention is computed: auto takes the best that the machine and the mesh have; dense,
+    # chunked, blocked, cudnn, splash; ring and allgather of rows that are cut over devices.
     engine: str = 'auto'
     # The position encoding, a spec.
     position: str = 'sinusoidal'
@@ -230,6 +230,8 @@ class MeshConfig:
     fsdp: int = number(1, low=1, high=1_000_000, also=(-1,))
     # Heads and hidden units are split over this axis.
     tensor: int = number(1, low=1, high=1_000_000, also=(-1,))
+    # The tokens of a row are split over this axis; never -1, it decides how attention is computed.
+    context: int = number(1, low=1, high=1_000_000)
 
 
 @dataclasses.dataclass(frozen=True)

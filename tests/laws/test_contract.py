@@ -39,7 +39,7 @@ CASES = [
     Case('sinkhorn(block=4, iterations=5)', 'rope', 2),
 ]
 # What each kind must support at least: declaring less does not pass.
-SCORED = {'encoder', 'causal', 'cross', 'padding', 'segments', 'decode', 'bias'}
+SCORED = {'encoder', 'causal', 'cross', 'padding', 'segments', 'decode', 'bias', 'context'}
 REQUIRED = {
     'softmax': SCORED,
     'additive': SCORED,
@@ -49,9 +49,9 @@ REQUIRED = {
     'linear(feature=favor)': SCORED - {'bias'},
     'linear(feature=taylor)': SCORED - {'bias'},
     'linear(feature=relu)': SCORED - {'bias'},
-    'linear(decay=fixed)': {'causal', 'padding', 'segments', 'decode'},
-    'linear(decay=gated)': {'causal', 'padding', 'segments', 'decode'},
-    'softmax(forget=True)': {'causal', 'padding', 'segments', 'decode'},
+    'linear(decay=fixed)': {'causal', 'padding', 'segments', 'decode', 'context'},
+    'linear(decay=gated)': {'causal', 'padding', 'segments', 'decode', 'context'},
+    'softmax(forget=True)': {'causal', 'padding', 'segments', 'decode', 'context'},
     'linformer': {'encoder', 'cross', 'padding'},
     'synthesizer': SCORED - {'cross'},
     'synthesizer(form="random")': SCORED - {'cross'},

@@ -16,7 +16,7 @@ from transformer_jax.partitioning.rules import RULES, parse_rules, partition_spe
 from transformer_jax.schema import ExperimentConfig, MeshConfig, ParallelConfig
 from transformer_jax.training import train_state
 
-ONE = {'data': 1, 'fsdp': 1, 'tensor': 1}
+ONE = {'data': 1, 'fsdp': 1, 'context': 1, 'tensor': 1}
 VARIANTS = {
     'paper': {},
     'all axes': {
@@ -76,11 +76,12 @@ def test_the_layout_of_the_papers_model(tiny):
 @pytest.mark.parametrize(
     ('config', 'devices', 'expected'),
     [
-        ((-1, 1, 1), 8, (8, 1, 1)),
-        ((-1, 2, 2), 8, (2, 2, 2)),
-        ((1, -1, 4), 8, (1, 2, 4)),
-        ((2, 2, 2), 8, (2, 2, 2)),
-        ((-1, 1, 1), 1, (1, 1, 1)),
+        ((-1, 1, 1), 8, (8, 1, 1, 1)),
+        ((-1, 2, 2), 8, (2, 2, 1, 2)),
+        ((1, -1, 4), 8, (1, 2, 1, 4)),
+        ((2, 2, 2), 8, (2, 2, 1, 2)),
+        ((-1, 1, 1, 4), 8, (2, 1, 4, 1)),
+        ((-1, 1, 1), 1, (1, 1, 1, 1)),
     ],
 )
 def test_a_mesh_is_filled_with_the_devices_there_are(config, devices, expected):

@@ -169,7 +169,9 @@ def test_collectives_stay_out_of_model_and_loss(path):
     used = {
         node.attr for node in ast.walk(TREES[path]) if isinstance(node, ast.Attribute)
     } & collectives
-    assert not used or room(module_name(path)) in ('training', 'partitioning')
+    # Attention sends pieces of rows between devices, in one file.
+    sends = path.name == 'pieces.py'
+    assert not used or sends or room(module_name(path)) in ('training', 'partitioning')
 
 
 # The names that rows of tables have; outside their own room nothing is compared with them.

@@ -6,9 +6,9 @@ import functools
 import flax.linen as nn
 import jax
 import numpy as np
-import optax
 import pytest
 from helpers.build import build_model, with_vocabulary
+from helpers.one_device import assert_same_training, one_device, train
 
 from transformer_jax.config.resolve import parse_components
 from transformer_jax.errors import ConfigError
@@ -21,7 +21,6 @@ from transformer_jax.schema import (
     TrainConfig,
 )
 from transformer_jax.training import train_state
-from transformer_jax.training import train_step as step
 from transformer_jax.training.programs import make_program
 
 V, LENGTH, ROWS, STEPS = 32, 16, 16, 20
@@ -62,23 +61,12 @@ def setting(tiny, make_batch, random_rows):
     return config, build_model(config.model, V), batches
 
 
-def train(first_state, train_step, batches):
-    """(state after the first step, losses of all steps), from a state that is made anew."""
-    state, first, losses = first_state(), None, []
-    for n in range(STEPS):
-        state, metrics = train_step(state, batches[n % len(batches)])
-        first = first or jax.tree.map(np.asarray, state)
-        losses.append(float(metrics['loss']))
-    return first, losses
-
-
 @pytest.fixture(scope='module')
 def single(setting):
     """The answers of one device, by kind of batch; no mesh, no shardings."""
     config, model, batches = setting
-    train_step = jax.jit(functools.partial(step.train_step, model, parse_components(config)))
-    state = nn.meta.unbox(train_state.init_state(parse_components(config), model))
-    return {kind: train(lambda: state, train_step, batches[kind]) for kind in BATCHES}
+    functions = one_device(config, model)
+    return {kind: train(*functions, batches[kind], STEPS) for kind in BATCHES}
 
 
 @pytest.fixture(
@@ -100,19 +88,8 @@ def layout(request, setting):
 @pytest.mark.parametrize('kind', BATCHES)
 def test_eight_devices_are_one(layout, kind, setting, single):
     batches = [layout.place(batch) for batch in setting[2][kind]]
-    first, losses = train(layout.init_state, layout.train_step, batches)
-    expected_first, expected_losses = single[kind]
-    assert losses[0] == pytest.approx(expected_losses[0], rel=1e-5)
-    # Adam's first moment after one step is (1 − b1) times the gradient that the step saw.
-    found, expected = (optax.tree.get(state.opt_state, 'mu') for state in (first, expected_first))
-    whole = float(optax.tree.norm(expected))
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
-    ):
-        assert np.linalg.norm(a - b) <= 1e-5 * max(np.linalg.norm(b), 1e-3 * whole), (
-            jax.tree_util.keystr(path)
-        )
-    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+    found = train(layout.init_state, layout.train_step, batches, STEPS)
+    assert_same_training(found, single[kind])
 
 
 def test_the_state_is_cut_as_its_layout_says(layout, setting):

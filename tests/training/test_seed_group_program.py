@@ -62,11 +62,12 @@ def mixture(tiny, make_batch, random_rows):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('layout', ['all devices', 'an axis of seeds', 'one by one'])
+@pytest.mark.parametrize('layout', ['all devices', 'an axis of seeds', 'one by one', 'pieces'])
 def test_experts_microbatches_and_averages_side_by_side(mixture, layout):
     config, members, model, batches = mixture
     count = 3 if layout == 'one by one' else 4
-    mesh = MeshConfig(data=8) if layout == 'all devices' else MeshConfig()
+    meshes = {'all devices': MeshConfig(data=8), 'pieces': MeshConfig(context=2)}
+    mesh = meshes.get(layout, MeshConfig())
     config = dataclasses.replace(config, parallel=ParallelConfig(mesh=mesh))
     program = SeedGroupProgram(with_vocabulary(config, 20), members[:count])
     states, live = program.init_state(), [True] * count
@@ -102,7 +103,8 @@ def test_seeds_are_on_their_own_devices(mixture):
     config, members, _, _ = mixture
     program = SeedGroupProgram(with_vocabulary(config, 20), members)
     state = program.init_state()
-    assert dict(program.partitioner.mesh.shape) == {'seed': 4, 'data': 2, 'fsdp': 1, 'tensor': 1}
+    sizes = {'seed': 4, 'data': 2, 'fsdp': 1, 'context': 1, 'tensor': 1}
+    assert dict(program.partitioner.mesh.shape) == sizes
     assert all(leaf.addressable_shards[0].data.shape[0] == 1 for leaf in jax.tree.leaves(state))
     one = program.params_of(state.params, 2)
     alone = make_program(with_vocabulary(config, 20)).init_state(5)

@@ -35,8 +35,8 @@ MIN_READ = 64  # a decoding step reads at least so many slots of its cache
 # What a kind can support. `Attention.supports` says which of these it does; tests/laws check it.
 # encoder: self-attention in both directions. causal: self-attention of a decoder. cross: attention
 # to another sequence. padding: padded rows. segments: several segments packed in a row. decode: a
-# cache. bias: position encodings that change scores.
-CAPABILITIES = ('encoder', 'causal', 'cross', 'padding', 'segments', 'decode', 'bias')
+# cache. bias: position encodings that change scores. context: rows that are cut over devices.
+CAPABILITIES = ('encoder', 'causal', 'cross', 'padding', 'segments', 'decode', 'bias', 'context')
 
 
 @flax.struct.dataclass

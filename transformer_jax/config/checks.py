@@ -32,6 +32,34 @@ def check_combinations(components: Components) -> None:
         _check_rows(components)
     if components.config.train.num_seeds > 1:
         _check_seeds(components)
+    if components.config.parallel.mesh.context > 1:
+        _check_context(components)
+
+
+def _check_context(components: Components) -> None:
+    """Rows that are cut over devices need tokens that can be cut, and lengths that divide."""
+    config, context = components.config, components.config.parallel.mesh.context
+    cut = f'parallel.mesh.context={context}'
+    if not components.architecture.sites:
+        raise ConfigError(
+            f'model.kind={config.model.kind!r} reads a row token by token, which {cut} cannot cut: '
+            'set parallel.mesh.context=1'
+        )
+    if components.model_kind.predicts_class and components.architecture.pooling == 'first':
+        raise ConfigError(
+            f"model.pooling='first' puts a token before each row, and {cut} cannot cut that: set "
+            "model.pooling='mean'"
+        )
+    # Each device has an early and a late piece of a row, see `engines.ring`.
+    parts, lengths = 2 * context, components.batching.row_lengths()
+    for length in lengths[-1:] if isinstance(components.batching, Packed) else lengths:
+        if length % parts:
+            below = length // parts * parts
+            raise ConfigError(
+                f'data.batching={config.data.batching!r} has rows of {length} tokens, which {cut} '
+                f'cannot cut into {parts} pieces (two for each device); lengths that fit: '
+                f'{f"{below} or " if below else ""}{below + parts}'
+            )
 
 
 def _check_seeds(components: Components) -> None:
@@ -226,6 +254,12 @@ def _check_attention(components: Components, site: str, layer: int) -> None:
     model, key = components.config.model, attention_key(components.config.model, site)
     attention = components.architecture.attention_at(site, layer)
     kind, position, text = attention.kind, attention.position, spec.text(attention.kind, KINDS)
+    context = components.config.parallel.mesh.context
+    if context > 1 and 'context' not in kind.supports():
+        raise ConfigError(
+            f'{key}={text!r} ({site} layers) cannot be cut over parallel.mesh.context={context}; '
+            f'kinds that can: {_kinds_that_can("context")}'
+        )
     # A language model reads its prompt at once: there a prefix may be seen before its turn.
     prefixed = not components.model_kind.reads_source and kind.mask.prefix_length() > 1
     for capability, what in NEEDS[site].items():
@@ -244,7 +278,7 @@ def _check_attention(components: Components, site: str, layer: int) -> None:
     if why:
         raise ConfigError(f'{why}: model.position={model.position!r} works on pairs of dimensions')
     why = kind.incompatibility(position, model.engine) or site_incompatibility(
-        model.engine, kind, components.architecture.site_spec(site)
+        model.engine, kind, components.architecture.site_spec(site, context)
     )
     if why:
         whatever_engine = kind.incompatibility(position, 'auto')

@@ -65,7 +65,11 @@ def parse_components(config: ExperimentConfig, platform: str = '') -> Components
     return Components(
         config=config,
         architecture=resolve_architecture(
-            config.model, config.data.vocab_size, len(task.classes()), platform
+            config.model,
+            config.data.vocab_size,
+            len(task.classes()),
+            config.parallel.mesh.context,
+            platform,
         ),
         task=task,
         batching=_parsed('data.batching', config.data.batching),
@@ -76,7 +80,11 @@ def parse_components(config: ExperimentConfig, platform: str = '') -> Components
 
 
 def resolve_architecture(
-    model: ModelConfig, vocab_size: int, num_classes: int = 0, platform: str = ''
+    model: ModelConfig,
+    vocab_size: int,
+    num_classes: int = 0,
+    context: int = 1,
+    platform: str = '',
 ) -> Architecture:
     """Build the architecture that the keys of a model describe.
 
@@ -84,6 +92,7 @@ def resolve_architecture(
         model: the keys.
         vocab_size: of source and target alike.
         num_classes: of a classifier.
+        context: over how many devices rows are cut, which decides what `model.engine=auto` is.
         platform: see `resolve`.
 
     Raises:
@@ -132,7 +141,7 @@ def resolve_architecture(
         architecture,
         **{
             f'{site}_attention': _site_attention(
-                model, architecture.site_spec(site), layers[site], position, platform
+                model, architecture.site_spec(site, context), layers[site], position, platform
             )
             for site in row.sites
         },

@@ -70,10 +70,10 @@ def _check_mesh(parallel: ParallelConfig) -> None:
     sizes = dataclasses.asdict(mesh)
     if list(sizes.values()).count(-1) > 1:
         raise ConfigError(f'parallel.mesh={sizes}: at most one size may be -1 (the rest)')
-    if parallel.mode == 'pmap' and (mesh.fsdp != 1 or mesh.tensor != 1):
+    if parallel.mode == 'pmap' and (mesh.fsdp, mesh.tensor, mesh.context) != (1, 1, 1):
         raise ConfigError(
-            "parallel.mode='pmap' is data parallel only: set parallel.mesh.fsdp=1 and "
-            "parallel.mesh.tensor=1, or parallel.mode='jit'"
+            "parallel.mode='pmap' is data parallel only: set parallel.mesh.fsdp=1, "
+            "parallel.mesh.tensor=1 and parallel.mesh.context=1, or parallel.mode='jit'"
         )
     if parallel.mode == 'pmap' and parallel.rules:
         raise ConfigError(

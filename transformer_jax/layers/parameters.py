@@ -1,12 +1,13 @@
 """Parameters with logical axes, and the constraint of activations at block edges."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.spmd import with_logical_constraint
+from flax.linen.spmd import logical_to_mesh_axes, with_logical_constraint
 
 Initializer = Callable[..., jax.Array]
 
@@ -29,5 +30,27 @@ def parameter(
 
 
 def constrain(x_BTD: jax.Array) -> jax.Array:
-    """Constrain activations at a block's edge to their logical axes; without a mesh, do nothing."""
-    return with_logical_constraint(x_BTD, ('batch', 'length', 'activation'))
+    """Constrain activations at a block's edge to their logical axes; without a mesh, do nothing.
+
+    A length that the mesh does not divide is not cut: that of a prompt, or of a step of decoding.
+    """
+    cut = 'length' if axes_that_cut('length', x_BTD.shape[1]) else None
+    return with_logical_constraint(x_BTD, ('batch', cut, 'activation'))
+
+
+def axes_that_cut(logical: str, size: int) -> tuple[str, ...]:
+    """Name the mesh axes that cut a dimension with a logical axis.
+
+    Returns:
+        () where there is no mesh, where its devices do not divide `size`, and where the code that
+        asks runs on one device of these axes already.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    rule = tuple(logical_to_mesh_axes((logical,)) or ())
+    axes = rule[0] if rule else None
+    if axes is None or mesh.empty:
+        return ()
+    axes = (axes,) if isinstance(axes, str) else tuple(axes)
+    if set(axes) & set(mesh.manual_axes) or size % math.prod(mesh.shape[axis] for axis in axes):
+        return ()
+    return axes

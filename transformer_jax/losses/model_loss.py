@@ -7,6 +7,7 @@ import jax
 
 from transformer_jax.batch import Batch
 from transformer_jax.layers.moe import Load
+from transformer_jax.losses.chunks import split_rows
 from transformer_jax.losses.cross_entropy import TokenSums, cross_entropy
 
 
@@ -45,8 +46,9 @@ def loss_sums(
         rngs=None if rng is None else {'dropout': rng},
     )
     w_VD = cast(jax.Array, model.apply(variables, method='output_table'))
+    x_RTD, targets_RT, weights_RT = map(split_rows, (x_BTD, batch.targets_BT, batch.weights_BT))
     sums = cross_entropy(
-        x_BTD, w_VD, batch.targets_BT, batch.weights_BT, smoothing, model.architecture.logit_softcap
+        x_RTD, w_VD, targets_RT, weights_RT, smoothing, model.architecture.logit_softcap
     )
     loads = [
         load.times(sums.weight)

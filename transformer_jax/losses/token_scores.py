@@ -8,7 +8,14 @@ import jax.numpy as jnp
 
 from transformer_jax.batch import Batch
 from transformer_jax.layers.functional import softcap
-from transformer_jax.losses.chunks import counted_first, join_chunks, reorder, time_chunks
+from transformer_jax.losses.chunks import (
+    counted_first,
+    join_chunks,
+    join_rows,
+    reorder,
+    split_rows,
+    time_chunks,
+)
 
 
 class TokenScores(NamedTuple):
@@ -50,14 +57,14 @@ def token_scores(model: nn.Module, params: dict, batch: Batch) -> TokenScores:
         x_CD, targets_C, weights_C = chunk
         return None, jax.lax.cond((weights_C != 0).any(), score, skip, x_CD, targets_C)
 
-    order_BT = counted_first(batch.weights_BT)
+    order_RT = counted_first(split_rows(batch.weights_BT))
     sides = x_BTD, batch.targets_BT, batch.weights_BT
-    chunks = tuple(time_chunks(reorder(side, order_BT)) for side in sides)
+    chunks = tuple(time_chunks(reorder(split_rows(side), order_RT)) for side in sides)
     _, (nll_LC, predicted_LC) = jax.lax.scan(body, None, chunks)
-    back_BT = jnp.argsort(order_BT, axis=1)
+    back_RT = jnp.argsort(order_RT, axis=1)
 
     def restore(a_LC: jax.Array) -> jax.Array:
-        a_BT = reorder(join_chunks(a_LC, len(order_BT)), back_BT)
-        return jnp.where(batch.weights_BT != 0, a_BT, 0)
+        a_RT = reorder(join_chunks(a_LC, len(order_RT)), back_RT)
+        return jnp.where(batch.weights_BT != 0, join_rows(a_RT, len(batch.weights_BT)), 0)
 
     return TokenScores(restore(nll_LC), restore(predicted_LC))

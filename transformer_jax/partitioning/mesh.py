@@ -16,7 +16,7 @@ from transformer_jax.schema import MeshConfig
 
 
 def make_mesh(config: MeshConfig, num_seeds: int = 1, devices: Sequence[Any] = ()) -> Mesh:
-    """Arrange devices in a mesh with the axes data, fsdp and tensor.
+    """Arrange devices in a mesh with the axes data, fsdp, context and tensor.
 
     Args:
         config: devices per axis; one of them may be -1, the rest.
@@ -112,7 +112,13 @@ def mesh_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
     Raises:
         ConfigError: the sizes do not multiply to the number of devices.
     """
-    sizes = {'data': config.data, 'fsdp': config.fsdp, 'tensor': config.tensor}
+    # Neighbors in the mesh differ in the last axis first: those of 'tensor' talk most.
+    sizes = {
+        'data': config.data,
+        'fsdp': config.fsdp,
+        'context': config.context,
+        'tensor': config.tensor,
+    }
     fixed = math.prod(size for size in sizes.values() if size != -1)
     wild = [axis for axis, size in sizes.items() if size == -1]
     if devices % fixed or (not wild and fixed != devices):

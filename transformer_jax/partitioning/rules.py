@@ -23,7 +23,8 @@ RULES: Rules = {
     'seed': ('seed',),
     'layers': (),
     'batch': ('data', 'fsdp'),
-    'length': (),
+    'length': ('context',),
+    'piece': ('context', 'data', 'fsdp'),  # rows that are pieces of rows, see `losses.chunks`
     'activation': (),
     'vocab': ('tensor', 'fsdp'),
     'embedding': (),

@@ -10,7 +10,8 @@ Memory is per device and has four parts: parameters; gradients (shaped like them
 `train.accumulate` > 1: the sum and the newest); the optimizer's state, with the moving average of
 the parameters if there is one; and activations: all that autodiff keeps for the backward pass of
 one microbatch. The last is an upper bound, since XLA fuses and recomputes some of it (compiled base
-models held 0.65 to 0.95 of it) and since nothing is subtracted for the mesh axis 'tensor'.
+models held 0.65 to 0.95 of it) and since nothing is subtracted for the mesh axes 'tensor' and
+'context'.
 """
 
 import dataclasses

@@ -37,7 +37,12 @@ ADDED_KEYS: dict[int, dict[str, Any]] = {
         'evaluate.bleu_tokenize': '13a',
     },
     2: {'train.init_from': ''},
-    3: {'model.scan_layers': False, 'model.remat': 'none', 'parallel.rules': ''},
+    3: {
+        'model.scan_layers': False,
+        'model.remat': 'none',
+        'parallel.mesh.context': 1,
+        'parallel.rules': '',
+    },
 }
 # The keys whose values are specs; the strings of others, such as paths, are left alone.
 SPEC_KEYS = ('attention', 'schedule')

@@ -5,6 +5,8 @@
 - blocked: for windows, O(T·window) time and memory.
 - cudnn: the fused kernel of NVIDIA GPUs.
 - splash: the fused kernel of TPUs.
+- ring: the online softmax where rows are cut over devices, which pass their keys on.
+- allgather: the same with the keys of whole rows on each device, for what needs all of them.
 """
 
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import backend
 
-from transformer_jax.attention.engines import blocked, chunked, dense, fused
+from transformer_jax.attention.engines import allgather, blocked, chunked, dense, fused, ring
 from transformer_jax.attention.engines.tiles import SiteSpec
 from transformer_jax.errors import ConfigError
 
@@ -43,18 +45,23 @@ class Engine(NamedTuple):
     # (kind, site) -> the same for the sizes, dtype and dropout of the place in the model
     site_incompatibility: Callable[[Any, SiteSpec], str] = _no_incompatibility
     platform: str = ''  # 'cuda' or 'tpu', which it needs; '': any
+    cuts_rows: bool = False  # whether it runs where `parallel.mesh.context` cuts rows over devices
 
 
 ENGINES: dict[str, Engine] = {
     'dense': Engine(dense.attend, dense.incompatibility),
     'chunked': Engine(chunked.attend, chunked.incompatibility),
-    'blocked': Engine(blocked.attend, blocked.incompatibility, blocked.site_incompatibility),
+    'blocked': Engine(
+        blocked.attend, blocked.incompatibility, blocked.site_incompatibility, cuts_rows=True
+    ),
     'cudnn': Engine(
         fused.cudnn, fused.cudnn_incompatibility, fused.cudnn_site_incompatibility, 'cuda'
     ),
     'splash': Engine(
         fused.splash, fused.splash_incompatibility, fused.splash_site_incompatibility, 'tpu'
     ),
+    'ring': Engine(ring.attend, chunked.incompatibility, cuts_rows=True),
+    'allgather': Engine(allgather.attend, dense.incompatibility, cuts_rows=True),
 }
 KERNELS = tuple(name for name, engine in ENGINES.items() if engine.platform)
 
@@ -66,7 +73,8 @@ def resolve_engine(
 
     'auto' chooses the kernel of the accelerator where there is one that can run the kind. The
     blocked engine comes first where a window limits self-attention and the kernel would compute
-    every tile. Everything else is dense.
+    every tile. Everything else is dense. Where rows are cut over devices, windows are blocked,
+    what needs all keys of a row gathers them, and the rest goes round the ring.
 
     Args:
         engine: `model.engine`.
@@ -91,7 +99,7 @@ def resolve_engine(
         )
 
     best = 'cudnn' if fused.skips_tiles(kind, site) else 'blocked'
-    names = ('splash', best, 'blocked', 'cudnn')
+    names = ('splash', best, 'blocked', 'cudnn', 'dense', 'ring', 'allgather')
     return next((name for name in names if can_run(name)), 'dense')
 
 
@@ -101,7 +109,15 @@ def site_incompatibility(engine: str, kind: Any, site: SiteSpec) -> str:
     Returns:
         the reason; '' where it can, and for a kind that has its own algorithm.
     """
-    return ENGINES[engine].site_incompatibility(kind, site) if engine in kind.engines else ''
+    if engine not in kind.engines:
+        return ''
+    if site.context > 1 and not ENGINES[engine].cuts_rows:
+        able = ', '.join(name for name, row in ENGINES.items() if row.cuts_rows)
+        return (
+            f'it cannot cut rows over parallel.mesh.context={site.context} devices; engines that '
+            f'can: auto, {able}'
+        )
+    return ENGINES[engine].site_incompatibility(kind, site)
 
 
 def require_platform(engine: str, platform: str = '') -> None:

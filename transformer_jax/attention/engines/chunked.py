@@ -46,7 +46,10 @@ def incompatibility(kind: Any, position: Any) -> str:
     needs = kind.needs_all_keys() or (position.needs_all_keys and 'the position encoding')
     if not needs:
         return ''
-    return f'{needs} needs all keys of a row at once: engines that can: dense, blocked (of windows)'
+    return (
+        f'{needs} needs all keys of a row at once: engines that can: dense, blocked (of windows), '
+        'allgather'
+    )
 
 
 def attend(kind: Any, queries: Any, keys: Any, inputs: Any, chunk: int = CHUNK) -> jax.Array:
@@ -62,15 +65,20 @@ def attend(kind: Any, queries: Any, keys: Any, inputs: Any, chunk: int = CHUNK) 
     T = inputs.query_tokens.positions_BT.shape[1]
     # The last chunk is filled up with tokens of segment 0, which `Segments` masks.
     inputs = inputs.replace(mask=inputs.mask & Segments())
-    query_chunks = _cut_chunks(queries, inputs.query_tokens, chunk)
-    key_chunks = _cut_chunks(keys, inputs.key_tokens, chunk)
-    attend_chunk = rematerialized(functools.partial(_attend_chunk, kind, inputs, key_chunks))
-    o_CBTNH = jax.lax.map(attend_chunk, query_chunks)
-    _, B, _, N, H = o_CBTNH.shape
-    return jnp.moveaxis(o_CBTNH, 0, 1).reshape(B, -1, N, H)[:, :T]
+    query_chunks = cut_chunks(queries, inputs.query_tokens, chunk)
+    key_chunks = cut_chunks(keys, inputs.key_tokens, chunk)
+
+    @rematerialized
+    def attend_chunk(query_chunk: Chunks) -> jax.Array:
+        n_BT = count_allowed(kind, inputs, query_chunk.tokens, key_chunks.tokens)
+        sums = initial_sums(kind, inputs, query_chunk, key_chunks)
+        sums = add_keys(kind, inputs, sums, query_chunk, key_chunks, n_BT)
+        return finish(kind, sums).astype(kind.values(keys).dtype)
+
+    return join_time(jax.lax.map(attend_chunk, query_chunks))[:, :T]
 
 
-def _cut_chunks(projected: Any, tokens: Tokens, chunk: int) -> Chunks:
+def cut_chunks(projected: Any, tokens: Tokens, chunk: int) -> Chunks:
     """Cut the time axis into chunks of one length, at most `chunk`."""
     length = tokens.positions_BT.shape[1]
     count = -(-length // chunk)
@@ -79,76 +87,120 @@ def _cut_chunks(projected: Any, tokens: Tokens, chunk: int) -> Chunks:
     return Chunks(jnp.arange(count), *jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), cut))
 
 
-def _attend_chunk(kind: Any, inputs: Any, key_chunks: Chunks, query_chunk: Chunks) -> jax.Array:
-    """Return o_BTNH of one chunk of queries over all chunks of keys.
+def join_time(leaf_CBT: jax.Array) -> jax.Array:
+    """Join the chunks [C, B, T, …] of an array to [B, C·T, …]."""
+    C, B, T, *rest = leaf_CBT.shape
+    return jnp.moveaxis(leaf_CBT, 0, 1).reshape(B, C * T, *rest)
+
+
+def add_keys(
+    kind: Any,
+    inputs: Any,
+    sums: RunningSums,
+    query_chunk: Chunks,
+    key_chunks: Chunks,
+    n_BT: jax.Array | None,
+) -> RunningSums:
+    """Add chunks of keys to the sums of one chunk of queries.
 
     Args:
         kind: the attention kind.
         inputs: mask and parameters; the tokens are those of the chunks.
-        key_chunks: all keys.
+        sums: over the keys so far.
         query_chunk: without the axis C.
+        key_chunks: of some keys.
+        n_BT: from `count_allowed`.
     """
-    queries = query_chunk.projected
-    inputs = inputs.replace(query_tokens=query_chunk.tokens)
-    n_BT = None
-    if not isinstance(kind.normalizer, Exponential):
-        n_BT = _count_allowed(inputs, key_chunks.tokens)
 
     @rematerialized
     def add(sums: RunningSums, key_chunk: Chunks) -> RunningSums:
-        keys = key_chunk.projected
-        tile_inputs = inputs.replace(key_tokens=key_chunk.tokens)
-        if inputs.dropout is not None:  # each tile has a key of its own
-            rng, rate = inputs.dropout
-            number = query_chunk.numbers * len(key_chunks.numbers) + key_chunk.numbers
-            tile_inputs = tile_inputs.replace(dropout=(jax.random.fold_in(rng, number), rate))
-        tile = kind.tile(queries, keys, tile_inputs, tile_inputs.allowed_BTS())
-        scores_BKGTS = kind.scores(queries, keys, tile, tile_inputs)
-        weights_BKGTS, top_BKGT1 = _weigh(kind, scores_BKGTS, tile, inputs.params, sums, n_BT)
-        shrink_BKGT1 = jnp.exp(sums.top_BKGT1 - top_BKGT1)
-        dropped_BKGTS = tile_inputs.apply_dropout(weights_BKGTS)
-        mixed_BTNH = dense.mix(kind, dropped_BKGTS, keys, tile, tile_inputs, jnp.float32)
-        return RunningSums(
-            top_BKGT1,
-            shrink_BKGT1 * sums.total_BKGT1 + weights_BKGTS.sum(-1, keepdims=True),
-            _heads_last(shrink_BKGT1) * sums.o_BTNH + mixed_BTNH,
-        )
+        return add_tile(kind, inputs, sums, query_chunk, key_chunk, n_BT)
 
     def step(sums: RunningSums, key_chunk: Chunks) -> tuple[RunningSums, None]:
-        # A tile in which no query may see any key, for example above the diagonal of a causal mask,
-        # is skipped.
-        allowed_BTS = inputs.mask.allowed(query_chunk.tokens, key_chunk.tokens)
-        return jax.lax.cond(allowed_BTS.any(), add, lambda sums, _: sums, sums, key_chunk), None
+        visible = is_visible(inputs, query_chunk, key_chunk)
+        return jax.lax.cond(visible, add, lambda sums, _: sums, sums, key_chunk), None
 
-    first = jax.tree.map(lambda leaf: leaf[0], key_chunks)
-    start = _initial_sums(kind, queries, first.projected, inputs.replace(key_tokens=first.tokens))
-    sums, _ = jax.lax.scan(step, start, key_chunks)
-    o_BTNH = sums.o_BTNH
-    if isinstance(kind.normalizer, Exponential):
-        # The total is at least 1, or 0 where a row may see nothing.
-        o_BTNH /= _heads_last(jnp.maximum(sums.total_BKGT1, 0.5))
-    return o_BTNH.astype(kind.values(first.projected).dtype)
+    return jax.lax.scan(step, sums, key_chunks)[0]
 
 
-def _initial_sums(kind: Any, queries: Any, keys: Any, inputs: Any) -> RunningSums:
-    """Return the sums before the first key.
+def is_visible(inputs: Any, query_chunk: Chunks, key_chunk: Chunks) -> jax.Array:
+    """Return whether any query of a tile may see any of its keys.
 
-    They include the logit that some normalizers have beside those of the keys. `keys` are those of
-    any chunk; their shapes are used.
+    Other tiles, for example above the diagonal of a causal mask, are skipped.
     """
-    N, K = kind.tile(queries, keys, inputs, inputs.allowed_BTS()).heads
-    B, T = inputs.query_tokens.positions_BT.shape
+    return inputs.mask.allowed(query_chunk.tokens, key_chunk.tokens).any()
+
+
+def add_tile(
+    kind: Any,
+    inputs: Any,
+    sums: RunningSums,
+    query_chunk: Chunks,
+    key_chunk: Chunks,
+    n_BT: jax.Array | None,
+) -> RunningSums:
+    """Add one chunk of keys to the sums of one chunk of queries; arguments as of `add_keys`."""
+    queries, keys = query_chunk.projected, key_chunk.projected
+    inputs = inputs.replace(query_tokens=query_chunk.tokens, key_tokens=key_chunk.tokens)
+    if inputs.dropout is not None:  # each tile has a key of its own
+        rng, rate = inputs.dropout
+        for number in (query_chunk.numbers, key_chunk.numbers):
+            rng = jax.random.fold_in(rng, number)
+        inputs = inputs.replace(dropout=(rng, rate))
+    tile = kind.tile(queries, keys, inputs, inputs.allowed_BTS())
+    scores_BKGTS = kind.scores(queries, keys, tile, inputs)
+    weights_BKGTS, top_BKGT1 = _weigh(kind, scores_BKGTS, tile, inputs.params, sums, n_BT)
+    shrink_BKGT1 = jnp.exp(sums.top_BKGT1 - top_BKGT1)
+    dropped_BKGTS = inputs.apply_dropout(weights_BKGTS)
+    mixed_BTNH = dense.mix(kind, dropped_BKGTS, keys, tile, inputs, jnp.float32)
+    return RunningSums(
+        top_BKGT1,
+        shrink_BKGT1 * sums.total_BKGT1 + weights_BKGTS.sum(-1, keepdims=True),
+        heads_last(shrink_BKGT1) * sums.o_BTNH + mixed_BTNH,
+    )
+
+
+def finish(kind: Any, sums: RunningSums) -> jax.Array:
+    """Return float32 o_BTNH: the weighted values, divided by the sum of weights where they are."""
+    if not isinstance(kind.normalizer, Exponential):
+        return sums.o_BTNH
+    # The total is at least 1, or 0 where a row may see nothing.
+    return sums.o_BTNH / heads_last(jnp.maximum(sums.total_BKGT1, 0.5))
+
+
+def initial_sums(kind: Any, inputs: Any, query_chunk: Chunks, key_chunks: Chunks) -> RunningSums:
+    """Return the sums of one chunk of queries before the first key.
+
+    They include the logit that some normalizers have beside those of the keys. Of `key_chunks` the
+    shapes are used.
+    """
+    keys, key_tokens = jax.tree.map(lambda leaf: leaf[0], (key_chunks.projected, key_chunks.tokens))
+    inputs = inputs.replace(query_tokens=query_chunk.tokens, key_tokens=key_tokens)
+    N, K = kind.tile(query_chunk.projected, keys, inputs, inputs.allowed_BTS()).heads
+    B, T = query_chunk.tokens.positions_BT.shape
     top_BKGT1 = jnp.full((B, K, N // K, T, 1), neg_inf(jnp.float32))
-    total_BKGT1 = jnp.zeros_like(top_BKGT1)
-    extra_KG11 = None
-    if isinstance(kind.normalizer, Exponential):
-        extra_KG11 = kind.normalizer.extra_KG11(inputs.params['normalizer'])
+    extra_KG11 = extra_logit(kind, inputs.params)
     if extra_KG11 is not None:
-        top_KG11 = jax.lax.stop_gradient(extra_KG11)
-        top_BKGT1 = jnp.broadcast_to(top_KG11[None], top_BKGT1.shape)
-        total_BKGT1 += jnp.exp(extra_KG11 - top_KG11)[None]  # 1, with a gradient
+        top_BKGT1 = jnp.broadcast_to(jax.lax.stop_gradient(extra_KG11)[None], top_BKGT1.shape)
     value_dim = kind.values(keys).shape[-1]
-    return RunningSums(top_BKGT1, total_BKGT1, jnp.zeros((B, T, N, value_dim)))
+    return RunningSums(
+        top_BKGT1, extra_total(kind, inputs.params, top_BKGT1), jnp.zeros((B, T, N, value_dim))
+    )
+
+
+def extra_total(kind: Any, params: Any, top_BKGT1: jax.Array) -> jax.Array:
+    """Return total_BKGT1 of the logit beside those of the keys, relative to the largest score."""
+    extra_KG11 = extra_logit(kind, params)
+    if extra_KG11 is None:
+        return jnp.zeros_like(top_BKGT1)
+    return jnp.exp(extra_KG11[None] - top_BKGT1)
+
+
+def extra_logit(kind: Any, params: Any) -> jax.Array | None:
+    """Return the logit extra_KG11 that a normalizer has beside those of the keys, if it has."""
+    if not isinstance(kind.normalizer, Exponential):
+        return None
+    return kind.normalizer.extra_KG11(params['normalizer'])
 
 
 def _weigh(
@@ -175,17 +227,24 @@ def _weigh(
     return jnp.where(allowed_BKGTS, jnp.exp(scores_BKGTS - top_BKGT1), 0), top_BKGT1
 
 
-def _count_allowed(inputs: Any, key_tokens: Tokens) -> jax.Array:
-    """Return n_BT: how many keys each query may see, at least 1; tokens have the axis C first."""
+def count_allowed(
+    kind: Any, inputs: Any, query_tokens: Tokens, key_tokens: Tokens
+) -> jax.Array | None:
+    """Return n_BT: how many keys each query may see, at least 1; key tokens have the axis C first.
+
+    None for a normalizer that does not need it.
+    """
+    if isinstance(kind.normalizer, Exponential):
+        return None
 
     def count(n_BT, tokens):
-        return n_BT + inputs.mask.allowed(inputs.query_tokens, tokens).sum(-1), None
+        return n_BT + inputs.mask.allowed(query_tokens, tokens).sum(-1), None
 
-    n_BT, _ = jax.lax.scan(count, jnp.zeros_like(inputs.query_tokens.positions_BT), key_tokens)
+    n_BT, _ = jax.lax.scan(count, jnp.zeros_like(query_tokens.positions_BT), key_tokens)
     return jnp.maximum(n_BT, 1)
 
 
-def _heads_last(x_BKGT1: jax.Array) -> jax.Array:
+def heads_last(x_BKGT1: jax.Array) -> jax.Array:
     """Reshape x_BKGT1 to x_BTN1."""
     B, K, G, T, _ = x_BKGT1.shape
     return jnp.moveaxis(x_BKGT1.reshape(B, K * G, T, 1), 1, 2)

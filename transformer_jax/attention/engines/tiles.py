@@ -15,6 +15,7 @@ class SiteSpec(NamedTuple):
     heads: HeadDims
     dtype: str  # of the computation
     attention_dropout: bool  # whether weights are dropped in training
+    context: int = 1  # over how many devices `parallel.mesh.context` cuts a row
 
 
 def pad_time(tree: Any, before: int, after: int) -> Any:

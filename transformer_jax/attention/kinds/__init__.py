@@ -1,7 +1,7 @@
 """The table of attention kinds: one row for each, and one file.
 
-The features and decays of linear attention have files of their own beside it, `linear_features` and
-`linear_decays`, because no other kind uses them.
+The features, decays and rows of linear attention have files of their own beside it,
+`linear_features`, `linear_decays` and `linear_rows`, because no other kind uses them.
 """
 
 from transformer_jax.attention.base import Attention

@@ -9,7 +9,8 @@ Letters of this file: R features of a head, C queries and S keys of a chunk, M c
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+import functools
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,22 @@ import jax.numpy as jnp
 from transformer_jax import spec
 from transformer_jax.attention import projections
 from transformer_jax.attention.base import Attention, AttentionInputs
+from transformer_jax.attention.engines.pieces import Pieces, attend_in_pieces
 from transformer_jax.attention.kinds.linear_decays import DECAYS, Decay, NoDecay, sum_between
 from transformer_jax.attention.kinds.linear_features import FEATURES, Elu, FeatureMap
+from transformer_jax.attention.kinds.linear_rows import (
+    CausalInputs,
+    KeysValues,
+    State,
+    append_axes,
+    append_queries_to_keys,
+    last_segment,
+    reverse_time,
+    split_chunks,
+    state_before,
+    turn_around,
+    zero_padding,
+)
 from transformer_jax.attention.masks import Causal, Mask, Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.layers.functional import rms_norm
@@ -26,32 +41,6 @@ from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.ranges import number
 
 PAST = Segments() & Causal()
-
-
-class KeysValues(NamedTuple):
-    """Projected keys and values, and the logarithm of the decay at each token."""
-
-    k_BSKH: jax.Array
-    v_BSKH: jax.Array
-    decay_BSKR: jax.Array  # K and R may be 1
-
-
-class CausalInputs(NamedTuple):
-    """Queries and keys of the same tokens, for the recurrence.
-
-    Padding holds zeros: its keys, values and log decays change nothing.
-    """
-
-    q_BTNH: jax.Array
-    keys: KeysValues
-    tokens: Tokens
-
-
-class State(NamedTuple):
-    """S = Σ φ(k) vᵀ over the past of one segment, with its decay: the cache of this kind."""
-
-    sums_BKRH: jax.Array
-    segment_B: jax.Array  # the segment that was summed; 0: none yet, and the sums are 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +74,7 @@ class Linear(Attention):
 
     def supports(self) -> frozenset[str]:
         both_ways = {'encoder', 'cross'} if self._divides() else set()
-        return frozenset({'causal', 'padding', 'segments', 'decode'} | both_ways)
+        return frozenset({'causal', 'padding', 'segments', 'decode', 'context'} | both_ways)
 
     def project_queries(self, scope: ParamScope, x_BTD: jax.Array, tokens: Tokens) -> jax.Array:
         return projections.queries(scope, x_BTD, tokens)
@@ -104,18 +93,36 @@ class Linear(Attention):
         return {'norm_H': scope.parameter('head_norm', shape, ('head_dim',), ones)}
 
     def attend(self, queries: jax.Array, keys: KeysValues, inputs: AttentionInputs) -> jax.Array:
-        q_BTNH = _zero_padding(queries, inputs.query_tokens)
+        # Of cross-attention no piece of the keys is the past or the future of a piece of queries.
+        own = inputs.query_tokens is inputs.key_tokens
+        attend_piece = functools.partial(self._attend_piece, own)
+        return attend_in_pieces(attend_piece, queries, keys, inputs)
+
+    def _attend_piece(
+        self,
+        own: bool,
+        pieces: Pieces,
+        queries: jax.Array,
+        keys: KeysValues,
+        inputs: AttentionInputs,
+    ) -> jax.Array:
+        """Return o_BTNH of this device's piece; `own`: of self-attention.
+
+        Self-attention passes states between devices; cross-attention gathers the keys.
+        """
+        q_BTNH = zero_padding(queries, inputs.query_tokens)
         prepared = self._prepare_keys(keys, inputs.key_tokens)
+        causal = CausalInputs(q_BTNH, prepared, inputs.query_tokens)
         empty = self.init_cache(keys, 0, inputs.mask)
         _, ahead = inputs.mask.reach()
         if ahead == 0:
-            o_BTNH, _ = self._recur(CausalInputs(q_BTNH, prepared, inputs.query_tokens), empty)
-        elif q_BTNH.shape[1] <= self._chunk():
-            o_BTNH = self._attend_all_pairs(q_BTNH, prepared, inputs.allowed_BTS())
+            o_BTNH = self._attend_past(pieces, causal, empty)
+        elif own and pieces.count > 1:
+            o_BTNH = self._attend_past_and_future(pieces, causal, empty)
         else:
-            causal, indices_BT = _append_queries_to_keys(q_BTNH, prepared, inputs)
-            o_BLNH, _ = self._recur(causal, empty)
-            o_BTNH = jnp.take_along_axis(o_BLNH, indices_BT[..., None, None], axis=1)
+            prepared, key_tokens = pieces.gather_time((prepared, inputs.key_tokens))
+            inputs = dataclasses.replace(inputs, key_tokens=key_tokens)
+            o_BTNH = self._attend_all(q_BTNH, prepared, inputs, empty)
         return self._divide(o_BTNH).astype(keys.v_BSKH.dtype)
 
     def postprocess_heads(self, o_BTNH: jax.Array, params: Any) -> jax.Array:
@@ -131,7 +138,7 @@ class Linear(Attention):
         self, queries: jax.Array, keys: KeysValues, inputs: AttentionInputs, cache: State
     ) -> tuple[jax.Array, State]:
         tokens = inputs.query_tokens
-        q_BTNH, prepared = _zero_padding(queries, tokens), self._prepare_keys(keys, tokens)
+        q_BTNH, prepared = zero_padding(queries, tokens), self._prepare_keys(keys, tokens)
         o_BTNH, cache = self._recur(CausalInputs(q_BTNH, prepared, tokens), cache)
         return self._divide(o_BTNH).astype(keys.v_BSKH.dtype), cache
 
@@ -150,7 +157,7 @@ class Linear(Attention):
         v_BSKH = v_BSKH.astype(jnp.float32)
         if self._divides():
             v_BSKH = jnp.concatenate([v_BSKH, jnp.ones_like(v_BSKH[..., :1])], axis=-1)
-        return KeysValues(*(_zero_padding(x, tokens) for x in (k_BSKH, v_BSKH, decay_BSKR)))
+        return KeysValues(*(zero_padding(x, tokens) for x in (k_BSKH, v_BSKH, decay_BSKR)))
 
     def _divide(self, o_BTNH: jax.Array) -> jax.Array:
         """Divide the weighted values by the sum of weights, their last element; 0 / 0 is 0 here."""
@@ -158,6 +165,45 @@ class Linear(Attention):
             return o_BTNH
         total_BTN1 = o_BTNH[..., -1:]
         return o_BTNH[..., :-1] / jnp.where(total_BTN1 > 0, total_BTN1, 1)
+
+    def _attend_past(
+        self, pieces: Pieces, causal: CausalInputs, empty: State, backwards: bool = False
+    ) -> jax.Array:
+        """Return o_BTNH of each token over its segment up to itself, in all pieces of the row."""
+        if pieces.count == 1:
+            return self._recur(causal, empty)[0]
+        # Once for the state that this piece adds, and again from the state of all before it: the
+        # compiler removes the outputs of the first time.
+        _, end = self._recur(causal, empty)
+        decay_BKR = jnp.exp(causal.keys.decay_BSKR.sum(1))
+        before = state_before(pieces, end, decay_BKR, backwards)
+        return self._recur(causal, before)[0]
+
+    def _attend_past_and_future(
+        self, pieces: Pieces, causal: CausalInputs, empty: State
+    ) -> jax.Array:
+        """Return o_BTNH of each token over its whole segment, in all pieces of the row."""
+        past_BTNH = self._attend_past(pieces, causal, empty)
+        turned_BTNH = self._attend_past(pieces, turn_around(causal), empty, backwards=True)
+        # Both hold the token itself.
+        return past_BTNH + reverse_time(turned_BTNH) - jax.checkpoint(self._attend_itself)(causal)
+
+    def _attend_itself(self, causal: CausalInputs) -> jax.Array:
+        """Return o_BTNH of each token over itself alone."""
+        q_BTKGR, k_BTKR = self._features(causal.q_BTNH, causal.keys.k_BSKH)
+        weights_BTKG = jnp.einsum('BTKGR,BTKR->BTKG', q_BTKGR, k_BTKR)
+        o_BTKGH = weights_BTKG[..., None] * causal.keys.v_BSKH[:, :, :, None]
+        return o_BTKGH.reshape(*causal.q_BTNH.shape[:3], -1)
+
+    def _attend_all(
+        self, q_BTNH: jax.Array, keys: KeysValues, inputs: AttentionInputs, empty: State
+    ) -> jax.Array:
+        """Return o_BTNH of each query over all keys of its segment, whichever row they are of."""
+        if q_BTNH.shape[1] <= self._chunk():
+            return self._attend_all_pairs(q_BTNH, keys, inputs.allowed_BTS())
+        causal, indices_BT = append_queries_to_keys(q_BTNH, keys, inputs)
+        o_BLNH, _ = self._recur(causal, empty)
+        return jnp.take_along_axis(o_BLNH, indices_BT[..., None, None], axis=1)
 
     def _recur(self, causal: CausalInputs, state: State) -> tuple[jax.Array, State]:
         """Run the recurrence over a row.
@@ -167,7 +213,7 @@ class Linear(Attention):
         """
         B, T, N, _ = causal.q_BTNH.shape
         C = min(self._chunk(), T)
-        chunks = jax.tree.map(lambda x_BT: _split_chunks(x_BT, C), causal)
+        chunks = jax.tree.map(lambda x_BT: split_chunks(x_BT, C), causal)
         # The backward pass computes each chunk again, from the state before it: only states are
         # stored.
         state, o_MBCNH = jax.lax.scan(jax.checkpoint(self._process_chunk), state, chunks)
@@ -190,15 +236,15 @@ class Linear(Attention):
         o_BCKGH = jnp.einsum('BKGCS,BSKH->BCKGH', weights_BKGCS, v_BSKH)
         # Tokens before the chunk, for the queries of the segment that the state has summed.
         same_BC = segments_BC == segment_B[:, None]
-        q_BCKGR = jnp.where(_append_axes(same_BC, 5), q_BCKGR * since_BCKR[:, :, :, None], 0)
+        q_BCKGR = jnp.where(append_axes(same_BC, 5), q_BCKGR * since_BCKR[:, :, :, None], 0)
         o_BCKGH += jnp.einsum('BCKGR,BKRH->BCKGH', q_BCKGR, sums_BKRH)
 
         # The state after the chunk is that of its last segment.
-        last_B = _last_segment(segment_B, segments_BC)
+        last_B = last_segment(segment_B, segments_BC)
         in_last_BC = segments_BC == last_B[:, None]
-        k_BSKR = jnp.where(_append_axes(in_last_BC, 4), k_BSKR * jnp.exp(log_BCSKR[:, -1]), 0)
+        k_BSKR = jnp.where(append_axes(in_last_BC, 4), k_BSKR * jnp.exp(log_BCSKR[:, -1]), 0)
         sums_BKRH = jnp.where(
-            _append_axes(segment_B == last_B, 4), sums_BKRH * since_BCKR[:, -1, :, :, None], 0
+            append_axes(segment_B == last_B, 4), sums_BKRH * since_BCKR[:, -1, :, :, None], 0
         )
         sums_BKRH += jnp.einsum('BSKR,BSKH->BKRH', k_BSKR, v_BSKH)
         B, C, K, G, H = o_BCKGH.shape
@@ -241,57 +287,3 @@ def weigh(
         k_BCSKR = k_BSKR[:, None] * decay_BCSKR
         weights_BKGCS = jnp.einsum('BCKGR,BCSKR->BKGCS', q_BCKGR, k_BCSKR)
     return jnp.where(allowed_BCS[:, None, None], weights_BKGCS, 0)
-
-
-def _append_queries_to_keys(
-    q_BTNH: jax.Array, keys: KeysValues, inputs: AttentionInputs
-) -> tuple[CausalInputs, jax.Array]:
-    """Build a row of L = S + T tokens in which the keys of each segment come before its queries.
-
-    In this row the past of a query is all keys of its segment. So self-attention in both
-    directions and cross-attention cost what causal attention costs, packed or not.
-
-    Returns:
-        (the row, indices_BT of the queries in it).
-    """
-    T, S = q_BTNH.shape[1], keys.k_BSKH.shape[1]
-    segments_BL = jnp.concatenate(
-        [inputs.key_tokens.segments_BT, inputs.query_tokens.segments_BT], axis=1
-    )
-    order_BL = jnp.argsort(segments_BL, axis=1, stable=True)
-
-    def place(x, before=0, after=0):
-        x_BL = jnp.pad(x, ((0, 0), (before, after), *(x.ndim - 2) * ((0, 0),)))
-        return jnp.take_along_axis(x_BL, _append_axes(order_BL, x.ndim), axis=1)
-
-    positions_BL = jnp.broadcast_to(jnp.arange(S + T)[None], segments_BL.shape)
-    causal = CausalInputs(
-        place(q_BTNH, before=S),
-        jax.tree.map(lambda x: place(x, after=T), keys),
-        Tokens(positions_BL, place(segments_BL)),
-    )
-    return causal, jnp.argsort(order_BL, axis=1)[:, S:]
-
-
-def _last_segment(segment_B: jax.Array, segments_BC: jax.Array) -> jax.Array:
-    """Return the segment of the last token that is not padding; `segment_B` where all are."""
-    segments_BC = jnp.concatenate([segment_B[:, None], segments_BC], axis=1)
-    index_BC = jnp.where(segments_BC != 0, jnp.arange(segments_BC.shape[1])[None], 0)
-    return jnp.take_along_axis(segments_BC, index_BC.max(1, keepdims=True), axis=1)[:, 0]
-
-
-def _zero_padding(x: jax.Array, tokens: Tokens) -> jax.Array:
-    """Set an array [B, T, …] to 0 where its token is padding."""
-    return jnp.where(_append_axes(tokens.segments_BT != 0, x.ndim), x, 0)
-
-
-def _split_chunks(x_BT: jax.Array, C: int) -> jax.Array:
-    """Cut an array [B, T, …] into chunks [M, B, C, …], the last one filled up with padding."""
-    B, T, *rest = x_BT.shape
-    x_BT = jnp.pad(x_BT, ((0, 0), (0, -T % C), *len(rest) * ((0, 0),)))
-    return jnp.moveaxis(x_BT.reshape(B, -1, C, *rest), 1, 0)
-
-
-def _append_axes(x: jax.Array, ndim: int) -> jax.Array:
-    """Append axes of size 1, so that the array has `ndim` axes."""
-    return x.reshape(*x.shape, *(ndim - x.ndim) * (1,))
