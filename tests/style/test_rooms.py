@@ -31,6 +31,7 @@ ROOMS = (
     'losses',
     'decoding',
     'config',
+    'efficiency',
     'evaluation',
     'training',
     'profiling',

@@ -16,6 +16,7 @@ from transformer_jax import config as config_lib
 from transformer_jax.config import resolve
 from transformer_jax.data.tokenizers import BytePairs
 from transformer_jax.display.evaluations import evaluation_table
+from transformer_jax.efficiency.time_spent import TimeSpent, read_stretches
 from transformer_jax.errors import ConfigError, DataError, Diverged
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.storage.checkpoints import Checkpoints
@@ -56,6 +57,15 @@ def test_the_workdir_tells_the_whole_run(run):
         'learning_rate',
         'tokens_per_second',
         'data_wait',
+        'tokens_per_second_per_device',
+        'model_flops_per_second',
+        'mfu',
+        'step_seconds_p50',
+        'step_seconds_p90',
+        'step_seconds_p99',
+        'compile_seconds',
+        'memory_peak_bytes',
+        'goodput',
     } <= events(workdir, 'train')[0].keys()
     assert [event['step'] for event in events(workdir, 'validation')] == [
         5,
@@ -78,6 +88,14 @@ def test_the_workdir_tells_the_whole_run(run):
     assert any('step 10: validation loss' in remark for remark in remarks)
     lowest = min(events(workdir, 'validation'), key=lambda event: event['loss'])
     assert best == {'step': lowest['step'], 'metric': 'loss', 'value': lowest['loss']}
+
+
+def test_the_record_of_the_time_covers_the_whole_run(run):
+    spent = TimeSpent(read_stretches(epath.Path(run[0] / 'times.jsonl')))
+    assert (spent.starts, spent.between) == (1, 0.0)
+    assert {'setup', 'compile', 'wait', 'evaluate', 'save', 'steps'} <= spent.seconds.keys()
+    assert min(spent.seconds.values()) >= 0
+    assert 0 < events(run[0], 'train')[-1]['goodput'] < 1
 
 
 def test_learning_rate_and_tokens_are_those_of_the_step(run):

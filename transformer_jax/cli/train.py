@@ -20,6 +20,13 @@ def define_train(values: Flags) -> None:
     define_config(values)
     define_workdir(values)
     define_changed_data(values)
+    flags.DEFINE_string(
+        'profile',
+        '',
+        'START:STOP: trace the steps after START up to STOP, and print the ten operations that '
+        'took most time.',
+        flag_values=values,
+    )
     flags.DEFINE_bool(
         'distributed',
         False,
@@ -65,9 +72,12 @@ def run_train(values: Flags) -> None:
     # First: the others hear of what is wrong here.
     join_processes(values)
     config, workdir = read_config(values), required(values, 'workdir')
+    from transformer_jax.efficiency.profile import Window
+    from transformer_jax.training.recording import Recording
     from transformer_jax.training.train import train
 
-    best = train(config, workdir, log, values.allow_changed_data)
+    recording = Recording(Window.parse(values.profile) if values['profile'].present else None)
+    best = train(config, workdir, log, values.allow_changed_data, recording)
     log(
         f'done: {workdir}'
         + (f'; best {best["metric"]} {best["value"]:.4f} at step {best["step"]}' if best else '')

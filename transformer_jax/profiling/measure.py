@@ -16,9 +16,10 @@ from transformer_jax.batch import Batch
 from transformer_jax.config import Components
 from transformer_jax.data import Data, load_data
 from transformer_jax.data.batching import padded_rows
+from transformer_jax.efficiency.flops import forward_flops, portable
+from transformer_jax.efficiency.timing import seconds
 from transformer_jax.models import build_model
 from transformer_jax.profiling import flops as costs
-from transformer_jax.profiling.timing import seconds
 from transformer_jax.storage.files import temporary_directory
 from transformer_jax.storage.metrics_writer import read_metrics
 from transformer_jax.training.programs import TrainProgram, make_program
@@ -92,7 +93,7 @@ def measure_step(components: Components, tokenizer: epath.Path | None = None) ->
         for planned in map(data.plan.step, range(min(COUNTED_STEPS, data.steps_per_epoch)))
     )
     batches = _one_batch_per_shape(data, program, len(counts))
-    traced = build_model(costs.portable(components.architecture))
+    traced = build_model(portable(components.architecture))
     state, flops, times, spread, memory = program.init_state(), 0.0, 0.0, 0.0, 0
     for (planned_rows, length), count in counts.items():
         rows, share = padded_rows(planned_rows, program.rows_multiple), count / counts.total()
@@ -103,7 +104,7 @@ def measure_step(components: Components, tokenizer: epath.Path | None = None) ->
         state, taken = _time_steps(compiled, state, batch)
         times += share * statistics.median(taken)
         spread += share * relative_spread(taken)
-        flops += share * 3 * costs.forward_flops(traced, program.abstract.params, rows, length)
+        flops += share * 3 * forward_flops(traced, program.abstract.params, rows, length)
     return StepMeasurement(flops, times, memory, spread)
 
 

@@ -5,6 +5,7 @@
 - run.json: a record of every start: commit, versions, devices, engines of attention, command,
   times, how it ended
 - metrics.jsonl: one object per event, with `step` and `split`; events/ has the same for TensorBoard
+- times.jsonl: where the time of all starts went; profile/: traces of steps
 - evaluations.json: the results of `evaluate`
 - checkpoints/, tokenizer/, samples/, lock
 
@@ -67,6 +68,8 @@ class Workdir:
         self.config_path = self.path / 'config.json'
         self.run_path = self.path / 'run.json'
         self.metrics_path = self.path / 'metrics.jsonl'
+        self.times_path = self.path / 'times.jsonl'
+        self.profile_path = self.path / 'profile'
         self.events_path = self.path / 'events'
         self.evaluations_path = self.path / 'evaluations.json'
         group = find_group(self.path)
