@@ -17,6 +17,7 @@ from transformer_jax.config import Components
 from transformer_jax.data import Data, load_data
 from transformer_jax.data.batching import padded_rows
 from transformer_jax.efficiency.flops import forward_flops, portable
+from transformer_jax.efficiency.time_spent import TimeSpent, read_stretches
 from transformer_jax.efficiency.timing import seconds
 from transformer_jax.models import build_model
 from transformer_jax.profiling import flops as costs
@@ -145,6 +146,18 @@ def relative_spread(seconds_taken: Sequence[float]) -> float:
     """Return the distance between the quartiles of some times, as a share of their median."""
     low, median, high = statistics.quantiles(seconds_taken, n=4, method='inclusive')
     return (high - low) / median
+
+
+def logged_mfu(path: epath.Path) -> float | None:
+    """Return the median MFU of the lines of a run's metrics.jsonl; None where it has none."""
+    found = [event['mfu'] for event in read_metrics(path) if 'mfu' in event]
+    return statistics.median(found) if found else None
+
+
+def logged_goodput(path: epath.Path) -> float | None:
+    """Return the goodput over all starts that a times.jsonl records; None where it has none."""
+    stretches = read_stretches(path)
+    return TimeSpent(stretches).goodput if stretches else None
 
 
 def logged_seconds(path: epath.Path) -> float:

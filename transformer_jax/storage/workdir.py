@@ -58,6 +58,7 @@ class Workdir:
         seed_index: the place of the run in its group: the index of its slices.
         checkpoints_path: of the run, or of its group.
         tokenizer_path: of the run, or of its group.
+        times_path: of the run, or of its group.
 
     Raises:
         WorkdirError: the directory cannot be used, or the file of seed groups above it is damaged.
@@ -68,7 +69,6 @@ class Workdir:
         self.config_path = self.path / 'config.json'
         self.run_path = self.path / 'run.json'
         self.metrics_path = self.path / 'metrics.jsonl'
-        self.times_path = self.path / 'times.jsonl'
         self.profile_path = self.path / 'profile'
         self.events_path = self.path / 'events'
         self.evaluations_path = self.path / 'evaluations.json'
@@ -78,6 +78,7 @@ class Workdir:
         shared = group.path if group else self.path
         self.checkpoints_path = shared / 'checkpoints'
         self.tokenizer_path = shared / 'tokenizer'
+        self.times_path = shared / 'times.jsonl'
         self.samples_path = self.path / 'samples'
         self.curves_path = self.path / 'curves.png'
 
