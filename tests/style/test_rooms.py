@@ -21,6 +21,7 @@ ROOMS = (
     'host_memory',
     'storage',
     'display',
+    'trackers',
     'layers',
     'positions',
     'attention',

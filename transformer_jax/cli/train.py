@@ -27,6 +27,13 @@ def define_train(values: Flags) -> None:
         'took most time.',
         flag_values=values,
     )
+    flags.DEFINE_list(
+        'trackers',
+        [],
+        'Send the numbers of the run to these too: wandb, mlflow, aim, trackio, or a class of your '
+        'own, as in my_trackers.Mine.',
+        flag_values=values,
+    )
     flags.DEFINE_bool(
         'distributed',
         False,
@@ -76,7 +83,8 @@ def run_train(values: Flags) -> None:
     from transformer_jax.training.recording import Recording
     from transformer_jax.training.train import train
 
-    recording = Recording(Window.parse(values.profile) if values['profile'].present else None)
+    profile = Window.parse(values.profile) if values['profile'].present else None
+    recording = Recording(profile, tuple(dict.fromkeys(values.trackers)))
     best = train(config, workdir, log, values.allow_changed_data, recording)
     log(
         f'done: {workdir}'

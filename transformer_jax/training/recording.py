@@ -3,6 +3,7 @@
 import dataclasses
 
 from transformer_jax.efficiency.profile import Window
+from transformer_jax.trackers.kinds import require_tracker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,14 +12,22 @@ class Recording:
 
     Attributes:
         profile: the steps that are traced for XProf; None: none.
+        trackers: the programs that get the numbers of the run, see `trackers.kinds`.
     """
 
     profile: Window | None = None
+    trackers: tuple[str, ...] = ()
 
-    def require_within(self, steps: int) -> None:
-        """Raise ConfigError where a run of so many steps does not have the steps of `profile`."""
+    def require_possible(self, steps: int) -> None:
+        """Check that a run of so many steps on this machine can record all of this.
+
+        Raises:
+            ConfigError: it does not have the steps of `profile`, or a tracker is not installed.
+        """
         if self.profile is not None:
             self.profile.require_within(steps)
+        for name in self.trackers:
+            require_tracker(name)
 
 
 NOTHING = Recording()

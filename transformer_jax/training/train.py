@@ -64,7 +64,7 @@ def train(
             if one seed or more diverged.
     """
     require_same_start(config, path)
-    recording.require_within(config.train.steps)
+    recording.require_possible(config.train.steps)
     if config.train.num_seeds == 1:
         [record] = _train(
             config, path, log, allow_changed_data=allow_changed_data, recording=recording
@@ -170,14 +170,16 @@ def _train(
             runs = stack.enter_context(seed_groups.open_group(group, members, data, log))
             trainer = _make_group_trainer(components, runs, workdir, signals, log, profiler)
         trainer.start(workdir.tokenizer_path, allow_changed_data)
+        for run in trainer.runs:
+            run.open_trackers(recording.trackers)
         try:
             trainer.run()
+            for run in trainer.runs:
+                run.draw_curves()
         finally:
             trainer.close()
         if trainer.failed:
             end['exit'] = f'Diverged: {"; ".join(run.record.failed for run in trainer.runs)}'
-        for run in trainer.runs:
-            run.draw_curves()
         return [run.record for run in trainer.runs]
 
 
