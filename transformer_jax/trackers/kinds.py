@@ -14,8 +14,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from etils import epath
+
 from transformer_jax import spec
 from transformer_jax.errors import ConfigError
+from transformer_jax.storage.files import write_text
 from transformer_jax.storage.tracker import Tracker
 
 PROJECT = 'transformer_jax'
@@ -112,15 +115,24 @@ class MLflow:
 
 
 class Aim:
-    """Aim; its repository is the one of `AIM_REPO`, by default `.aim` in the current folder."""
+    """Aim; its repository is the one of `AIM_REPO`, by default `.aim` in the current folder.
+
+    Records are shown once Aim has indexed them: `aim up` does, or `aim storage reindex`.
+    """
 
     package = 'aim'
 
     def __init__(self, run: RunName):
         self._aim = importlib.import_module('aim')
+        # Aim chooses the hash by which a later start finds the record again.
+        stored = epath.Path(run.directory) / 'aim.txt'
         self._run = self._aim.Run(
-            repo=os.environ.get('AIM_REPO'), experiment=PROJECT, system_tracking_interval=None
+            run_hash=stored.read_text() if stored.exists() else None,
+            repo=os.environ.get('AIM_REPO'),
+            experiment=PROJECT,
+            system_tracking_interval=None,
         )
+        write_text(stored, self._run.hash)
         self._run.name = run.name
         self._run['run'] = run.run_id
 
