@@ -42,8 +42,8 @@ subprocess.run([sys.executable, '-c', reindex, *arguments], check=True, capture_
 (run,) = aim.Repo(sys.argv[1]).iter_runs()
 assert run['config', 'train.steps'] == 4
 (metric,) = [m for m in run.metrics() if m.name == 'train/loss']
-steps, values = metric.values.sparse_numpy()
-print(json.dumps(sorted(zip(steps.tolist(), values.tolist()))))
+steps, (values, *_) = metric.data.items_list()
+print(json.dumps(sorted(zip(steps, values))))
 """,
     'trackio': """
 import glob, sqlite3

@@ -16,7 +16,7 @@ class Tracker(Protocol):
         ...
 
     def log_artifact(self, path: str) -> None:
-        """Record a file."""
+        """Record a file, such as a picture of the learning curves."""
         ...
 
     def finish(self) -> None:
