@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax import config as config_lib
+from transformer_jax.efficiency.timing import matmul_peak, seconds
 from transformer_jax.models import dummy_batch
 from transformer_jax.profiling.compiled import read_compiled
 from transformer_jax.profiling.lowered import lower
 from transformer_jax.profiling.roofline import Peaks, predict
-from transformer_jax.profiling.timing import matmul_peak, seconds
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.training.programs import make_program
 

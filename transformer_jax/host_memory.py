@@ -73,6 +73,12 @@ def machine_memory() -> int:
     return size
 
 
+def peak_memory() -> int:
+    """Return the most bytes of memory that this process has had."""
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def exhausted(error: BaseException) -> str:
     """Return the message for an error that means no memory is left; '' for any other error.
 

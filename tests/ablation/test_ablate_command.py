@@ -65,7 +65,7 @@ def outcome(root) -> list:
     """Return what must not depend on how often a run was killed: all but times."""
     content = json.loads((root / 'results.json').read_text())
     assert not content['missing']
-    times = ('step_seconds', 'step_spread', 'wall_seconds', 'date', 'commit')
+    times = ('step_seconds', 'step_spread', 'wall_seconds', 'mfu', 'goodput', 'date', 'commit')
     told = [
         {key: value for key, value in run.items() if key not in times} for run in content['runs']
     ]

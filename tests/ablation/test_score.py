@@ -47,6 +47,8 @@ def test_a_result_tells_quality_and_cost(real):
     assert run['flops'] > run['params']
     assert (run['steps'], run['step'], run['folder']) == (4, 4, 'base')
     assert 0 < run['step_seconds'] < run['wall_seconds']
+    assert 0 < run['mfu'] < 1
+    assert 0 < run['goodput'] < 1
     assert 'host' not in run['machine']
     assert lines[-1].startswith('1 of 1 runs done')
     assert any(line.startswith('base/0: step 4/4: loss') for line in lines)

@@ -20,6 +20,7 @@ from transformer_jax.attention.engines import SiteSpec, blocked, chunked, dense,
 from transformer_jax.attention.kinds.softmax import KeysValues, Queries, Softmax
 from transformer_jax.attention.masks import Segments
 from transformer_jax.config import resolve, resolve_architecture
+from transformer_jax.efficiency.flops import matmul_flops
 from transformer_jax.errors import ConfigError
 from transformer_jax.layers.param_scope import HeadDims
 from transformer_jax.models.blocks import Block
@@ -27,7 +28,6 @@ from transformer_jax.models.multi_head import PAST
 from transformer_jax.partitioning.rules import logical_rules
 from transformer_jax.positions import POSITIONS, Position
 from transformer_jax.profiling.cost_report import cost_report
-from transformer_jax.profiling.flops import matmul_flops
 from transformer_jax.schema import DataConfig, ExperimentConfig, ModelConfig
 from transformer_jax.training.programs import make_program
 

@@ -13,11 +13,11 @@ from helpers.build import build_model, dummy_batch, with_vocabulary
 from transformer_jax import spec
 from transformer_jax.batch import Tokens
 from transformer_jax.config.resolve import parse_components
+from transformer_jax.efficiency.flops import forward_flops
 from transformer_jax.errors import ConfigError
 from transformer_jax.layers import moe
 from transformer_jax.layers.feed_forward import FFNS, FeedForward, MixtureOfExperts
 from transformer_jax.losses.model_loss import loss_sums
-from transformer_jax.profiling import flops as costs
 from transformer_jax.schema import (
     ExperimentConfig,
     MeshConfig,
@@ -358,7 +358,7 @@ def test_flops_are_those_of_the_chosen_experts(tiny):
         params = nn.meta.unbox(
             jax.eval_shape(model.init, jax.random.PRNGKey(0), dummy_batch(kind='decoder_only'))
         )['params']
-        return costs.forward_flops(model, params, 2, LENGTH)
+        return forward_flops(model, params, 2, LENGTH)
 
     tokens, network, weighted_sum = 2 * LENGTH, 2 * 2 * 16 * 32, 2 * 16
     for experts, k in ((4, 1), (8, 2)):

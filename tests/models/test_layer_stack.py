@@ -12,6 +12,7 @@ from helpers.support import experiment, losses, quiet
 
 import transformer_jax
 from transformer_jax.config import resolve
+from transformer_jax.efficiency.flops import forward_flops
 from transformer_jax.errors import ConfigError
 from transformer_jax.layers import dropout as dropout_lib
 from transformer_jax.losses.model_loss import loss_sums
@@ -19,7 +20,7 @@ from transformer_jax.models import abstract_params, build_model, init_params
 from transformer_jax.models.architecture import LayerScan
 from transformer_jax.models.layer_stack import REMATS, split_layers, stack_layers
 from transformer_jax.optim.roles import roles
-from transformer_jax.profiling.flops import activation_bytes, forward_flops
+from transformer_jax.profiling.flops import activation_bytes
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.training.train import train
 from transformer_jax.training.train_state import init_state

@@ -13,13 +13,13 @@ from transformer_jax.cli import main
 from transformer_jax.config import resolve
 from transformer_jax.data import load_data
 from transformer_jax.display.tables import print_benchmark
+from transformer_jax.efficiency import timing
 from transformer_jax.errors import ConfigError
 from transformer_jax.profiling import (
     bench_attention_result,
     bench_decode,
     bench_train_result,
     step_parts,
-    timing,
 )
 from transformer_jax.profiling.bench_attention import bench_attention
 from transformer_jax.profiling.bench_train import bench_train

@@ -15,8 +15,8 @@ from helpers.build import build_model, dummy_batch
 
 from transformer_jax import config as config_lib
 from transformer_jax.config import resolve
+from transformer_jax.efficiency.flops import forward_flops, matmul_flops
 from transformer_jax.errors import ConfigError, WorkdirError
-from transformer_jax.profiling import flops as costs
 from transformer_jax.profiling import inspect
 from transformer_jax.profiling.cost_report import GROWTH, cost_report
 from transformer_jax.schema import (
@@ -98,7 +98,7 @@ def test_forward_flops_are_those_that_xla_counts(changes):
         .compile()
     )
     # XLA also counts softmax, norms and additions.
-    ratio = costs.forward_flops(model, params, 8, 32) / compiled.cost_analysis()['flops']
+    ratio = forward_flops(model, params, 8, 32) / compiled.cost_analysis()['flops']
     assert 0.95 < ratio <= 1
 
 
@@ -106,9 +106,7 @@ def test_products_in_loops_and_branches_are_counted():
     once = 2 * 3**3
 
     def flops(function):
-        return costs.matmul_flops(
-            jax.make_jaxpr(function)(jax.ShapeDtypeStruct((3, 3), np.float32))
-        )
+        return matmul_flops(jax.make_jaxpr(function)(jax.ShapeDtypeStruct((3, 3), np.float32)))
 
     assert flops(lambda a: jax.lax.scan(lambda c, _: (c @ a, None), a, length=5)[0]) == 5 * once
     assert (

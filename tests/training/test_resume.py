@@ -8,6 +8,7 @@ import signal
 import threading
 
 import pytest
+from etils import epath
 from helpers.support import (
     events,
     experiment,
@@ -20,6 +21,7 @@ from helpers.support import (
     wait_until,
 )
 
+from transformer_jax.efficiency.time_spent import TimeSpent, read_stretches
 from transformer_jax.errors import Stopped
 from transformer_jax.storage import manifest
 from transformer_jax.storage.metrics_writer import MetricsWriter
@@ -88,6 +90,10 @@ def test_crashes_leave_no_trace(whole, tmp_path):
     train(experiment(**RUN), tmp_path, quiet)
     assert fingerprint(tmp_path) == fingerprint(whole)
     assert recorded(tmp_path) == recorded(whole)  # no step twice, none missing
+    spent = TimeSpent(read_stretches(epath.Path(tmp_path / 'times.jsonl')))
+    assert spent.starts == 5
+    assert spent.seconds['redone'] > 0
+    assert spent.seconds['restore'] > 0
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 the same.
 """
 
+import io
 import json
 import shutil
 
@@ -9,6 +10,7 @@ import jax
 import num2words
 import numpy as np
 import pytest
+import rich.console
 from etils import epath
 from helpers.support import events, experiment, fingerprint, losses, quiet, stop_at
 
@@ -16,11 +18,15 @@ from transformer_jax import config as config_lib
 from transformer_jax.config import resolve
 from transformer_jax.data.tokenizers import BytePairs
 from transformer_jax.display.evaluations import evaluation_table
+from transformer_jax.efficiency.profile import Window
+from transformer_jax.efficiency.time_spent import TimeSpent, read_stretches
 from transformer_jax.errors import ConfigError, DataError, Diverged
 from transformer_jax.inference.trained_run import TrainedRun
+from transformer_jax.profiling.inspect import inspect_workdir
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training.programs import make_program
+from transformer_jax.training.recording import Recording
 from transformer_jax.training.train import train
 
 
@@ -56,6 +62,15 @@ def test_the_workdir_tells_the_whole_run(run):
         'learning_rate',
         'tokens_per_second',
         'data_wait',
+        'tokens_per_second_per_device',
+        'model_flops_per_second',
+        'mfu',
+        'step_seconds_p50',
+        'step_seconds_p90',
+        'step_seconds_p99',
+        'compile_seconds',
+        'memory_peak_bytes',
+        'goodput',
     } <= events(workdir, 'train')[0].keys()
     assert [event['step'] for event in events(workdir, 'validation')] == [
         5,
@@ -78,6 +93,43 @@ def test_the_workdir_tells_the_whole_run(run):
     assert any('step 10: validation loss' in remark for remark in remarks)
     lowest = min(events(workdir, 'validation'), key=lambda event: event['loss'])
     assert best == {'step': lowest['step'], 'metric': 'loss', 'value': lowest['loss']}
+
+
+def test_the_record_of_the_time_covers_the_whole_run(run):
+    spent = TimeSpent(read_stretches(epath.Path(run[0] / 'times.jsonl')))
+    assert (spent.starts, spent.between) == (1, 0.0)
+    assert {'setup', 'compile', 'wait', 'evaluate', 'save', 'steps'} <= spent.seconds.keys()
+    assert min(spent.seconds.values()) >= 0
+    assert 0 < events(run[0], 'train')[-1]['goodput'] < 1
+
+
+def test_inspect_shows_where_the_time_went(run):
+    text = io.StringIO()
+    inspect_workdir(run[0], rich.console.Console(file=text))
+    *_, last = text.getvalue().splitlines()
+    assert 's in 1 start, goodput ' in text.getvalue()
+    assert 'scoring the validation split' in text.getvalue()
+    assert last.startswith('sha256 ')
+
+
+def test_a_profile_is_written_and_told(tmp_path):
+    remarks = []
+    recording = Recording(Window(2, 4))
+    train(experiment(train__steps=5), tmp_path, remarks.append, recording=recording)
+    assert {path.suffix for path in (tmp_path / 'profile').rglob('*.*')} == {'.pb', '.gz'}
+    head = next(index for index, line in enumerate(remarks) if 'largest operations' in line)
+    assert any('dot' in line or 'fusion' in line for line in remarks[head + 1 : head + 11])
+    assert any(f'xprof --logdir={tmp_path}/profile' in line for line in remarks)
+    train(experiment(train__steps=5), tmp_path, remarks.append, recording=recording)
+    assert 'no profile: the run goes on after step 5, and --profile begins after step 2' in remarks
+
+
+def test_a_profile_outside_of_the_run_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r'--profile=10:13 is no part of a run of train\.steps=12 steps'
+    ):
+        train(experiment(), tmp_path / 'w', quiet, recording=Recording(Window(10, 13)))
+    assert not (tmp_path / 'w' / 'config.json').exists()
 
 
 def test_learning_rate_and_tokens_are_those_of_the_step(run):

@@ -166,6 +166,8 @@ def _costs(trial: Trial, anew: bool) -> dict[str, Any]:
         'step_spread': measured.step_spread,
         'steps': config.train.steps,
         'wall_seconds': measure.logged_seconds(workdir.metrics_path),
+        'mfu': measure.logged_mfu(workdir.metrics_path),
+        'goodput': measure.logged_goodput(workdir.times_path),
         'side_by_side': len(group.members) if group else 1,
     }
 

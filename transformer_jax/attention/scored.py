@@ -24,6 +24,9 @@ from transformer_jax.layers.param_scope import ParamScope
 from transformer_jax.positions import Position, Tile
 from transformer_jax.ranges import number
 
+# The scopes of what is computed for each pair of query and key, in traces and for counting FLOPs.
+PAIRS, CAUSAL_PAIRS = 'pairs', 'causal_pairs'
+
 
 @dataclasses.dataclass(frozen=True)
 class Scored(Attention):
@@ -141,7 +144,9 @@ class Scored(Attention):
 
     def attend(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
         queries, keys = self.expand_keys_values(queries, keys, inputs)
-        return ENGINES[inputs.engine].attend(self, queries, keys, inputs)
+        _, ahead = inputs.mask.reach()
+        with jax.named_scope(PAIRS if ahead else CAUSAL_PAIRS):
+            return ENGINES[inputs.engine].attend(self, queries, keys, inputs)
 
     def weights(self, queries: Any, keys: Any, inputs: AttentionInputs) -> jax.Array:
         queries, keys = self.expand_keys_values(queries, keys, inputs)

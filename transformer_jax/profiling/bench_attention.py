@@ -19,6 +19,8 @@ from transformer_jax.attention import KINDS, Attention, AttentionInputs
 from transformer_jax.attention.engines import ENGINES, require_platform
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
+from transformer_jax.efficiency.flops import matmul_flops
+from transformer_jax.efficiency.timing import seconds, temporary_bytes
 from transformer_jax.errors import ConfigError
 from transformer_jax.host_memory import machine_memory
 from transformer_jax.layers.param_scope import HeadDims
@@ -31,8 +33,6 @@ from transformer_jax.profiling.bench_attention_result import (
     Sizes,
     fit_slopes,
 )
-from transformer_jax.profiling.flops import matmul_flops
-from transformer_jax.profiling.timing import seconds, temporary_bytes
 from transformer_jax.storage.provenance import describe_machine
 
 Log = Callable[[str], None]

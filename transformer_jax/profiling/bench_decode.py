@@ -19,8 +19,8 @@ from transformer_jax import config as config_lib
 from transformer_jax.batch import EOS
 from transformer_jax.decoding.decoder import make_decoder
 from transformer_jax.display.tables import result_table
+from transformer_jax.efficiency.timing import seconds
 from transformer_jax.errors import ConfigError
-from transformer_jax.profiling.timing import seconds
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.provenance import describe_machine
 from transformer_jax.training.programs import TrainProgram, make_program

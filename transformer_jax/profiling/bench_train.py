@@ -20,11 +20,13 @@ from transformer_jax.batch import Batch
 from transformer_jax.config import Components
 from transformer_jax.data import Data, load_data
 from transformer_jax.data.batching import padded_rows
+from transformer_jax.efficiency.flops import forward_flops, model_flops
+from transformer_jax.efficiency.meter import Meter
+from transformer_jax.efficiency.profile import Profiler
+from transformer_jax.efficiency.timing import TimedIterator, matmul_peak, seconds, temporary_bytes
 from transformer_jax.models import dummy_batch
 from transformer_jax.profiling.bench_train_result import Shape, ShapeTimes, TrainBench
-from transformer_jax.profiling.flops import forward_flops
 from transformer_jax.profiling.step_parts import time_step_parts
-from transformer_jax.profiling.timing import TimedIterator, matmul_peak, seconds, temporary_bytes
 from transformer_jax.schema import CheckpointConfig, EvaluateConfig, ExperimentConfig
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.storage.files import temporary_directory
@@ -199,8 +201,12 @@ def _time_loop(
 
     run = TrainingRun(components.config, data, workdir, quiet)
     checkpoints = Checkpoints(workdir.checkpoints_path, keep=1)
-    trainer = Trainer(components, run, program, checkpoints, _NoSignals(), quiet)
+    meter = Meter(components.architecture, workdir.times_path)
+    profiler = Profiler(None, workdir.profile_path, quiet, meter)
+    trainer = Trainer(components, run, program, checkpoints, _NoSignals(), quiet, profiler)
     trainer.start(workdir.tokenizer_path)
+    for _, length in data.shapes:
+        model_flops(components.architecture, length)  # Counted once, before the clock runs.
     iterator = TimedIterator(trainer.iterator)
     trainer.iterator = iterator
     trainer.saved = components.config.train.steps  # So that the last step is not saved.

@@ -26,17 +26,12 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from transformer_jax import config as config_lib
 from transformer_jax.data.batching import padded_rows
+from transformer_jax.efficiency.flops import forward_flops, traceable
 from transformer_jax.models import build_model
 from transformer_jax.models.layer_stack import split_layers
 from transformer_jax.partitioning.mesh import mesh_sizes
 from transformer_jax.partitioning.rules import partition_specs
-from transformer_jax.profiling.flops import (
-    activation_bytes,
-    batch_shapes,
-    forward_flops,
-    is_embedding,
-    traceable,
-)
+from transformer_jax.profiling.flops import activation_bytes, batch_shapes, is_embedding
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.training.train_state import TrainState, init_state
 

@@ -14,6 +14,7 @@ from etils import epath
 
 from transformer_jax import config as config_lib
 from transformer_jax.display.tables import output_console, result_table
+from transformer_jax.efficiency.time_spent import TimeSpent, read_stretches
 from transformer_jax.models import build_model
 from transformer_jax.profiling.cost_report import CostReport, Parameter, StepCost, cost_report
 from transformer_jax.schema import ExperimentConfig
@@ -50,11 +51,11 @@ def inspect_config(
 
 
 def inspect_workdir(path: epath.PathLike, console: rich.console.Console | None = None) -> None:
-    """Print a run's newest intact step, its best step, and `sha256 HEX  step N` of the newest.
+    """Print a run's newest intact step, its best step, where its time went, and its hash.
 
-    The hash covers parameters, optimizer state, rng and data position, and does not depend on the
-    devices of the run: two runs that ended in the same state print the same line. No file is
-    changed.
+    The last line is `sha256 HEX  step N` of the newest step. The hash covers parameters, optimizer
+    state, rng and data position, and does not depend on the devices of the run: two runs that ended
+    in the same state print the same line. No file is changed.
 
     Raises:
         ConfigError: not the workdir of a run, or its config.json does not fit its checkpoints.
@@ -80,6 +81,9 @@ def inspect_workdir(path: epath.PathLike, console: rich.console.Console | None =
     print_line(f'workdir {workdir.path}')
     print_line(f'newest  step {newest} of {components.config.train.steps}')
     print_line('best    ' + ('none recorded' if best is None else f'step {best}'))
+    if stretches := read_stretches(workdir.times_path):
+        for line in TimeSpent(stretches).lines():
+            print_line(line)
     print_line(f'sha256 {fingerprint(state, meta["data"])}  step {newest}')
 
 

@@ -9,6 +9,7 @@ import jax
 from transformer_jax import config as config_lib
 from transformer_jax.config import Components
 from transformer_jax.data.batching import padded_rows
+from transformer_jax.efficiency.flops import traceable
 from transformer_jax.errors import ConfigError
 from transformer_jax.evaluation.programs import compile_decoder, compile_scores
 from transformer_jax.models import abstract_params, build_model, dummy_batch
@@ -110,7 +111,7 @@ def _lower_step(components: Components, devices: Sequence[Any]) -> Lowered:
 
 
 def _model_flops(components: Components, params: Any, rows: int, length: int) -> int:
-    model = build_model(costs.traceable(components.architecture))
+    model = build_model(traceable(components.architecture))
     return costs.forward_flops(model, params, rows, length)
 
 

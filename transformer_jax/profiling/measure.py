@@ -16,10 +16,12 @@ from transformer_jax.batch import Batch
 from transformer_jax.config import Components
 from transformer_jax.data import Data, load_data
 from transformer_jax.data.batching import padded_rows
+from transformer_jax.efficiency.flops import forward_flops, portable
+from transformer_jax.efficiency.time_spent import TimeSpent, read_stretches
+from transformer_jax.efficiency.timing import seconds
 from transformer_jax.models import build_model
 from transformer_jax.partitioning.processes import from_primary
 from transformer_jax.profiling import flops as costs
-from transformer_jax.profiling.timing import seconds
 from transformer_jax.storage.files import temporary_directory
 from transformer_jax.storage.metrics_writer import read_metrics
 from transformer_jax.training.programs import TrainProgram, make_program
@@ -93,7 +95,7 @@ def measure_step(components: Components, tokenizer: epath.Path | None = None) ->
         for planned in map(data.plan.step, range(min(COUNTED_STEPS, data.steps_per_epoch)))
     )
     batches = _one_batch_per_shape(data, program, len(counts))
-    traced = build_model(costs.portable(components.architecture))
+    traced = build_model(portable(components.architecture))
     state, flops, times, spread, memory = program.init_state(), 0.0, 0.0, 0.0, 0
     for (planned_rows, length), count in counts.items():
         rows, share = padded_rows(planned_rows, program.rows_multiple), count / counts.total()
@@ -104,7 +106,7 @@ def measure_step(components: Components, tokenizer: epath.Path | None = None) ->
         state, taken = _time_steps(compiled, state, batch)
         times += share * statistics.median(taken)
         spread += share * relative_spread(taken)
-        flops += share * 3 * costs.forward_flops(traced, program.abstract.params, rows, length)
+        flops += share * 3 * forward_flops(traced, program.abstract.params, rows, length)
     return StepMeasurement(flops, times, memory, spread)
 
 
@@ -149,6 +151,18 @@ def relative_spread(seconds_taken: Sequence[float]) -> float:
     """Return the distance between the quartiles of some times, as a share of their median."""
     low, median, high = statistics.quantiles(seconds_taken, n=4, method='inclusive')
     return (high - low) / median
+
+
+def logged_mfu(path: epath.Path) -> float | None:
+    """Return the median MFU of the lines of a run's metrics.jsonl; None where it has none."""
+    found = [event['mfu'] for event in read_metrics(path) if 'mfu' in event]
+    return statistics.median(found) if found else None
+
+
+def logged_goodput(path: epath.Path) -> float | None:
+    """Return the goodput over all starts that a times.jsonl records; None where it has none."""
+    stretches = read_stretches(path)
+    return TimeSpent(stretches).goodput if stretches else None
 
 
 def logged_seconds(path: epath.Path) -> float:

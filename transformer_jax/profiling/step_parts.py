@@ -17,9 +17,9 @@ import jax
 import numpy as np
 
 from transformer_jax.batch import Batch
+from transformer_jax.efficiency.timing import seconds
 from transformer_jax.losses.cross_entropy import cross_entropy
 from transformer_jax.losses.model_loss import loss_sums
-from transformer_jax.profiling.timing import seconds
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.training.programs import TrainProgram
 from transformer_jax.training.train_state import dropout_rate

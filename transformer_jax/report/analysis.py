@@ -213,5 +213,7 @@ def _cost(matched: Mapping[str, Any], runs: Sequence[Result]) -> Cost:
         step_spread=over(max, 'step_spread'),
         memory_bytes=over(max, 'memory_bytes'),
         wall_seconds=over(statistics.mean, 'wall_seconds'),
+        mfu=over(statistics.median, 'mfu'),
+        goodput=over(statistics.mean, 'goodput'),
         matched=matched,
     )

@@ -99,7 +99,19 @@ def table_columns(table: Table, with_plot: bool = False) -> list[Column]:
             'cost',
             'of a run, the mean over runs; seeds side by side have shares of it',
         ),
+        *(column for column in _EFFICIENCY if _has(table, column)),
     ]
+
+
+# Left out of a table without them: results of earlier versions have neither.
+_EFFICIENCY = (
+    Column('mfu', 'MFU', 'cost', 'model FLOPs over the peak of the devices, while steps run'),
+    Column('goodput', 'goodput', 'cost', "share of a run's time spent on steps that count"),
+)
+
+
+def _has(table: Table, column: Column) -> bool:
+    return any(getattr(row.cost, column.key) is not None for row in table.rows)
 
 
 def cell(table: Table, row: VariantResult, column: Column) -> Cell:
@@ -223,4 +235,6 @@ _COST: dict[str, Callable[[Any], Cell]] = {
     'step': _step,
     'memory': lambda cost: Cell(numbers.size(cost.memory_bytes), cost.memory_bytes),
     'wall': lambda cost: Cell(numbers.seconds(cost.wall_seconds), cost.wall_seconds),
+    'mfu': lambda cost: Cell(numbers.percent(cost.mfu), cost.mfu),
+    'goodput': lambda cost: Cell(numbers.percent(cost.goodput), cost.goodput),
 }

@@ -27,6 +27,7 @@ COSTS = (
     'memory_bytes',
     'wall_seconds',
 )
+EFFICIENCY = ('mfu', 'goodput')  # left out where no run has them, as in earlier versions
 
 
 def runs_csv(report: Report) -> str:
@@ -59,6 +60,8 @@ def runs_csv(report: Report) -> str:
 def summary_csv(report: Report) -> str:
     """Write a line for each variant and metric, with all that was computed."""
     papers = list(dict.fromkeys(paper.name for table in report.tables for paper in table.papers))
+    every = [row.cost for table in report.tables for row in table.rows]
+    measured = [key for key in EFFICIENCY if any(getattr(cost, key) is not None for cost in every)]
     lines: list[list[Any]] = [
         [
             'variant',
@@ -70,6 +73,7 @@ def summary_csv(report: Report) -> str:
             *(f'over sentences: {key}' for key in RESAMPLED),
             *papers,
             *COSTS,
+            *measured,
         ]
     ]
     for table in report.tables:
@@ -85,7 +89,7 @@ def summary_csv(report: Report) -> str:
                     *_fields(row.comparison, COMPARISON),
                     *_fields(row.resampled, RESAMPLED),
                     *(theirs.get(paper) for paper in papers),
-                    *_fields(row.cost, COSTS),
+                    *_fields(row.cost, [*COSTS, *measured]),
                 ]
             )
     return _write_csv(lines)

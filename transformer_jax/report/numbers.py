@@ -66,6 +66,11 @@ def seconds(value: float | None) -> str:
     return f'{value / 60:.1f} min' if value < 7200 else f'{value / 3600:.1f} h'
 
 
+def percent(value: float | None) -> str:
+    """Write a share as '41.2%'."""
+    return NONE if value is None else f'{100 * value:.1f}%'
+
+
 def digits(value: float) -> str:
     """Write three significant digits, never a power of ten: 0.123, 12.3, 123, 1235."""
     if not value:

@@ -56,6 +56,9 @@ class Cost(NamedTuple):
             in the run where they are farthest; results of earlier versions have none.
         memory_bytes: of the compiled training step, the largest of any run.
         wall_seconds: of a run, the mean over runs.
+        mfu: model FLOPs over the peak of the devices, the median over runs; results of earlier
+            versions have neither this nor the next.
+        goodput: the share of a run's time that was spent on steps that count, the mean over runs.
         matched: what was solved for, {'model.d_ff': 240}, and the 'residual'.
     """
 
@@ -66,6 +69,8 @@ class Cost(NamedTuple):
     step_spread: float | None = None
     memory_bytes: float | None = None
     wall_seconds: float | None = None
+    mfu: float | None = None
+    goodput: float | None = None
     matched: Mapping[str, Any] = {}
 
 

@@ -1,16 +1,18 @@
 """The metrics of a run: metrics.jsonl and the same numbers for TensorBoard."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from etils import epath
 
 from transformer_jax.errors import WorkdirError
-from transformer_jax.storage.files import append_line, exists, write_text
+from transformer_jax.storage.files import append_line, exists, is_local, write_text
 from transformer_jax.storage.json_files import read_json_lines
 from transformer_jax.storage.json_text import decode_non_finite, to_json
 from transformer_jax.storage.side_records import EventFile
+from transformer_jax.storage.tracker import Tracker
 
 EVENT = {'step': int, 'split': str}  # what every line has
 
@@ -31,9 +33,22 @@ class MetricsWriter:
         """
         self._path = path
         self._events = None
+        self._trackers: tuple[Tracker, ...] = ()
         if jax.process_index() == 0:
             truncate_after(path, resumed)
             self._events = EventFile(events_path, resumed + 1)
+
+    def add_trackers(self, trackers: Sequence[Tracker], config: Mapping[str, Any]) -> None:
+        """Tell trackers the configuration, {'train.steps': 100}, and all numbers from here on."""
+        self._trackers = (*self._trackers, *trackers)
+        for tracker in trackers:
+            tracker.log_config(config)
+
+    def log_artifact(self, path: epath.Path) -> None:
+        """Tell the trackers of a file, where there is one on this machine."""
+        if is_local(path) and path.exists():
+            for tracker in self._trackers:
+                tracker.log_artifact(os.fspath(path))
 
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """Log one event: `values` are numbers, zero-dimensional arrays or strings.
@@ -54,11 +69,15 @@ class MetricsWriter:
             if isinstance(value, int | float)
         }
         self._events.add(step, numbers)
+        for tracker in self._trackers:
+            tracker.log(step, numbers)
 
     def close(self) -> None:
-        """Flush TensorBoard's files; metrics.jsonl needs no flush."""
+        """Flush TensorBoard's files and end the trackers; metrics.jsonl needs no flush."""
         if self._events is not None:
             self._events.close()
+        for tracker in self._trackers:
+            tracker.finish()
 
 
 def training_loss(event: Mapping[str, Any]) -> Any:

@@ -5,6 +5,7 @@
 - run.json: a record of every start: commit, versions, devices, engines of attention, command,
   times, how it ended
 - metrics.jsonl: one object per event, with `step` and `split`; events/ has the same for TensorBoard
+- times.jsonl: where the time of all starts went; profile/: traces of steps
 - evaluations.json: the results of `evaluate`
 - checkpoints/, tokenizer/, samples/, lock
 
@@ -57,6 +58,7 @@ class Workdir:
         seed_index: the place of the run in its group: the index of its slices.
         checkpoints_path: of the run, or of its group.
         tokenizer_path: of the run, or of its group.
+        times_path: of the run, or of its group.
 
     Raises:
         WorkdirError: the directory cannot be used, or the file of seed groups above it is damaged.
@@ -67,6 +69,7 @@ class Workdir:
         self.config_path = self.path / 'config.json'
         self.run_path = self.path / 'run.json'
         self.metrics_path = self.path / 'metrics.jsonl'
+        self.profile_path = self.path / 'profile'
         self.events_path = self.path / 'events'
         self.evaluations_path = self.path / 'evaluations.json'
         group = find_group(self.path)
@@ -75,6 +78,7 @@ class Workdir:
         shared = group.path if group else self.path
         self.checkpoints_path = shared / 'checkpoints'
         self.tokenizer_path = shared / 'tokenizer'
+        self.times_path = shared / 'times.jsonl'
         self.samples_path = self.path / 'samples'
         self.curves_path = self.path / 'curves.png'
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -119,6 +120,14 @@ def make_program(components: Components, devices: Sequence[Any] = ()) -> TrainPr
 
 
 PROGRAMS: dict[str, type[TrainProgram]] = {'jit': TrainProgram, 'pmap': PmapProgram}
+
+
+def rows_and_length(placed: Batch) -> tuple[int, int]:
+    """Return the rows of a placed batch, of all seeds and processes, and the tokens of a row."""
+    *leading, length = placed.shape
+    # What `PmapProgram` places are the rows of this process alone.
+    processes = 1 if isinstance(placed.targets_BT, jax.Array) else jax.process_count()
+    return processes * math.prod(leading), length
 
 
 class SeedGroupProgram:

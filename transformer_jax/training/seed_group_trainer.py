@@ -7,11 +7,13 @@ import jax
 
 from transformer_jax import config as config_lib
 from transformer_jax.config import Components
+from transformer_jax.efficiency.profile import Profiler
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.storage.seed_group import MAY_DIFFER
+from transformer_jax.training.batch_iterator import BatchIterator
 from transformer_jax.training.programs import SeedGroupProgram
 from transformer_jax.training.signals import StopSignals
-from transformer_jax.training.trainer import BatchIterator, Log, Trainer, Values
+from transformer_jax.training.trainer import Log, Trainer, Values
 from transformer_jax.training.training_run import TrainingRun
 
 
@@ -26,8 +28,9 @@ class SeedGroupTrainer(Trainer):
         checkpoints: Checkpoints,
         signals: StopSignals,
         log: Log,
+        profiler: Profiler,
     ):
-        super().__init__(components, runs[0], program.single, checkpoints, signals, log)
+        super().__init__(components, runs[0], program.single, checkpoints, signals, log, profiler)
         self.runs, self.program = list(runs), program
 
     def params_of(self, run: TrainingRun) -> Any:
@@ -38,9 +41,9 @@ class SeedGroupTrainer(Trainer):
         rows = self.program.partitioner.local_rows, self.program.rows_multiple
         return first.stacked_iterator(others, *rows)
 
-    def _take_step(self, batch: Any) -> dict[str, jax.Array]:
+    def _take_step(self, placed: Any) -> dict[str, jax.Array]:
         live = self.program.place_live([run.record.live for run in self.runs])
-        self.state, metrics = self.program.train_step(self.state, self.program.place(batch), live)
+        self.state, metrics = self.program.train_step(self.state, placed, live)
         return metrics
 
     def _values(self, metrics: dict[str, Any]) -> list[Values]:

@@ -11,6 +11,8 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax.config import Components
 from transformer_jax.data import load_data
+from transformer_jax.efficiency.meter import Meter
+from transformer_jax.efficiency.profile import Profiler
 from transformer_jax.errors import ConfigError, Diverged
 from transformer_jax.partitioning.same_start import require_same_start, shared_keys
 from transformer_jax.schema import ExperimentConfig, read_splits
@@ -25,6 +27,7 @@ from transformer_jax.storage.workdir import Workdir
 from transformer_jax.training import seed_groups
 from transformer_jax.training.init_from import copy_tokenizer, parse_source
 from transformer_jax.training.programs import SeedGroupProgram, make_program
+from transformer_jax.training.recording import NOTHING, Recording
 from transformer_jax.training.seed_group_trainer import SeedGroupTrainer
 from transformer_jax.training.signals import StopSignals
 from transformer_jax.training.train_state import optimizer_summary
@@ -35,7 +38,11 @@ Log = Callable[[str], None]
 
 
 def train(
-    config: ExperimentConfig, path: epath.PathLike, log: Log, allow_changed_data: bool = False
+    config: ExperimentConfig,
+    path: epath.PathLike,
+    log: Log,
+    allow_changed_data: bool = False,
+    recording: Recording = NOTHING,
 ) -> dict[str, Any] | None:
     """Train to `train.steps`, resuming what the workdir at `path` holds.
 
@@ -46,6 +53,7 @@ def train(
         path: the workdir.
         log: receives one-line messages.
         allow_changed_data: resume although a split is another than before, and say so.
+        recording: what is recorded beside the files of the workdir.
 
     Returns:
         the best evaluation, {'step', 'metric', 'value'}; None without any, and for a seed group.
@@ -56,15 +64,18 @@ def train(
             if one seed or more diverged.
     """
     require_same_start(shared_keys(config) | {'--workdir': str(absolute_path(path))})
+    recording.require_possible(config.train.steps)
     if config.train.num_seeds == 1:
-        [record] = _train(config, path, log, allow_changed_data=allow_changed_data)
+        [record] = _train(
+            config, path, log, allow_changed_data=allow_changed_data, recording=recording
+        )
         if record.error is not None:
             raise record.error
         return record.best
     members = seed_groups.seed_configs(config)
     seeds = tuple(str(member.train.seed) for member in members)
     group = SeedGroup(absolute_path(path), '.', seeds)
-    records = train_group(members, group, log, allow_changed_data)
+    records = train_group(members, group, log, allow_changed_data, recording)
     failed = [
         f'seed {member.train.seed} at {record.failed}'
         for member, record in zip(members, records, strict=True)
@@ -84,6 +95,7 @@ def train_group(
     group: SeedGroup,
     log: Log,
     allow_changed_data: bool = False,
+    recording: Recording = NOTHING,
 ) -> list[Record]:
     """Train several runs in one compiled program, resuming what their group holds.
 
@@ -97,6 +109,7 @@ def train_group(
         group: their folders, in the same order.
         log: receives one-line messages.
         allow_changed_data: see `train`.
+        recording: see `train`.
 
     Returns:
         the record of each run: `best`, its best evaluation, and `failed`, how it diverged.
@@ -108,13 +121,15 @@ def train_group(
     seed_groups.require_whole(group)
     if len(configs) == 1:
         path = group.member_paths[0]
-        return _train(configs[0], path, log, allow_changed_data=allow_changed_data)
+        return _train(
+            configs[0], path, log, allow_changed_data=allow_changed_data, recording=recording
+        )
     if len(set(group.members)) < len(configs):
         raise ConfigError(
             f'runs in one program need folders of their own, these are {", ".join(group.members)}'
         )
     config = seed_groups.group_config(configs)
-    return _train(config, group.path, log, group, configs, allow_changed_data)
+    return _train(config, group.path, log, group, configs, allow_changed_data, recording)
 
 
 def _train(
@@ -124,6 +139,7 @@ def _train(
     group: SeedGroup | None = None,
     members: Sequence[ExperimentConfig] = (),
     allow_changed_data: bool = False,
+    recording: Recording = NOTHING,
 ) -> list[Record]:
     """Train the run in the workdir `path`, or the members of the group whose workdir it is."""
     config, members = _place(config), [_place(member) for member in members]
@@ -138,6 +154,8 @@ def _train(
                 config_lib.to_dict(config), not components.schedule.uses_steps, engines=engines
             )
         )
+        meter = Meter(components.architecture, workdir.times_path)
+        profiler = Profiler(recording.profile, workdir.profile_path, log, meter)
         if group is None:
             _forget_group(workdir)
         if engines:
@@ -147,19 +165,21 @@ def _train(
         data = load_data(components.pipeline, workdir.tokenizer_path, log, read_splits(config))
         if group is None:
             run = TrainingRun(config, data, workdir, log)
-            trainer = _make_trainer(components, run, signals)
+            trainer = _make_trainer(components, run, signals, profiler)
         else:
             runs = stack.enter_context(seed_groups.open_group(group, members, data, log))
-            trainer = _make_group_trainer(components, runs, workdir, signals, log)
+            trainer = _make_group_trainer(components, runs, workdir, signals, log, profiler)
         trainer.start(workdir.tokenizer_path, allow_changed_data)
+        for run in trainer.runs:
+            run.open_trackers(recording.trackers)
         try:
             trainer.run()
+            for run in trainer.runs:
+                run.draw_curves()
         finally:
             trainer.close()
         if trainer.failed:
             end['exit'] = f'Diverged: {"; ".join(run.record.failed for run in trainer.runs)}'
-        for run in trainer.runs:
-            run.draw_curves()
         return [run.record for run in trainer.runs]
 
 
@@ -202,13 +222,15 @@ def _forget_group(workdir: Workdir) -> None:
     write_once(forget)
 
 
-def _make_trainer(components: Components, run: TrainingRun, signals: StopSignals) -> Trainer:
+def _make_trainer(
+    components: Components, run: TrainingRun, signals: StopSignals, profiler: Profiler
+) -> Trainer:
     """Build the trainer of one run."""
     program = make_program(components)
     run.log(f'optimizer: {optimizer_summary(components, program.model)}')
     workdir, keep = run.workdir, _kept_steps(components.config)
     checkpoints = Checkpoints(workdir.checkpoints_path, keep=keep, run=workdir.identity())
-    return Trainer(components, run, program, checkpoints, signals, run.log)
+    return Trainer(components, run, program, checkpoints, signals, run.log, profiler)
 
 
 def _make_group_trainer(
@@ -217,13 +239,14 @@ def _make_group_trainer(
     workdir: Workdir,
     signals: StopSignals,
     log: Log,
+    profiler: Profiler,
 ) -> Trainer:
     """Build the trainer of a group of seeds, whose own workdir is given."""
     program = SeedGroupProgram(components, [run.config for run in runs])
     log(f'optimizer: {optimizer_summary(components, program.single.model)}')
     keep = _kept_steps(components.config)
     checkpoints = GroupCheckpoints(workdir.checkpoints_path, keep=keep, run=workdir.identity())
-    return SeedGroupTrainer(components, runs, program, checkpoints, signals, log)
+    return SeedGroupTrainer(components, runs, program, checkpoints, signals, log, profiler)
 
 
 def _kept_steps(config: ExperimentConfig) -> int:

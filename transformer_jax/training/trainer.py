@@ -4,23 +4,24 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 from etils import epath
 
 from transformer_jax import config as config_lib
-from transformer_jax.batch import Batch
 from transformer_jax.config import Components
 from transformer_jax.data.fingerprints import require_same_splits, split_fingerprint
 from transformer_jax.display.progress import Progress
+from transformer_jax.efficiency.profile import Profiler
 from transformer_jax.errors import Stopped
 from transformer_jax.evaluation.evaluator import Evaluator
 from transformer_jax.schema import read_splits
 from transformer_jax.storage.checkpoints import Checkpoints
 from transformer_jax.storage.config_versions import with_version
+from transformer_jax.training.batch_iterator import BatchIterator
 from transformer_jax.training.init_from import start_from
-from transformer_jax.training.programs import TrainProgram
+from transformer_jax.training.programs import TrainProgram, rows_and_length
 from transformer_jax.training.signals import StopSignals
 from transformer_jax.training.train_state import TrainState
 from transformer_jax.training.training_run import Record, TrainingRun
@@ -35,21 +36,6 @@ class _EvaluationLeft(Exception):
     def __init__(self, signum: int):
         super().__init__(signum)
         self.signum = signum
-
-
-class BatchIterator(Protocol):
-    """Training batches without end, whose position can be saved and restored."""
-
-    def __next__(self) -> Batch:
-        """Return the next batch."""
-        ...
-
-    def get_state(self) -> Any:
-        """Return the position after the last batch, a JSON value."""
-        ...
-
-    def set_state(self, state: Any) -> None:
-        """Continue from a position."""
 
 
 class Trainer:
@@ -68,10 +54,11 @@ class Trainer:
         checkpoints: Checkpoints,
         signals: StopSignals,
         log: Log,
+        profiler: Profiler,
     ):
         self.config, self.runs = components.config, [run]
         self.program, self.checkpoints, self.log = program, checkpoints, log
-        self.signals = signals
+        self.signals, self.profiler, self.meter = signals, profiler, profiler.meter
         self.evaluator = Evaluator(
             components, run.data, program.partitioner, log, self._leave_evaluation
         )
@@ -98,8 +85,9 @@ class Trainer:
         self.iterator = self._make_iterator()
         resumed = None
         if self.checkpoints.valid_steps():
-            resumed, stored, meta = self.checkpoints.restore(self.program.layout.abstract)
-            self.state = self.program.layout.load(stored)
+            with self.meter.measure('restore'):
+                resumed, stored, meta = self.checkpoints.restore(self.program.layout.abstract)
+                self.state = self.program.layout.load(stored)
             self.runs[0].data.tokenizer.require(meta['tokenizer'], tokenizer_path)
             stored = meta.get('splits', {})
             require_same_splits(
@@ -111,7 +99,8 @@ class Trainer:
             self.step = self.saved = resumed
             self.log(f'resumed after step {resumed}')
         else:
-            self.state = self.program.init_state()
+            with self.meter.measure('compile'):
+                self.state = self.program.init_state()
             if self.config.train.init_from:
                 tokenizer, layout = self.runs[0].data.tokenizer, self.program.layout
                 started = start_from(
@@ -124,6 +113,8 @@ class Trainer:
         }
         for run in self.runs:
             run.start(resumed)
+        self.profiler.resume(self.step)
+        self.meter.begin_steps(self.step)
 
     def run(self) -> None:
         """Train until the last step, until no run is live, or until a signal comes.
@@ -142,11 +133,16 @@ class Trainer:
                 self._evaluate(run)  # A signal came before the end of this step's evaluation.
         with Progress(self.step, steps, self.config.train.log_every, self.log) as progress:
             while self.step < steps and self.live:
+                self.profiler.start_after(self.step, self.state)
                 waited = time.perf_counter()
                 batch, position = next(self.iterator), self.iterator.get_state()
                 waited = time.perf_counter() - waited
-                metrics = self._take_step(batch)
+                self.meter.count('wait', waited)
+                placed = self.program.place(batch)
+                with self.meter.dispatch(*rows_and_length(placed)):
+                    metrics = self._take_step(placed)
                 self.step, self.position = self.step + 1, position
+                self.profiler.stop_after(self.step, self.state)
                 self.signals.hold()
                 if pending:
                     self._account(progress, *pending)
@@ -166,7 +162,8 @@ class Trainer:
                     raise Stopped(signum, self.signals.message(signum, self.step))
         if self.saved != self.step and not self.failed:
             self.save(self.live)
-        self.checkpoints.wait()  # Also where all failed: the save before it must not be lost.
+        with self.meter.measure('save'):
+            self.checkpoints.wait()  # Also where all failed: the save before it must not be lost.
 
     def save(self, kept: Sequence[TrainingRun]) -> None:
         """Start to write a checkpoint of the current step, unless there is one.
@@ -184,12 +181,15 @@ class Trainer:
             'splits': self.splits,
             'config': with_version(config_lib.to_dict(self.config)),
         }
-        stored = self.program.layout.store(self.state)
-        self.checkpoints.save(self.step, stored, meta | self._write_records())
+        with self.meter.measure('save'):
+            stored = self.program.layout.store(self.state)
+            self.checkpoints.save(self.step, stored, meta | self._write_records())
         self.saved = self.step
 
     def close(self) -> None:
-        """Flush what is written in the background."""
+        """Flush what is written in the background, and end the record of the time."""
+        self.profiler.close()
+        self.meter.mark(self.step)
         for run in self.runs:
             run.metrics.close()
 
@@ -201,8 +201,8 @@ class Trainer:
         rows = self.program.partitioner.local_rows, self.program.rows_multiple
         return self.runs[0].data.train_iterator(*rows)
 
-    def _take_step(self, batch: Any) -> dict[str, jax.Array]:
-        self.state, metrics = self.program.train_step(self.state, self.program.place(batch))
+    def _take_step(self, placed: Any) -> dict[str, jax.Array]:
+        self.state, metrics = self.program.train_step(self.state, placed)
         return metrics
 
     def _values(self, metrics: dict[str, Any]) -> list[Values]:
@@ -222,6 +222,7 @@ class Trainer:
         """Fetch a step's metrics, end the runs in which one is not finite, and log."""
         values = []
         fetched = self._values(jax.device_get(metrics))
+        self.meter.step_done()
         for run, own in zip(self.runs, fetched, strict=True):
             if run.record.live and run.accept_step(step, own):
                 values.append((run, own))
@@ -234,6 +235,7 @@ class Trainer:
         line = progress.advance(step, whole, waited)
         if line is None:
             return
+        line |= self.meter.log_values(step, line['tokens_per_second'])
         for run, own in values:
             seconds = line['seconds'] / len(values)
             run.log_step(step, line | own | {'seconds': seconds})
@@ -276,8 +278,12 @@ class Trainer:
         """Score the validation split; return whether it is the best so far."""
         start = time.perf_counter()
         settings = run.config
-        found = self.evaluator.evaluate(
-            self.params_of(run), 'validation', settings.evaluate.max_examples, settings.train.seed
-        )
+        with self.meter.measure('evaluate'):
+            found = self.evaluator.evaluate(
+                self.params_of(run),
+                'validation',
+                settings.evaluate.max_examples,
+                settings.train.seed,
+            )
         run.write_samples(self.step, found)
         return run.take_scores(self.step, found.scores, time.perf_counter() - start)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,11 +13,13 @@ from transformer_jax.display.learning_curves import draw_learning_curves
 from transformer_jax.errors import Diverged
 from transformer_jax.evaluation.evaluator import Evaluation
 from transformer_jax.evaluation.metrics import METRICS
-from transformer_jax.schema import ExperimentConfig, evaluates
+from transformer_jax.schema import ExperimentConfig, evaluates, flatten
 from transformer_jax.storage.json_text import decode_non_finite, encode_non_finite
 from transformer_jax.storage.metrics_writer import MetricsWriter
 from transformer_jax.storage.side_records import SideRecord
 from transformer_jax.storage.workdir import Workdir
+from transformer_jax.trackers.kinds import RunName
+from transformer_jax.trackers.remote import open_trackers
 
 REMEDY = (
     'lower optim.learning_rate, raise the warmup or set optim.clip, or continue without such steps '
@@ -107,6 +110,14 @@ class TrainingRun:
         """Open the metrics of a run that resumes after step `resumed`, or begins (None)."""
         self.metrics = self.workdir.metrics_writer(resumed)
 
+    def open_trackers(self, names: Sequence[str]) -> None:
+        """Start trackers that get all numbers from here on, see `trackers.kinds`."""
+        identity = self.workdir.identity()
+        if names and jax.process_index() == 0 and identity is not None:
+            directory = self.workdir.path / 'trackers'
+            run = RunName(identity.run_id, self.workdir.path.name, os.fspath(directory))
+            self.metrics.add_trackers(open_trackers(names, run, directory), flatten(self.config))
+
     def due(self, step: int) -> tuple[bool, bool]:
         """Return (whether to evaluate, whether to save) after a step."""
 
@@ -160,6 +171,7 @@ class TrainingRun:
         # Without a file of metrics, the first update was not finite.
         if jax.process_index() == 0 and metrics.exists():
             SideRecord(curves).attempt(lambda: draw_learning_curves(metrics, curves))
+            self.metrics.log_artifact(curves)
 
     def take_scores(self, step: int, scores: dict[str, Any], seconds: float) -> bool:
         """Record and log scores of the validation split; return whether they are the best."""

@@ -1,5 +1,6 @@
 """A clock for computations, and the peak speed of the devices."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,9 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from transformer_jax.batch import Batch
+from transformer_jax.partitioning.chips import chip_of
+
+CPU_SIZE = 1024  # rows of the matrices whose products measure a CPU: 20 ms each on 2 cores
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -70,3 +74,23 @@ def matmul_peak(dtype: str, size: int = 0) -> float:
     product, a_LMM = jax.jit(jnp.matmul), sample()
     jax.block_until_ready(product(a_LMM, a_LMM))
     return 2 * devices * size**3 / min(seconds(lambda: product(a_LMM, a_LMM)) for _ in range(10))
+
+
+@functools.cache
+def peak_flops(dtype: str) -> float | None:
+    """Return the peak FLOP/s of all devices together: published, or of a CPU measured once.
+
+    Every process of a run must call it. None: CHIPS does not have the accelerator, or not the
+    dtype, as float16.
+
+    Args:
+        dtype: of the activations.
+    """
+    device, count = jax.devices()[0], jax.device_count()
+    if device.platform == 'cpu':
+        # The devices of one CPU share its cores: together they take as long as one.
+        return matmul_peak(dtype, round(CPU_SIZE / count ** (1 / 3)))
+    chip = chip_of(device.device_kind)
+    if chip is None or dtype not in ('bfloat16', 'float32'):
+        return None
+    return chip.peak_flops(dtype) * count
