@@ -106,10 +106,16 @@ def text(value: Any, table: Table) -> str:
     arguments = []
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
-        if field.init and item != field.default:
+        if field.init and item != _default(field):
             inner = field.metadata.get('table')
             arguments.append(f'{field.name}={text(item, inner) if inner else _literal(item)}')
     return f'{name}({", ".join(arguments)})' if arguments else name
+
+
+def _default(field: dataclasses.Field) -> Any:
+    """Return the default value of a field; MISSING where it has none."""
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
 
 
 def _literal(value: Any) -> str:
@@ -185,7 +191,7 @@ class _Parser:
                 self.build(node, inner) if inner else self.value(node, hints[argument], label)
             )
         missing = [
-            n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING
+            n for n, f in fields.items() if n not in values and _default(f) is dataclasses.MISSING
         ]
         if missing:
             raise self.error(tree, f'lacks the argument {", ".join(missing)} of {name}')
@@ -195,6 +201,11 @@ class _Parser:
             raise self.error(given.get(error.field, tree), f'is invalid: {name}.{error}') from None
         except ValueError as error:
             raise self.error(tree, f'is invalid: {error}') from None
+        except Exception as error:  # Whatever a class of another package raises.
+            if cls in table.values():
+                raise
+            message = f'fails to make {name}: {type(error).__name__}: {error}'
+            raise self.error(tree, message) from error
 
     def named(self, node: ast.expr, table: Table) -> type:
         """Return the class that a name stands for: a row of the table, or one to import."""

@@ -84,7 +84,7 @@ def _call(path: Path, name: str, argument: str) -> Any:
         return function(argument) if argument else function()
     except UserError as error:
         raise ConfigError(f'{path}: {error}') from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [
             frame.lineno
             for frame in traceback.extract_tb(error.__traceback__)
