@@ -103,7 +103,7 @@ def test_names():
             'metrics need names of their own: test loss, test loss',
         ),
         ({'variants': {'base': 3}}, "variants['base']=3: it takes a mapping of text to any value"),
-        ({'base': {}}, 'base={}: it takes a ConfigDict'),
+        ({'base': {}}, 'base={}: it takes ConfigDict'),
         ({'match': 'size'}, "match='size', it takes none, params, flops"),
         ({'reference': 'bsae'}, "reference='bsae' is no variant; these are: base"),
         (

@@ -88,7 +88,7 @@ def _call(path: Path, name: str, argument: str) -> Any:
         lines = [
             frame.lineno
             for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename == str(path)
+            if frame.filename == str(path.absolute())
         ]
         raise ConfigError(
             f'{path}:{lines[-1] if lines else 0}: {type(error).__name__}: {error}'

@@ -72,4 +72,4 @@ def _name(hint: Any) -> str:
         if arguments[1:] == (...,):
             return f'a tuple of {_name(arguments[0])}'
         return f'({", ".join(map(_name, arguments))})'
-    return _NAMES.get(hint) or f'a {hint.__name__}'
+    return _NAMES.get(hint) or hint.__name__

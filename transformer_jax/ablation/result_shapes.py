@@ -9,7 +9,7 @@ from transformer_jax.ablation.seed_values import references_of
 from transformer_jax.evaluation.metrics import METRICS
 from transformer_jax.storage.config_versions import migrate_flat_config
 from transformer_jax.storage.json_files import NUMBER, Optional, find_misfit
-from transformer_jax.storage.json_text import NON_FINITE
+from transformer_jax.storage.json_text import decode_non_finite
 
 # Keys of a result.json that are numbers; None where nothing was measured.
 COSTS = (
@@ -81,10 +81,8 @@ def read_result(result: Any) -> tuple[dict[str, Any], str]:
     """
     if not isinstance(result, dict):
         return {}, 'it is not an object'
-    decoded = {
-        key: None if key in COSTS and value in NON_FINITE else value
-        for key, value in result.items()
-    }
+    written = [key for key in COSTS if isinstance(decode_non_finite(result.get(key)), float)]
+    decoded = result | {key: None for key in written if not is_finite(result[key])}
     fault = find_misfit(decoded, _RESULT)
     costs = [key for key in COSTS if not (decoded.get(key) is None or is_finite(decoded[key]))]
     return decoded, fault or (f'{costs[0]!r} is not a finite number' if costs else '')
