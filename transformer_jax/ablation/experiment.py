@@ -172,7 +172,7 @@ class Experiment:
                 f'these are: {", ".join([*self.variants, *lines])}'
             )
         references = self.compared_with
-        if isinstance(references, dict):
+        if isinstance(references, dict) and self.axis:
             without = [name for name in self.variants if name not in references]
             if without:
                 raise ConfigError(
