@@ -19,7 +19,7 @@ from typing import Any
 
 from transformer_jax.errors import ConfigError
 from transformer_jax.outside import class_name, import_class
-from transformer_jax.ranges import RangeError, shorten
+from transformer_jax.ranges import RangeError, default_value, shorten
 from transformer_jax.renames import new_name
 
 Table = Mapping[str, type]
@@ -106,16 +106,10 @@ def text(value: Any, table: Table) -> str:
     arguments = []
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
-        if field.init and item != _default(field):
+        if field.init and item != default_value(field):
             inner = field.metadata.get('table')
             arguments.append(f'{field.name}={text(item, inner) if inner else _literal(item)}')
     return f'{name}({", ".join(arguments)})' if arguments else name
-
-
-def _default(field: dataclasses.Field) -> Any:
-    """Return the default value of a field; MISSING where it has none."""
-    factory = field.default_factory
-    return field.default if factory is dataclasses.MISSING else factory()
 
 
 def _literal(value: Any) -> str:
@@ -191,7 +185,9 @@ class _Parser:
                 self.build(node, inner) if inner else self.value(node, hints[argument], label)
             )
         missing = [
-            n for n, f in fields.items() if n not in values and _default(f) is dataclasses.MISSING
+            n
+            for n, f in fields.items()
+            if n not in values and default_value(f) is dataclasses.MISSING
         ]
         if missing:
             raise self.error(tree, f'lacks the argument {", ".join(missing)} of {name}')

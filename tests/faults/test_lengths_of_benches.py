@@ -7,7 +7,11 @@ from transformer_jax.cli import main
 
 @pytest.mark.parametrize(
     'attention',
-    ['linformer(length=8, rank=4)', 'synthesizer(max_len=8)', 'synthesizer(random, 8)'],
+    [
+        'linformer(length=8, rank=4)',
+        'synthesizer(max_len=8)',
+        'synthesizer(form=random, max_len=8)',
+    ],
 )
 def test_a_length_that_it_cannot_read_is_refused(attention, capsys):
     command = ['bench', 'attention', f'--attention={attention}', '--lengths=4,16']
