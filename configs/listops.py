@@ -11,7 +11,7 @@ tokens are averaged, not headed by [CLS]; the Transformer reached 36.37% there. 
 """
 
 from transformer_jax.config import default_config
-from transformer_jax.config.arguments import check_choice
+from transformer_jax.config.file_arguments import check_choice
 
 
 def get_config(arg='small'):

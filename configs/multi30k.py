@@ -9,7 +9,7 @@ its average of the last 10 epochs, beam 5, length penalty 1:
 """
 
 from transformer_jax.config import default_config
-from transformer_jax.config.arguments import language_pair
+from transformer_jax.config.file_arguments import language_pair
 
 
 def get_config(arg='en-de'):

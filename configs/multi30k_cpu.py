@@ -12,7 +12,7 @@ result stands in experiments/multi30k/README.md.
 """
 
 from transformer_jax.config import default_config
-from transformer_jax.config.arguments import check_choice, language_pair
+from transformer_jax.config.file_arguments import check_choice, language_pair
 
 
 def get_config(arg='en-de'):

@@ -7,7 +7,7 @@ for the 500 + 500 that validation and test hold out.
 """
 
 from transformer_jax.config import default_config
-from transformer_jax.config.arguments import language_pair
+from transformer_jax.config.file_arguments import language_pair
 
 
 def get_config(arg='en-de'):

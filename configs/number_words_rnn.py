@@ -8,7 +8,7 @@ and gru then have 99% or more of the held-out numbers right.
 """
 
 from transformer_jax.config import default_config
-from transformer_jax.config.arguments import language_pair
+from transformer_jax.config.file_arguments import language_pair
 
 
 def get_config(arg='en-de,lstm'):

@@ -12,7 +12,7 @@ best for `gpu`; ours is over the whole validation text.
 """
 
 from transformer_jax.config import default_config
-from transformer_jax.config.arguments import check_choice
+from transformer_jax.config.file_arguments import check_choice
 
 
 def get_config(arg='cpu'):
