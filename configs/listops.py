@@ -11,11 +11,13 @@ tokens are averaged, not headed by [CLS]; the Transformer reached 36.37% there. 
 """
 
 from transformer_jax.config import default_config
+from transformer_jax.config.file_arguments import check_choice
 
 
 def get_config(arg='small'):
     """`arg`: small or lra, then optionally the attention: 'small,softmax(mask=window(16))'."""
     size, _, attention = arg.partition(',')
+    check_choice('size', size, ('small', 'lra'))
     config = default_config()
     config.model.kind = 'classifier'
     config.model.attention = attention or 'softmax'

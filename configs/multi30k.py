@@ -9,13 +9,14 @@ its average of the last 10 epochs, beam 5, length penalty 1:
 """
 
 from transformer_jax.config import default_config
+from transformer_jax.config.file_arguments import language_pair
 
 
 def get_config(arg='en-de'):
     """`arg`: source and target language, of en, de and fr."""
     config = default_config()
     config.data.task = "multi30k(version='lc.norm.tok')"
-    config.data.source, config.data.target = arg.split('-')
+    config.data.source, config.data.target = language_pair(arg, ('en', 'de', 'fr'))
     config.data.vocab_size = 10_000
     config.data.batching = 'buckets(lengths=(12, 16, 20, 24, 32, 48, 80))'
 

@@ -12,16 +12,17 @@ result stands in experiments/multi30k/README.md.
 """
 
 from transformer_jax.config import default_config
+from transformer_jax.config.file_arguments import check_choice, language_pair
 
 
 def get_config(arg='en-de'):
     """`arg`: source and target language, of en, de and fr; `,small` after it."""
-    pair, _, size = arg.partition(',')
-    if size not in ('', 'small'):
-        raise ValueError(f'size {size!r} of --config=configs/multi30k_cpu.py:{arg} is not small')
+    pair, comma, size = arg.partition(',')
+    if comma:
+        check_choice('size', size, ('small',))
     config = default_config()
     config.data.task = "multi30k(version='lc.norm.tok')"
-    config.data.source, config.data.target = pair.split('-')
+    config.data.source, config.data.target = language_pair(pair, ('en', 'de', 'fr'))
     config.data.vocab_size = 6000
     config.data.batching = 'buckets(lengths=(13, 17, 21, 26, 34, 72))'
 

@@ -7,13 +7,14 @@ for the 500 + 500 that validation and test hold out.
 """
 
 from transformer_jax.config import default_config
+from transformer_jax.config.file_arguments import language_pair
 
 
 def get_config(arg='en-de'):
     """`arg`: source and target language."""
     config = default_config()
     config.data.task = 'number_words'
-    config.data.source, config.data.target = arg.split('-')
+    config.data.source, config.data.target = language_pair(arg)
     config.data.vocab_size = 160
     config.data.batching = 'buckets(lengths=(8, 12, 16, 24))'
 

@@ -8,6 +8,7 @@ and gru then have 99% or more of the held-out numbers right.
 """
 
 from transformer_jax.config import default_config
+from transformer_jax.config.file_arguments import language_pair
 
 
 def get_config(arg='en-de,lstm'):
@@ -15,7 +16,7 @@ def get_config(arg='en-de,lstm'):
     languages, _, rnn = arg.partition(',')
     config = default_config()
     config.data.task = 'number_words'
-    config.data.source, config.data.target = languages.split('-')
+    config.data.source, config.data.target = language_pair(languages)
     config.data.vocab_size = 160
     config.data.batching = 'buckets(lengths=(8, 12, 16, 24))'
 

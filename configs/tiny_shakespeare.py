@@ -12,14 +12,14 @@ best for `gpu`; ours is over the whole validation text.
 """
 
 from transformer_jax.config import default_config
+from transformer_jax.config.file_arguments import check_choice
 
 
 def get_config(arg='cpu'):
     """`arg`: cpu (4 layers of 128, context 64) or gpu (6 layers of 384, context 256)."""
-    layers, heads, width, context, rows, steps, dropout = {
-        'cpu': (4, 4, 128, 64, 12, 2000, 0.0),
-        'gpu': (6, 6, 384, 256, 64, 5000, 0.2),
-    }[arg]
+    sizes = {'cpu': (4, 4, 128, 64, 12, 2000, 0.0), 'gpu': (6, 6, 384, 256, 64, 5000, 0.2)}
+    check_choice('size', arg, sizes)
+    layers, heads, width, context, rows, steps, dropout = sizes[arg]
     config = default_config()
     config.data.task = 'text_file'
     config.data.tokenizer = 'characters'

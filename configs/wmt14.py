@@ -10,17 +10,16 @@ that says so prints the command.
 """
 
 from transformer_jax.config import default_config
+from transformer_jax.config.file_arguments import check_choice, language_pair
 
 
 def get_config(arg='en-de,base'):
     """`arg`: direction, en-de, de-en, en-fr or fr-en, and size, base or big."""
-    direction, size = arg.split(',')
-    if size not in ('base', 'big'):
-        raise ValueError(
-            f'size {size!r} of --config=configs/wmt14.py:{arg} is neither base nor big'
-        )
+    direction, _, size = arg.partition(',')
+    check_choice('direction', direction, ('en-de', 'de-en', 'en-fr', 'fr-en'))
+    check_choice('size', size, ('base', 'big'))
     config = default_config()
-    config.data.source, config.data.target = direction.split('-')
+    config.data.source, config.data.target = language_pair(direction)
     other = config.data.source if config.data.target == 'en' else config.data.target
     config.data.task = f"tfds_translation(name='wmt14_translate/{other}-en')"
     config.data.vocab_size = 37_000 if other == 'de' else 32_000

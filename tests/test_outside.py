@@ -1,5 +1,6 @@
 """Classes of other packages in specs: found, refused by name, printed back, trained and loaded."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from transformer_jax.attention.masks import MASKS
 from transformer_jax.attention.normalizers import NORMALIZERS
 from transformer_jax.cli import main
 from transformer_jax.config import resolve
+from transformer_jax.config.resolve import SPECS
 from transformer_jax.data.tasks import TASKS
 from transformer_jax.errors import ConfigError
+from transformer_jax.layers.feed_forward import DENSE, FFNS
 from transformer_jax.optim.optimizers import OPTIMIZERS
 from transformer_jax.optim.schedules import SCHEDULES
 from transformer_jax.positions import POSITIONS
@@ -40,6 +43,23 @@ OTHERS = """
     class Slow(SCHEDULES['constant']):
         '''A schedule.'''
 
+    @dataclasses.dataclass(frozen=True)
+    class Made(Softmax):
+        '''A kind with a default that is made.'''
+        sizes: tuple[int, ...] = dataclasses.field(default_factory=tuple)
+
+    @dataclasses.dataclass(frozen=True)
+    class Breaks(Softmax):
+        '''A kind that cannot be made.'''
+        def __post_init__(self):
+            raise RuntimeError('no such device')
+
+    @dataclasses.dataclass(frozen=True)
+    class Confused(Softmax):
+        '''A kind that cannot be made either.'''
+        def __post_init__(self):
+            len(3)
+
     class Plain(Softmax):
         '''No dataclass of its own, but one of its base.'''
 
@@ -61,6 +81,7 @@ def my_kinds(tmp_path, monkeypatch):
     (folder / 'cosine.py').write_text(COSINE)
     (folder / 'others.py').write_text(textwrap.dedent(OTHERS))
     (folder / 'broken.py').write_text('1 / 0\n')
+    (folder / 'exits.py').write_text('import sys\nsys.exit(7)\n')
     (folder / 'needy.py').write_text('import not_installed_anywhere\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'path', [*sys.path])
@@ -78,6 +99,8 @@ def my_kinds(tmp_path, monkeypatch):
         ('softmax(mask=my_kinds.others.Narrow(size=3) & prefix(length=4))', KINDS),
         ('my_kinds.others.Narrow(size=8) | window(size=2)', MASKS),
         ('my_kinds.others.Slow', SCHEDULES),
+        ('my_kinds.others.Made', KINDS),
+        ('my_kinds.others.Made(sizes=(3, 4))', KINDS),
     ],
 )
 def test_a_class_of_another_package_is_read_and_printed(my_kinds, text, table):
@@ -90,13 +113,16 @@ def test_a_class_of_another_package_is_read_and_printed(my_kinds, text, table):
 REFUSED = {
     'no_such_module.Cosine': 'names the module no_such_module, which is not found: install it',
     'my_kinds.no_such.Cosine': 'names the module my_kinds.no_such, which is not found',
-    'my_kinds.cosine.NoSuch': 'names my_kinds.cosine.NoSuch, which is no Attention',
-    'my_kinds.cosine': 'names my_kinds.cosine, which is no Attention',
+    'my_kinds.cosine.NoSuch': 'but the module my_kinds.cosine has no NoSuch',
+    'my_kinds.Cosine': 'but the module my_kinds has no Cosine',
     'my_kinds.cosine.unit': 'which is no Attention',
     'my_kinds.others.function': 'which is no Attention',
     'my_kinds.others.Thawed': 'which is no Attention',
     'my_kinds.others.Narrow(4)': 'which is no Attention',
     'my_kinds.broken.Cosine': 'fails: ZeroDivisionError: division by zero',
+    'my_kinds.exits.Cosine': 'fails: SystemExit: 7',
+    'my_kinds.others.Breaks': 'fails to make my_kinds.others.Breaks: RuntimeError: no such device',
+    'my_kinds.others.Confused': 'fails to make my_kinds.others.Confused: TypeError: ',
     'my_kinds.needy.Cosine': 'which needs the module not_installed_anywhere',
     'my_kinds.cosine.Cosine(temprature=5)': "unknown argument 'temprature': did you mean",
     'my_kinds.cosine.Cosine(temperature=warm)': 'gives my_kinds.cosine.Cosine.temperature',
@@ -126,10 +152,24 @@ def test_a_class_that_cannot_be_is_refused_by_name(my_kinds, text):
         (OPTIMIZERS, 'Optimizer'),
         (SCHEDULES, 'Schedule'),
         (TASKS, 'Task'),
+        (FFNS, 'FeedForwardKind'),
+        (DENSE, 'DenseKind'),
     ],
 )
 def test_the_base_of_a_table_is_its_own(table, base):
     assert outside.common_base(table).__name__ == base
+
+
+def test_no_table_takes_a_class_of_another(my_kinds):
+    tables = {'model.attention': KINDS, **SPECS}
+    for row in [*KINDS.values(), *FFNS.values(), *POSITIONS.values()]:
+        fields = dataclasses.fields(row)
+        tables |= {f'{row}.{f.name}': f.metadata['table'] for f in fields if 'table' in f.metadata}
+    for key, table in tables.items():
+        if outside.common_base(table).__name__ not in ('Attention', 'Mask'):
+            for name in ('my_kinds.cosine.Cosine', 'my_kinds.others.Narrow(size=3)'):
+                with pytest.raises(ConfigError, match='which is no '):
+                    spec.parse(name, table, key)
 
 
 def test_a_kind_of_another_package_is_held_to_the_contract(my_kinds):

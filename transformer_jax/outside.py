@@ -31,7 +31,7 @@ def import_class(name: str, table: Mapping[str, type]) -> type:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), attribute, None)
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if not f'{module}.'.startswith(f'{error.name}.'):
             raise ValueError(f'imports {module}, which needs the module {error.name}') from error
@@ -39,11 +39,13 @@ def import_class(name: str, table: Mapping[str, type]) -> type:
             f'names the module {error.name}, which is not found: install it, or put its folder '
             'into PYTHONPATH'
         ) from error
-    except Exception as error:  # Whatever a module of others raises.
+    except (Exception, SystemExit) as error:  # Whatever a module of others raises.
         raise ValueError(
             f'imports {module}, which fails: {type(error).__name__}: {error}'
         ) from error
-    base = common_base(table)
+    if not hasattr(imported, attribute):
+        raise ValueError(f'names {name}, but the module {module} has no {attribute}')
+    found, base = getattr(imported, attribute), common_base(table)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(
             f'names {name}, which is no {base.__name__}: derive a class of {module} from '

@@ -124,6 +124,12 @@ def numbers(instance: Any) -> Iterator[tuple[str, Range, float]]:
                 yield field.name, field.metadata.get('range', FINITE), item
 
 
+def default_value(field: dataclasses.Field) -> Any:
+    """Return the default value of a field; MISSING where it has none."""
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
+
+
 def as_float32(value: float) -> float:
     """Round a number to float32, as a program that computes with it does."""
     single = ctypes.c_float(value).value

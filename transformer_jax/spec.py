@@ -19,7 +19,7 @@ from typing import Any
 
 from transformer_jax.errors import ConfigError
 from transformer_jax.outside import class_name, import_class
-from transformer_jax.ranges import RangeError, shorten
+from transformer_jax.ranges import RangeError, default_value, shorten
 from transformer_jax.renames import new_name
 
 Table = Mapping[str, type]
@@ -106,7 +106,7 @@ def text(value: Any, table: Table) -> str:
     arguments = []
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
-        if field.init and item != field.default:
+        if field.init and item != default_value(field):
             inner = field.metadata.get('table')
             arguments.append(f'{field.name}={text(item, inner) if inner else _literal(item)}')
     return f'{name}({", ".join(arguments)})' if arguments else name
@@ -185,7 +185,9 @@ class _Parser:
                 self.build(node, inner) if inner else self.value(node, hints[argument], label)
             )
         missing = [
-            n for n, f in fields.items() if n not in values and f.default is dataclasses.MISSING
+            n
+            for n, f in fields.items()
+            if n not in values and default_value(f) is dataclasses.MISSING
         ]
         if missing:
             raise self.error(tree, f'lacks the argument {", ".join(missing)} of {name}')
@@ -195,6 +197,11 @@ class _Parser:
             raise self.error(given.get(error.field, tree), f'is invalid: {name}.{error}') from None
         except ValueError as error:
             raise self.error(tree, f'is invalid: {error}') from None
+        except Exception as error:  # Whatever a class of another package raises.
+            if cls in table.values():
+                raise
+            message = f'fails to make {name}: {type(error).__name__}: {error}'
+            raise self.error(tree, message) from error
 
     def named(self, node: ast.expr, table: Table) -> type:
         """Return the class that a name stands for: a row of the table, or one to import."""

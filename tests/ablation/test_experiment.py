@@ -102,8 +102,8 @@ def test_names():
             {'metrics': (*LOSS, Metric('loss', checkpoint='last'))},
             'metrics need names of their own: test loss, test loss',
         ),
-        ({'variants': {'base': 3}}, 'the overrides of base are no mapping'),
-        ({'base': {}}, 'the base is no ConfigDict'),
+        ({'variants': {'base': 3}}, "variants['base']=3: it takes a mapping of text to any value"),
+        ({'base': {}}, 'base={}: it takes ConfigDict'),
         ({'match': 'size'}, "match='size', it takes none, params, flops"),
         ({'reference': 'bsae'}, "reference='bsae' is no variant; these are: base"),
         (

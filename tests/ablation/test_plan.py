@@ -104,8 +104,10 @@ def test_another_version_of_an_experiment_is_refused_with_its_keys(tmp_path):
         'one head: train.steps: 4 -> 5',
         'two heads: train.steps: 4 -> 5',
     ]
-    changed = {'checkpoint.keep': 2, 'parallel.mode': 'pmap'}  # no number depends on these
+    changed = {'checkpoint.keep': 2, 'parallel.mesh.data': 1}  # no score depends on these
     assert names(plan(tmp_path, **changed).trials) == EVERYTHING
+    with pytest.raises(ConfigError, match=r'base: parallel\.mode: "jit" -> "pmap"'):
+        plan(tmp_path, **{'parallel.mode': 'pmap'})
     assert differences(
         {'data.prefetch': 1, 'data.prefetched': 1}, {'data.prefetch': 2, 'data.prefetched': 2}
     ) == ['data.prefetched: 1 -> 2']  # whole keys are compared, as for a workdir

@@ -44,10 +44,13 @@ def test_a_results_file_stands_for_its_root(done):
             'its test exact_match is nan',
         ),
         (lambda run: write_result(run, seed=7), 'damaged: result.json is of seed 7'),
-        (lambda run: write_result(run, lengths=[]), 'damaged: lengths of result.json is no object'),
+        (
+            lambda run: write_result(run, lengths=[]),
+            "damaged: in result.json 'lengths' is not an object",
+        ),
         (
             lambda run: (run.workdir / 'result.json').write_text('{"scores": {}}'),
-            'damaged: result.json lacks seed, params',
+            "damaged: in result.json it lacks 'seed'",
         ),
         (
             lambda run: (run.workdir / 'result.json').write_text('{"scores'),

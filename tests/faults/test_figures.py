@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import warnings
 
 import matplotlib.colors
 import numpy as np
@@ -10,7 +11,7 @@ from helpers.made_up_ablation import analyzed, make_results
 from matplotlib.text import Text
 
 from transformer_jax.cli import main
-from transformer_jax.display.figures import PlainFigure, save_figure
+from transformer_jax.display.figures import PlainFigure, figure_bytes, save_figure
 from transformer_jax.display.lines import MOST_COLORS, fit_scale, name_ends
 from transformer_jax.errors import ConfigError
 from transformer_jax.profiling import bench_attention_result as bench
@@ -211,3 +212,18 @@ def test_one_length_is_measured_and_drawn(tmp_path):
     assert main([*command, '--heads=1', '--head_dim=8', f'--out={out}']) == 0
     assert out.stat().st_size > 1000
     assert io.StringIO(out.read_text()).readline().startswith('<?xml')
+
+
+def test_characters_that_the_font_lacks_are_told_once(recwarn, caplog):
+    for _ in range(2):
+        figure = PlainFigure()
+        figure.subplots().set_title('注意 🙂 softmax')
+        figure_bytes(figure)
+    assert not [warning for warning in recwarn if 'Glyph' in str(warning.message)]
+    assert caplog.text.count('lacks characters of some names') <= 1
+
+
+def test_other_warnings_of_a_figure_are_passed_on(monkeypatch):
+    monkeypatch.setattr(PlainFigure, 'savefig', lambda *_, **__: warnings.warn('odd', stacklevel=1))
+    with pytest.warns(UserWarning, match='odd'):
+        figure_bytes(PlainFigure())

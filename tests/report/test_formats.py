@@ -181,6 +181,11 @@ def test_csv_has_every_run_and_reads_back(out, report):
         (numbers.printed(26.0, [26.0, 5.25]), '26.00'),
         (numbers.printed(-0.5, [1.0]), '−0.5'),
         (numbers.printed(None, []), '–'),
+        (numbers.printed(1e-07, [1e-07, 0.5]), '1e−07'),
+        (numbers.printed(-2.5e-09, [-2.5e-09]), '−2.5e−09'),
+        (numbers.printed(0.5, [1e-07, 0.5]), '0.5'),
+        (numbers.printed(3e20, [3e20]), '3e+20'),
+        (numbers.printed(4.0, [4.0, 1e-07]), '4.0'),
     ],
 )
 def test_numbers_have_the_digits_that_mean_something(said, expected):

@@ -168,7 +168,7 @@ def test_another_configuration_is_refused_key_by_key(tmp_path):
     assert 'train.seed: 0 -> (absent)' in message
     assert 'optim.betas: [0.9, 0.98] -> [0.9, 0.999]' in message
     assert 'decode.beam: (absent) -> 4' in message
-    assert 'parallel.mode:' not in message
+    assert 'parallel.mode: "jit" -> "pmap"' in message
     assert '\n' not in message
     assert opened.config_path.read_bytes() == before
 

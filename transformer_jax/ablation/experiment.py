@@ -10,8 +10,10 @@ from typing import Any, cast
 import ml_collections
 
 from transformer_jax import config as config_lib
+from transformer_jax.ablation.field_types import check_fields
 from transformer_jax.errors import ConfigError, UserError
 from transformer_jax.evaluation.metrics import METRICS
+from transformer_jax.ranges import shorten
 from transformer_jax.schema import ExperimentConfig
 
 # Values of `Experiment.match`, and what each says of the sizes of the variants.
@@ -43,6 +45,7 @@ class Metric:
     length: int = 0
 
     def __post_init__(self):
+        check_fields(self)
         if self.split not in ('validation', 'test'):
             raise ConfigError(f'split={self.split!r} of {self.name}, it takes validation, test')
         if not re.fullmatch('|best|last|avg:[1-9][0-9]*', self.checkpoint):
@@ -88,6 +91,9 @@ class Published:
     values: Mapping[str, float]
     lower_is_better: bool = False
 
+    def __post_init__(self):
+        check_fields(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
@@ -100,6 +106,9 @@ class Axis:
 
     label: str
     points: Mapping[str, tuple[str, float]]
+
+    def __post_init__(self):
+        check_fields(self)
 
     def references_on(self, line: str) -> dict[str, str]:
         """Return for each variant the variant of a line at the same x, where there is one."""
@@ -136,20 +145,9 @@ class Experiment:
     match: str = 'none'
 
     def __post_init__(self):
+        check_fields(self)
         if not self.variants or not self.metrics:
             raise ConfigError('an experiment needs variants and metrics')
-        for name, kind in (('metrics', Metric), ('published', Published)):
-            given = getattr(self, name)
-            listed = isinstance(given, tuple | list)
-            if not listed or not all(isinstance(item, kind) for item in given):
-                raise ConfigError(f'{name}={given!r}: it takes a tuple of {kind.__name__}')
-        odd = [
-            name for name, overrides in self.variants.items() if not isinstance(overrides, Mapping)
-        ]
-        if odd:
-            raise ConfigError(f'the overrides of {", ".join(odd)} are no mapping')
-        if not isinstance(self.base, ml_collections.ConfigDict):
-            raise ConfigError('the base is no ConfigDict')
         if self.match not in MATCHES:
             raise ConfigError(f'match={self.match!r}, it takes {", ".join(MATCHES)}')
         self._check_reference()
@@ -174,12 +172,18 @@ class Experiment:
                 f'these are: {", ".join([*self.variants, *lines])}'
             )
         references = self.compared_with
-        if isinstance(references, dict):
+        if isinstance(references, dict) and self.axis:
             without = [name for name in self.variants if name not in references]
             if without:
                 raise ConfigError(
                     f'reference={self.reference!r} has no point on the axis beside '
                     f'{", ".join(without)}'
+                )
+            points = [x for line, x in self.axis.points.values() if line == self.reference]
+            if twice := [x for x in points if points.count(x) > 1]:
+                raise ConfigError(
+                    f'reference={self.reference!r} has several points of the axis at {twice[0]}: '
+                    'which of them is compared with is not clear'
                 )
 
     def _check_names(self) -> None:
@@ -276,4 +280,10 @@ def _set_key(values: dict[str, Any], path: list[str], value: Any) -> None:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
             raise ConfigError(f'{".".join(path)}: {section} is no section of the configuration')
+    if isinstance(values.get(key), dict):
+        hint = f"write '{'.'.join(path)}.KEY': value"
+        if isinstance(value, Mapping) and value:
+            inner, given = next(iter(value.items()))
+            hint = f"write '{'.'.join(path)}.{inner}': {given!r}"
+        raise ConfigError(f'{".".join(path)}={shorten(value)}: it is a section; {hint}')
     values[key] = value

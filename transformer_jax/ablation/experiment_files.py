@@ -84,11 +84,11 @@ def _call(path: Path, name: str, argument: str) -> Any:
         return function(argument) if argument else function()
     except UserError as error:
         raise ConfigError(f'{path}: {error}') from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [
             frame.lineno
             for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename == str(path)
+            if frame.filename == str(path.absolute())
         ]
         raise ConfigError(
             f'{path}:{lines[-1] if lines else 0}: {type(error).__name__}: {error}'

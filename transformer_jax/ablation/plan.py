@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -21,6 +21,7 @@ from transformer_jax.ablation.experiment import (
 from transformer_jax.ablation.match_sizes import Matched, match_sizes
 from transformer_jax.ablation.settings import Setting, settings_of
 from transformer_jax.attention.engines import require_platform
+from transformer_jax.config.values import RANGES
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.partitioning.mesh import mesh_sizes
 from transformer_jax.partitioning.processes import from_primary
@@ -61,6 +62,7 @@ class Plan:
 
     Attributes:
         experiment: what is planned.
+        overrides: the keys of its base that were replaced.
         file: where the experiment came from.
         root: the folder that holds everything.
         matched: variant -> its config at the size of its reference.
@@ -69,7 +71,14 @@ class Plan:
         record: the content of experiment.json.
     """
 
-    def __init__(self, experiment: Experiment, file: str, root: epath.PathLike, seeds: int = 0):
+    def __init__(
+        self,
+        experiment: Experiment,
+        file: str,
+        root: epath.PathLike,
+        seeds: int = 0,
+        overrides: Mapping[str, Any] | None = None,
+    ):
         """Plan an experiment; nothing is written yet.
 
         Args:
@@ -77,13 +86,16 @@ class Plan:
             file: where it came from, for the record.
             root: the folder that holds everything.
             seeds: how many; 0: as the experiment says.
+            overrides: keys of the base to replace, see `Experiment.with_base`.
 
         Raises:
             ConfigError: variants are impossible (all of them are listed), or the root holds another
                 version of the experiment.
             WorkdirError: the root is no directory, or its experiment.json is damaged.
         """
-        self.experiment, self.file, self.root = experiment, file, absolute_path(root)
+        self.overrides = dict(overrides or {})
+        self.experiment = experiment = experiment.with_base(self.overrides)
+        self.file, self.root = file, absolute_path(root)
         if exists(self.root) and not self.root.is_dir():
             raise WorkdirError(f'--root={self.root} is a file: choose a directory')
         self.matched = match_sizes(
@@ -92,10 +104,13 @@ class Plan:
         path = self.root / results.EXPERIMENT
         earlier = results.read_experiment(path) if exists(path) else {'variants': {}, 'seeds': []}
         self.settings = settings_of(
-            {name: m.config for name, m in self.matched.items()}, earlier['variants']
+            {name: m.config for name, m in self.matched.items()},
+            earlier['variants'],
+            lambda folder, config: results.holds_other(self.root / folder, config),
         )
         first = cast(Any, experiment.base).train.seed
         wanted = range(first, first + (seeds or experiment.seeds))
+        _refuse_large_seeds(wanted)
         self.record = self._record(sorted({*earlier['seeds'], *wanted}))
         _refuse_other_version(self.root, earlier['variants'], self.record['variants'])
         self.trials = [
@@ -116,8 +131,10 @@ class Plan:
         """
         for name in only:
             if name not in self.experiment.variants:
-                nearest = spec.nearest(name, self.experiment.variants)
-                raise ConfigError(f'--only={name}: no such variant; {nearest}')
+                hint = spec.nearest(name, self.experiment.variants)
+                if any(',' in variant for variant in self.experiment.variants):
+                    hint += """; a name with a comma is quoted twice: --only='"NAME"' """.rstrip()
+                raise ConfigError(f'--only={name}: no such variant; {hint}')
         self.trials = [
             trial for trial in self.trials if not only or set(trial.setting.variants) & set(only)
         ]
@@ -168,6 +185,9 @@ class Plan:
         for key, members in evaluations(self.experiment.metrics).items():
             if lengths_of(members) != result.get('lengths', {}).get(key, []):
                 return f'{key} was measured at other lengths'
+        mesh = dataclasses.asdict(trial.setting.config.parallel.mesh)
+        if result.get('mesh', mesh) != mesh:
+            return 'its step time was measured with another parallel.mesh'
         return ''
 
     def flat(self, setting: Setting) -> dict[str, Any]:
@@ -191,6 +211,7 @@ class Plan:
 
         record = {
             'file': self.file,
+            'overrides': self.overrides,
             'claim': experiment.claim,
             'reference': experiment.compared_with,
             'metrics': [
@@ -207,6 +228,12 @@ class Plan:
         return json.loads(to_json(record))  # as it will be read: tuples are lists
 
 
+def _refuse_large_seeds(seeds: range) -> None:
+    """Raise ConfigError if the last of some seeds is more than `train.seed` takes."""
+    if why := RANGES['train.seed'].reject('train.seed', seeds[-1]):
+        raise ConfigError(f'{why}: {len(seeds)} seeds count up from {seeds[0]}, lower that')
+
+
 def _refuse_other_version(root: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise ConfigError if a variant has another config than before.
 
@@ -219,7 +246,7 @@ def _refuse_other_version(root: epath.Path, old: dict[str, Any], new: dict[str, 
             reasons.append(f'{name}: {"; ".join(changed)}')
     if reasons:
         title = (
-            f'{root} holds results of another version of the experiment; take another --root, or '
-            'the old values:'
+            f'{root} holds results of another version of the experiment; take another --root, the '
+            'old values, or other names for the variants:'
         )
         raise ConfigError('\n  '.join([title, *sorted(reasons)]))

@@ -9,19 +9,23 @@
 - results.json: all of this in one file, without the sentences
 """
 
-import math
+import contextlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
 from transformer_jax import config as config_lib
-from transformer_jax.ablation.seed_values import references_of
+from transformer_jax.ablation.field_types import is_finite
+from transformer_jax.ablation.result_shapes import migrate_experiment, read_result
 from transformer_jax.errors import ConfigError, WorkdirError
+from transformer_jax.ranges import shorten
+from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.config_changes import config_changes, may_change
-from transformer_jax.storage.config_versions import migrate_config, migrate_flat_config
+from transformer_jax.storage.config_versions import migrate_config
 from transformer_jax.storage.files import absolute_path, exists, write_text
-from transformer_jax.storage.json_files import read_json, read_json_if_there
+from transformer_jax.storage.json_files import Optional, find_misfit, read_json, read_json_if_there
 from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.metrics_writer import read_sound_events
 
@@ -32,23 +36,6 @@ EXPERIMENT, RESULT, FAILURE, SENTENCES, RESULTS = (
     'sentences.json',
     'results.json',
 )
-# The keys of a result.json next to its scores.
-FACTS = (
-    'seed',
-    'params',
-    'non_embedding_params',
-    'flops',
-    'step_seconds',
-    'memory_bytes',
-    'wall_seconds',
-    'steps',
-    'step',
-    'machine',
-    'commit',
-    'date',
-)
-# The keys of a result.json whose values are objects, by metric or by split.
-BY_METRIC = ('scores', 'examples', 'lengths', 'checkpoints')
 
 
 class Damaged(Exception):
@@ -76,9 +63,10 @@ def load_results(path: epath.PathLike) -> dict[str, Any]:
     if not exists(path):
         raise ConfigError(f'{path}: there is no such root of an ablation, nor a results.json')
     content = _read(path)
-    if not isinstance(content, dict) or not isinstance(content.get('runs'), list):
-        raise WorkdirError(f'{path} has no list of runs: it is no results.json of ablate')
-    experiment = _checked(content.get('experiment'), path)
+    shape = {'experiment': dict, 'runs': list, 'missing': Optional(list)}
+    if fault := find_misfit(content, shape):
+        raise WorkdirError(f'{path} is no results.json of ablate: {fault}')
+    experiment = _checked(content['experiment'], path)
 
     def find(key: str, folder: str, seed: int) -> dict[str, Any]:
         entries = [entry for entry in content.get(key, ()) if isinstance(entry, dict)]
@@ -158,26 +146,22 @@ def read_run(
 
 def check_result(result: Any, seed: int, experiment: Mapping[str, Any]) -> dict[str, Any]:
     """Return a result that has everything that was asked for, or raise Damaged."""
-    lacking = [
-        key for key in (*FACTS, 'scores') if not isinstance(result, dict) or key not in result
-    ]
-    if lacking:
-        raise Damaged(f'damaged: {RESULT} lacks {", ".join(lacking)}')
-    odd = [key for key in BY_METRIC if not isinstance(result.get(key, {}), dict)]
-    if odd:
-        raise Damaged(f'damaged: {", ".join(odd)} of {RESULT} is no object')
+    result, fault = read_result(result)
+    if fault:
+        raise Damaged(f'damaged: in {RESULT} {fault}')
     if result['seed'] != seed:
         raise Damaged(f'damaged: {RESULT} is of seed {result["seed"]}')
     for metric in experiment['metrics']:
         score = result['scores'].get(metric['label'])
-        if not is_score(score):
-            raise Damaged(f'its {metric["label"]} is {"not measured" if score is None else score}')
+        if not is_finite(score):
+            said = 'not measured' if score is None else shorten(score).strip("'")
+            raise Damaged(f'its {metric["label"]} is {said}')
+        selected = result.get('selected', {}).get(metric['label'], metric['checkpoint'])
+        if selected != metric['checkpoint']:
+            raise Damaged(
+                f'its {metric["label"]} is of checkpoint={selected!r}, not {metric["checkpoint"]!r}'
+            )
     return result
-
-
-def is_score(value: Any) -> bool:
-    """Tell whether a score is a finite number."""
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -190,6 +174,19 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key, line in config_changes(old, new).items()
         if key != 'train.seed' and not may_change(key)
     ]
+
+
+def holds_other(folder: epath.Path, config: ExperimentConfig) -> bool:
+    """Whether a folder has runs of another config than this one; seeds do not count."""
+    wanted = config_lib.flatten(config)
+    for path in folder.glob('*/config.json'):
+        if not path.parent.name.isdecimal():  # A group of seeds, which has the config of them all.
+            continue
+        with contextlib.suppress(WorkdirError):  # What is damaged is named when it is opened.
+            stored = migrate_config(read_json(path, {}, 'delete it'), str(path))
+            if differences(config_lib.flatten(stored), json.loads(to_json(wanted))):
+                return True
+    return False
 
 
 def folders(experiment: Mapping[str, Any]) -> list[str]:
@@ -244,24 +241,12 @@ def last_event(workdir: epath.Path) -> dict[str, Any]:
 
 def _checked(experiment: Any, path: epath.Path) -> dict[str, Any]:
     """Return the content of an experiment.json, in its present form, or raise WorkdirError."""
-    try:
-        for entry in (*experiment['metrics'], *experiment['published']):
-            if 'falling' in entry:  # Its name in version 1.
-                entry['lower_is_better'] = entry.pop('falling')
-        for variant in experiment['variants'].values():
-            variant['config'] = migrate_flat_config(variant['config'])
-        labels = [metric['label'] for metric in experiment['metrics']]
-        known = [
-            variant['folder'] and variant['config'] for variant in experiment['variants'].values()
-        ]
-        if labels and known and isinstance(experiment['seeds'], list):
-            references_of(experiment['variants'], experiment['reference'])
-            return experiment
-    except (KeyError, TypeError, AttributeError, ValueError):
-        pass
-    raise WorkdirError(
-        f'{path} does not describe an experiment: it is damaged, or was not written by ablate'
-    )
+    if fault := migrate_experiment(experiment):
+        raise WorkdirError(
+            f'{path} does not describe an experiment ({fault}): it is damaged, or was not written '
+            'by ablate'
+        )
+    return experiment
 
 
 def _read(path: epath.Path) -> Any:

@@ -199,7 +199,9 @@ def summary(plan: Plan, lacking: int) -> list[str]:
     """Say what is about to run: how many runs, which variants share a config, what was solved."""
     settings = list(dict.fromkeys(trial.setting for trial in plan.trials))
     done = len(plan.trials) - lacking
-    lines = [f'{plan.file}: {len(plan.trials)} runs of {len(settings)} configs, {done} done']
+    configs = '1 config' if len(settings) == 1 else f'{len(settings)} configs'
+    runs = '1 run' if len(plan.trials) == 1 else f'{len(plan.trials)} runs'
+    lines = [f'{plan.file}: {runs} of {configs}, {done} done']
     lines += [
         f'{", ".join(setting.variants[1:])}: the same config as {setting.variants[0]}, run once'
         for setting in settings

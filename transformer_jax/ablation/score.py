@@ -10,8 +10,10 @@ from etils import epath
 
 from transformer_jax import config as config_lib
 from transformer_jax.ablation.experiment import Metric, evaluations, lengths_of
+from transformer_jax.ablation.field_types import is_finite
 from transformer_jax.ablation.plan import Trial
-from transformer_jax.ablation.results import BY_METRIC, FAILURE, RESULT, SENTENCES, is_score
+from transformer_jax.ablation.result_shapes import BY_METRIC
+from transformer_jax.ablation.results import FAILURE, RESULT, SENTENCES
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.evaluation.by_length import by_length
 from transformer_jax.evaluation.metrics import METRICS
@@ -37,6 +39,7 @@ class Findings:
         examples: 'test bleu' -> the file of the translations, relative to the workdir.
         lengths: 'test best' -> the lengths that this evaluation was measured at.
         checkpoints: str(metric) -> the steps that were scored.
+        selected: str(metric) -> its `checkpoint`; results of earlier versions have none.
         sentences: 'test bleu' -> what the score is made of, example by example; the content of
             sentences.json.
     """
@@ -45,13 +48,17 @@ class Findings:
     examples: dict[str, str]
     lengths: dict[str, list[int]]
     checkpoints: dict[str, list[int]]
+    selected: dict[str, str]
     sentences: dict[str, list[list[int]]]
 
     def lack(self, metric: Metric, key: str, lengths: Sequence[int]) -> bool:
         """Say whether a metric must be measured, as one of the evaluation `key` at `lengths`."""
         label = str(metric)
-        measured = is_score(self.scores.get(label)) and bool(self.checkpoints.get(label))
-        return not measured or bool(metric.length and self.lengths.get(key) != lengths)
+        measured = is_finite(self.scores.get(label)) and bool(self.checkpoints.get(label))
+        selected = self.selected.get(label, metric.checkpoint)
+        if not measured or selected != metric.checkpoint:
+            return True
+        return bool(metric.length and self.lengths.get(key) != lengths)
 
 
 def score(trial: Trial, metrics: Sequence[Metric], log: Log) -> None:
@@ -76,6 +83,7 @@ def score(trial: Trial, metrics: Sequence[Metric], log: Log) -> None:
             findings.lengths[key] = lengths
         for metric in lacking:
             findings.checkpoints[str(metric)] = list(trained.steps)
+            findings.selected[str(metric)] = metric.checkpoint
     for metric in metrics:
         if metric.timed:
             findings.scores[str(metric)] = costs[metric.name]
@@ -169,6 +177,7 @@ def _costs(trial: Trial, anew: bool) -> dict[str, Any]:
         'mfu': measure.logged_mfu(workdir.metrics_path),
         'goodput': measure.logged_goodput(workdir.times_path),
         'side_by_side': len(group.members) if group else 1,
+        'mesh': dataclasses.asdict(config.parallel.mesh),
     }
 
 
@@ -181,10 +190,10 @@ def _origin() -> dict[str, Any]:
 
 def _read_findings(trial: Trial) -> Findings:
     """Read what was scored before; nothing where that is damaged or belongs to another seed."""
-    result = _read_object(trial.workdir / RESULT)
+    result = {'selected': {}} | _read_object(trial.workdir / RESULT)
     sound = all(isinstance(result.get(key), dict) for key in BY_METRIC)
     if not sound or result.get('seed') != trial.seed:
-        return Findings({}, {}, {}, {}, {})
+        return Findings({}, {}, {}, {}, {}, {})
     parts = {key: result[key] for key in BY_METRIC}
     return Findings(**parts, sentences=_read_object(trial.workdir / SENTENCES))
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from transformer_jax import config as config_lib
@@ -33,7 +33,9 @@ class Setting:
 
 
 def settings_of(
-    configs: dict[str, ExperimentConfig], earlier: dict[str, Any]
+    configs: dict[str, ExperimentConfig],
+    earlier: dict[str, Any],
+    holds_other: Callable[[str, ExperimentConfig], bool] = lambda folder, config: False,
 ) -> tuple[Setting, ...]:
     """Group variants by config, each with its folder.
 
@@ -42,6 +44,7 @@ def settings_of(
     Args:
         configs: variant -> its configuration, in the order of the experiment.
         earlier: the `variants` of the experiment.json of the root; {} where there is none.
+        holds_other: whether a folder has runs of another config, left by a variant that is gone.
     """
     names: dict[str, list[str]] = {}
     for name, config in configs.items():
@@ -59,8 +62,10 @@ def settings_of(
     taken = {*RESERVED, *folders.values(), *by_config.values()}
     for key, members in names.items():
         if key not in folders:
-            folders[key] = choose_folder(members[0], taken)
-            taken.add(folders[key])
+            while holds_other(chosen := choose_folder(members[0], taken), configs[members[0]]):
+                taken.add(chosen)
+            folders[key] = chosen
+            taken.add(chosen)
     return tuple(
         Setting(folders[key], tuple(members), configs[members[0]]) for key, members in names.items()
     )

@@ -209,9 +209,9 @@ class BigBird(Mask):
 
 @functools.cache
 def _random_blocks(mask: BigBird) -> np.ndarray:
-    """Return the random key blocks of each query block [C, R].
+    """Return the random key blocks of each query block [C, R]; R is at most `random`.
 
-    −1 stands where fewer than R blocks are left to choose from.
+    −1 stands where fewer blocks are left to choose from than elsewhere.
     """
     rng = np.random.default_rng(mask.seed)
     blocks = np.arange(mask.length // mask.block)
@@ -220,7 +220,8 @@ def _random_blocks(mask: BigBird) -> np.ndarray:
         others = blocks[(blocks >= mask.first) & (abs(blocks - block) > mask.window // 2)]
         permuted = rng.permutation(others)[: mask.random]
         chosen[block, : len(permuted)] = permuted
-    return chosen
+    # Columns that no block fills would only cost the compiler time.
+    return chosen[:, (chosen >= 0).any(0)]
 
 
 # Masks that a spec can name. The model adds `Segments` everywhere and `Causal` in a decoder.

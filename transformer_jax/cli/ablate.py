@@ -70,8 +70,8 @@ def run_ablate(values: Flags) -> None:
     from transformer_jax.display.tables import output_console
 
     overrides = config_flags.get_override_values(values['config'])
-    chosen = load_experiment(values.experiment).with_base(overrides)
-    plan = Plan(chosen, values.experiment, values.root, values.seeds or 0)
+    chosen = load_experiment(values.experiment)
+    plan = Plan(chosen, values.experiment, values.root, values.seeds or 0, overrides)
     plan.narrow(values.only, values.part)
     if values.dry_run:
         output_console().print(runner.dry_run(plan, log))

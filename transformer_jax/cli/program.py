@@ -125,7 +125,10 @@ def _parse(values: Flags, name: str, arguments: list[str]) -> None:
         name = error.flagname
         hint = f'it is now {RENAMED[name]}' if name in RENAMED else spec.nearest(name, values)
         raise ConfigError(f'unknown flag --{name}: {hint}') from None
-    except Exception as error:  # A configuration file is a program, and may raise anything.
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # A configuration file is a program: it raises anything.
         raise ConfigError(_explain(error)) from error
     if rest and COMMANDS[name].argument:
         values[COMMANDS[name].argument].parse(rest.pop(0))
@@ -164,7 +167,7 @@ def _check_keys(arguments: list[str]) -> None:
             raise ConfigError(f'--config.{key}: unknown configuration key; {hint}')
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: BaseException) -> str:
     """Return one line for an error that absl, ml_collections or a configuration file raised."""
     chain: list[BaseException] = [error]
     while inner := chain[-1].__cause__ or chain[-1].__context__:

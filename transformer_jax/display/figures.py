@@ -3,14 +3,17 @@
 Every figure of the package is a `PlainFigure`; a test looks for others.
 """
 
+import contextlib
 import errno
 import io
 import os
 import uuid
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib
+from absl import logging
 from etils import epath
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -113,6 +116,26 @@ def save_figure(figure: Figure, path: epath.Path) -> epath.Path:
 def figure_bytes(figure: Figure, suffix: str = '.png') -> bytes:
     """Draw a figure in the format of one of FORMATS."""
     content = io.BytesIO()
-    with matplotlib.rc_context(FILE_SETTINGS):
+    with matplotlib.rc_context(FILE_SETTINGS), _said_once():
         figure.savefig(content, format=suffix[1:], metadata=UNDATED[suffix])
     return content.getvalue()
+
+
+@contextlib.contextmanager
+def _said_once() -> Iterator[None]:
+    """Say once that a font lacks characters: Matplotlib warns of each, several times a figure."""
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    lacking = [warning for warning in caught if 'missing from font' in str(warning.message)]
+    if lacking:
+        logging.log_first_n(
+            logging.WARNING,
+            'The font of the figures lacks characters of some names, which are drawn as boxes: set '
+            'font.family in a matplotlibrc to an installed font that has them',
+            1,
+        )
+    for warning in caught:
+        if warning not in lacking:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )

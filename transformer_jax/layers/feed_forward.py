@@ -61,8 +61,20 @@ class FeedForward(nn.Module):
         return y_BTO + b_O.astype(x_BTI.dtype)[None, None]
 
 
+class FeedForwardKind(Ranged):
+    """The base of all rows of FFNS; a kind of another package derives from Plain or Gated."""
+
+
+class DenseKind(FeedForwardKind, abc.ABC):
+    """A network that every token passes through, alone or as one of a mixture."""
+
+    @abc.abstractmethod
+    def __call__(self, layer: FeedForward, x_BTD: jax.Array) -> jax.Array:
+        """Map x_BTD to y_BTD with the parameters of `layer`."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Plain(Ranged, abc.ABC):
+class Plain(DenseKind):
     """Two matrices with an activation between: f(x W₁ + b₁) W₂ + b₂ with d_ff hidden units."""
 
     bias: bool = True
@@ -78,7 +90,7 @@ class Plain(Ranged, abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class Gated(Ranged, abc.ABC):
+class Gated(DenseKind):
     """Three matrices, one of them a gate: (f(x W) ⊙ x V) W₂ (Shazeer 2020, equation 6).
 
     `equal_parameters`: ⅔ d_ff hidden units, rounded down, so that the three matrices have as many
@@ -150,7 +162,7 @@ DENSE: dict[str, type] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Moe(Ranged):
+class Moe(FeedForwardKind):
     """A mixture of experts: each token passes through `k` of `experts` networks.
 
     Shazeer et al. (2017). Each network is an `expert` with d_ff hidden units. A router, in float32,

@@ -150,6 +150,11 @@ def program(
 
 def _engines(attention: str, engines: Sequence[str], length: int) -> list[str]:
     kind = _kind(attention, length)
+    if 0 < kind.max_len < length:
+        raise ConfigError(
+            f'--attention={attention!r} reads at most {kind.max_len} tokens, --lengths has '
+            f'{length}: {{T}} in a spec stands for the length'
+        )
     if not kind.engines:
         return ['own']
     return [engine for engine in engines if not kind.incompatibility(Position(), engine)]

@@ -25,7 +25,7 @@ from transformer_jax.report.tables import (
 )
 from transformer_jax.report.traces import Curve, Heads, read_curves, read_heads
 from transformer_jax.storage.files import absolute_path
-from transformer_jax.storage.json_files import read_json
+from transformer_jax.storage.json_files import NUMBER, read_json
 
 
 class _Ablation(NamedTuple):
@@ -157,7 +157,7 @@ def _read_sentences(ablation: _Ablation, label: str) -> dict[str, dict[int, list
         for run in ablation.runs[folder]:
             path = ablation.root / folder / str(run['seed']) / SENTENCES
             try:
-                content = read_json(path, {label: [list]}, 'delete it')
+                content = read_json(path, {label: [[NUMBER]]}, 'delete it')
             except WorkdirError:
                 continue
             found.setdefault(first, {})[run['seed']] = content[label]
@@ -167,9 +167,11 @@ def _read_sentences(ablation: _Ablation, label: str) -> dict[str, dict[int, list
         if first in found and len(found[first]) == len(ablation.runs[folder])
     }
     shapes = {
-        (len(rows), *map(len, rows[:1])) for by_seed in whole.values() for rows in by_seed.values()
+        (len(rows), *sorted({*map(len, rows)}))
+        for by_seed in whole.values()
+        for rows in by_seed.values()
     }
-    return whole if len(shapes) == 1 else {}
+    return whole if [len(shape) for shape in shapes] == [2] else {}
 
 
 def _compare_with_paper(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from transformer_jax.ablation.statistics import PERMUTATION
 from transformer_jax.report import numbers
 from transformer_jax.report.tables import PaperNumbers, Side, Table, VariantResult, Verdict
 
@@ -149,11 +150,10 @@ def _difference(row: VariantResult, places: int) -> Cell:
     found = row.difference
     if found is None:
         return Cell(numbers.NONE, None)
-    return Cell(
-        numbers.fixed(found.value, places, signed=True),
-        found.value,
-        (numbers.interval(found.low, found.high, places, signed=True),),
-    )
+    permuted = row.comparison is not None and row.comparison.test == PERMUTATION
+    interval = numbers.interval(found.low, found.high, places, signed=True)
+    text = numbers.fixed(found.value, places, signed=True)
+    return Cell(text, found.value, () if permuted else (interval,))
 
 
 def _p(row: VariantResult, places: int) -> Cell:

@@ -80,9 +80,13 @@ def digits(value: float) -> str:
 
 
 def printed(value: float | None, column: Iterable[float]) -> str:
-    """Write a published number with as many digits as the most exact of its column: 26.0, 25.8."""
+    """Write a published number with as many digits as the most exact of its column: 26.0, 25.8.
+
+    One so small or large that Python writes it with an exponent stays as it is: 3e−07.
+    """
     if value is None:
         return NONE
+    texts = [repr(other) for other in column]
     if 'e' in repr(value):
-        return fixed(value, 6)
-    return fixed(value, max(len(repr(other).partition('.')[2]) for other in column))
+        return repr(value).replace('-', MINUS)
+    return fixed(value, max(len(text.partition('.')[2]) for text in texts if 'e' not in text))

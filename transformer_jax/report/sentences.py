@@ -1,18 +1,25 @@
 """The sentences of a report, which all of its forms share."""
 
 import collections
+import itertools
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from transformer_jax.ablation.experiment import MATCHES
 from transformer_jax.ablation.power import POWER, power
 from transformer_jax.ablation.rank_agreement import RankAgreement
-from transformer_jax.ablation.statistics import PAIRED
+from transformer_jax.ablation.statistics import PAIRED, PERMUTATION, WELCH
 from transformer_jax.report import numbers
 from transformer_jax.report.columns import VERDICTS
 from transformer_jax.report.tables import Report, Table, VariantResult, Verdict
 
+TESTS = {
+    WELCH: "Welch's test",
+    PAIRED: 'the t test paired by seed, since runs of the same seed vary together',
+    PERMUTATION: 'the permutation test of all runs where no run differs from others of its variant',
+}
 TALLIED = (Verdict.BETTER, Verdict.WORSE, Verdict.OPEN, Verdict.UNTESTED, Verdict.MISSING)
 EFFECT = 2.0  # standard deviations of one run: the difference whose chance to be found is stated
 # Step times are called noisy where the quartiles are farther apart, as a share of the median.
@@ -78,11 +85,8 @@ def notes(table: Table, with_detectable: bool = True) -> Iterator[str]:
 
 
 def _test(table: Table, compared: Sequence[VariantResult]) -> str:
-    test = (
-        'the t test paired by seed, since runs of the same seed vary together'
-        if any(row.comparison and row.comparison.test == PAIRED for row in compared)
-        else "Welch's test"
-    )
+    used = {row.comparison.test for row in compared if row.comparison}
+    test = ', or '.join(words for kind, words in TESTS.items() if kind in used)
     comparisons = f'{len(compared)} comparison' + ('s' if len(compared) > 1 else '')
     return (
         f'Differences from {table.reference} by {test}. Verdicts hold at 5% for the {comparisons} '
@@ -171,9 +175,17 @@ def missing_rows(report: Report) -> list[tuple[str, str, str]]:
 
 
 def command(experiment: Mapping[str, Any]) -> str:
-    """Return the command that makes these results."""
-    seeds = len(experiment['seeds'])
-    return f'transformer-jax ablate {experiment["file"]} --root=DIR --seeds={seeds}'
+    """Return the command that makes these results; one for each range of seeds without a gap."""
+    overrides = experiment.get('overrides', {})
+    base = [f'--config.{key}={value}' for key, value in overrides.items() if key != 'train.seed']
+    seeds, commands = sorted(experiment['seeds']), []
+    firsts = [seed for seed in seeds if seed - 1 not in seeds]
+    for first in firsts:
+        count = next(number for number in itertools.count(1) if first + number not in seeds)
+        start = [f'--config.train.seed={first}'] if first or 'train.seed' in overrides else []
+        arguments = [experiment['file'], '--root=DIR', f'--seeds={count}', *start, *base]
+        commands.append(shlex.join(['transformer-jax', 'ablate', *arguments]))
+    return ' && '.join(commands)
 
 
 def config_differences(report: Report) -> tuple[list[str], list[list[str]]]:

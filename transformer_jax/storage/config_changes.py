@@ -8,10 +8,10 @@ from transformer_jax.storage.json_text import to_json
 
 # Keys (or groups, ending in a dot) that may change between the runs of one workdir: no update
 # depends on them beyond the order of floating-point sums. Where the data lies may change: the data
-# itself is compared, see `data.fingerprints`. train.steps is not one of them: many schedules depend
-# on it.
+# itself is compared, see `data.fingerprints`. Not among them are train.steps, on which many
+# schedules depend, and parallel.mode, since pmap draws other dropout masks than jit.
 MAY_CHANGE = (
-    'parallel.',
+    'parallel.mesh.',
     'checkpoint.',
     'train.log_every',
     'data.prefetch',

@@ -7,7 +7,7 @@ package parses JSON from a file; a test holds that.
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -18,10 +18,17 @@ _NAMES = {
     dict: 'an object',
     list: 'a list',
     str: 'a text',
+    bool: 'true or false',
     int: 'a whole number',
     float: 'a number',
     None: 'null',
 }
+
+
+class Optional(NamedTuple):
+    """The shape of a value that an object may lack."""
+
+    shape: Any
 
 
 def read_json(
@@ -32,8 +39,9 @@ def read_json(
     Args:
         path: of the file.
         shape: a class such as `dict`; `[shape]` for a list of such; `{'key': shape, …}` for an
-            object with at least these keys; `{str: shape}` for one with any keys; a tuple of
-            shapes, of which one must fit; None for null; `object` for any value.
+            object with at least these keys, but for those of an `Optional(shape)`; `{str: shape}`
+            for one with any keys; a tuple of shapes, of which one must fit; None for null;
+            `object` for any value.
         remedy: what a user should do about a damaged file, in the imperative.
         error: the class of the error.
 
@@ -99,6 +107,8 @@ def parse_json(
 
 def find_misfit(value: Any, shape: Any, place: str = 'it') -> str:
     """Return the first difference between a JSON value and a shape, '' where it fits."""
+    if isinstance(shape, Optional):
+        return find_misfit(value, shape.shape, place)
     if isinstance(shape, tuple):
         problems = [find_misfit(value, each, place) for each in shape]
         return '' if '' in problems else problems[0]
@@ -109,9 +119,10 @@ def find_misfit(value: Any, shape: Any, place: str = 'it') -> str:
         items = [(f'item {index} of {place}', item, shape[0]) for index, item in enumerate(value)]
     elif isinstance(shape, dict):
         any_key = shape.get(str)
-        if any_key is None and (lacking := [key for key in shape if key not in value]):
+        needed = [key for key, each in shape.items() if not isinstance(each, Optional)]
+        if any_key is None and (lacking := [key for key in needed if key not in value]):
             return f'{place} lacks {lacking[0]!r}'
-        keys = value if any_key is not None else shape
+        keys = value if any_key is not None else [key for key in shape if key in value]
         items = [(f'{key!r}', value[key], any_key or shape[key]) for key in keys]
     else:
         return ''
