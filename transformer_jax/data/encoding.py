@@ -47,8 +47,7 @@ class Encoded(NamedTuple):
 
 def ragged(tokenizer: Tokenizer, texts: Sequence[str]) -> Ragged:
     """Encode texts, each with its EOS: uint16 ids where 65,536 suffice, else int32."""
-    if tokenizer.blank_is_empty:
-        texts = [text if text.strip(' ') else '' for text in texts]
+    texts = [tokenizer.as_read(text) for text in texts]
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
     values, lengths = [np.zeros(0, dtype)], [np.zeros(1, np.int64)]
     for start in range(0, len(texts), CHUNK):

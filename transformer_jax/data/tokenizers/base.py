@@ -69,6 +69,10 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def _encode(self, texts: Sequence[str]) -> list[list[int]]: ...
 
+    def as_read(self, text: str) -> str:
+        """Return a text of a data set as it is read: '' for a blank one where that is empty."""
+        return '' if self.blank_is_empty and not text.strip(' ') else text
+
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Return the texts of token ids; special tokens (PAD, BOS, EOS) are left out.
 
