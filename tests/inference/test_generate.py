@@ -87,7 +87,7 @@ def test_a_stop_string_ends_the_text_before_it(trained):
 
 def test_what_does_not_fit_is_refused(trained):
     with pytest.raises(
-        DataError, match=r'--max_tokens=99 more may follow, but the model reads 100 at most'
+        DataError, match=r'max_tokens=99 more may follow, but the model reads 100 at most'
     ):
         list(Generator(trained, 99).stream('twenty-one', 0))
 

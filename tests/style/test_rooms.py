@@ -17,6 +17,7 @@ ROOMS = (
     'renames',
     'outside',
     'spec',
+    'arguments',
     'schema',
     'host_memory',
     'storage',

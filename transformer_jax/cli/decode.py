@@ -4,15 +4,19 @@ import itertools
 
 from absl import flags
 
+from transformer_jax.arguments import RANGES
 from transformer_jax.cli.flags import (
     Flags,
+    define_beam,
     define_checkpoint,
     define_decoding,
+    given_decoding,
     log,
     open_trained,
     required,
 )
 from transformer_jax.cli.streams import arriving_lines, read_standard_input, use_utf8_output
+from transformer_jax.errors import ConfigError
 
 
 def define_translate(values: Flags) -> None:
@@ -43,10 +47,16 @@ def define_generate(values: Flags) -> None:
     flags.DEFINE_enum(
         'method', None, ['sample', 'greedy', 'beam'], 'Replaces decode.method.', flag_values=values
     )
-    flags.DEFINE_integer('beam', None, 'Replaces decode.beam.', 1, flag_values=values)
-    flags.DEFINE_float('temperature', None, 'Replaces decode.temperature.', 0.0, flag_values=values)
-    flags.DEFINE_integer('top_k', None, 'Replaces decode.top_k; 0: all.', 0, flag_values=values)
-    flags.DEFINE_float('top_p', None, 'Replaces decode.top_p.', 0.0, 1.0, flag_values=values)
+    define_beam(values)
+    flags.DEFINE_float(
+        'temperature', None, 'Samples; replaces decode.temperature.', 0.0, flag_values=values
+    )
+    flags.DEFINE_integer(
+        'top_k', None, 'Samples; replaces decode.top_k; 0: all.', 0, flag_values=values
+    )
+    flags.DEFINE_float(
+        'top_p', None, 'Samples; replaces decode.top_p.', 0.0, 1.0, flag_values=values
+    )
     flags.DEFINE_integer('seed', 0, 'The seed of sampling.', 0, 2**32 - 1, flag_values=values)
     flags.DEFINE_integer(
         'samples',
@@ -65,16 +75,19 @@ def run_generate(values: Flags) -> None:
     """Continue a prompt and print it with each continuation, token by token when sampling."""
     from transformer_jax.inference.generate import Generator, require_ability
 
+    last = values.seed + values.samples - 1
+    if why := RANGES['seed'].reject('the last one', last):
+        raise ConfigError(f'--samples={values.samples} counts --seed={values.seed} up: {why}')
     trained = open_trained(values, ('method', 'beam', 'temperature', 'top_k', 'top_p'))
     require_ability(trained, 'generate')
+    method = trained.config.decode.method
+    if values.samples > 1 and method != 'sample':
+        log(f'--samples={values.samples}: all are the same, since decode.method={method!r}')
     generator = Generator(trained, values.max_tokens, tuple(values.stop))
     prompt = read_standard_input() if values.prompt is None else values.prompt
     use_utf8_output()
     for sample in range(values.samples):
-        if trained.config.decode.method == 'beam':
-            pieces = [generator.search(prompt)]
-        else:
-            pieces = generator.stream(prompt, values.seed + sample)
+        pieces = generator.continuation(prompt, values.seed + sample)
         print(prompt, end='')
         for piece in pieces:
             print(piece, end='', flush=True)
@@ -120,9 +133,10 @@ def run_attention(values: Flags) -> None:
     text = required(values, 'text')
     trained = open_trained(values)
     from transformer_jax.inference.attention_maps import draw_text
-    from transformer_jax.inference.generate import require_ability
+    from transformer_jax.inference.generate import require_ability, require_decoding
 
     require_ability(trained, 'attention')
+    require_decoding(trained, given_decoding(values))
     use_utf8_output()
     for file in draw_text(trained, text, values.out, print):
         log(f'wrote {file}')

@@ -125,6 +125,9 @@ def store(path: epath.Path, encoded: Encoded, texts: Texts) -> None:
             for part, array in arrays.items():
                 with (partial / f'{field}.{part}.npy').open('wb') as file:
                     np.save(file, array)
+        if texts.lines is not None:
+            with (partial / 'lines.npy').open('wb') as file:
+                np.save(file, np.array(texts.lines))
         names = to_json([texts.source_name, texts.target_name])
         (partial / 'names.json').write_text(names)
 
@@ -148,4 +151,4 @@ def restore(path: epath.Path) -> tuple[Encoded, Texts]:
         load('starts.') if exists('starts.') else None,
     )
     names = read_json(path / 'names.json', [str], f'delete {path}, it is made anew', DataError)
-    return encoded, Texts([], [], *names)
+    return encoded, Texts([], [], *names, load('lines') if exists('lines') else None)

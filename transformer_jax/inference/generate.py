@@ -2,17 +2,18 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer_jax.attention import cache as caches
 from transformer_jax.batch import BOS, EOS, Batch, Tokens
 from transformer_jax.data.encoding import cut, ragged
 from transformer_jax.data.tokenizers import require_texts, require_unicode
-from transformer_jax.decoding.decoder import make_decoder
+from transformer_jax.decoding.beam_search import beam_search
 from transformer_jax.decoding.sampling import sample_tokens
 from transformer_jax.errors import ConfigError, DataError
 from transformer_jax.inference.trained_run import TrainedRun
@@ -36,12 +37,26 @@ def require_ability(trained: TrainedRun, command: str) -> None:
         )
 
 
+def require_decoding(trained: TrainedRun, given: Mapping[str, Any]) -> None:
+    """Refuse keys of `decode` where the model writes no translations.
+
+    Raises:
+        ConfigError: names the first key.
+    """
+    if given and not trained.data.task.translates:
+        key, value = next(iter(given.items()))
+        raise ConfigError(
+            f'decode.{key}={value!r} has no effect: {trained.workdir.path} holds a model of kind '
+            f'{trained.config.model.kind!r} that writes no translations'
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Generator:
     """A language model that continues prompts; it keeps what it compiles between calls."""
 
     trained: TrainedRun
-    max_tokens: int  # at most so many follow the prompt
+    max_tokens: int  # at most so many follow the prompt, 1 or more
     stop: Sequence[str] = ()  # texts that end a continuation; they are left out
 
     def __post_init__(self):
@@ -49,7 +64,14 @@ class Generator:
         for text in self.stop:
             require_unicode(text, 'stop')
             if not text:
-                raise ConfigError('--stop= is empty: give a text, or leave it out')
+                raise ConfigError("stop='' is empty: give a text, or leave it out")
+
+    def continuation(self, prompt: str, seed: int) -> Iterator[str]:
+        """Return a continuation by `decode.method`: of beam search at once, else as `stream`."""
+        settings = self.trained.config.decode
+        if settings.method == 'beam' and settings.beam > 1:
+            return iter([self.search(prompt)])
+        return self.stream(prompt, seed)
 
     def stream(self, prompt: str, seed: int) -> Iterator[str]:
         """Return a continuation in pieces, which come as its tokens are sampled.
@@ -78,7 +100,7 @@ class Generator:
             token = int(token_1[0])
             if token != EOS:
                 tokens.append(token)
-            text = self._continuation(prompt, ids, tokens)
+            text = self._added_text(prompt, ids, tokens)
             ended = token == EOS or t + 1 == self.max_tokens
             before_stop = self._cut_at_stop(text)
             if len(before_stop) < len(text):
@@ -95,29 +117,17 @@ class Generator:
     def search(self, prompt: str) -> str:
         """Return the best continuation that beam search finds.
 
+        It ends as that of `stream`; one that is as long as `max_tokens` allows need not end there.
+
         Raises:
             DataError: as `stream`.
         """
         ids = self._encode(prompt)
-        # The decoder's own limit counts from the end of the source, which is the prompt here.
-        settings = dataclasses.replace(
-            self.trained.config.decode, method='beam', max_extra_tokens=self.max_tokens - len(ids)
-        )
-        vocab_size = self.trained.data.tokenizer.vocab_size
-        decode = self.trained.partitioner.compile(
-            make_decoder(
-                self.trained.model,
-                settings,
-                vocab_size,
-                self.trained.model.architecture.max_decoded,
-            )
-        )
-        source_1S, places = self._padded(ids)
-        key, row = jax.random.PRNGKey(0), np.zeros(1, np.int32)
-        tokens_1T, _ = decode(self.trained.params, source_1S, *places, key, row)
-        return self._cut_at_stop(self._continuation(prompt, ids, np.asarray(tokens_1T)[0].tolist()))
+        found = self._compiled_search(self.trained.params, *self._padded(ids))
+        tokens = np.asarray(found.tokens_BKT)[0, 0].tolist()
+        return self._cut_at_stop(self._added_text(prompt, ids, tokens))
 
-    def _continuation(self, prompt: str, ids: Sequence[int], tokens: Sequence[int]) -> str:
+    def _added_text(self, prompt: str, ids: Sequence[int], tokens: Sequence[int]) -> str:
         """Return what tokens add to the text of a prompt, the space before a word included."""
         decode = self.trained.data.tokenizer.decode
         before, whole = decode([ids, [*ids, *tokens]])
@@ -131,9 +141,9 @@ class Generator:
         architecture = self.trained.model.architecture
         if len(ids) + self.max_tokens > architecture.max_length:
             raise DataError(
-                f'the prompt has {len(ids)} tokens and --max_tokens={self.max_tokens} more may '
+                f'the prompt has {len(ids)} tokens and max_tokens={self.max_tokens} more may '
                 f'follow, but the model reads {architecture.max_length} at most: shorten the '
-                'prompt, or lower --max_tokens'
+                'prompt, or lower max_tokens'
             )
         prefix = architecture.prefix_length
         if prefix > 1 and len(ids) < prefix:
@@ -176,6 +186,28 @@ class Generator:
 
         return self.trained.partitioner.compile(step, static_argnums=5)
 
+    @functools.cached_property
+    def _compiled_search(self) -> Any:
+        settings, model = self.trained.config.decode, self.trained.model
+
+        def search(params, source_1S, tokens):
+            variables, room = {'params': params}, self.max_tokens * settings.beam
+            cache, memory = model.apply(variables, source_1S, tokens, room, method='start')
+            return beam_search(
+                lambda tokens_R, cache: model.apply(
+                    variables, tokens_R, cache, memory, method='step'
+                ),
+                cache,
+                caches.reorder,
+                jnp.full(1, self.max_tokens, jnp.int32),
+                beam=settings.beam,
+                max_len=self.max_tokens,
+                alpha=settings.length_penalty,
+                open_end=True,
+            )
+
+        return self.trained.partitioner.compile(search)
+
     def _cut_at_stop(self, text: str) -> str:
         """Cut a text before the first stop text in it."""
         return text[: min((text.find(stop) for stop in self.stop if stop in text), default=None)]
@@ -206,15 +238,27 @@ def check_text(trained: TrainedRun, text: str, name: str) -> None:
         trained.log(message)
 
 
+def line_of_input(index: int) -> str:
+    """Name a line of standard input, given its number from 0."""
+    return f'standard input:{index + 1}'
+
+
+def item_of_texts(index: int) -> str:
+    """Name an item of the argument `texts`, given its number from 0."""
+    return f'texts[{index}]'
+
+
 def translate(
-    trained: TrainedRun, chunks: Iterable[Sequence[str]], origin: str = 'standard input'
+    trained: TrainedRun,
+    chunks: Iterable[Sequence[str]],
+    name: Callable[[int], str] = line_of_input,
 ) -> Iterator[list[str]]:
     """Yield the translations of each chunk of lines, one line for each.
 
     Args:
         trained: the model.
         chunks: lines to translate; a chunk is taken when the one before is translated.
-        origin: the name of the input, in messages.
+        name: names a line in messages, given its number from 0.
 
     Raises:
         DataError: a line that the model cannot read, see `check_text`; those before it in its
@@ -225,7 +269,7 @@ def translate(
         error = None
         for number, line in enumerate(lines):
             try:
-                check_text(trained, line, f'{origin}:{first + number + 1}')
+                check_text(trained, line, name(first + number))
             except DataError as found:
                 lines, error = lines[:number], found
                 break
@@ -236,14 +280,17 @@ def translate(
 
 
 def classify(
-    trained: TrainedRun, texts: Iterable[str], origin: str = 'standard input'
+    trained: TrainedRun, texts: Iterable[str], name: Callable[[int], str] = line_of_input
 ) -> Iterator[tuple[str, float]]:
     """Yield the most likely class of each text, and its probability.
+
+    Texts longer than the rows of the model are cut: the log names the first, and at the end their
+    number.
 
     Args:
         trained: the model.
         texts: a text is taken when the one before is classified.
-        origin: the name of the input, in messages.
+        name: names a text in messages, given its number from 0.
 
     Raises:
         DataError: a text without tokens, or one that the model cannot read, see `check_text`.
@@ -256,15 +303,25 @@ def classify(
         return jax.nn.softmax(logits_BTV)
 
     forward = trained.partitioner.compile(probabilities)
-    for number, text in enumerate(texts, 1):
+    long = 0
+    for number, text in enumerate(texts):
         if not text.strip():
-            raise DataError(f'{origin}:{number}: an empty line has no class')
-        check_text(trained, text, f'{origin}:{number}')
-        sentence = cut(ragged(trained.data.tokenizer, [text]), lengths[-1]).values
+            raise DataError(f'{name(number)}: an empty text has no class')
+        check_text(trained, text, name(number))
+        whole = ragged(trained.data.tokenizer, [text])
+        if len(whole.values) > lengths[-1]:
+            long += 1
+            if long == 1:
+                trained.log(
+                    f'texts longer than {lengths[-1]} tokens are cut (first: {name(number)})'
+                )
+        sentence = cut(whole, lengths[-1]).values
         length = next(length for length in lengths if len(sentence) <= length)
         shares_11V = forward(trained.params, _class_batch(sentence, length))
         best = int(shares_11V[0, 0].argmax())
         yield classes[best], float(shares_11V[0, 0, best])
+    if long:
+        trained.log(f'texts longer than {lengths[-1]} tokens cut: {long}')
 
 
 def _class_batch(sentence: np.ndarray, length: int) -> Batch:

@@ -14,6 +14,7 @@ from transformer_jax.data import load_data
 from transformer_jax.data.fingerprints import require_same_splits
 from transformer_jax.errors import WorkdirError
 from transformer_jax.evaluation.evaluator import Evaluation, Evaluator
+from transformer_jax.inference.decode_keys import with_method
 from transformer_jax.models import abstract_params, build_model
 from transformer_jax.partitioning.partitioner import Partitioner
 from transformer_jax.schema import ExperimentConfig, ParallelConfig
@@ -60,13 +61,14 @@ class TrainedRun:
             checkpoint: 'best', 'last', 'avg:N' or a step; '' is the best where one is recorded,
                 else the last.
             log: receives remarks.
-            decode: keys of DecodeConfig that replace the run's own.
+            decode: keys of DecodeConfig that replace the run's own; a key that only one method
+                reads, such as 'beam', selects that method.
             splits: of the data, read and checked at once; others are read when asked for.
             source_dir: where the data lies now; '' is `data.source_dir` of training.
             allow_changed_data: only log that a split is another than that of training.
 
         Raises:
-            ConfigError: the workdir holds no run, or no such checkpoint.
+            ConfigError: the workdir holds no run, or no such checkpoint, or a key has no effect.
             WorkdirError: a file of the workdir is damaged.
             DataError: the data cannot be read, or is not that of training.
         """
@@ -101,13 +103,13 @@ class TrainedRun:
         return self.checkpoints.params(abstract, steps, tree)
 
     def with_decoding(self, keys: Mapping[str, Any]) -> 'TrainedRun':
-        """Make the same run with some keys of `decode` replaced; all else is shared.
+        """Make the same run with some keys of `decode` replaced, as `__init__`; the rest is shared.
 
         Raises:
             ConfigError: an unknown key, or a value that cannot be used.
         """
         values = config_lib.to_dict(self.config)
-        values['decode'] |= keys
+        values['decode'] |= with_method(keys)
         other = copy.copy(self)
         other.config = config_lib.from_dict(values)
         components = config_lib.resolve(other.config)
@@ -176,5 +178,7 @@ def _usable_here(config: ExperimentConfig, decode: Mapping[str, Any], log: Log) 
         log(f"model.engine={engine!r} is not on this machine: 'auto' takes its place")
         config = config_lib.replace(config, model=dataclasses.replace(config.model, engine='auto'))
     return config_lib.replace(
-        config, parallel=ParallelConfig(), decode=dataclasses.replace(config.decode, **decode)
+        config,
+        parallel=ParallelConfig(),
+        decode=dataclasses.replace(config.decode, **with_method(decode)),
     )
