@@ -132,9 +132,10 @@ def _attend_to_one(trained: TrainedRun, text: str, is_source: bool) -> TextAtten
     """Compute the weights of a model that reads one text: a classifier or a language model."""
     tokens, architecture = _tokens(trained, text), trained.model.architecture
     if is_source:
+        generate.require_one_text(trained)
         weights = attention_weights(trained.model, trained.params, tokens, None)
-        added = architecture.towers if architecture.pooling == 'first' else 0
-        labels = ['<s>'] * added + trained.data.tokenizer.pieces(tokens)
+        added = ['<s>'] if architecture.pooling == 'first' else []
+        labels = added + trained.data.tokenizer.pieces(tokens)
         return TextAttention(weights, labels, [], None)
     weights = attention_weights(trained.model, trained.params, None, tokens)
     return TextAttention(weights, [], trained.data.tokenizer.pieces(tokens), None)

@@ -37,6 +37,15 @@ def require_ability(trained: TrainedRun, command: str) -> None:
         )
 
 
+def require_one_text(trained: TrainedRun) -> None:
+    """Refuse a model that reads two texts at once, where a call gives one; raises ConfigError."""
+    if trained.model.architecture.towers > 1:
+        raise ConfigError(
+            f'model.towers={trained.model.architecture.towers}: {trained.workdir.path} holds a '
+            'model of two texts, and here is one; give it both by the `apply` of its Flax module'
+        )
+
+
 def require_decoding(trained: TrainedRun, given: Mapping[str, Any]) -> None:
     """Refuse keys of `decode` where the model writes no translations.
 
@@ -294,7 +303,9 @@ def classify(
 
     Raises:
         DataError: a text without tokens, or one that the model cannot read, see `check_text`.
+        ConfigError: the model reads two texts at once.
     """
+    require_one_text(trained)
     classes = trained.data.task.classes()
     lengths = trained.data.batching.row_lengths()
 
