@@ -19,8 +19,6 @@ RANGES = {
     'seed': Range(low=0, high=2**32 - 1),
     'max_tokens': Range(low=1, high=100_000),
     'batches': Range(low=1),
-    'layer': Range(low=0),
-    'head': Range(low=0),
 }
 
 

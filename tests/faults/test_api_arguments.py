@@ -36,7 +36,6 @@ CALLS = [
     (lambda: RUN.attention_weights(['seven']), "text=['seven'] is of type list, it takes str"),
     (lambda: RUN.attention_weights('a', 5), 'target=5 is of type int, it takes str'),
     (lambda: RUN.plot_attention('a', head=True), 'head=True is of type bool, it takes int'),
-    (lambda: RUN.plot_attention('a', layer=-1), 'layer=-1 is outside 0 ≤ value'),
     (lambda: RUN.plot_attention('a', stack=0), 'stack=0 is of type int, it takes str'),
     (lambda: RUN.evaluate(None), 'split=None is of type NoneType, it takes str'),
     (lambda: RUN.metrics('valid'), "split='valid': did you mean 'validation'?"),

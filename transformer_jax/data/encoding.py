@@ -151,4 +151,4 @@ def restore(path: epath.Path) -> tuple[Encoded, Texts]:
         load('starts.') if exists('starts.') else None,
     )
     names = read_json(path / 'names.json', [str], f'delete {path}, it is made anew', DataError)
-    return encoded, Texts([], [], *names, load('lines') if exists('lines') else None)
+    return encoded, Texts([], [], *names, lines=load('lines') if exists('lines') else None)

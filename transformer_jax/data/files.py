@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Sequence
 
+import numpy as np
 from etils import epath
 
 from transformer_jax.errors import DataError
@@ -27,7 +28,9 @@ class Texts:
     target: list[str]
     source_name: str
     target_name: str
-    lines: Sequence[int] | None = None  # where each text begins, from 1; None: one text a line
+    lines: Sequence[int] | np.ndarray | None = (
+        None  # where each text begins, from 1; None: one text a line
+    )
 
     def __len__(self) -> int:
         return len(self.target)
