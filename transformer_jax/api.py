@@ -17,8 +17,8 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax import data, models
 from transformer_jax.ablation import config_file
-from transformer_jax.arguments import checked
 from transformer_jax.batch import Batch
+from transformer_jax.config.arguments import checked
 from transformer_jax.data import Data
 from transformer_jax.errors import ConfigError
 from transformer_jax.inference.run import Run

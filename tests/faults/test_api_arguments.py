@@ -8,8 +8,8 @@ import pytest
 from helpers.support import CONFIG_FILE
 
 import transformer_jax
-from transformer_jax import arguments
-from transformer_jax.arguments import checked
+from transformer_jax.config import arguments
+from transformer_jax.config.arguments import checked
 from transformer_jax.data.tokenizers import BytePairs, Bytes, Characters
 from transformer_jax.inference.run import Run
 

@@ -12,7 +12,8 @@ from helpers.support import experiment
 from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError, DataError
 from transformer_jax.inference.attention_maps import attend_to_text
-from transformer_jax.inference.generate import classify, item_of_texts, line_of_input
+from transformer_jax.inference.generate import classify
+from transformer_jax.inference.requirements import item_of_texts, line_of_input
 from transformer_jax.models import build_model, dummy_batch
 from transformer_jax.partitioning.partitioner import Partitioner
 from transformer_jax.schema import MeshConfig

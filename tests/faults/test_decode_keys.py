@@ -9,8 +9,8 @@ from helpers.support import experiment
 
 from transformer_jax.errors import ConfigError
 from transformer_jax.inference.decode_keys import METHOD_OF, with_method
-from transformer_jax.inference.generate import require_decoding
 from transformer_jax.inference.probes import _choose_batches
+from transformer_jax.inference.requirements import require_decoding
 from transformer_jax.inference.trained_run import _usable_here
 from transformer_jax.schema import DecodeConfig
 

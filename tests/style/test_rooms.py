@@ -17,7 +17,6 @@ ROOMS = (
     'renames',
     'outside',
     'spec',
-    'arguments',
     'schema',
     'host_memory',
     'storage',

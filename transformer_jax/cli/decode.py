@@ -4,7 +4,6 @@ import itertools
 
 from absl import flags
 
-from transformer_jax.arguments import RANGES
 from transformer_jax.cli.flags import (
     Flags,
     define_beam,
@@ -16,6 +15,7 @@ from transformer_jax.cli.flags import (
     required,
 )
 from transformer_jax.cli.streams import arriving_lines, read_standard_input, use_utf8_output
+from transformer_jax.config.arguments import RANGES
 from transformer_jax.errors import ConfigError
 
 
@@ -27,7 +27,8 @@ def define_translate(values: Flags) -> None:
 def run_translate(values: Flags) -> None:
     """Translate the lines of standard input, one line of output each."""
     trained = open_trained(values)
-    from transformer_jax.inference.generate import require_ability, translate
+    from transformer_jax.inference.generate import translate
+    from transformer_jax.inference.requirements import require_ability
 
     require_ability(trained, 'translate')
     use_utf8_output()
@@ -73,7 +74,8 @@ def define_generate(values: Flags) -> None:
 
 def run_generate(values: Flags) -> None:
     """Continue a prompt and print it with each continuation, token by token when sampling."""
-    from transformer_jax.inference.generate import Generator, require_ability
+    from transformer_jax.inference.generate import Generator
+    from transformer_jax.inference.requirements import require_ability
 
     last = values.seed + values.samples - 1
     if why := RANGES['seed'].reject('the last one', last):
@@ -102,7 +104,8 @@ def define_classify(values: Flags) -> None:
 def run_classify(values: Flags) -> None:
     """Print the class of each line of standard input and its probability."""
     trained = open_trained(values, ())
-    from transformer_jax.inference.generate import classify, require_ability
+    from transformer_jax.inference.generate import classify
+    from transformer_jax.inference.requirements import require_ability
 
     require_ability(trained, 'classify')
     use_utf8_output()
@@ -133,7 +136,7 @@ def run_attention(values: Flags) -> None:
     text = required(values, 'text')
     trained = open_trained(values)
     from transformer_jax.inference.attention_maps import draw_text
-    from transformer_jax.inference.generate import require_ability, require_decoding
+    from transformer_jax.inference.requirements import require_ability, require_decoding
 
     require_ability(trained, 'attention')
     require_decoding(trained, given_decoding(values))

@@ -43,7 +43,7 @@ def run_evaluate(values: Flags) -> None:
         _evaluate_lengths(values)
         return
     from transformer_jax.display.evaluations import evaluation_table
-    from transformer_jax.inference.generate import require_decoding
+    from transformer_jax.inference.requirements import require_decoding
 
     trained = open_trained(values, splits=(values.split,))
     require_decoding(trained, given_decoding(values))

@@ -88,7 +88,7 @@ def define_moved_data(values: Flags) -> None:
 
 
 def define_beam(values: Flags) -> None:
-    """Define --beam."""
+    """Define the flag --beam, a key of beam search."""
     flags.DEFINE_integer(
         'beam', None, 'Beam search; replaces decode.beam; 1: greedy.', 1, flag_values=values
     )

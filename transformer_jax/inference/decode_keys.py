@@ -1,9 +1,22 @@
 """The keys of `decode` that a command or a call gives, in place of the run's own."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from transformer_jax.errors import ConfigError
+
+
+class Decoding(TypedDict, total=False):
+    """The keys of `decode` that a call may replace, see `schema.DecodeConfig`."""
+
+    method: str
+    beam: int
+    length_penalty: float
+    max_extra_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+
 
 # The keys that only one method reads, and that method.
 METHOD_OF = {

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import jax
@@ -16,48 +16,11 @@ from transformer_jax.data.tokenizers import require_texts, require_unicode
 from transformer_jax.decoding.beam_search import beam_search
 from transformer_jax.decoding.sampling import sample_tokens
 from transformer_jax.errors import ConfigError, DataError
+from transformer_jax.inference.requirements import check_text, line_of_input, require_one_text
 from transformer_jax.inference.trained_run import TrainedRun
-from transformer_jax.models import MODELS
 
 # Prompts are padded to a multiple of so many tokens, so that few shapes are compiled.
 PROMPT_MULTIPLE = 16
-
-
-def require_ability(trained: TrainedRun, command: str) -> None:
-    """Refuse a command that the kind of model cannot serve.
-
-    Raises:
-        ConfigError: the model cannot; the message says what it can.
-    """
-    kind = trained.config.model.kind
-    if command not in MODELS[kind].commands:
-        raise ConfigError(
-            f'{command}: {trained.workdir.path} holds a model of kind {kind!r}, which cannot; its '
-            f'commands are {", ".join(MODELS[kind].commands)} and evaluate'
-        )
-
-
-def require_one_text(trained: TrainedRun) -> None:
-    """Refuse a model that reads two texts at once, where a call gives one; raises ConfigError."""
-    if trained.model.architecture.towers > 1:
-        raise ConfigError(
-            f'model.towers={trained.model.architecture.towers}: {trained.workdir.path} holds a '
-            'model of two texts, and here is one; give it both by the `apply` of its Flax module'
-        )
-
-
-def require_decoding(trained: TrainedRun, given: Mapping[str, Any]) -> None:
-    """Refuse keys of `decode` where the model writes no translations.
-
-    Raises:
-        ConfigError: names the first key.
-    """
-    if given and not trained.data.task.translates:
-        key, value = next(iter(given.items()))
-        raise ConfigError(
-            f'decode.{key}={value!r} has no effect: {trained.workdir.path} holds a model of kind '
-            f'{trained.config.model.kind!r} that writes no translations'
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,36 +188,6 @@ class Generator:
         """Count the letters at the end that a later token may change or make a stop text."""
         starts = [n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n])]
         return max([*starts, len(text) - len(text.rstrip('\N{REPLACEMENT CHARACTER}'))])
-
-
-def check_text(trained: TrainedRun, text: str, name: str) -> None:
-    """Refuse a text that the model cannot read, and log symbols that its vocabulary lacks.
-
-    Args:
-        trained: the model.
-        text: what it shall read.
-        name: of the text, in messages.
-
-    Raises:
-        DataError: it is no Unicode text, or has a symbol that is none of a synthetic task's.
-    """
-    require_unicode(text, name)
-    tokenizer = trained.data.tokenizer
-    if tokenizer.unknown(text):
-        message = f'{name}: {tokenizer.explain_unknown(text)}'
-        if tokenizer.is_fixed:
-            raise DataError(message)
-        trained.log(message)
-
-
-def line_of_input(index: int) -> str:
-    """Name a line of standard input, given its number from 0."""
-    return f'standard input:{index + 1}'
-
-
-def item_of_texts(index: int) -> str:
-    """Name an item of the argument `texts`, given its number from 0."""
-    return f'texts[{index}]'
 
 
 def translate(

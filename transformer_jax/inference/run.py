@@ -1,7 +1,7 @@
 """A trained run as a notebook uses it: texts, attention, probes and metrics in one object."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import flax.linen as nn
 import numpy as np
@@ -9,30 +9,19 @@ from etils import epath
 from matplotlib.figure import Figure
 
 from transformer_jax import spec
-from transformer_jax.arguments import checked
+from transformer_jax.config.arguments import checked
 from transformer_jax.data.tokenizers import Tokenizer, require_texts
 from transformer_jax.display.attention_heads import attention_figure
 from transformer_jax.display.data_table import Table
 from transformer_jax.errors import ConfigError
-from transformer_jax.inference import generate, probes
+from transformer_jax.inference import generate, probes, requirements
 from transformer_jax.inference.attention_maps import attend_to_text
+from transformer_jax.inference.decode_keys import Decoding
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.metrics_writer import read_metrics
 
 LOGGED = ('train', 'validation', 'skipped')  # the splits of metrics.jsonl
-
-
-class Decoding(TypedDict, total=False):
-    """The keys of `decode` that a call may replace, see `schema.DecodeConfig`."""
-
-    method: str
-    beam: int
-    length_penalty: float
-    max_extra_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
 
 
 class Run:
@@ -105,7 +94,7 @@ class Run:
         self._require('translate')
         trained = self._decoding(decode)
         require_texts(texts)
-        [translations] = generate.translate(trained, [texts], generate.item_of_texts)
+        [translations] = generate.translate(trained, [texts], requirements.item_of_texts)
         return translations
 
     @checked
@@ -164,7 +153,7 @@ class Run:
         """
         self._require('classify')
         require_texts(texts)
-        return list(generate.classify(self._trained, texts, generate.item_of_texts))
+        return list(generate.classify(self._trained, texts, requirements.item_of_texts))
 
     @checked
     def evaluate(self, split: str = 'test', **decode: Unpack[Decoding]) -> dict[str, Any]:
@@ -184,7 +173,7 @@ class Run:
         Example:
             >>> run.evaluate('test')['bleu']
         """
-        generate.require_decoding(self._trained, decode)
+        requirements.require_decoding(self._trained, decode)
         return self._decoding(decode).evaluate(_split(split)).scores
 
     @checked
@@ -295,7 +284,7 @@ class Run:
         return Table([event for event in events if event['split'] == split or not split])
 
     def _require(self, command: str) -> None:
-        generate.require_ability(self._trained, command)
+        requirements.require_ability(self._trained, command)
 
     def _decoding(self, decode: Mapping[str, Any]) -> TrainedRun:
         """Return the run with some keys of `decode` replaced; what it compiled is kept."""
