@@ -338,7 +338,7 @@ def test_a_classifier_gives_classes(tmp_path):
     weights = run.attention_weights(texts[0])
     assert weights['encoder'].shape == (1, 2, S + 1, S + 1)  # a token before the text
     assert len(titles(run.plot_attention(texts[0]))) == 2
-    with pytest.raises(transformer_jax.DataError, match=r'texts\[1\] is empty'):
+    with pytest.raises(transformer_jax.DataError, match=r'texts\[1\]: an empty text'):
         run.classify(['1', ''])
 
 

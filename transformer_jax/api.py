@@ -18,6 +18,7 @@ from transformer_jax import config as config_lib
 from transformer_jax import data, models
 from transformer_jax.ablation import config_file
 from transformer_jax.batch import Batch
+from transformer_jax.config.arguments import checked
 from transformer_jax.data import Data
 from transformer_jax.errors import ConfigError
 from transformer_jax.inference.run import Run
@@ -57,6 +58,11 @@ def load_config(
         raise ConfigError(f'{source}: this is a {type(loaded).__name__}, not a ConfigDict')
     values = loaded.to_dict()
     for key, value in (overrides or {}).items():
+        if not isinstance(key, str) or not key:
+            raise ConfigError(f"overrides: {key!r} is no key: write it as 'train.steps'")
+        if isinstance(value, Mapping):
+            keys = ', '.join(repr(f'{key}.{name}') for name in value)
+            raise ConfigError(f'{key}={value!r} is a section: override its keys, {keys}')
         section, _, name = key.rpartition('.')
         part = values
         for each in section.split('.') if section else ():
@@ -67,6 +73,7 @@ def load_config(
     return config_lib.from_dict(values)
 
 
+@checked
 def build_model(config: ExperimentConfig) -> nn.Module:
     """Build the Flax module of an experiment.
 
@@ -81,6 +88,7 @@ def build_model(config: ExperimentConfig) -> nn.Module:
     return models.build_model(config_lib.resolve(config).architecture)
 
 
+@checked
 def init_state(config: ExperimentConfig, seed: int | None = None) -> TrainState:
     """Make the state before the first step: parameters, optimizer, dropout's key.
 
@@ -131,6 +139,7 @@ def train_step(
     return train_steps.train_step(model, components, state, batch)
 
 
+@checked
 def make_program(config: ExperimentConfig) -> TrainProgram:
     """Compile initialization and training step for the devices of this machine.
 
@@ -153,6 +162,7 @@ def make_program(config: ExperimentConfig) -> TrainProgram:
     return programs.make_program(config_lib.resolve(config))
 
 
+@checked
 def load_data(
     config: ExperimentConfig,
     workdir: epath.PathLike,
@@ -183,6 +193,7 @@ def load_data(
     return data.load_data(components.pipeline, Workdir(workdir).tokenizer_path, log, splits)
 
 
+@checked
 def train(config: ExperimentConfig, workdir: epath.PathLike, log: Log = print) -> Run:
     """Train to `train.steps`, or continue from what the workdir holds, and open the run.
 
@@ -215,6 +226,7 @@ def train(config: ExperimentConfig, workdir: epath.PathLike, log: Log = print) -
     return open_run(workdir if alone else epath.Path(workdir) / str(config.train.seed), log=log)
 
 
+@checked
 def open_run(workdir: epath.PathLike, checkpoint: str | int = '', log: Log = print) -> Run:
     """Open a run that `train`, the command `train` or an ablation made, from its workdir alone.
 

@@ -206,7 +206,7 @@ class DecodeConfig:
 
     # beam, greedy or sample.
     method: str = 'beam'
-    # Hypotheses of beam search.
+    # Hypotheses of beam search; 1: greedy.
     beam: int = number(4, low=1, high=1_000)
     # The exponent α of the length penalty (Wu et al. 2016, equation 14).
     length_penalty: float = number(0.6, low=0, high=10)

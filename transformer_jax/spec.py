@@ -17,6 +17,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from transformer_jax.errors import ConfigError
 from transformer_jax.outside import class_name, import_class
 from transformer_jax.ranges import RangeError, default_value, shorten
@@ -280,8 +282,10 @@ def type_name(hint: Any) -> str:
 def convert(value: Any, hint: Any) -> Any:
     """Convert `value` to the type `hint` where that loses nothing, else return None.
 
-    An int becomes a float; a bool does not become an int.
+    An int becomes a float, and a NumPy scalar one of Python; a bool does not become an int.
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, tuple | list):
             return None

@@ -379,10 +379,10 @@ def test_another_configuration_is_refused_and_loses_nothing(refused, trained):
 
 
 def test_checkpoints_that_are_not_there(refused, trained, tmp_path):
-    assert '--checkpoint=7: there is no step 7; steps in' in refused(
+    assert 'checkpoint=7: there is no step 7; steps in' in refused(
         'evaluate', f'--workdir={trained}', '--checkpoint=7'
     )
-    assert '--checkpoint=newest: expected best, last, avg:N' in refused(
+    assert 'checkpoint=newest: expected best, last, avg:N' in refused(
         'translate', f'--workdir={trained}', '--checkpoint=newest'
     )
     for name in ('config.json', 'tokenizer'):

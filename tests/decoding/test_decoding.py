@@ -6,6 +6,7 @@ token changes all later logits, so a lost cache row, a wrong parent or a wrong o
 the test.
 """
 
+import dataclasses
 import functools
 import itertools
 from typing import NamedTuple
@@ -63,20 +64,20 @@ def hash_step(table_XV, tokens_R, cache):
     return table_XV[hash_R], Prefix(hash_R, cache.position + 1)
 
 
-def naive_beam_search(model, start, limit, beam, alpha):
+def naive_beam_search(model, start, limit, beam, alpha, open_end=False):
     """Search by the definition, without early stopping: [(score, tokens)], best first."""
     live, finished = [(0.0, ())], []
     for length in range(1, limit + 1):
         continuations = []
         for parent, (total, prefix) in enumerate(live):
             log_p_V = model.distribution(start, prefix)
-            allowed = range(EOS, model.vocab) if length < limit else [EOS]
+            allowed = range(EOS, model.vocab) if length < limit or open_end else [EOS]
             continuations += [
                 (-total - log_p_V[token], token != EOS, parent, token, prefix) for token in allowed
             ]
         continuations.sort()
         for cost, goes_on, *_, token, prefix in continuations[:beam]:
-            if not goes_on:
+            if not goes_on or length == limit:
                 finished.append((-cost / ((5 + length) / 6) ** alpha, (*prefix, token)))
         live = [
             (-cost, (*prefix, token))
@@ -98,11 +99,18 @@ def exhaustive_search(model, start, limit, alpha):
 
 
 # The table is an argument, so that tests with the same shapes share a compiled program.
-@functools.partial(jax.jit, static_argnums=(4, 5))
-def _beam_search(table_XV, starts_B, limits_B, alpha, beam, max_len):
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
+def _beam_search(table_XV, starts_B, limits_B, alpha, beam, max_len, open_end):
     step, cache = functools.partial(hash_step, table_XV), Prefix(starts_B, jnp.int32(0))
     return search.beam_search(
-        step, cache, caches.reorder, limits_B, beam=beam, max_len=max_len, alpha=alpha
+        step,
+        cache,
+        caches.reorder,
+        limits_B,
+        beam=beam,
+        max_len=max_len,
+        alpha=alpha,
+        open_end=open_end,
     )
 
 
@@ -116,9 +124,10 @@ def _generate(method, table_XV, starts_B, limits_B, max_len, keys_B=None, **opti
     return sampling.sample(step, cache, limits_B, keys_B, max_len=max_len, **options)
 
 
-def beam_search(model, starts_B, limits_B, beam, alpha, max_len=MAX_LEN):
+def beam_search(model, starts_B, limits_B, beam, alpha, max_len=MAX_LEN, open_end=False):
+    starts_B, limits_B = np.int32(starts_B), np.int32(limits_B)
     return jax.device_get(
-        _beam_search(model.table_XV, np.int32(starts_B), np.int32(limits_B), alpha, beam, max_len)
+        _beam_search(model.table_XV, starts_B, limits_B, alpha, beam, max_len, open_end)
     )
 
 
@@ -143,7 +152,7 @@ def sample(model, starts_B, limits_B, key=0, rows_B=None, max_len=MAX_LEN, **opt
     )
 
 
-def hypotheses(decoded, row):
+def hypotheses(decoded, row, open_limit=0):
     """Return [(score, tokens)] of a row, after checks that every result must pass."""
     found = []
     for tokens_T, score, length in zip(
@@ -151,7 +160,7 @@ def hypotheses(decoded, row):
     ):
         assert (length == 0) == (score == -np.inf)
         assert (tokens_T[length:] == PAD).all()
-        assert length == 0 or tokens_T[length - 1] == EOS
+        assert length in (0, open_limit) or tokens_T[length - 1] == EOS
         assert (tokens_T[: max(0, length - 1)] > EOS).all()
         if length:
             found.append((score, tuple(tokens_T[:length].tolist())))
@@ -200,6 +209,22 @@ def test_the_length_penalty_changes_what_wins():
     assert lengths[0] < lengths[1] < lengths[2]
     np.testing.assert_allclose(search.length_penalty(7, 0.6), 2**0.6, rtol=1e-6)
     np.testing.assert_allclose(search.length_penalty(1, 0.6), 1)
+
+
+OPEN_ENDS = [(1, 0.0), (1, 0.6), (2, 0.0), (3, 1.0), (5, 0.0)]  # beam, alpha
+
+
+@pytest.mark.parametrize(('beam', 'alpha'), OPEN_ENDS)
+def test_at_an_open_end_no_hypothesis_pays_for_its_end(beam, alpha):
+    model, limits = HashModel(vocab=7), [1, 2, 3, 5, 8] * 2
+    found = beam_search(model, range(10), limits, beam, alpha, open_end=True)
+    for row, limit in enumerate(limits):
+        expected = naive_beam_search(model, row, limit, beam, alpha, open_end=True)
+        assert_same(hypotheses(found, row, limit), expected)
+        for score, tokens in hypotheses(found, row, limit):
+            assert tokens[-1] == EOS or len(tokens) == limit
+            penalty = search.length_penalty(len(tokens), alpha)
+            np.testing.assert_allclose(score * penalty, model.log_p(row, tokens), rtol=1e-5)
 
 
 def test_ties_are_broken_as_documented():
@@ -450,6 +475,15 @@ def teacher_forcing(tokens_BT):
         None,
     )
     return jax.nn.log_softmax(jax.jit(model.apply)({'params': params}, batch))
+
+
+@pytest.mark.parametrize('length_penalty', [0.0, 0.6, 10.0])
+def test_one_hypothesis_is_greedy_search(length_penalty):
+    model, params = whole_model()
+    decode = dataclasses.replace(CONFIGS['beam'], beam=1, length_penalty=length_penalty)
+    decoder = make_decoder(model, decode, VOCAB)
+    found = decoder(params, *source_rows(LENGTHS, 7), jax.random.key(0), np.arange(5))
+    np.testing.assert_array_equal(found[0], decode_rows('greedy')[0])
 
 
 @pytest.mark.parametrize('method', CONFIGS)

@@ -201,7 +201,7 @@ def test_classes_come_while_lines_still_arrive(classifier, feed):
     [
         (b'hello\n', "standard input:1: 'hello' is no symbol of the vocabulary; valid: "),
         (b'[MAX 1 ]\n[MAX 77 ]\n', "standard input:2: '77' is no symbol"),
-        (b'[MAX 1 ]\n\n', 'standard input:2: an empty line has no class'),
+        (b'[MAX 1 ]\n\n', 'standard input:2: an empty text has no class'),
         (b'<pad>\n', "standard input:1: '<pad>' is no symbol"),
         (b'[MAXX 1 ]\n', "did you mean '[MAX'?"),
     ],

@@ -1,5 +1,7 @@
 """Numbers are what their names say: which tokens count, and how large the text is."""
 
+import math
+
 import numpy as np
 import pytest
 from helpers.data import everything, load
@@ -8,7 +10,7 @@ from helpers.support import experiment
 from transformer_jax.attention.masks import Causal
 from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError, DataError
-from transformer_jax.evaluation.metrics import TextSize
+from transformer_jax.evaluation.metrics import TextSize, perplexities
 from transformer_jax.evaluation.text_size import counted_text_size
 
 LINES = ['one two', 'vier fünf sechs', 'a', 'the last one is the longest of all lines', 'zehn']
@@ -139,10 +141,61 @@ def test_the_size_of_windows_is_that_of_the_counted_tokens(folder, tmp_path, str
     whole = len('\n'.join([*LINES, '']).encode())
     if not prefix:
         assert tokens == whole
-        assert found == TextSize(sum(len(line.split()) for line in LINES) + 1, whole + 1)
+        assert found == TextSize(sum(len(line.split()) for line in LINES), whole)
     else:
         assert tokens < whole
         assert abs(found.bytes - tokens) <= 2 * len(list(data.evaluation('validation', stride)))
+
+
+BLANK = [  # tokenizer, vocabulary, text of the targets: words and bytes, one of each for each end
+    ('bpe', 30, ['der Hund 1', *[' ' * 10] * 19], (3 + 20, 10 + 20)),
+    ('bpe', 30, ['der Hund 1', '', ' '], (3 + 3, 10 + 3)),
+    ('bpe', 30, ['der Hund 1', '\t '], (3 + 2, 10 + 2 + 2)),
+    ('bytes', 260, ['der Hund 1', ' ' * 10], (3 + 2, 20 + 2)),
+]
+
+
+@pytest.mark.parametrize(('tokenizer', 'vocab_size', 'lines', 'size'), BLANK)
+def test_blank_lines_have_the_size_of_what_is_scored(tmp_path, tokenizer, vocab_size, lines, size):
+    for split, text in (('train', ['der Hund 1', 'ein Hund 2'] * 20), ('val', lines)):
+        for side in ('pp', 'qq'):
+            (tmp_path / f'{split}.{side}').write_text(''.join(f'{line}\n' for line in text))
+    config = experiment(
+        data__task='parallel_text(test="")',
+        data__source_dir=str(tmp_path),
+        data__cache_dir=str(tmp_path),
+        data__source='pp',
+        data__target='qq',
+        data__tokenizer=tokenizer,
+        data__vocab_size=vocab_size,
+    )
+    data, _ = load(config, tmp_path)
+    assert counted_text_size(data, 'validation', 0) == size
+
+
+ALONE = [  # a text of contiguous bytes, the prefix that is seen: words and bytes that count
+    ('abc', 0, (1, 4)),
+    ('abc', 2, (0, 3)),  # the word belongs to the prefix
+]
+
+
+@pytest.mark.parametrize(('text', 'prefix', 'size'), ALONE)
+@pytest.mark.parametrize('stride', [0, 2])
+def test_contiguous_text_has_no_end_of_sentence(tmp_path, text, prefix, size, stride):
+    (tmp_path / 'input.txt').write_text('abc abc ' * 20)
+    (tmp_path / 'held.txt').write_text(text)
+    mask = f'softmax(mask=prefix({prefix}))' if prefix else 'softmax'
+    config = language_model(
+        tmp_path, 'whole', 'bytes', model__attention=mask, data__batching='packed(length=16)'
+    )
+    data, _ = load(config, tmp_path)
+    batches = data.eval_batches('validation', 1, everything, stride)
+    found = counted_text_size(data, 'validation', stride)
+    assert found == size
+    assert sum(float(batch.weights_BT.sum()) for batch in batches) == found.bytes
+    scores = perplexities(found.bytes * math.log(2), found.bytes, found)
+    assert scores['bits_per_byte'] == pytest.approx(1)
+    assert math.isfinite(scores['word_perplexity']) == bool(found.words)
 
 
 @pytest.mark.parametrize('stride', [17, 32, 10**6])

@@ -1,5 +1,6 @@
 """Continuations of prompts by a trained language model, and commands that it cannot serve."""
 
+import jax
 import numpy as np
 import pytest
 from helpers.support import experiment, quiet
@@ -73,6 +74,42 @@ def test_a_prompt_is_what_the_model_has_read(trained):
     assert text == trained.data.tokenizer.decode([[best]])[0]
 
 
+def by_beam(trained, max_tokens, **decode):
+    return Generator(trained.with_decoding({'method': 'beam', **decode}), max_tokens)
+
+
+@pytest.mark.parametrize('prompt', ['', 'twenty'])
+@pytest.mark.parametrize('max_tokens', [1, 2, 9])
+def test_a_search_with_one_hypothesis_is_greedy(trained, prompt, max_tokens):
+    greedy = ''.join(Generator(trained, max_tokens).stream(prompt, 0))
+    assert greedy
+    assert by_beam(trained, max_tokens, beam=1, length_penalty=0.0).search(prompt) == greedy
+    for penalty in (0.0, 5.0):
+        found = by_beam(trained, max_tokens, beam=1, length_penalty=penalty)
+        assert ''.join(found.continuation(prompt, 0)) == greedy
+
+
+@pytest.mark.parametrize('prompt', ['', 'twenty'])
+@pytest.mark.parametrize(('max_tokens', 'beam', 'alpha'), [(1, 3, 0.6), (6, 4, 0.0), (6, 4, 1.0)])
+def test_the_score_of_a_search_is_that_of_teacher_forcing(trained, prompt, max_tokens, beam, alpha):
+    generator = by_beam(trained, max_tokens, beam=beam, length_penalty=alpha)
+    ids = generator._encode(prompt)
+    found = generator._compiled_search(trained.params, *generator._padded(ids))
+    lengths = np.asarray(found.lengths_BK)[0]
+    assert found.tokens_BKT.shape == (1, beam, max_tokens)
+    for tokens, length, score in zip(found.tokens_BKT[0], lengths, found.scores_BK[0], strict=True):
+        tokens = np.asarray(tokens)[:length].tolist()
+        assert tokens[-1] == EOS or length == max_tokens
+        row = np.array([[*ids, *tokens]], np.int32)
+        places = np.arange(row.shape[1], dtype=np.int32)[None], np.ones_like(row)
+        inputs = np.concatenate([[[BOS]], row[:, :-1]], axis=1, dtype=np.int32)
+        logits = trained.model.apply(
+            {'params': trained.params}, Batch(None, None, None, inputs, row, *places, row * 1.0)
+        )
+        log_p = jax.nn.log_softmax(logits)[0, np.arange(len(ids), row.shape[1]), tokens].sum()
+        np.testing.assert_allclose(score * ((5 + length) / 6) ** alpha, log_p, rtol=1e-4)
+
+
 def test_a_seed_decides_what_is_drawn(trained):
     one, same, other = (sampled(trained, seed, temperature=2.0) for seed in (1, 1, 2))
     assert one == same != other
@@ -87,7 +124,7 @@ def test_a_stop_string_ends_the_text_before_it(trained):
 
 def test_what_does_not_fit_is_refused(trained):
     with pytest.raises(
-        DataError, match=r'--max_tokens=99 more may follow, but the model reads 100 at most'
+        DataError, match=r'max_tokens=99 more may follow, but the model reads 100 at most'
     ):
         list(Generator(trained, 99).stream('twenty-one', 0))
 

@@ -6,13 +6,17 @@ from absl import flags
 
 from transformer_jax.cli.flags import (
     Flags,
+    define_beam,
     define_decoding,
     define_trained,
+    given_decoding,
     log,
     open_trained,
     required,
 )
 from transformer_jax.cli.streams import arriving_lines, read_standard_input, use_utf8_output
+from transformer_jax.config.arguments import RANGES
+from transformer_jax.errors import ConfigError
 
 
 def define_translate(values: Flags) -> None:
@@ -23,7 +27,8 @@ def define_translate(values: Flags) -> None:
 def run_translate(values: Flags) -> None:
     """Translate the lines of standard input, one line of output each."""
     trained = open_trained(values)
-    from transformer_jax.inference.generate import require_ability, translate
+    from transformer_jax.inference.generate import translate
+    from transformer_jax.inference.requirements import require_ability
 
     require_ability(trained, 'translate')
     use_utf8_output()
@@ -43,10 +48,16 @@ def define_generate(values: Flags) -> None:
     flags.DEFINE_enum(
         'method', None, ['sample', 'greedy', 'beam'], 'Replaces decode.method.', flag_values=values
     )
-    flags.DEFINE_integer('beam', None, 'Replaces decode.beam.', 1, flag_values=values)
-    flags.DEFINE_float('temperature', None, 'Replaces decode.temperature.', 0.0, flag_values=values)
-    flags.DEFINE_integer('top_k', None, 'Replaces decode.top_k; 0: all.', 0, flag_values=values)
-    flags.DEFINE_float('top_p', None, 'Replaces decode.top_p.', 0.0, 1.0, flag_values=values)
+    define_beam(values)
+    flags.DEFINE_float(
+        'temperature', None, 'Samples; replaces decode.temperature.', 0.0, flag_values=values
+    )
+    flags.DEFINE_integer(
+        'top_k', None, 'Samples; replaces decode.top_k; 0: all.', 0, flag_values=values
+    )
+    flags.DEFINE_float(
+        'top_p', None, 'Samples; replaces decode.top_p.', 0.0, 1.0, flag_values=values
+    )
     flags.DEFINE_integer('seed', 0, 'The seed of sampling.', 0, 2**32 - 1, flag_values=values)
     flags.DEFINE_integer(
         'samples',
@@ -63,18 +74,22 @@ def define_generate(values: Flags) -> None:
 
 def run_generate(values: Flags) -> None:
     """Continue a prompt and print it with each continuation, token by token when sampling."""
-    from transformer_jax.inference.generate import Generator, require_ability
+    from transformer_jax.inference.generate import Generator
+    from transformer_jax.inference.requirements import require_ability
 
+    last = values.seed + values.samples - 1
+    if why := RANGES['seed'].reject('the last one', last):
+        raise ConfigError(f'--samples={values.samples} counts --seed={values.seed} up: {why}')
     trained = open_trained(values, ('method', 'beam', 'temperature', 'top_k', 'top_p'))
     require_ability(trained, 'generate')
+    method = trained.config.decode.method
+    if values.samples > 1 and method != 'sample':
+        log(f'--samples={values.samples}: all are the same, since decode.method={method!r}')
     generator = Generator(trained, values.max_tokens, tuple(values.stop))
     prompt = read_standard_input() if values.prompt is None else values.prompt
     use_utf8_output()
     for sample in range(values.samples):
-        if trained.config.decode.method == 'beam':
-            pieces = [generator.search(prompt)]
-        else:
-            pieces = generator.stream(prompt, values.seed + sample)
+        pieces = generator.continuation(prompt, values.seed + sample)
         print(prompt, end='')
         for piece in pieces:
             print(piece, end='', flush=True)
@@ -89,7 +104,8 @@ def define_classify(values: Flags) -> None:
 def run_classify(values: Flags) -> None:
     """Print the class of each line of standard input and its probability."""
     trained = open_trained(values, ())
-    from transformer_jax.inference.generate import classify, require_ability
+    from transformer_jax.inference.generate import classify
+    from transformer_jax.inference.requirements import require_ability
 
     require_ability(trained, 'classify')
     use_utf8_output()
@@ -120,9 +136,10 @@ def run_attention(values: Flags) -> None:
     text = required(values, 'text')
     trained = open_trained(values)
     from transformer_jax.inference.attention_maps import draw_text
-    from transformer_jax.inference.generate import require_ability
+    from transformer_jax.inference.requirements import require_ability, require_decoding
 
     require_ability(trained, 'attention')
+    require_decoding(trained, given_decoding(values))
     use_utf8_output()
     for file in draw_text(trained, text, values.out, print):
         log(f'wrote {file}')

@@ -8,10 +8,12 @@ from transformer_jax.cli.flags import (
     define_decoding,
     define_json,
     define_moved_data,
+    given_decoding,
     log,
     open_trained,
     whole_numbers,
 )
+from transformer_jax.errors import ConfigError
 from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.processes import write_once
 
@@ -42,8 +44,10 @@ def run_evaluate(values: Flags) -> None:
         _evaluate_lengths(values)
         return
     from transformer_jax.display.evaluations import evaluation_table
+    from transformer_jax.inference.requirements import require_decoding
 
     trained = open_trained(values, splits=(values.split,))
+    require_decoding(trained, given_decoding(values))
     found = trained.measure(values.split)
     # Printed first: what was computed is not lost where it cannot be written.
     print(to_json(found.scores) if values.json else evaluation_table(found.scores), flush=True)
@@ -56,6 +60,10 @@ def _evaluate_lengths(values: Flags) -> None:
     from transformer_jax.evaluation.by_length import by_length
 
     lengths = whole_numbers(values, 'lengths')
+    if given := given_decoding(values):
+        raise ConfigError(
+            f'--{next(iter(given))} has no effect on --lengths, which decodes nothing'
+        )
     if values.out:
         check_figure(epath.Path(values.out))
     trained = open_trained(values)

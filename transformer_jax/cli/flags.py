@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformer_jax.schema import ExperimentConfig
 
 Flags = flags.FlagValues
+DECODING = ('beam', 'length_penalty')  # the flags that `define_decoding` defines for `decode`
 
 
 class Command(NamedTuple):
@@ -94,12 +95,22 @@ def define_moved_data(values: Flags) -> None:
     define_changed_data(values)
 
 
+def define_beam(values: Flags) -> None:
+    """Define the flag --beam, a key of beam search."""
+    flags.DEFINE_integer(
+        'beam', None, 'Beam search; replaces decode.beam; 1: greedy.', 1, flag_values=values
+    )
+
+
 def define_decoding(values: Flags) -> None:
     """Define what `define_trained` does, --beam and --length_penalty."""
     define_trained(values)
-    flags.DEFINE_integer('beam', None, 'Replaces decode.beam; 1: greedy.', 1, flag_values=values)
+    define_beam(values)
     flags.DEFINE_float(
-        'length_penalty', None, 'Replaces decode.length_penalty.', flag_values=values
+        'length_penalty',
+        None,
+        'Beam search; replaces decode.length_penalty.',
+        flag_values=values,
     )
 
 
@@ -169,9 +180,14 @@ def whole_numbers(values: Flags, name: str) -> list[int]:
     return [int(text) for text in texts]
 
 
+def given_decoding(values: Flags, names: tuple[str, ...] = DECODING) -> dict[str, Any]:
+    """Return the values of the flags, of those that replace keys of `decode`, that are given."""
+    return {name: values[name].value for name in names if values[name].value is not None}
+
+
 def open_trained(
     values: Flags,
-    replaced: tuple[str, ...] = ('beam', 'length_penalty'),
+    replaced: tuple[str, ...] = DECODING,
     splits: tuple[str, ...] = (),
 ) -> 'TrainedRun':
     """Open the run of --workdir at --checkpoint.
@@ -183,7 +199,7 @@ def open_trained(
     """
     from transformer_jax.inference.trained_run import TrainedRun
 
-    given = {name: values[name].value for name in replaced if values[name].value is not None}
+    given = given_decoding(values, replaced)
     moved: dict[str, Any] = {
         name: values[name].value for name in ('source_dir', 'allow_changed_data') if name in values
     }

@@ -89,6 +89,11 @@ def _check_task(components: Components) -> None:
             f'model.kind={config.model.kind!r} cannot learn data.task={config.data.task!r}, its '
             f'form is {task.form}: set model.kind to {able}'
         )
+    if model_kind.predicts_class and config.model.towers != task.source_texts:
+        raise ConfigError(
+            f'model.towers={config.model.towers}, but a source of data.task={config.data.task!r} '
+            f'is {task.source_texts} text: set model.towers={task.source_texts}'
+        )
     if model_kind.predicts_class and isinstance(components.batching, Packed):
         raise ConfigError(
             f'data.batching={config.data.batching!r}: a class belongs to a row of one text; set '

@@ -47,8 +47,7 @@ class Encoded(NamedTuple):
 
 def ragged(tokenizer: Tokenizer, texts: Sequence[str]) -> Ragged:
     """Encode texts, each with its EOS: uint16 ids where 65,536 suffice, else int32."""
-    if tokenizer.blank_is_empty:
-        texts = [text if text.strip(' ') else '' for text in texts]
+    texts = [tokenizer.as_read(text) for text in texts]
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
     values, lengths = [np.zeros(0, dtype)], [np.zeros(1, np.int64)]
     for start in range(0, len(texts), CHUNK):
@@ -126,6 +125,9 @@ def store(path: epath.Path, encoded: Encoded, texts: Texts) -> None:
             for part, array in arrays.items():
                 with (partial / f'{field}.{part}.npy').open('wb') as file:
                     np.save(file, array)
+        if texts.lines is not None:
+            with (partial / 'lines.npy').open('wb') as file:
+                np.save(file, np.array(texts.lines))
         names = to_json([texts.source_name, texts.target_name])
         (partial / 'names.json').write_text(names)
 
@@ -149,4 +151,4 @@ def restore(path: epath.Path) -> tuple[Encoded, Texts]:
         load('starts.') if exists('starts.') else None,
     )
     names = read_json(path / 'names.json', [str], f'delete {path}, it is made anew', DataError)
-    return encoded, Texts([], [], *names)
+    return encoded, Texts([], [], *names, lines=load('lines') if exists('lines') else None)

@@ -5,7 +5,9 @@ import gzip
 import hashlib
 import os
 import zlib
+from collections.abc import Sequence
 
+import numpy as np
 from etils import epath
 
 from transformer_jax.errors import DataError
@@ -26,12 +28,15 @@ class Texts:
     target: list[str]
     source_name: str
     target_name: str
+    lines: Sequence[int] | np.ndarray | None = (
+        None  # where each text begins, from 1; None: one text a line
+    )
 
     def __len__(self) -> int:
         return len(self.target)
 
     def head(self, count: int) -> 'Texts':
-        """Return the first `count` texts."""
+        """Return the first `count` texts; the origins of all stay known."""
         source = None if self.source is None else self.source[:count]
         return dataclasses.replace(self, source=source, target=self.target[:count])
 
@@ -41,7 +46,8 @@ class Texts:
 
     def origin(self, index: int, side: str) -> str:
         """Return 'name:line' of one text; `side` is 'source' or 'target'."""
-        return f'{getattr(self, side + "_name")}:{index + 1}'
+        line = index + 1 if self.lines is None else self.lines[index]
+        return f'{getattr(self, side + "_name")}:{line}'
 
 
 def find(path: epath.Path, key: str) -> epath.Path:
@@ -78,7 +84,7 @@ def read_lines(path: epath.Path) -> list[str]:
     there would shift one side against the other.
 
     Raises:
-        DataError: no permission, damaged gzip data, or invalid UTF-8 (with the line).
+        DataError: no permission, damaged gzip data, or no UTF-8 text (with the line).
     """
     try:
         raw = path.read_bytes()
@@ -89,6 +95,11 @@ def read_lines(path: epath.Path) -> list[str]:
             raw = gzip.decompress(raw)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f'{path}: damaged gzip data ({error}); get the file again') from None
+    if b'\0' in raw:
+        line = raw.count(b'\n', 0, raw.index(b'\0')) + 1
+        raise DataError(
+            f'{path}:{line}: a binary file or UTF-16, it holds the character 0; convert it to UTF-8'
+        )
     return decode_lines(raw, str(path))
 
 

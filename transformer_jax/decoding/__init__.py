@@ -6,7 +6,8 @@ is done and costs one step per output position. All of them keep these rules:
 
 * A hypothesis Y ends with EOS; its length |Y| counts the EOS and is at most the row's limit. At the
   limit EOS is the only continuation, and log P(Y) includes the model's probability of ending there.
-  No hypothesis is truncated.
+  No hypothesis is truncated, but where `beam_search` is asked to leave the end open, as in the
+  continuation of a text.
 * log P(Y) is the model's: normalized over the whole vocabulary, although PAD and BOS are never
   emitted.
 * Ties go to EOS, then to the better parent, then to the lower token: results are deterministic.

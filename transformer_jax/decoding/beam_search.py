@@ -18,7 +18,8 @@ class _Finished(NamedTuple):
 
     scores_BK: jax.Array
     lengths_BK: jax.Array  # |Y|
-    beams_BK: jax.Array  # the live beam of length |Y| − 1 that EOS was appended to
+    beams_BK: jax.Array  # the live beam of length |Y| − 1 that the last token was appended to
+    last_BK: jax.Array  # the last token, EOS but at an open end
 
 
 class _Beams(NamedTuple):
@@ -46,6 +47,7 @@ def beam_search(
     beam: int,
     max_len: int,
     alpha: float,
+    open_end: bool = False,
 ) -> Decoded:
     """Search for the `beam` hypotheses with the highest log P(Y) / lp(Y).
 
@@ -65,6 +67,8 @@ def beam_search(
         beam: K.
         max_len: T, the steps that the cache has room for, with `beam` hypotheses each.
         alpha: α ≥ 0 of the length penalty; with 0 the score is log P.
+        open_end: at the limit a hypothesis is finished without EOS too, and its score does not
+            include the probability of ending there.
 
     Returns:
         `beam` hypotheses for each row.
@@ -77,14 +81,26 @@ def beam_search(
         last_BK = jnp.where(t > 0, beams.tokens_TBK[t - 1], BOS)
         logits_RV, cache = step(last_BK.reshape(-1), beams.cache)
         ending_BK, going_BK, parents_BK, tokens_BK = _extend(live_BK, logits_RV)
-        going_BK = jnp.where(t + 1 < limits_B1, going_BK, -jnp.inf)
+        before_limit_B1 = t + 1 < limits_B1
+        if not open_end:
+            going_BK = jnp.where(before_limit_B1, going_BK, -jnp.inf)
 
         totals_BK, places_BK = jax.lax.top_k(jnp.concatenate([ending_BK, going_BK], axis=1), beam)
-        scores_BK = jnp.where(places_BK < beam, totals_BK, -jnp.inf) / length_penalty(t + 1, alpha)
+        goes_on_BK = (places_BK >= beam) & before_limit_B1
+        scores_BK = jnp.where(goes_on_BK, -jnp.inf, totals_BK) / length_penalty(t + 1, alpha)
+        beams_BC = jnp.concatenate([each_BK, parents_BK], axis=1)
+        last_BC = jnp.concatenate([jnp.full_like(tokens_BK, EOS), tokens_BK], axis=1)
         finished = _merge(
-            finished, _Finished(scores_BK, jnp.full_like(places_BK, t + 1), places_BK % beam)
+            finished,
+            _Finished(
+                scores_BK,
+                jnp.full_like(places_BK, t + 1),
+                jnp.take_along_axis(beams_BC, places_BK, axis=1),
+                jnp.take_along_axis(last_BC, places_BK, axis=1),
+            ),
         )
 
+        going_BK = jnp.where(before_limit_B1, going_BK, -jnp.inf)
         bound_B1 = going_BK[:, :1] / length_penalty(limits_B1, alpha)
         going_BK = jnp.where(bound_B1 > finished.scores_BK[:, -1:], going_BK, -jnp.inf)
         return _Beams(
@@ -97,9 +113,10 @@ def beam_search(
         )
 
     none_BK = jnp.zeros((batch, beam), jnp.int32)
+    each_BK = jnp.broadcast_to(jnp.arange(beam)[None], (batch, beam))
     none_TBK = jnp.zeros((max_len, batch, beam), jnp.int32)
-    finished = _Finished(jnp.full((batch, beam), -jnp.inf), none_BK, none_BK)
-    live_BK = jnp.where((limits_B1 > 0) & (jnp.arange(beam)[None] == 0), 0.0, -jnp.inf)
+    finished = _Finished(jnp.full((batch, beam), -jnp.inf), none_BK, none_BK, none_BK)
+    live_BK = jnp.where((limits_B1 > 0) & (each_BK == 0), 0.0, -jnp.inf)
     beams = _Beams(jnp.int32(0), reorder(cache, none_BK), live_BK, none_TBK, none_TBK, finished)
     return _trace_back(
         jax.lax.while_loop(
@@ -135,21 +152,19 @@ def _merge(old: _Finished, new: _Finished) -> _Finished:
     def pick(old_BK, new_BK):
         return jnp.take_along_axis(jnp.concatenate([old_BK, new_BK], axis=1), places_BK, axis=1)
 
-    return _Finished(
-        scores_BK, pick(old.lengths_BK, new.lengths_BK), pick(old.beams_BK, new.beams_BK)
-    )
+    return _Finished(scores_BK, *map(pick, old[1:], new[1:]))
 
 
 def _trace_back(beams: _Beams) -> Decoded:
     """Follow the back-pointers of the finished hypotheses from the last step to the first."""
-    scores_BK, lengths_BK, beams_BK = beams.finished
+    scores_BK, lengths_BK, beams_BK, last_BK = beams.finished
     lengths_BK = jnp.where(scores_BK == -jnp.inf, 0, lengths_BK)
 
     def back(beams_BK, step):
         t, parents_BK, tokens_BK = step
         inside_BK = t < lengths_BK - 1
         tokens_BK = jnp.take_along_axis(tokens_BK, beams_BK, axis=1)
-        tokens_BK = jnp.where(inside_BK, tokens_BK, jnp.where(t == lengths_BK - 1, EOS, PAD))
+        tokens_BK = jnp.where(inside_BK, tokens_BK, jnp.where(t == lengths_BK - 1, last_BK, PAD))
         parents_BK = jnp.take_along_axis(parents_BK, beams_BK, axis=1)
         return jnp.where(inside_BK, parents_BK, beams_BK), tokens_BK
 

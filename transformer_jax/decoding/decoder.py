@@ -36,9 +36,9 @@ def make_decoder(
         float32), the best hypothesis of each row. A row of the source is one sentence; one without
         tokens gives PAD and -inf. The tokens have PAD after EOS, T = S + decode.max_extra_tokens,
         and |Y| ≤ the length of the row's own source + decode.max_extra_tokens (both count EOS).
-        Scores are log P / lp for the method 'beam' and log P for the others. `rows_B` are the rows'
-        numbers in the data set; together with `key` they seed 'sample', and 'beam' and 'greedy'
-        ignore both.
+        Scores are log P / lp for the method 'beam' and log P for the others; 'beam' with one
+        hypothesis is 'greedy'. `rows_B` are the rows' numbers in the data set; together with `key`
+        they seed 'sample', and 'beam' and 'greedy' ignore both.
 
     Raises:
         ConfigError: `decode.top_k` is more than the number of tokens to sample from.
@@ -78,7 +78,7 @@ def _search(
     decode: DecodeConfig, step: StepFn, cache: Any, limits_B: jax.Array, max_len: int
 ) -> Decoded:
     """Decode by beam search or greedy search, as configured."""
-    if decode.method == 'greedy':
+    if decode.method == 'greedy' or decode.beam == 1:
         return greedy(step, cache, limits_B, max_len=max_len)
     return beam_search(
         step,

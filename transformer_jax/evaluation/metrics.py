@@ -225,6 +225,8 @@ def perplexities(loss_sum: float, tokens: float, size: TextSize) -> dict[str, fl
     - word_perplexity: exp(loss_sum / words), which compares across vocabularies
     - bits_per_byte: loss_sum / ln 2 / bytes
 
+    A text without a whole word, or a whole character, has an infinite one.
+
     Args:
         loss_sum: in nats, over all counted tokens.
         tokens: their number.
@@ -232,8 +234,8 @@ def perplexities(loss_sum: float, tokens: float, size: TextSize) -> dict[str, fl
     """
     return {
         'perplexity': perplexity(loss_sum / tokens),
-        'word_perplexity': perplexity(loss_sum / size.words),
-        'bits_per_byte': loss_sum / math.log(2) / size.bytes,
+        'word_perplexity': perplexity(loss_sum / size.words) if size.words else math.inf,
+        'bits_per_byte': loss_sum / math.log(2) / size.bytes if size.bytes else math.inf,
     }
 
 

@@ -14,9 +14,9 @@ CHUNK = 10_000  # examples whose tokens are in memory at once
 def counted_text_size(data: Data, split: str, stride: int) -> TextSize:
     """Measure the text that the counted tokens of a split stand for.
 
-    That is the text of the split without what was cut because it is longer than a row, and without
-    a prefix that every position sees. Where the prefix ends within a word or a character, that one
-    belongs to the prefix.
+    That is the text of the split as it was read, without what was cut because it is longer than a
+    row, and without a prefix that every position sees. Where the prefix ends within a word or a
+    character, that one belongs to the prefix. Contiguous text has no end of sentence.
 
     Args:
         data: holds the split.
@@ -25,14 +25,15 @@ def counted_text_size(data: Data, split: str, stride: int) -> TextSize:
     """
     texts, size = data.text(split).target, TextSize(0, 0)
     if data.task.windowed and not data.config.shown:
-        return size.plus(texts[0])  # However windows lie, each token counts once.
+        # However windows lie, each token counts once.
+        return size.plus(texts[0], ends=False)
     for index, (ids, first) in enumerate(_targets(data, split, stride)):
         if data.config.shown:
             size = size.plus(*_text(data, ids)).minus(*_text(data, ids[:first]))
         elif _is_cut(data, ids[first:], texts[index]):
             size = size.plus(*_text(data, ids[first:]))
         else:
-            size = size.plus(texts[index])
+            size = size.plus(data.tokenizer.as_read(texts[index]))
     return size
 
 

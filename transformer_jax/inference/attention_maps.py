@@ -14,7 +14,7 @@ from transformer_jax.batch import BOS, EOS, Batch
 from transformer_jax.display.attention_heads import draw_attention
 from transformer_jax.display.figures import check_figure
 from transformer_jax.errors import ConfigError, DataError
-from transformer_jax.inference import generate
+from transformer_jax.inference.requirements import check_text, require_one_text
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.layers.recurrent import RNNS
 from transformer_jax.models import MODELS
@@ -136,9 +136,10 @@ def _attend_to_one(trained: TrainedRun, text: str, is_source: bool) -> TextAtten
     """Compute the weights of a model that reads one text: a classifier or a language model."""
     tokens, architecture = _tokens(trained, text), trained.model.architecture
     if is_source:
+        require_one_text(trained)
         weights = attention_weights(trained.model, trained.params, tokens, None)
-        added = architecture.towers if architecture.pooling == 'first' else 0
-        labels = ['<s>'] * added + trained.data.tokenizer.pieces(tokens)
+        added = ['<s>'] if architecture.pooling == 'first' else []
+        labels = added + trained.data.tokenizer.pieces(tokens)
         return TextAttention(weights, labels, [], None)
     weights = attention_weights(trained.model, trained.params, None, tokens)
     return TextAttention(weights, [], trained.data.tokenizer.pieces(tokens), None)
@@ -146,7 +147,7 @@ def _attend_to_one(trained: TrainedRun, text: str, is_source: bool) -> TextAtten
 
 def _tokens(trained: TrainedRun, text: str) -> list[int]:
     """Encode a text with its EOS, or raise DataError where it is empty or too long."""
-    generate.check_text(trained, text, 'the text')
+    check_text(trained, text, 'the text')
     longest = trained.data.batching.row_lengths()[-1]
     tokens = [*trained.data.tokenizer.encode([text])[0], EOS]
     if not 1 < len(tokens) <= longest:

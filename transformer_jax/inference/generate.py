@@ -2,39 +2,26 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer_jax.attention import cache as caches
 from transformer_jax.batch import BOS, EOS, Batch, Tokens
 from transformer_jax.data.encoding import cut, ragged
 from transformer_jax.data.tokenizers import require_texts, require_unicode
-from transformer_jax.decoding.decoder import make_decoder
+from transformer_jax.decoding.beam_search import beam_search
 from transformer_jax.decoding.sampling import sample_tokens
 from transformer_jax.errors import ConfigError, DataError
+from transformer_jax.inference.requirements import check_text, line_of_input, require_one_text
 from transformer_jax.inference.trained_run import TrainedRun
-from transformer_jax.models import MODELS
 from transformer_jax.partitioning.partitioner import to_host
 
 # Prompts are padded to a multiple of so many tokens, so that few shapes are compiled.
 PROMPT_MULTIPLE = 16
-
-
-def require_ability(trained: TrainedRun, command: str) -> None:
-    """Refuse a command that the kind of model cannot serve.
-
-    Raises:
-        ConfigError: the model cannot; the message says what it can.
-    """
-    kind = trained.config.model.kind
-    if command not in MODELS[kind].commands:
-        raise ConfigError(
-            f'{command}: {trained.workdir.path} holds a model of kind {kind!r}, which cannot; its '
-            f'commands are {", ".join(MODELS[kind].commands)} and evaluate'
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +29,7 @@ class Generator:
     """A language model that continues prompts; it keeps what it compiles between calls."""
 
     trained: TrainedRun
-    max_tokens: int  # at most so many follow the prompt
+    max_tokens: int  # at most so many follow the prompt, 1 or more
     stop: Sequence[str] = ()  # texts that end a continuation; they are left out
 
     def __post_init__(self):
@@ -50,7 +37,14 @@ class Generator:
         for text in self.stop:
             require_unicode(text, 'stop')
             if not text:
-                raise ConfigError('--stop= is empty: give a text, or leave it out')
+                raise ConfigError("stop='' is empty: give a text, or leave it out")
+
+    def continuation(self, prompt: str, seed: int) -> Iterator[str]:
+        """Return a continuation by `decode.method`: of beam search at once, else as `stream`."""
+        settings = self.trained.config.decode
+        if settings.method == 'beam' and settings.beam > 1:
+            return iter([self.search(prompt)])
+        return self.stream(prompt, seed)
 
     def stream(self, prompt: str, seed: int) -> Iterator[str]:
         """Return a continuation in pieces, which come as its tokens are sampled.
@@ -79,7 +73,7 @@ class Generator:
             token = int(to_host(token_1)[0])
             if token != EOS:
                 tokens.append(token)
-            text = self._continuation(prompt, ids, tokens)
+            text = self._added_text(prompt, ids, tokens)
             ended = token == EOS or t + 1 == self.max_tokens
             before_stop = self._cut_at_stop(text)
             if len(before_stop) < len(text):
@@ -96,29 +90,17 @@ class Generator:
     def search(self, prompt: str) -> str:
         """Return the best continuation that beam search finds.
 
+        It ends as that of `stream`; one that is as long as `max_tokens` allows need not end there.
+
         Raises:
             DataError: as `stream`.
         """
         ids = self._encode(prompt)
-        # The decoder's own limit counts from the end of the source, which is the prompt here.
-        settings = dataclasses.replace(
-            self.trained.config.decode, method='beam', max_extra_tokens=self.max_tokens - len(ids)
-        )
-        vocab_size = self.trained.data.tokenizer.vocab_size
-        decode = self.trained.partitioner.compile(
-            make_decoder(
-                self.trained.model,
-                settings,
-                vocab_size,
-                self.trained.model.architecture.max_decoded,
-            )
-        )
-        source_1S, places = self._padded(ids)
-        key, row = jax.random.PRNGKey(0), np.zeros(1, np.int32)
-        tokens_1T, _ = decode(self.trained.params, source_1S, *places, key, row)
-        return self._cut_at_stop(self._continuation(prompt, ids, to_host(tokens_1T)[0].tolist()))
+        found = self._compiled_search(self.trained.params, *self._padded(ids))
+        tokens = to_host(found.tokens_BKT)[0, 0].tolist()
+        return self._cut_at_stop(self._added_text(prompt, ids, tokens))
 
-    def _continuation(self, prompt: str, ids: Sequence[int], tokens: Sequence[int]) -> str:
+    def _added_text(self, prompt: str, ids: Sequence[int], tokens: Sequence[int]) -> str:
         """Return what tokens add to the text of a prompt, the space before a word included."""
         decode = self.trained.data.tokenizer.decode
         before, whole = decode([ids, [*ids, *tokens]])
@@ -132,9 +114,9 @@ class Generator:
         architecture = self.trained.model.architecture
         if len(ids) + self.max_tokens > architecture.max_length:
             raise DataError(
-                f'the prompt has {len(ids)} tokens and --max_tokens={self.max_tokens} more may '
+                f'the prompt has {len(ids)} tokens and max_tokens={self.max_tokens} more may '
                 f'follow, but the model reads {architecture.max_length} at most: shorten the '
-                'prompt, or lower --max_tokens'
+                'prompt, or lower max_tokens'
             )
         prefix = architecture.prefix_length
         if prefix > 1 and len(ids) < prefix:
@@ -177,6 +159,28 @@ class Generator:
 
         return self.trained.partitioner.compile(step, static_argnums=5)
 
+    @functools.cached_property
+    def _compiled_search(self) -> Any:
+        settings, model = self.trained.config.decode, self.trained.model
+
+        def search(params, source_1S, tokens):
+            variables, room = {'params': params}, self.max_tokens * settings.beam
+            cache, memory = model.apply(variables, source_1S, tokens, room, method='start')
+            return beam_search(
+                lambda tokens_R, cache: model.apply(
+                    variables, tokens_R, cache, memory, method='step'
+                ),
+                cache,
+                caches.reorder,
+                jnp.full(1, self.max_tokens, jnp.int32),
+                beam=settings.beam,
+                max_len=self.max_tokens,
+                alpha=settings.length_penalty,
+                open_end=True,
+            )
+
+        return self.trained.partitioner.compile(search)
+
     def _cut_at_stop(self, text: str) -> str:
         """Cut a text before the first stop text in it."""
         return text[: min((text.find(stop) for stop in self.stop if stop in text), default=None)]
@@ -187,35 +191,17 @@ class Generator:
         return max([*starts, len(text) - len(text.rstrip('\N{REPLACEMENT CHARACTER}'))])
 
 
-def check_text(trained: TrainedRun, text: str, name: str) -> None:
-    """Refuse a text that the model cannot read, and log symbols that its vocabulary lacks.
-
-    Args:
-        trained: the model.
-        text: what it shall read.
-        name: of the text, in messages.
-
-    Raises:
-        DataError: it is no Unicode text, or has a symbol that is none of a synthetic task's.
-    """
-    require_unicode(text, name)
-    tokenizer = trained.data.tokenizer
-    if tokenizer.unknown(text):
-        message = f'{name}: {tokenizer.explain_unknown(text)}'
-        if tokenizer.is_fixed:
-            raise DataError(message)
-        trained.log(message)
-
-
 def translate(
-    trained: TrainedRun, chunks: Iterable[Sequence[str]], origin: str = 'standard input'
+    trained: TrainedRun,
+    chunks: Iterable[Sequence[str]],
+    name: Callable[[int], str] = line_of_input,
 ) -> Iterator[list[str]]:
     """Yield the translations of each chunk of lines, one line for each.
 
     Args:
         trained: the model.
         chunks: lines to translate; a chunk is taken when the one before is translated.
-        origin: the name of the input, in messages.
+        name: names a line in messages, given its number from 0.
 
     Raises:
         DataError: a line that the model cannot read, see `check_text`; those before it in its
@@ -226,7 +212,7 @@ def translate(
         error = None
         for number, line in enumerate(lines):
             try:
-                check_text(trained, line, f'{origin}:{first + number + 1}')
+                check_text(trained, line, name(first + number))
             except DataError as found:
                 lines, error = lines[:number], found
                 break
@@ -237,18 +223,23 @@ def translate(
 
 
 def classify(
-    trained: TrainedRun, texts: Iterable[str], origin: str = 'standard input'
+    trained: TrainedRun, texts: Iterable[str], name: Callable[[int], str] = line_of_input
 ) -> Iterator[tuple[str, float]]:
     """Yield the most likely class of each text, and its probability.
+
+    Texts longer than the rows of the model are cut: the log names the first, and at the end their
+    number.
 
     Args:
         trained: the model.
         texts: a text is taken when the one before is classified.
-        origin: the name of the input, in messages.
+        name: names a text in messages, given its number from 0.
 
     Raises:
         DataError: a text without tokens, or one that the model cannot read, see `check_text`.
+        ConfigError: the model reads two texts at once.
     """
+    require_one_text(trained)
     classes = trained.data.task.classes()
     lengths = trained.data.batching.row_lengths()
 
@@ -257,15 +248,25 @@ def classify(
         return jax.nn.softmax(logits_BTV)
 
     forward = trained.partitioner.compile(probabilities)
-    for number, text in enumerate(texts, 1):
+    long = 0
+    for number, text in enumerate(texts):
         if not text.strip():
-            raise DataError(f'{origin}:{number}: an empty line has no class')
-        check_text(trained, text, f'{origin}:{number}')
-        sentence = cut(ragged(trained.data.tokenizer, [text]), lengths[-1]).values
+            raise DataError(f'{name(number)}: an empty text has no class')
+        check_text(trained, text, name(number))
+        whole = ragged(trained.data.tokenizer, [text])
+        if len(whole.values) > lengths[-1]:
+            long += 1
+            if long == 1:
+                trained.log(
+                    f'texts longer than {lengths[-1]} tokens are cut (first: {name(number)})'
+                )
+        sentence = cut(whole, lengths[-1]).values
         length = next(length for length in lengths if len(sentence) <= length)
         shares_11V = to_host(forward(trained.params, _class_batch(sentence, length)))
         best = int(shares_11V[0, 0].argmax())
         yield classes[best], float(shares_11V[0, 0, best])
+    if long:
+        trained.log(f'texts longer than {lengths[-1]} tokens cut: {long}')
 
 
 def _class_batch(sentence: np.ndarray, length: int) -> Batch:

@@ -189,7 +189,8 @@ def probe(
     Args:
         trained: the model and its data.
         split: 'validation' or 'test'.
-        batches: how many of its batches to read, taken evenly from short rows to long ones.
+        batches: how many of its batches to read, taken evenly from short rows to long ones; all
+            where there are fewer.
         every_checkpoint: probe all intact steps in the workdir, ascending, in place of the chosen
             checkpoint.
 
@@ -237,6 +238,7 @@ def _choose_batches(trained: TrainedRun, split: str, count: int) -> list[Batch]:
     """Place `count` batches of a split, taken evenly from short rows to long ones."""
     data, partitioner = trained.data, trained.partitioner
     plan, _ = data.evaluation(split)
+    count = min(count, plan.steps_per_epoch)
     chosen = np.linspace(0, plan.steps_per_epoch - 1, count).round().astype(int).tolist()
     batches = data.eval_batches(split, partitioner.rows_multiple, partitioner.local_rows)
     return [partitioner.put(batch) for number, batch in enumerate(batches) if number in chosen]

@@ -1,7 +1,7 @@
 """A trained run as a notebook uses it: texts, attention, probes and metrics in one object."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import flax.linen as nn
 import numpy as np
@@ -9,27 +9,19 @@ from etils import epath
 from matplotlib.figure import Figure
 
 from transformer_jax import spec
+from transformer_jax.config.arguments import checked
 from transformer_jax.data.tokenizers import Tokenizer, require_texts
 from transformer_jax.display.attention_heads import attention_figure
 from transformer_jax.display.data_table import Table
-from transformer_jax.errors import ConfigError, DataError
-from transformer_jax.inference import generate, probes
+from transformer_jax.errors import ConfigError
+from transformer_jax.inference import generate, probes, requirements
 from transformer_jax.inference.attention_maps import attend_to_text
+from transformer_jax.inference.decode_keys import Decoding
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.metrics_writer import read_metrics
 
-
-class Decoding(TypedDict, total=False):
-    """The keys of `decode` that a call may replace, see `schema.DecodeConfig`."""
-
-    method: str
-    beam: int
-    length_penalty: float
-    max_extra_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
+LOGGED = ('train', 'validation', 'skipped')  # the splits of metrics.jsonl
 
 
 class Run:
@@ -80,12 +72,14 @@ class Run:
         """The tokenizer: `encode(texts)`, `decode(ids)`, `pieces(ids)`, `vocab_size`."""
         return self._trained.data.tokenizer
 
+    @checked
     def translate(self, texts: Sequence[str], **decode: Unpack[Decoding]) -> list[str]:
         """Translate texts.
 
         Args:
             texts: sentences; longer ones than the model reads are cut, which is logged.
-            **decode: replace keys of `decode`, as `beam=1` for greedy search.
+            **decode: replace keys of `decode`, as `beam=1` for greedy search; a key that only one
+                method reads selects that method.
 
         Returns:
             one translation for each text, '' for an empty one.
@@ -100,9 +94,10 @@ class Run:
         self._require('translate')
         trained = self._decoding(decode)
         require_texts(texts)
-        [translations] = generate.translate(trained, [texts], 'texts')
+        [translations] = generate.translate(trained, [texts], requirements.item_of_texts)
         return translations
 
+    @checked
     def generate(
         self,
         prompt: str = '',
@@ -115,10 +110,11 @@ class Run:
 
         Args:
             prompt: the text to continue; it is not repeated in the result.
-            max_tokens: at most so many tokens follow.
-            seed: of sampling; the same seed gives the same text.
+            max_tokens: at most so many tokens follow, 1 or more.
+            seed: of sampling, from 0 to 2³² − 1; the same seed gives the same text.
             stop: texts that end the continuation; they are left out.
-            **decode: replace keys of `decode`, as `method='sample', temperature=0.8, top_k=40`.
+            **decode: replace keys of `decode`, as `temperature=0.8, top_k=40` for sampling or
+                `beam=4` for beam search; `max_tokens` stands in place of max_extra_tokens.
 
         Returns:
             the continuation.
@@ -131,16 +127,19 @@ class Run:
             >>> run.generate('ROMEO:', max_tokens=100, temperature=0.8)
         """
         self._require('generate')
+        if 'max_extra_tokens' in decode:
+            raise ConfigError(
+                f'max_extra_tokens={decode["max_extra_tokens"]!r} has no effect on a continuation: '
+                'give max_tokens'
+            )
         trained = self._decoding(decode)
         require_texts(stop, 'stop')
         key = trained.config.decode, max_tokens, tuple(stop)
         if key not in self._generators:
             self._generators[key] = generate.Generator(trained, max_tokens, tuple(stop))
-        generator = self._generators[key]
-        if trained.config.decode.method == 'beam':
-            return generator.search(prompt)
-        return ''.join(generator.stream(prompt, seed))
+        return ''.join(self._generators[key].continuation(prompt, seed))
 
+    @checked
     def classify(self, texts: Sequence[str]) -> list[tuple[str, float]]:
         """Return the most likely class of each text and its probability.
 
@@ -154,11 +153,9 @@ class Run:
         """
         self._require('classify')
         require_texts(texts)
-        for number, text in enumerate(texts):
-            if not text.strip():
-                raise DataError(f'texts[{number}] is empty: it has no class')
-        return list(generate.classify(self._trained, texts, 'texts'))
+        return list(generate.classify(self._trained, texts, requirements.item_of_texts))
 
+    @checked
     def evaluate(self, split: str = 'test', **decode: Unpack[Decoding]) -> dict[str, Any]:
         """Measure all metrics of a split, as the command `evaluate` does.
 
@@ -167,7 +164,7 @@ class Run:
 
         Args:
             split: 'validation' or 'test'.
-            **decode: replace keys of `decode`.
+            **decode: replace keys of `decode`, as in `translate`.
 
         Returns:
             the scores by name, and what they are of: split, checkpoint, steps, intervals,
@@ -176,8 +173,10 @@ class Run:
         Example:
             >>> run.evaluate('test')['bleu']
         """
+        requirements.require_decoding(self._trained, decode)
         return self._decoding(decode).evaluate(_split(split)).scores
 
+    @checked
     def attention_weights(self, text: str, target: str | None = None) -> dict[str, np.ndarray]:
         """Compute the attention weights of every head while the model reads a text.
 
@@ -202,6 +201,7 @@ class Run:
         """
         return attend_to_text(self._trained, text, target).weights
 
+    @checked
     def plot_attention(
         self,
         text: str,
@@ -237,12 +237,14 @@ class Run:
             weights = {stack: weights[stack]}
         return attention_figure(weights, found.source_tokens, found.target_tokens, layer, head)
 
+    @checked
     def probes(self, split: str = 'validation', batches: int = 4) -> Table:
         """Measure every attention head over some batches of a split.
 
         Args:
             split: 'validation' or 'test'.
-            batches: how many batches are read, taken evenly from short rows to long ones.
+            batches: how many batches are read, 1 or more, taken evenly from short rows to long
+                ones; all where there are fewer.
 
         Returns:
             one row for each head: site, layer and head (from 0), entropy (nats),
@@ -258,6 +260,7 @@ class Run:
         [checkpoint] = probes.probe(self._trained, _split(split), batches)['checkpoints']
         return Table(checkpoint['sites'])
 
+    @checked
     def metrics(self, split: str = '') -> Table:
         """Read what was logged during training.
 
@@ -270,15 +273,18 @@ class Run:
 
         Raises:
             WorkdirError: a line of the file is damaged.
+            ConfigError: there is no such split.
 
         Example:
             >>> run.metrics('train')['loss']  # a NumPy array
         """
+        if split and split not in LOGGED:
+            raise ConfigError(f'split={split!r}: {spec.nearest(split, LOGGED)}')
         events = read_metrics(self._trained.workdir.metrics_path)
         return Table([event for event in events if event['split'] == split or not split])
 
     def _require(self, command: str) -> None:
-        generate.require_ability(self._trained, command)
+        requirements.require_ability(self._trained, command)
 
     def _decoding(self, decode: Mapping[str, Any]) -> TrainedRun:
         """Return the run with some keys of `decode` replaced; what it compiled is kept."""

@@ -15,6 +15,7 @@ from transformer_jax.data import load_data
 from transformer_jax.data.fingerprints import require_same_splits
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.evaluation.evaluator import Evaluation, Evaluator
+from transformer_jax.inference.decode_keys import with_method
 from transformer_jax.models import abstract_params, build_model
 from transformer_jax.partitioning.mesh import mesh_sizes, parse_mesh
 from transformer_jax.partitioning.partitioner import Partitioner
@@ -68,7 +69,8 @@ class TrainedRun:
             checkpoint: 'best', 'last', 'avg:N' or a step; '' is the best where one is recorded,
                 else the last.
             log: receives remarks.
-            decode: keys of DecodeConfig that replace the run's own.
+            decode: keys of DecodeConfig that replace the run's own; a key that only one method
+                reads, such as 'beam', selects that method.
             splits: of the data, read and checked at once; others are read when asked for.
             source_dir: where the data lies now; '' is `data.source_dir` of training.
             allow_changed_data: only log that a split is another than that of training.
@@ -76,8 +78,8 @@ class TrainedRun:
                 where it fits them, else all on the axis 'data'.
 
         Raises:
-            ConfigError: the workdir holds no run, or no such checkpoint, or the devices here do not
-                fill the mesh.
+            ConfigError: the workdir holds no run, or no such checkpoint, a key has no effect, or
+                the devices here do not fill the mesh.
             WorkdirError: a file of the workdir is damaged.
             DataError: the data cannot be read, or is not that of training.
         """
@@ -112,13 +114,13 @@ class TrainedRun:
         return self.checkpoints.params(abstract, steps, tree)
 
     def with_decoding(self, keys: Mapping[str, Any]) -> 'TrainedRun':
-        """Make the same run with some keys of `decode` replaced; all else is shared.
+        """Make the same run with some keys of `decode` replaced, as `__init__`; the rest is shared.
 
         Raises:
             ConfigError: an unknown key, or a value that cannot be used.
         """
         values = config_lib.to_dict(self.config)
-        values['decode'] |= keys
+        values['decode'] |= with_method(keys)
         other = copy.copy(self)
         other.config = config_lib.from_dict(values)
         components = config_lib.resolve(other.config)
@@ -195,7 +197,7 @@ def _usable_here(
         config = config_lib.replace(config, model=dataclasses.replace(config.model, engine='auto'))
     # A scan shortens the compilation of a training step; decoding has its layers apart.
     model = dataclasses.replace(config.model, scan_layers=False, remat='none')
-    decoding = dataclasses.replace(config.decode, **decode)
+    decoding = dataclasses.replace(config.decode, **with_method(decode))
     config = config_lib.replace(config, model=model, decode=decoding)
     return config_lib.replace(config, parallel=_layout_here(config, mesh, log))
 

@@ -28,7 +28,7 @@ def select_steps(checkpoints: CheckpointFolders, choice: str) -> tuple[int, ...]
 
     def refusal(reason: str) -> ConfigError:
         existing = f'steps in {checkpoints.directory}: {list_steps(steps)}'
-        return ConfigError(f'--checkpoint={choice}: {reason}; {existing}')
+        return ConfigError(f'checkpoint={choice}: {reason}; {existing}')
 
     if match is None:
         raise refusal('expected best, last, avg:N with N at least 1, or a step')

@@ -60,6 +60,7 @@ class Task(Ranged, abc.ABC):
     """
 
     has_source: ClassVar[bool] = True  # False: the targets stand alone, as in language modeling
+    source_texts: ClassVar[int] = 1  # the texts in a source, each ended by EOS, see `model.towers`
 
     # --- What is predicted ------------------------------------------------------------------------
 

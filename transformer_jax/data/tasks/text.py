@@ -179,7 +179,8 @@ class ContiguousText(Documents):
                 f'{texts.target_name}: the training text has {encoded.target.lengths[0]} tokens, '
                 f'fewer than one row of data.batching, {longest}; give more text, or shorter rows'
             )
-        return TrainingSet(encoded, np.zeros_like(encoded.lengths, bool), texts.head(0))
+        names = Texts(None, [], texts.source_name, f'{texts.target_name}, window')
+        return TrainingSet(encoded, np.zeros_like(encoded.lengths, bool), names)
 
     def evaluation_examples(self, context: ReadContext, split: str, stride: int) -> Encoded:
         """See Task."""

@@ -43,18 +43,25 @@ class TextFile(ContiguousText):
     def load(self, data: DataConfig, split: str) -> Texts:
         """See TextTask."""
         path = self._file(data, split)
-        lines = read_lines(path)
-        text = '\n'.join([*lines, ''])
-        if '\0' in text:
-            raise DataError(f'{path}: a binary file, it holds the character 0; give a text')
+        whole = '\n'.join([*read_lines(path), ''])
+        start, stop = 0, len(whole)
         if not self.validation and split != 'test':
-            at = round(len(text) * (1 - self.share))
-            text = text[:at] if split == 'train' else text[at:]
+            at = round(len(whole) * (1 - self.share))
+            start, stop = (0, at) if split == 'train' else (at, len(whole))
+        text, line = whole[start:stop], whole.count('\n', 0, start) + 1
         if not text.strip():
-            raise DataError(f'{path}: the {split} text is empty')
-        separators = {'lines': '\n', 'paragraphs': '\n\n'}
-        parts = [text] if self.windowed else text.split(separators[self.documents])
-        return Texts(None, [part for part in parts if part.strip()], str(path), str(path))
+            why = ''
+            if whole.strip():
+                why = f': validation has share={self.share} of {len(whole)} characters; change that'
+            raise DataError(f'{path}: the {split} text is empty{why}')
+        separator = {'whole': '', 'lines': '\n', 'paragraphs': '\n\n'}[self.documents]
+        parts, lines = [], []
+        for part in text.split(separator) if separator else [text]:
+            if part.strip():
+                parts.append(part)
+                lines.append(line + part.count('\n', 0, len(part) - len(part.lstrip())))
+            line += part.count('\n') + len(separator)
+        return Texts(None, parts, str(path), str(path), lines)
 
     def fingerprint(self, data: DataConfig, split: str) -> str:
         """See TextTask."""

@@ -1,10 +1,12 @@
 """The base class of all tokenizers, and the checks of what they are given."""
 
 import abc
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from etils import epath
 
 from transformer_jax.errors import DataError
@@ -69,23 +71,47 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def _encode(self, texts: Sequence[str]) -> list[list[int]]: ...
 
+    def as_read(self, text: str) -> str:
+        """Return a text of a data set as it is read: '' for a blank one where that is empty."""
+        return '' if self.blank_is_empty and not text.strip(' ') else text
+
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Return the texts of token ids; special tokens (PAD, BOS, EOS) are left out.
 
         Raises:
-            DataError: one row of ids in place of a list of rows, or a string.
+            DataError: one row of ids in place of a list of rows, or what is no id.
         """
-        rows: Sequence[Any] = [ids] if isinstance(ids, str | bytes) else ids
+        rows: Any = ids if hasattr(ids, '__len__') and not isinstance(ids, str | bytes) else [ids]
         if any(isinstance(row, str | bytes) or not hasattr(row, '__len__') for row in rows):
             raise DataError(f'ids={_short(ids)}: give a list of rows, each a list of token ids')
-        return self._decode(rows)
+        return self._decode([self._require_ids(row) for row in rows])
 
     @abc.abstractmethod
     def _decode(self, ids: Sequence[Sequence[int]]) -> list[str]: ...
 
-    @abc.abstractmethod
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """Return the piece of each id, for plots; '▁' marks the start of a word."""
+        """Return the piece of each id, for plots; '▁' marks the start of a word.
+
+        Raises:
+            DataError: what is no id.
+        """
+        return self._pieces(self._require_ids(ids))
+
+    @abc.abstractmethod
+    def _pieces(self, ids: Sequence[int]) -> list[str]: ...
+
+    def _require_ids(self, ids: Any) -> list[int]:
+        """Return a row of token ids as a list; raises DataError where one is no id."""
+        ids_T: Any = np.zeros((0, 0))
+        with contextlib.suppress(ValueError):  # rows of unequal length
+            ids_T = np.asarray(ids)
+        whole = ids_T.dtype.kind in 'iu' and (ids_T >= 0).all() and (ids_T < self.vocab_size).all()
+        if ids_T.ndim != 1 or (len(ids_T) and not whole):
+            raise DataError(
+                f'ids={_short(ids)}: token ids are whole numbers from 0 to {self.vocab_size - 1}, '
+                'in one list'
+            )
+        return ids_T.tolist()
 
     @abc.abstractmethod
     def unknown(self, text: str) -> list[str]:
@@ -140,7 +166,8 @@ def require_texts(texts: Sequence[str], name: str = 'texts') -> None:
     """
     if isinstance(texts, str | bytes):
         raise DataError(f'{name}={_short(texts)} is one string: give a list of texts')
-    if not hasattr(texts, '__len__'):  # an iterator would be empty after this check
+    # An iterator would be empty after this check, and a set has no order.
+    if not hasattr(texts, '__len__') or isinstance(texts, Mapping | Set):
         raise DataError(f'{name} is a {type(texts).__name__}: give a list of texts')
     for number, text in enumerate(texts):
         if not isinstance(text, str):

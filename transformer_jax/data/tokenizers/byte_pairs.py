@@ -111,12 +111,10 @@ class BytePairs(Tokenizer):
         return found
 
     def _decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        rows = [[int(token) for token in row] for row in ids]
-        return self._processor.decode(rows) if rows else []  # of [] sentencepiece makes ''
+        return self._processor.decode(ids) if ids else []  # of [] sentencepiece makes ''
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        """See Tokenizer."""
-        return [self._processor.id_to_piece(int(token)) for token in ids]
+    def _pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self._processor.id_to_piece(token) for token in ids]
 
     def unknown(self, text: str) -> list[str]:
         """See Tokenizer."""
@@ -161,6 +159,11 @@ def _readable(text: str) -> Iterator[str]:
 
 def _explain(error: str, vocab_size: int) -> str:
     """Explain sentencepiece's error about a vocabulary that does not fit the text, in one line."""
+    if re.search(r'sentences_\.empty|all_chars_count', error):
+        return (
+            'the training text is empty: it has no character but spaces, line ends and the two '
+            f'{SPACE} and {RESERVED} that sentencepiece reserves'
+        )
     fallback = vocab_size >= BYTE_FALLBACK_FROM
     if found := re.search(r'vocab_size.*too high.*<= (\d+)', error, re.IGNORECASE | re.DOTALL):
         largest = int(found[1])

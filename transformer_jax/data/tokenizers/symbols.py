@@ -65,8 +65,7 @@ class Symbols(Tokenizer):
             self.between.join(self._names[token] for token in row if token >= UNK) for row in ids
         ]
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        """See Tokenizer."""
+    def _pieces(self, ids: Sequence[int]) -> list[str]:
         return [self._names[token] for token in ids]
 
     def unknown(self, text: str) -> list[str]:
@@ -122,8 +121,7 @@ class Bytes(Tokenizer):
             for row in ids
         ]
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        """See Tokenizer."""
+    def _pieces(self, ids: Sequence[int]) -> list[str]:
         return [
             SPECIAL[token] if token < len(SPECIAL) else chr(token - len(SPECIAL)) for token in ids
         ]
