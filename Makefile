@@ -21,7 +21,7 @@ test: .venv/installed-dev lint
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow and not rare'
 
 test-slow: .venv/installed-dev
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'slow and not rare'
 
 test-rare: .venv/installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m rare

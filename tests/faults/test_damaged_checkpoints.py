@@ -53,9 +53,18 @@ def finished(tmp_path_factory):
     return workdir, config, fingerprint(workdir)
 
 
-@pytest.mark.slow
+# The others are rare: each case trains a step.
+OFTEN = ('halved', 'a bit')
+
+
 @pytest.mark.fault('damaged checkpoint files')
-@pytest.mark.parametrize('damage', DAMAGES)
+@pytest.mark.parametrize(
+    'damage',
+    [
+        pytest.param(damage, marks=pytest.mark.slow if damage in OFTEN else pytest.mark.rare)
+        for damage in DAMAGES
+    ],
+)
 @pytest.mark.parametrize('name', FILES)
 def test_the_step_before_is_taken(finished, name, damage, tmp_path, caplog):
     run, config, sound = finished

@@ -36,6 +36,7 @@ MODELS = {
 }
 BATCHES = ('bucketed', 'packed')
 FAST = ('decoder_only', 'context2-fsdp2-tensor2')  # all axes at once; a case compiles for 20 s
+SLOW = ('encoder_decoder', 'context4-data2')  # all others are rare
 
 
 @pytest.fixture(scope='module')
@@ -85,10 +86,14 @@ def experiment(tiny, model, mesh):
     )
 
 
+def marks(case):
+    return () if case == FAST else pytest.mark.slow if case == SLOW else pytest.mark.rare
+
+
 @pytest.fixture(
     scope='module',
     params=[
-        pytest.param((model, mesh), marks=[] if (model, mesh) == FAST else pytest.mark.slow)
+        pytest.param((model, mesh), marks=marks((model, mesh)))
         for model in MODELS
         for mesh in MESHES
     ],
