@@ -28,6 +28,7 @@ from transformer_jax.storage import manifest
 from transformer_jax.storage.arrays import check_same_arrays, describe_arrays
 from transformer_jax.storage.checkpoint_folders import META, CheckpointFolders
 from transformer_jax.storage.files import wrap_os_errors, write_text
+from transformer_jax.storage.first_checkpoint import record_first_checkpoint
 from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.orbax_errors import save_failure, silence_orbax
 from transformer_jax.storage.processes import run_on_primary
@@ -179,6 +180,8 @@ class Checkpoints(CheckpointFolders):
             self._orbax.wait_until_finished()
             if jax.process_index() == 0:
                 write_text(self.path(step) / META, record)
+                if self.run is not None and not self.valid_steps():
+                    record_first_checkpoint(self.run.config_path, step)
                 manifest.write(self.path(step))
         except Exception as failure:  # `wait` raises it: an exception in a thread would be lost.
             self._failure = failure

@@ -1,7 +1,7 @@
 """The workdir: one directory that holds all files of a run.
 
-- config.json: the resolved configuration, which a later run in this workdir must have too, and
-  the identity of the run, which each of its checkpoints has too
+- config.json: the resolved configuration, which a later run in this workdir must have too, the
+  identity of the run, which each of its checkpoints has too, and the step of its first checkpoint
 - run.json: a record of every start: commit, versions, devices, engines of attention, command,
   times, how it ended
 - metrics.jsonl: one object per event, with `step` and `split`; events/ has the same for TensorBoard
@@ -34,6 +34,11 @@ from transformer_jax.storage.files import (
     make_directory,
     wrap_os_errors,
     write_text,
+)
+from transformer_jax.storage.first_checkpoint import (
+    REMEDY,
+    first_checkpoint,
+    require_checkpoints,
 )
 from transformer_jax.storage.json_files import read_json_if_there
 from transformer_jax.storage.json_text import to_json
@@ -140,8 +145,7 @@ class Workdir:
         return RunIdentity(self.config_path, stored.get('run', ''), flatten(config))
 
     def _stored_config(self) -> dict | None:
-        remedy = 'restore it from a copy, or choose another --workdir'
-        return read_json_if_there(self.config_path, {}, remedy)
+        return read_json_if_there(self.config_path, {}, REMEDY)
 
     def metrics_writer(self, resumed: int | None) -> MetricsWriter:
         """Open the metrics for a run that starts after step `resumed` (None: from step 0)."""
@@ -155,42 +159,54 @@ class Workdir:
             _append_json(self.evaluations_path, evaluation)
 
     def _write_config(self, config: Mapping[str, Any], steps_may_grow: bool) -> None:
-        """Write config.json, or raise ConfigError if an older one differs in a key that matters."""
+        """Write config.json, or raise ConfigError if an older one differs in a key that matters.
+
+        A failure before the first checkpoint, of whatever kind, does not bind the next start.
+        """
         stored = self._stored_config()
-        if stored is not None and not self._was_kept():
+        owner = self.checkpoints_path.parent
+        first = first_checkpoint(owner)
+        ended = self._has_ended_well()
+        if stored is not None and first is None and not ended:
             # It never trained: all that it left is a vocabulary of its own data.
+            require_checkpoints(owner, False)
             stored = None
             if self.seed_group is None and exists(self.tokenizer_path):
                 delete_directory(self.tokenizer_path)
         elif stored is not None:
-            old = flatten(migrate_config(stored, str(self.config_path)))
-            new = flatten(json.loads(to_json(config)))
-            if refused := refused_changes(old, new, steps_may_grow):
-                raise ConfigError(
-                    f'{self.path} was trained with another configuration ({"; ".join(refused)}): '
-                    'give the old values or another --workdir; only '
-                    f'{", ".join(MAY_CHANGE)} may change between runs'
-                    f'{", and train.steps may grow" if steps_may_grow else ""}'
-                )
-            for line in config_changes(old, new).values():
-                logging.info('changed since the last run: %s', line)
-        elif exists(self.path / 'checkpoints'):  # Its own: those of its group may be there.
+            self._require_same(stored, config, steps_may_grow)
+        elif CheckpointFolders(self.path / 'checkpoints', keep=1).valid_steps():
+            # Its own: those of its group may be there.
             raise WorkdirError(
                 f'{self.path} has checkpoints but no config.json: choose another --workdir'
             )
+        # A run of an earlier version does not name its first checkpoint.
+        logged = exists(self.metrics_path) and bool(self.metrics_path.stat().length)
+        require_checkpoints(owner, first is not None or (ended and logged))
         # A run that an earlier version began gets its identity now.
-        run_id = (stored or {}).get('run') or new_run_id()
-        content = to_json(with_version(config) | {'run': run_id}, indent=2)
-        write_text(self.config_path, content + '\n')
+        origin = {'run': (stored or {}).get('run') or new_run_id()}
+        if self.seed_group is None and first is not None:
+            origin['first_checkpoint'] = first
+        write_text(self.config_path, to_json(with_version(config) | origin, indent=2) + '\n')
 
-    def _was_kept(self) -> bool:
-        """Whether a start of the run has kept its state, so that its configuration must stay.
+    def _require_same(
+        self, stored: Mapping[str, Any], config: Mapping[str, Any], steps_may_grow: bool
+    ) -> None:
+        """Raise ConfigError if the configuration differs from that of the run in a key."""
+        old = flatten(migrate_config(stored, str(self.config_path)))
+        new = flatten(json.loads(to_json(config)))
+        if refused := refused_changes(old, new, steps_may_grow):
+            raise ConfigError(
+                f'{self.path} was trained with another configuration ({"; ".join(refused)}): '
+                'give the old values or another --workdir; only '
+                f'{", ".join(MAY_CHANGE)} may change between runs'
+                f'{", and train.steps may grow" if steps_may_grow else ""}'
+            )
+        for line in config_changes(old, new).values():
+            logging.info('changed since the last run: %s', line)
 
-        A failure before the first checkpoint, of whatever kind, must not bind the next start. Where
-        checkpoints were deleted, the record of a start says that there were some.
-        """
-        if CheckpointFolders(self.checkpoints_path, keep=1).valid_steps():
-            return True
+    def _has_ended_well(self) -> bool:
+        """Whether a start of the run has ended with its state saved, as its record says."""
         ends = [start.get('exit') or '' for start in self._starts()]
         return any(str(end).startswith(KEPT) for end in ends)
 
