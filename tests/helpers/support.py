@@ -89,19 +89,22 @@ def stop_at(step: int, config: ExperimentConfig, workdir: Path) -> None:
             train(config, workdir, quiet)
 
 
-def start(*arguments: str, devices: int = 1, code: str = '') -> subprocess.Popen:
+def start(
+    *arguments: str, devices: int = 1, code: str = '', environment: Mapping[str, str] = {}
+) -> subprocess.Popen:
     """`transformer-jax`, or a program that stands for it, in a process of so many CPU devices."""
     program = ['-c', code] if code else ['-m', 'transformer_jax']
-    environment = os.environ | {
+    whole = os.environ | {
         'JAX_PLATFORMS': 'cpu',
         'JAX_NUM_CPU_DEVICES': str(devices),
         'JAX_COMPILATION_CACHE_DIR': XLA_CACHE.name,
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        **environment,
     }
     with heeding_signals():
         return subprocess.Popen(
             [sys.executable, *program, *arguments],
-            env=environment,
+            env=whole,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -114,8 +117,13 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def start_pair(workdir: Path, keys: Sequence[str], own: Sequence = ((), ())) -> list:
-    """Start two processes of one run with the same flags; `own` has further ones of each."""
+def start_pair(
+    workdir: Path, keys: Sequence[str], own: Sequence = ((), ()), environments: Sequence = ({}, {})
+) -> list:
+    """Start two processes of one run with the same flags.
+
+    `own` has further flags of each, `environments` variables of each.
+    """
     port = free_port()
     return [
         start(
@@ -126,6 +134,7 @@ def start_pair(workdir: Path, keys: Sequence[str], own: Sequence = ((), ())) -> 
             '--num_processes=2',
             f'--process_id={index}',
             *own[index],
+            environment=environments[index],
         )
         for index in range(2)
     ]

@@ -25,6 +25,15 @@ def other(tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(scope='module')
+def group(tmp_path_factory):
+    """The workdir of two seeds side by side, of a few steps."""
+    workdir = tmp_path_factory.mktemp('group') / 'w'
+    changes = {'checkpoint__every': 2, 'checkpoint__average': 2, 'evaluate__every': 2}
+    train(experiment(train__steps=STEPS, train__num_seeds=2, **changes), workdir, quiet)
+    return workdir
+
+
 def with_steps(config, steps):
     return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
 
@@ -52,6 +61,15 @@ def test_it_begins_with_the_parameters_of_the_other(other, tmp_path, choice):
         np.testing.assert_array_equal(found[name], array, name)
     assert f'parameters of {other}, step {"4, 2" if "avg" in choice else choice[1:2]}'[:-1] in log
     assert 'new' not in log.partition('parameters of')[2].partition('step 1')[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('choice', ['', ':last', ':avg:2', ':2', ':best'])
+def test_it_begins_with_a_seed_of_a_group(group, tmp_path, choice):
+    found, log = begin(group / '1', tmp_path, choice)
+    for name, array in parameters(group / '1', choice.removeprefix(':')).items():
+        np.testing.assert_array_equal(found[name], array, name)
+    assert f'parameters of {group / "1"}, step ' in log
 
 
 def test_what_is_new_and_what_is_left_out_is_listed(other, tmp_path):

@@ -12,7 +12,7 @@ from etils import epath
 
 from transformer_jax.errors import WorkdirError
 from transformer_jax.storage.checkpoint_folders import CheckpointFolders
-from transformer_jax.storage.files import exists, is_local, write_text
+from transformer_jax.storage.files import exists, is_link, write_text
 from transformer_jax.storage.json_files import read_json_if_there
 from transformer_jax.storage.json_text import to_json
 
@@ -53,7 +53,7 @@ def require_checkpoints(workdir: epath.Path, trained: bool) -> None:
     """
     path = workdir / 'checkpoints'
     remedy = f'mount or restore it, choose another --workdir, or delete {workdir} to start anew'
-    if is_local(path) and os.path.islink(path) and not exists(path):
+    if is_link(path) and not exists(path):
         raise WorkdirError(f'{path} is a link to {os.readlink(path)}, which is not there: {remedy}')
     if trained and not CheckpointFolders(path, keep=1).valid_steps():
         raise WorkdirError(f'{path} has no checkpoint of the run any more: {remedy}')

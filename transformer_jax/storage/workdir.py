@@ -2,8 +2,8 @@
 
 - config.json: the resolved configuration, which a later run in this workdir must have too, the
   identity of the run, which each of its checkpoints has too, and the step of its first checkpoint
-- run.json: a record of every start: commit, versions, devices, engines of attention, command,
-  times, how it ended
+- run.json: a record of every start: commit, versions, devices, settings of JAX, engines of
+  attention, command, times, how it ended
 - metrics.jsonl: one object per event, with `step` and `split`; events/ has the same for TensorBoard
 - evaluations.json: the results of `evaluate`
 - checkpoints/, tokenizer/, samples/, lock
@@ -15,7 +15,9 @@ see `storage.seed_group_file`.
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +42,7 @@ from transformer_jax.storage.first_checkpoint import (
     first_checkpoint,
     require_checkpoints,
 )
+from transformer_jax.storage.jax_settings import require_same_settings
 from transformer_jax.storage.json_files import read_json_if_there
 from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.locks import lock
@@ -65,10 +68,12 @@ class Workdir:
 
     Raises:
         WorkdirError: the directory cannot be used, or the file of seed groups above it is damaged.
+        ConfigError: its path is not UTF-8.
     """
 
     def __init__(self, path: epath.PathLike):
         self.path = absolute_path(path)
+        _require_utf8(self.path)
         self.config_path = self.path / 'config.json'
         self.run_path = self.path / 'run.json'
         self.metrics_path = self.path / 'metrics.jsonl'
@@ -99,10 +104,10 @@ class Workdir:
             facts: further entries of the record, JSON values.
 
         Raises:
-            WorkdirError: a file is in the way, or the directory is read-only, full or in use by
-                another run.
-            ConfigError: the workdir was made with another configuration; the message lists the
-                keys that differ.
+            WorkdirError: a file is in the way, the checkpoints of the run are not there, or the
+                directory is read-only, full or in use by another run.
+            ConfigError: the workdir was made with another configuration or other settings of JAX;
+                the message lists what differs.
         """
         with contextlib.ExitStack() as stack:
 
@@ -147,11 +152,13 @@ class Workdir:
     def _stored_config(self) -> dict | None:
         return read_json_if_there(self.config_path, {}, REMEDY)
 
-    def metrics_writer(self, resumed: int | None) -> MetricsWriter:
-        """Open the metrics for a run that starts after step `resumed` (None: from step 0)."""
-        return MetricsWriter(
-            self.metrics_path, self.events_path, -1 if resumed is None else resumed
-        )
+    def metrics_writer(self, resumed: int | None, forgotten: Sequence[str] = ()) -> MetricsWriter:
+        """Open the metrics for a run that starts after step `resumed` (None: from step 0).
+
+        The events of that step in the splits `forgotten` are dropped too.
+        """
+        step = -1 if resumed is None else resumed
+        return MetricsWriter(self.metrics_path, self.events_path, step, forgotten)
 
     def append_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         """Append to the list in evaluations.json; the write is atomic."""
@@ -175,6 +182,8 @@ class Workdir:
                 delete_directory(self.tokenizer_path)
         elif stored is not None:
             self._require_same(stored, config, steps_may_grow)
+            if self.seed_group is None:  # Its group has been compared.
+                self._require_same_settings()
         elif CheckpointFolders(self.path / 'checkpoints', keep=1).valid_steps():
             # Its own: those of its group may be there.
             raise WorkdirError(
@@ -204,6 +213,11 @@ class Workdir:
             )
         for line in config_changes(old, new).values():
             logging.info('changed since the last run: %s', line)
+
+    def _require_same_settings(self) -> None:
+        settings = [start['settings'] for start in self._starts() if 'settings' in start]
+        if settings:
+            require_same_settings(settings[-1], self.path)
 
     def _has_ended_well(self) -> bool:
         """Whether a start of the run has ended with its state saved, as its record says."""
@@ -238,6 +252,17 @@ class Workdir:
             raise
         run['end'], run['exit'] = timestamp(), run['exit'] or 'done'
         write()
+
+
+def _require_utf8(path: epath.Path) -> None:
+    """Raise ConfigError for a path that Orbax cannot write."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f'--workdir={os.fspath(path)!a} is not UTF-8 (the locale has '
+            f'{sys.getfilesystemencoding()}): name the folder otherwise, or set LC_ALL=C.UTF-8'
+        ) from error
 
 
 def _append_json(path: epath.Path, item: Any) -> None:

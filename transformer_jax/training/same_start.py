@@ -1,4 +1,4 @@
-"""All processes of a run must begin alike: the same configuration, workdir and code.
+"""All processes of a run must begin alike: configuration, workdir, devices, settings and code.
 
 Otherwise each would compute steps of its own, and the sums over all of them would train a model
 that no configuration describes.
@@ -19,6 +19,7 @@ from transformer_jax.errors import ConfigError
 from transformer_jax.partitioning.processes import KeyValues
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.jax_settings import jax_settings
 from transformer_jax.storage.json_files import parse_json
 from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.provenance import package_versions
@@ -82,7 +83,11 @@ def _facts(config: ExperimentConfig, path: epath.PathLike) -> dict[str, Any]:
     facts = {key: value for key, value in flat.items() if key not in OWN_KEYS}
     versions = {f'version of {package}': text for package, text in package_versions().items()}
     code = {'code': _code_hash()} | {f'code of {name}': h for name, h in outside.sources().items()}
-    return facts | {'--workdir': str(absolute_path(path))} | code | versions
+    # JAX fails at the first collective where the processes have not as many devices.
+    devices = f'{jax.local_device_count()} x {jax.local_devices()[0].device_kind}'
+    settings = {name.upper(): value for name, value in jax_settings().items()}
+    own = {'--workdir': str(absolute_path(path)), 'devices of a process': devices}
+    return facts | own | settings | code | versions
 
 
 def _code_hash() -> str:
