@@ -163,7 +163,7 @@ class TrainingRun:
         return self._scheduled(step, evaluate.every, evaluate.every_epochs)
 
     def _scheduled(self, step: int, every: int, every_epochs: int) -> bool:
-        epoch = every_epochs * self.data.steps_per_epoch
+        epoch = every_epochs and every_epochs * self.data.steps_per_epoch
         return any(period and step % period == 0 for period in (every, epoch))
 
     def accept_step(self, step: int, values: dict[str, Any]) -> bool:
