@@ -89,19 +89,22 @@ def stop_at(step: int, config: ExperimentConfig, workdir: Path) -> None:
             train(config, workdir, quiet)
 
 
-def start(*arguments: str, devices: int = 1, code: str = '') -> subprocess.Popen:
+def start(
+    *arguments: str, devices: int = 1, code: str = '', environment: Mapping[str, str] = {}
+) -> subprocess.Popen:
     """`transformer-jax`, or a program that stands for it, in a process of so many CPU devices."""
     program = ['-c', code] if code else ['-m', 'transformer_jax']
-    environment = os.environ | {
+    whole = os.environ | {
         'JAX_PLATFORMS': 'cpu',
         'JAX_NUM_CPU_DEVICES': str(devices),
         'JAX_COMPILATION_CACHE_DIR': XLA_CACHE.name,
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        **environment,
     }
     with heeding_signals():
         return subprocess.Popen(
             [sys.executable, *program, *arguments],
-            env=environment,
+            env=whole,
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -115,13 +118,21 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def start_pair(workdir: Path, keys: Sequence[str], own: Sequence = ((), ())) -> list:
+def start_pair(workdir: Path, keys: Sequence[str], own: Sequence = ((), ()), **options) -> list:
     """Start two processes that train one run; `own` has further flags of each."""
-    return start_two('train', f'--workdir={workdir}', *keys, own=own)
+    return start_two('train', f'--workdir={workdir}', *keys, own=own, **options)
 
 
-def start_two(*arguments: str, own: Sequence = ((), ()), devices: int = 1) -> list:
-    """Start two processes of one command; `own` has further flags of each."""
+def start_two(
+    *arguments: str,
+    own: Sequence = ((), ()),
+    devices: int = 1,
+    environments: Sequence = ({}, {}),
+) -> list:
+    """Start two processes of one command.
+
+    `own` has further flags of each, `environments` variables of each.
+    """
     port = free_port()
     return [
         start(
@@ -131,6 +142,7 @@ def start_two(*arguments: str, own: Sequence = ((), ()), devices: int = 1) -> li
             f'--process_id={index}',
             *own[index],
             devices=devices,
+            environment=environments[index],
         )
         for index in range(2)
     ]

@@ -189,7 +189,8 @@ def test_unusable_workdirs(tmp_path):
         train_once(tmp_path / 'file' / 'run')
     with pytest.raises(ConfigError, match=r'has no config.json'):
         Workdir(tmp_path).read_config()
-    (tmp_path / 'lost' / 'checkpoints').mkdir(parents=True)
+    (tmp_path / 'lost' / 'checkpoints' / '1').mkdir(parents=True)
+    (tmp_path / 'lost' / 'checkpoints' / '1' / manifest.NAME).touch()
     with pytest.raises(WorkdirError, match=r'checkpoints but no config.json'):
         train_once(tmp_path / 'lost')
     (tmp_path / 'config.json').write_text('{')

@@ -25,6 +25,15 @@ def other(tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(scope='module')
+def group(tmp_path_factory):
+    """The workdir of two seeds side by side, of a few steps."""
+    workdir = tmp_path_factory.mktemp('group') / 'w'
+    changes = {'checkpoint__every': 2, 'checkpoint__average': 2, 'evaluate__every': 2}
+    train(experiment(train__steps=STEPS, train__num_seeds=2, **changes), workdir, quiet)
+    return workdir
+
+
 def with_steps(config, steps):
     return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
 
@@ -52,6 +61,15 @@ def test_it_begins_with_the_parameters_of_the_other(other, tmp_path, choice):
         np.testing.assert_array_equal(found[name], array, name)
     assert f'parameters of {other}, step {"4, 2" if "avg" in choice else choice[1:2]}'[:-1] in log
     assert 'new' not in log.partition('parameters of')[2].partition('step 1')[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('choice', ['', ':last', ':avg:2', ':2', ':best'])
+def test_it_begins_with_a_seed_of_a_group(group, tmp_path, choice):
+    found, log = begin(group / '1', tmp_path, choice)
+    for name, array in parameters(group / '1', choice.removeprefix(':')).items():
+        np.testing.assert_array_equal(found[name], array, name)
+    assert f'parameters of {group / "1"}, step ' in log
 
 
 def test_what_is_new_and_what_is_left_out_is_listed(other, tmp_path):
@@ -123,10 +141,11 @@ def test_a_resumed_run_needs_the_other_no_more(other, tmp_path):
         (':3', {}, 'there is no step 3'),
         (':best', {}, 'no step is recorded as best'),
         (':avg:9', {}, '9 intact checkpoints are needed'),
-        ('/nowhere', {}, 'has no config.json'),
+        (':avg:0', {}, r"^train.init_from='.*:avg:0': avg:0: expected best, last"),
+        ('/nowhere', {}, r"^train.init_from='.*nowhere': /.*/nowhere has no config.json"),
         ('', {'model__d_ff': 48}, r'other shapes: decoder_0.* is \[16, 32\] there and \[16, 48\]'),
         ('', {'data__tokenizer': 'bytes', 'data__vocab_size': 260}, "set data.tokenizer='bpe'"),
-        ('', {'data__vocab_size': 80}, 'data.vocab_size=80'),
+        ('', {'data__vocab_size': 80}, 'data.vocab_size=80, but .*: set data.vocab_size=90'),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(other, tmp_path, choice, changes, message):
@@ -170,6 +189,20 @@ def test_steps_may_not_change_where_an_update_depends_on_them(tmp_path, schedule
     train(config, tmp_path, quiet)
     with pytest.raises(ConfigError, match=rf'train\.steps: 4 -> {steps}'):
         train(with_steps(config, steps), tmp_path, quiet)
+
+
+@pytest.mark.slow
+def test_a_link_to_the_other_is_recorded_as_the_other(other, tmp_path):
+    (tmp_path / 'link').symlink_to(other)
+    begin(tmp_path / 'link', tmp_path, ':2')
+    assert transformer_jax.open_run(tmp_path / 'w').config.train.init_from == f'{other}:2'
+
+
+@pytest.mark.slow
+def test_a_group_is_refused_as_the_other_by_name(group, tmp_path):
+    line = r"^train.init_from='.*': .* holds a group of seeds: name one of them, .*/0, .*/1$"
+    with pytest.raises(ConfigError, match=line):
+        begin(group, tmp_path)
 
 
 @pytest.mark.slow

@@ -201,7 +201,7 @@ def _final_record(trial: Trial) -> Record | None:
     workdir = Workdir(trial.workdir)
     if not exists(workdir.config_path):  # Deleted: the checkpoints of its group are not its own.
         return None
-    step, record = seed_groups.newest_record(workdir)
+    step, record = seed_groups.newest_record(workdir, trial.config.evaluate)
     if not step or (step < trial.config.train.steps and record.live):
         return None
     stored, wanted = map(config_lib.flatten, (workdir.read_config(), trial.config))

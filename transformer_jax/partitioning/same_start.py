@@ -1,4 +1,4 @@
-"""All processes of a job must begin alike: the same configuration, flags and code.
+"""All processes of a job must begin alike: configuration, flags, devices, settings and code.
 
 Otherwise each would compute steps of its own, and the sums over all of them would be those of a
 model that no configuration describes.
@@ -17,6 +17,7 @@ from transformer_jax import outside
 from transformer_jax.errors import ConfigError
 from transformer_jax.partitioning.processes import KeyValues
 from transformer_jax.schema import ExperimentConfig, flatten
+from transformer_jax.storage.jax_settings import jax_settings
 from transformer_jax.storage.json_files import parse_json
 from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.provenance import package_versions
@@ -83,7 +84,10 @@ def shared_keys(config: ExperimentConfig | Mapping[str, Any]) -> dict[str, Any]:
 def _code() -> dict[str, str]:
     versions = {f'version of {package}': text for package, text in package_versions().items()}
     code = {'code': _code_hash()} | {f'code of {name}': h for name, h in outside.sources().items()}
-    return code | versions
+    # JAX fails at the first collective where the processes have not as many devices.
+    devices = f'{jax.local_device_count()} x {jax.local_devices()[0].device_kind}'
+    settings = {name.upper(): value for name, value in jax_settings().items()}
+    return {'devices of a process': devices} | settings | code | versions
 
 
 @functools.cache

@@ -55,5 +55,6 @@ def check_same_arrays(step: int, stored: Mapping[str, str], expected: Mapping[st
         if in_checkpoint != in_model:
             raise ConfigError(
                 f'{name} is {in_checkpoint} in the checkpoint of step {step} and {in_model} in '
-                'this model: use the configuration that the checkpoint was written with'
+                'this model: use the configuration, JAX_DEFAULT_PRNG_IMPL and JAX_ENABLE_X64 that '
+                'the checkpoint was written with'
             )

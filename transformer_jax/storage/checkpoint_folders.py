@@ -17,6 +17,7 @@ from transformer_jax.storage.files import (
     delete_directory,
     delete_file,
     exists,
+    is_link,
     rename_file,
     wrap_os_errors,
     wrap_read_errors,
@@ -84,7 +85,9 @@ class CheckpointFolders:
                 self.record(step)
                 yield step
             else:
-                logging.warning('checkpoint %s is damaged: %s', self.path(step), damage)
+                logging.warning(
+                    'checkpoint %s %s', self.path(step), manifest.describe_damage(damage)
+                )
 
     def meta(self, step: int) -> dict:
         """Return the `meta` that was saved with a valid step.
@@ -96,17 +99,20 @@ class CheckpointFolders:
 
     def best_step(self) -> int | None:
         """Return the step that the newest undamaged meta.json records as the best so far."""
+        return self._recorded_step('best')
+
+    def _recorded_step(self, key: str) -> int | None:
         for step in reversed(self.valid_steps()):
             try:
-                best = self.meta(step)['best']
+                best = self.meta(step).get(key)
                 return best['step'] if best else None
             except manifest.Damaged as error:
                 logging.warning('%s', error)
         return None
 
     def protected_steps(self) -> set[int | None]:
-        """Return the steps that are kept although they are not among the newest: the best one."""
-        return {self.best_step()}
+        """Return the steps that are kept although they are not among the newest: the best ones."""
+        return {self.best_step(), self._recorded_step('best_if_longer')}
 
     def _all_steps(self) -> list[int]:
         if not exists(self.directory):
@@ -147,7 +153,8 @@ class CheckpointFolders:
         if damage is not None:
             others = list_steps([other for other in steps if other != step])
             raise WorkdirError(
-                f'checkpoint {self.path(step)} is damaged: {damage}; other steps: {others}'
+                f'checkpoint {self.path(step)} {manifest.describe_damage(damage)}; '
+                f'other steps: {others}'
             )
         return step
 
@@ -177,7 +184,8 @@ class CheckpointFolders:
     def _remove(self, step: int) -> None:
         try:
             # The manifest first: if the run is killed in between, the step is torn.
-            delete_file(self.path(step) / manifest.NAME)
+            if not is_link(self.path(step)):
+                delete_file(self.path(step) / manifest.NAME)
             delete_directory(self.path(step))
         except WorkdirError as error:
             logging.warning('cannot remove the old checkpoint %s (%s)', self.path(step), error)

@@ -25,9 +25,10 @@ from jax.experimental import multihost_utils
 
 from transformer_jax.errors import WorkdirError
 from transformer_jax.storage import manifest
-from transformer_jax.storage.arrays import check_same_arrays, describe_arrays
+from transformer_jax.storage.arrays import abstract_tree, check_same_arrays, describe_arrays
 from transformer_jax.storage.checkpoint_folders import META, CheckpointFolders
-from transformer_jax.storage.files import wrap_os_errors, write_text
+from transformer_jax.storage.files import exists, wrap_os_errors, write_text
+from transformer_jax.storage.first_checkpoint import record_first_checkpoint
 from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.orbax_errors import save_failure, silence_orbax
 from transformer_jax.storage.processes import run_on_primary
@@ -139,7 +140,7 @@ class Checkpoints(CheckpointFolders):
         targets = jax.tree.map(_with_sharding, abstract_state)
         restore_args = ocp.checkpoint_utils.construct_restore_args(targets)
         args = ocp.args.PyTreeRestore(targets, restore_args=restore_args)
-        return step, self._orbax.restore(self.path(step) / 'state', args=args), record['meta']
+        return step, self._read(step, args), record['meta']
 
     def params(self, abstract_params: Any, steps: Sequence[int], name: str = 'params') -> Any:
         """Return the mean of the parameters over `steps` (Vaswani et al. 2017, section 6.1).
@@ -178,6 +179,10 @@ class Checkpoints(CheckpointFolders):
 
         return jax.tree.map(place_mean, abstract_params, sums)
 
+    def abstract_part(self, step: int, part: str) -> dict[str, Any]:
+        """Return the shapes and dtypes of one part of a step, 'params' or 'ema', for `params`."""
+        return abstract_tree(self.record(step)['arrays'], part)
+
     def _read_part(self, abstract_params: Any, step: int, part: str) -> Any:
         """Read one part of the train state of a verified step, laid out as `params` says."""
         arrays = self.record(step)['arrays']
@@ -186,7 +191,16 @@ class Checkpoints(CheckpointFolders):
         check_same_arrays(step, stored, describe_arrays(tree))
         placed = jax.tree.map(_restore_args, tree)
         args = ocp.args.PyTreeRestore(tree, restore_args=placed, partial_restore=True)
-        return self._orbax.restore(self.path(step) / 'state', args=args)[part]
+        return self._read(step, args)[part]
+
+    def _read(self, step: int, args: ocp.args.PyTreeRestore) -> Any:
+        path = self.path(step)
+        try:
+            return self._orbax.restore(path / 'state', args=args)
+        except Exception as error:
+            if exists(path / manifest.NAME):
+                raise
+            raise WorkdirError(f'checkpoint {path} {manifest.JUST_DELETED}') from error
 
     def _finish(self, step: int, record: str) -> None:
         """Wait for Orbax, write the manifest and delete old steps; runs in a thread of its own."""
@@ -194,6 +208,8 @@ class Checkpoints(CheckpointFolders):
             self._orbax.wait_until_finished()
             if jax.process_index() == 0:
                 write_text(self.path(step) / META, record)
+                if self.run is not None and not self.valid_steps():
+                    record_first_checkpoint(self.run.config_path, step)
                 manifest.write(self.path(step))
         except Exception as failure:  # `wait` raises it: an exception in a thread would be lost.
             self._failure = failure

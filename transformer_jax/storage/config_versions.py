@@ -67,7 +67,8 @@ def migrate_config(stored: Mapping[str, Any], name: str) -> dict[str, Any]:
         WorkdirError: a later version of this package wrote it.
     """
     values = dict(stored)
-    values.pop('run', None)  # the identity of the run
+    for key in ('run', 'first_checkpoint'):  # of the run, not of its configuration
+        values.pop(key, None)
     version = values.pop('version', 1)
     if version not in range(1, VERSION + 1):
         raise WorkdirError(

@@ -61,6 +61,12 @@ def absolute_path(path: epath.PathLike) -> epath.Path:
     return epath.Path(f'{scheme}://{os.path.normpath(rest)}')
 
 
+def real_path(path: epath.PathLike) -> epath.Path:
+    """Return an absolute path, with links replaced by what they lead to."""
+    path = absolute_path(path)
+    return epath.Path(os.path.realpath(path)) if is_local(path) else path
+
+
 def cannot_write(path: epath.PathLike, reason: str, place: str = DIRECTORY) -> WorkdirError:
     """Make the error of a file that cannot be written, in one line."""
     return WorkdirError(
@@ -90,6 +96,11 @@ def wrap_read_errors(path: epath.Path) -> Iterator[None]:
             f'cannot read {error.filename or path}: {error.strerror or error}; correct its '
             'permissions, or restore it from a copy'
         ) from error
+
+
+def is_link(path: epath.Path) -> bool:
+    """Whether there is a symbolic link, to whatever or to nothing."""
+    return is_local(path) and os.path.islink(path)
 
 
 def exists(path: epath.Path) -> bool:
@@ -213,9 +224,12 @@ def delete_file(path: epath.Path) -> None:
 
 
 def delete_directory(path: epath.Path) -> None:
-    """Delete a directory with all that is in it."""
+    """Delete a directory with all that is in it; of a link to one the link alone."""
     with _wrap_deletion(path):
-        path.rmtree()
+        if is_link(path):
+            path.unlink()
+        else:
+            path.rmtree()
 
 
 @contextlib.contextmanager

@@ -12,13 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from etils import epath
 
 from transformer_jax.errors import WorkdirError
-from transformer_jax.storage.files import wrap_read_errors, write_text
+from transformer_jax.storage.files import exists, wrap_read_errors, write_text
 from transformer_jax.storage.json_files import parse_json
 from transformer_jax.storage.json_text import to_json
 
 NAME = 'MANIFEST.json'
 # Beside names that begin with a dot; Orbax writes none of either sort.
 OTHERS = ('Thumbs.db', 'desktop.ini', '@eaDir', '__MACOSX')
+
+
+# A run deletes its old checkpoints while others read them.
+JUST_DELETED = 'has just been deleted, as a run deletes its old checkpoints: give the command again'
 
 
 class Damaged(WorkdirError):
@@ -47,11 +51,15 @@ def find_damage(directory: epath.Path) -> str | None:
             recorded = _recorded(directory)
             found = _digests(directory, _covered(directory))
     except FileNotFoundError as error:
-        # A reader may run while a training deletes old checkpoints.
-        return f'{error.filename} has just been deleted'
+        return f'{error.filename} is missing' if exists(directory / NAME) else JUST_DELETED
     if recorded is None:
         return f'{NAME} is not a manifest'
     return next(_differences(recorded, found), None)
+
+
+def describe_damage(damage: str) -> str:
+    """Return the words for what `find_damage` found: 'is damaged: …'."""
+    return damage if damage == JUST_DELETED else f'is damaged: {damage}'
 
 
 def read_text(directory: epath.Path, name: str) -> str:
@@ -67,7 +75,8 @@ def read_text(directory: epath.Path, name: str) -> str:
             found = _digests(directory, [directory / name])
             text = (directory / name).read_text()
     except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise Damaged(f'{directory} is damaged: {name}: {error}') from error
+        damage = f'{name}: {error}' if exists(directory / NAME) else JUST_DELETED
+        raise Damaged(f'{directory} {describe_damage(damage)}') from error
     if recorded is None or name not in recorded or recorded[name] != found[name]:
         raise Damaged(f'{directory} is damaged: {name} differs from {NAME}')
     return text

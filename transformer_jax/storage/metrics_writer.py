@@ -25,8 +25,16 @@ class MetricsWriter:
     be written, the run goes on without them.
     """
 
-    def __init__(self, path: epath.Path, events_path: epath.Path, resumed: int):
+    def __init__(
+        self,
+        path: epath.Path,
+        events_path: epath.Path,
+        resumed: int,
+        forgotten: Sequence[str] = (),
+    ):
         """Open the files, and drop what an earlier run logged after step `resumed`.
+
+        Of that step itself the events in the splits `forgotten` are dropped.
 
         Raises:
             WorkdirError: metrics.jsonl is damaged, or cannot be written.
@@ -35,7 +43,7 @@ class MetricsWriter:
         self._events = None
         self._trackers: tuple[Tracker, ...] = ()
         if jax.process_index() == 0:
-            truncate_after(path, resumed)
+            truncate_after(path, resumed, forgotten)
             self._events = EventFile(events_path, resumed + 1)
 
     def add_trackers(self, trackers: Sequence[Tracker], config: Mapping[str, Any]) -> None:
@@ -91,8 +99,10 @@ def training_loss(event: Mapping[str, Any]) -> Any:
     return next((event[name] for name in names if name in event), None)
 
 
-def truncate_after(path: epath.Path, step: int) -> None:
+def truncate_after(path: epath.Path, step: int, forgotten: Sequence[str] = ()) -> None:
     """Drop the lines of metrics.jsonl after `step`, and a last line cut off by a crash; atomic.
+
+    The lines of `step` itself in the splits `forgotten` are dropped too.
 
     Raises:
         WorkdirError: a line other than the last is damaged; the message names it.
@@ -100,7 +110,11 @@ def truncate_after(path: epath.Path, step: int) -> None:
     if not exists(path):
         return
     lines = read_json_lines(path, {'step': int})
-    kept = b''.join(line + b'\n' for line, event in lines if event['step'] <= step)
+    kept = b''.join(
+        line + b'\n'
+        for line, event in lines
+        if event['step'] < step or (event['step'] == step and event.get('split') not in forgotten)
+    )
     if path.read_bytes() != kept:
         write_text(path, kept.decode())
 

@@ -110,6 +110,10 @@ class SeedCheckpoints(Checkpoints):
                 f'{folder}: restore {NAME}'
             )
 
+    def abstract_part(self, step: int, part: str) -> dict[str, Any]:
+        stacked = super().abstract_part(step, part)
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), stacked)
+
     def _read_part(self, abstract_params: Any, step: int, part: str) -> Any:
         stacked = super()._read_part(self._stacked(abstract_params, step), step, part)
 

@@ -5,8 +5,8 @@ import dataclasses
 from etils import epath
 
 from transformer_jax.errors import WorkdirError
-from transformer_jax.storage.checkpoint_folders import CheckpointFolders
 from transformer_jax.storage.files import absolute_path, exists
+from transformer_jax.storage.first_checkpoint import first_checkpoint
 
 # Keys in which the members of a group may differ: the order of the data, and the numbers of
 # `train_state.Hyper`, which are arrays of the compiled program.
@@ -60,9 +60,8 @@ class SeedGroup:
             raise missing_group(member, self.path)
 
     def has_checkpoint(self) -> bool:
-        """Whether a checkpoint of the group is complete; reads no file of it."""
-        checkpoints = CheckpointFolders(self.path / 'checkpoints', keep=1, read_only=True)
-        return bool(checkpoints.valid_steps())
+        """Whether a checkpoint of the group was ever complete, although it may not be there now."""
+        return first_checkpoint(self.path) is not None
 
 
 def holds_run(path: epath.Path) -> bool:

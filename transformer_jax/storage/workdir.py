@@ -1,9 +1,9 @@
 """The workdir: one directory that holds all files of a run.
 
-- config.json: the resolved configuration, which a later run in this workdir must have too, and
-  the identity of the run, which each of its checkpoints has too
-- run.json: a record of every start: commit, versions, devices, engines of attention, command,
-  times, how it ended
+- config.json: the resolved configuration, which a later run in this workdir must have too, the
+  identity of the run, which each of its checkpoints has too, and the step of its first checkpoint
+- run.json: a record of every start: commit, versions, devices, settings of JAX, engines of
+  attention, command, times, how it ended
 - metrics.jsonl: one object per event, with `step` and `split`; events/ has the same for TensorBoard
 - times.jsonl: where the time of all starts went; profile/: traces of steps
 - evaluations.json: the results of `evaluate`
@@ -16,7 +16,9 @@ see `storage.seed_group_file`.
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +38,12 @@ from transformer_jax.storage.files import (
     wrap_os_errors,
     write_text,
 )
+from transformer_jax.storage.first_checkpoint import (
+    REMEDY,
+    first_checkpoint,
+    require_checkpoints,
+)
+from transformer_jax.storage.jax_settings import require_same_settings
 from transformer_jax.storage.json_files import read_json_if_there
 from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.locks import lock
@@ -62,10 +70,12 @@ class Workdir:
 
     Raises:
         WorkdirError: the directory cannot be used, or the file of seed groups above it is damaged.
+        ConfigError: its path is not UTF-8.
     """
 
     def __init__(self, path: epath.PathLike):
         self.path = absolute_path(path)
+        _require_utf8(self.path)
         self.config_path = self.path / 'config.json'
         self.run_path = self.path / 'run.json'
         self.metrics_path = self.path / 'metrics.jsonl'
@@ -98,10 +108,10 @@ class Workdir:
             facts: further entries of the record, JSON values.
 
         Raises:
-            WorkdirError: a file is in the way, or the directory is read-only, full or in use by
-                another run.
-            ConfigError: the workdir was made with another configuration; the message lists the
-                keys that differ.
+            WorkdirError: a file is in the way, the checkpoints of the run are not there, or the
+                directory is read-only, full or in use by another run.
+            ConfigError: the workdir was made with another configuration or other settings of JAX;
+                the message lists what differs.
         """
         with contextlib.ExitStack() as stack:
 
@@ -144,56 +154,76 @@ class Workdir:
         return RunIdentity(self.config_path, stored.get('run', ''), flatten(config))
 
     def _stored_config(self) -> dict | None:
-        remedy = 'restore it from a copy, or choose another --workdir'
-        return read_json_if_there(self.config_path, {}, remedy)
+        return read_json_if_there(self.config_path, {}, REMEDY)
 
-    def metrics_writer(self, resumed: int | None) -> MetricsWriter:
-        """Open the metrics for a run that starts after step `resumed` (None: from step 0)."""
-        return MetricsWriter(
-            self.metrics_path, self.events_path, -1 if resumed is None else resumed
-        )
+    def metrics_writer(self, resumed: int | None, forgotten: Sequence[str] = ()) -> MetricsWriter:
+        """Open the metrics for a run that starts after step `resumed` (None: from step 0).
+
+        The events of that step in the splits `forgotten` are dropped too.
+        """
+        step = -1 if resumed is None else resumed
+        return MetricsWriter(self.metrics_path, self.events_path, step, forgotten)
 
     def append_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         """Append to the list in evaluations.json; the write is atomic."""
         _append_json(self.evaluations_path, evaluation)
 
     def _write_config(self, config: Mapping[str, Any], steps_may_grow: bool) -> None:
-        """Write config.json, or raise ConfigError if an older one differs in a key that matters."""
+        """Write config.json, or raise ConfigError if an older one differs in a key that matters.
+
+        A failure before the first checkpoint, of whatever kind, does not bind the next start.
+        """
         stored = self._stored_config()
-        if stored is not None and not self._was_kept():
+        owner = self.checkpoints_path.parent
+        first = first_checkpoint(owner)
+        ended = self._has_ended_well()
+        if stored is not None and first is None and not ended:
             # It never trained: all that it left is a vocabulary of its own data.
+            require_checkpoints(owner, False)
             stored = None
             if self.seed_group is None and exists(self.tokenizer_path):
                 delete_directory(self.tokenizer_path)
         elif stored is not None:
-            old = flatten(migrate_config(stored, str(self.config_path)))
-            new = flatten(json.loads(to_json(config)))
-            if refused := refused_changes(old, new, steps_may_grow):
-                raise ConfigError(
-                    f'{self.path} was trained with another configuration ({"; ".join(refused)}): '
-                    'give the old values or another --workdir; only '
-                    f'{", ".join(MAY_CHANGE)} may change between runs'
-                    f'{", and train.steps may grow" if steps_may_grow else ""}'
-                )
-            for line in config_changes(old, new).values():
-                logging.info('changed since the last run: %s', line)
-        elif exists(self.path / 'checkpoints'):  # Its own: those of its group may be there.
+            self._require_same(stored, config, steps_may_grow)
+            if self.seed_group is None:  # Its group has been compared.
+                self._require_same_settings()
+        elif CheckpointFolders(self.path / 'checkpoints', keep=1).valid_steps():
+            # Its own: those of its group may be there.
             raise WorkdirError(
                 f'{self.path} has checkpoints but no config.json: choose another --workdir'
             )
+        # A run of an earlier version does not name its first checkpoint.
+        logged = exists(self.metrics_path) and bool(self.metrics_path.stat().length)
+        require_checkpoints(owner, first is not None or (ended and logged))
         # A run that an earlier version began gets its identity now.
-        run_id = (stored or {}).get('run') or new_run_id()
-        content = to_json(with_version(config) | {'run': run_id}, indent=2)
-        write_text(self.config_path, content + '\n')
+        origin = {'run': (stored or {}).get('run') or new_run_id()}
+        if self.seed_group is None and first is not None:
+            origin['first_checkpoint'] = first
+        write_text(self.config_path, to_json(with_version(config) | origin, indent=2) + '\n')
 
-    def _was_kept(self) -> bool:
-        """Whether a start of the run has kept its state, so that its configuration must stay.
+    def _require_same(
+        self, stored: Mapping[str, Any], config: Mapping[str, Any], steps_may_grow: bool
+    ) -> None:
+        """Raise ConfigError if the configuration differs from that of the run in a key."""
+        old = flatten(migrate_config(stored, str(self.config_path)))
+        new = flatten(json.loads(to_json(config)))
+        if refused := refused_changes(old, new, steps_may_grow):
+            raise ConfigError(
+                f'{self.path} was trained with another configuration ({"; ".join(refused)}): '
+                'give the old values or another --workdir; only '
+                f'{", ".join(MAY_CHANGE)} may change between runs'
+                f'{", and train.steps may grow" if steps_may_grow else ""}'
+            )
+        for line in config_changes(old, new).values():
+            logging.info('changed since the last run: %s', line)
 
-        A failure before the first checkpoint, of whatever kind, must not bind the next start. Where
-        checkpoints were deleted, the record of a start says that there were some.
-        """
-        if CheckpointFolders(self.checkpoints_path, keep=1).valid_steps():
-            return True
+    def _require_same_settings(self) -> None:
+        settings = [start['settings'] for start in self._starts() if 'settings' in start]
+        if settings:
+            require_same_settings(settings[-1], self.path)
+
+    def _has_ended_well(self) -> bool:
+        """Whether a start of the run has ended with its state saved, as its record says."""
         ends = [start.get('exit') or '' for start in self._starts()]
         return any(str(end).startswith(KEPT) for end in ends)
 
@@ -225,6 +255,17 @@ class Workdir:
             raise
         run['end'], run['exit'] = timestamp(), run['exit'] or 'done'
         write()
+
+
+def _require_utf8(path: epath.Path) -> None:
+    """Raise ConfigError for a path that Orbax cannot write."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f'--workdir={os.fspath(path)!a} is not UTF-8 (the locale has '
+            f'{sys.getfilesystemencoding()}): name the folder otherwise, or set LC_ALL=C.UTF-8'
+        ) from error
 
 
 def _append_json(path: epath.Path, item: Any) -> None:

@@ -1,8 +1,9 @@
 """Begin a run with the parameters of another one: `train.init_from`."""
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,7 +12,8 @@ from etils import epath
 
 from transformer_jax.data.tokenizers import Tokenizer, load_tokenizer
 from transformer_jax.errors import ConfigError
-from transformer_jax.storage.arrays import abstract_tree, named_leaves
+from transformer_jax.schema import DataConfig
+from transformer_jax.storage.arrays import named_leaves
 from transformer_jax.storage.seed_checkpoints import open_checkpoints
 from transformer_jax.storage.selection import select_steps
 from transformer_jax.storage.workdir import Workdir
@@ -28,7 +30,17 @@ def parse_source(source: str) -> tuple[str, str]:
     return match['workdir'], match['choice'] or ''
 
 
-def copy_tokenizer(source: str, directory: epath.Path, kind: str) -> None:
+@contextlib.contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Let errors about another run name the key, in place of the flags that others give it by."""
+    try:
+        yield
+    except ConfigError as error:
+        problem = re.sub('--(workdir|checkpoint)=', '', str(error))
+        raise ConfigError(f'train.init_from={source!r}: {problem}') from error
+
+
+def copy_tokenizer(source: str, directory: epath.Path, data: DataConfig) -> None:
     """Take the tokenizer of the other run, where it has one.
 
     Its parameters have a meaning for that vocabulary alone.
@@ -36,20 +48,26 @@ def copy_tokenizer(source: str, directory: epath.Path, kind: str) -> None:
     Args:
         source: the value of `train.init_from`.
         directory: where this run keeps its tokenizer.
-        kind: `data.tokenizer` of this run.
+        data: the section of this run's configuration.
 
     Raises:
-        ConfigError: the other run's tokenizer is of another kind.
+        ConfigError: there is no other run, or its tokenizer is of another kind or size.
     """
-    workdir = Workdir(parse_source(source)[0])
-    workdir.read_config()  # Says so where there is no run.
+    with _naming(source):
+        workdir = Workdir(parse_source(source)[0])
+        workdir.read_config()  # Says so where there is no run.
     if not (workdir.tokenizer_path / 'tokenizer.json').exists():
         return
     tokenizer = load_tokenizer(workdir.tokenizer_path)
-    if tokenizer.kind != kind:
+    if tokenizer.kind != data.tokenizer:
         raise ConfigError(
             f'train.init_from={source!r} has a tokenizer of {tokenizer.kind}: set '
-            f'data.tokenizer={tokenizer.kind!r}, it is {kind!r}'
+            f'data.tokenizer={tokenizer.kind!r}, it is {data.tokenizer!r}'
+        )
+    if tokenizer.vocab_size != data.vocab_size:
+        raise ConfigError(
+            f'data.vocab_size={data.vocab_size}, but train.init_from={source!r} has a vocabulary '
+            f'of {tokenizer.vocab_size}: set data.vocab_size={tokenizer.vocab_size}'
         )
     tokenizer.save(directory)
 
@@ -74,10 +92,11 @@ def start_from(
         WorkdirError: the checkpoint is damaged.
     """
     path, choice = parse_source(source)
-    workdir = Workdir(path)
-    checkpoints = open_checkpoints(workdir)
-    best = checkpoints.best_step() is not None
-    steps = select_steps(checkpoints, choice or ('best' if best else 'last'))
+    with _naming(source):
+        workdir = Workdir(path)
+        checkpoints = open_checkpoints(workdir)
+        best = checkpoints.best_step() is not None
+        steps = select_steps(checkpoints, choice or ('best' if best else 'last'))
     record = checkpoints.record(steps[0])
     if record['meta']['tokenizer'] != tokenizer.sha256:
         raise ConfigError(
@@ -85,7 +104,8 @@ def start_from(
             'no meaning here'
         )
     part = 'ema' if any(name.startswith('ema/') for name in record['arrays']) else 'params'
-    theirs = named_leaves(checkpoints.params(abstract_tree(record['arrays'], part), steps, part))
+    abstract = checkpoints.abstract_part(steps[0], part)
+    theirs = named_leaves(checkpoints.params(abstract, steps, part))
     ours = named_leaves(state.params)
     _require_same_shapes(source, theirs, state)
     common = theirs.keys() & ours.keys()

@@ -24,7 +24,7 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax.data import Data
 from transformer_jax.errors import ConfigError, WorkdirError
-from transformer_jax.schema import ExperimentConfig
+from transformer_jax.schema import EvaluateConfig, ExperimentConfig
 from transformer_jax.storage.files import delete_file, exists
 from transformer_jax.storage.locks import lock
 from transformer_jax.storage.processes import write_once
@@ -242,10 +242,10 @@ def open_group(
                 end['exit'] = f'Diverged: {run.record.failed}'
 
 
-def newest_record(workdir: Workdir) -> tuple[int, Record]:
+def newest_record(workdir: Workdir, settings: EvaluateConfig) -> tuple[int, Record]:
     """Return the step of a run's newest intact checkpoint and its record; 0 and a new one without.
 
-    Takes no lock.
+    Takes no lock. `settings` are the run's own.
 
     Raises:
         WorkdirError: the file of groups does not fit the checkpoint.
@@ -254,9 +254,12 @@ def newest_record(workdir: Workdir) -> tuple[int, Record]:
     for step in checkpoints.intact_steps():
         meta, group = checkpoints.meta(step), workdir.seed_group
         if group is None:
-            return step, Record.from_json(meta['record'])
-        records = check_records(group, meta['records'])
-        return step, Record.from_json(records[group.members.index(workdir.path.name)])
+            record = Record.from_json(meta['record'])
+        else:
+            records = check_records(group, meta['records'])
+            record = Record.from_json(records[group.members.index(workdir.path.name)])
+        record.take_late_scores(step, settings, workdir)
+        return step, record
     return 0, Record()
 
 

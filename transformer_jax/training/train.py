@@ -18,7 +18,7 @@ from transformer_jax.partitioning.same_start import require_same_start, shared_k
 from transformer_jax.schema import ExperimentConfig, read_splits
 from transformer_jax.storage.checkpoint_folders import CheckpointFolders
 from transformer_jax.storage.checkpoints import Checkpoints
-from transformer_jax.storage.files import absolute_path, exists
+from transformer_jax.storage.files import absolute_path, exists, real_path
 from transformer_jax.storage.processes import write_once
 from transformer_jax.storage.seed_checkpoints import GroupCheckpoints
 from transformer_jax.storage.seed_group import SeedGroup
@@ -161,7 +161,7 @@ def _train(
         if engines:
             log('engines: ' + '; '.join(f'{site} {names}' for site, names in engines.items()))
         if config.train.init_from and not _has_trained(workdir):
-            copy_tokenizer(config.train.init_from, workdir.tokenizer_path, config.data.tokenizer)
+            copy_tokenizer(config.train.init_from, workdir.tokenizer_path, config.data)
         data = load_data(components.pipeline, workdir.tokenizer_path, log, read_splits(config))
         if group is None:
             run = TrainingRun(config, data, workdir, log)
@@ -188,13 +188,16 @@ def _has_trained(workdir: Workdir) -> bool:
 
 
 def _place(config: ExperimentConfig) -> ExperimentConfig:
-    """Record paths as absolute ones: later commands may run elsewhere."""
+    """Record paths as absolute ones: later commands may run elsewhere.
+
+    Of a link to another run its target, since the link may name another one later.
+    """
     source_dir, init_from = config.data.source_dir, config.train.init_from
     if source_dir:
         source_dir = os.fspath(absolute_path(source_dir))
     if init_from:
         path, choice = parse_source(init_from)
-        init_from = f'{os.fspath(absolute_path(path))}{choice and f":{choice}"}'
+        init_from = f'{os.fspath(real_path(path))}{choice and f":{choice}"}'
     return config_lib.replace(
         config,
         data=dataclasses.replace(config.data, source_dir=source_dir),

@@ -128,9 +128,7 @@ class Trainer:
         """
         steps = self.config.train.steps
         pending = None
-        for run in self.live:
-            if 0 < self.step != run.record.evaluated and run.due(self.step)[0]:
-                self._evaluate(run)  # A signal came before the end of this step's evaluation.
+        self._make_up_evaluations()
         with Progress(self.step, steps, self.config.train.log_every, self.log) as progress:
             while self.step < steps and self.live:
                 self.profiler.start_after(self.step, self.state)
@@ -214,7 +212,8 @@ class Trainer:
 
     def _write_records(self) -> dict[str, Any]:
         record = self.runs[0].record.as_json()
-        return {'record': record, 'best': record['best']}
+        longer = record['longer']
+        return {'record': record, 'best': record['best'], 'best_if_longer': longer.get('best')}
 
     def _account(
         self, progress: Progress, step: int, metrics: dict[str, jax.Array], waited: float
@@ -258,6 +257,23 @@ class Trainer:
             if saves or better or run.record.stopped_early or signum:
                 kept.append(run)
         return kept, signum
+
+    def _make_up_evaluations(self) -> None:
+        """Make the evaluations of the step of the checkpoint that a signal has cut short."""
+        for run in self.live:
+            record, settings = run.record, run.config.evaluate
+            if not self.step or self.step == record.evaluated or not run.due(self.step)[0]:
+                continue
+            if record.take_late_scores(self.step, settings, run.workdir):
+                continue
+            self.signals.hold()
+            try:
+                self._leave_evaluation()
+                with self._may_be_left():
+                    self._evaluate(run)
+            except _EvaluationLeft as left:
+                message = self.signals.message(left.signum, self.step)
+                raise Stopped(left.signum, message) from None
 
     def _may_be_left(self) -> AbstractContextManager[None]:
         # No later checkpoint could record an evaluation of the last step.

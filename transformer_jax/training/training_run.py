@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,9 +13,9 @@ from transformer_jax.display.learning_curves import draw_learning_curves
 from transformer_jax.errors import Diverged
 from transformer_jax.evaluation.evaluator import Evaluation
 from transformer_jax.evaluation.metrics import METRICS
-from transformer_jax.schema import ExperimentConfig, evaluates, flatten
+from transformer_jax.schema import EvaluateConfig, ExperimentConfig, evaluates, flatten
 from transformer_jax.storage.json_text import decode_non_finite, encode_non_finite
-from transformer_jax.storage.metrics_writer import MetricsWriter
+from transformer_jax.storage.metrics_writer import MetricsWriter, read_metrics
 from transformer_jax.storage.side_records import SideRecord
 from transformer_jax.storage.workdir import Workdir
 from transformer_jax.trackers.kinds import RunName
@@ -25,6 +25,12 @@ REMEDY = (
     'lower optim.learning_rate, raise the warmup or set optim.clip, or continue without such steps '
     "with train.on_nonfinite='skip'"
 )
+
+
+# The values of a record that an evaluation changes.
+OF_EVALUATION = ('best', 'evaluations_since_best', 'stopped_early', 'evaluated')
+# A value that `Record.longer` has where the last event of a split was off its schedule.
+OFF_SCHEDULE = {'nll': 'train', 'evaluated': 'validation'}
 
 
 @dataclasses.dataclass
@@ -40,6 +46,8 @@ class Record:
         saves: the steps whose checkpoints are kept.
         nll: of the training tokens since the last line of the log, in nats; without smoothing.
         tokens: the weight of these tokens.
+        longer: what a longer run had in place of some of these values, at the last step: an
+            evaluation or a line of the log there may be off its schedule.
     """
 
     best: dict[str, Any] | None = None
@@ -50,14 +58,12 @@ class Record:
     saves: list[int] = dataclasses.field(default_factory=list)
     nll: float = 0.0
     tokens: float = 0.0
+    longer: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> 'Record':
         """Read what `as_json` wrote, of this version or an earlier one."""
-        record = cls(**values)
-        if record.best:
-            record.best = record.best | {'value': decode_non_finite(record.best['value'])}
-        return record
+        return cls(**_decode(values | {'longer': _decode(values.get('longer', {}))}))
 
     def as_json(self) -> dict[str, Any]:
         """Return the values of the fields by name, which JSON can hold."""
@@ -73,8 +79,9 @@ class Record:
         """The error of a run that diverged."""
         return Diverged(f'{self.failed}; {REMEDY}') if self.failed else None
 
-    def update(self, step: int, metric: str, scores: dict[str, Any]) -> bool:
+    def update(self, step: int, settings: EvaluateConfig, scores: Mapping[str, Any]) -> bool:
         """Record an evaluation; return whether it is the best so far."""
+        metric = settings.best_metric
         self.evaluated = step
         value = scores[metric]
         sign = -1 if METRICS[metric].lower_is_better else 1
@@ -82,16 +89,49 @@ class Record:
         if better:
             self.best = {'step': step, 'metric': metric, 'value': value}
         self.evaluations_since_best = 0 if better else self.evaluations_since_best + 1
+        self.stopped_early = 0 < settings.patience <= self.evaluations_since_best
         return better
+
+    def take_late_scores(self, step: int, settings: EvaluateConfig, workdir: Workdir) -> bool:
+        """Record the evaluation of a step that was made after its checkpoint, where there is one.
+
+        A signal had come before its end, and the next start made it; metrics.jsonl alone has it.
+        """
+        if step == self.evaluated:
+            return False
+        late = [
+            event
+            for event in read_metrics(workdir.metrics_path)
+            if (event['step'], event['split']) == (step, 'validation')
+            and settings.best_metric in event
+        ]
+        if late:
+            self.update(step, settings, late[-1])
+        return bool(late)
+
+    def lengthen(self) -> list[str]:
+        """Forget what a longer run has not; return the splits whose last events are forgotten."""
+        forgotten = [split for key, split in OFF_SCHEDULE.items() if key in self.longer]
+        for name, value in self.longer.items():
+            setattr(self, name, value)
+        self.longer = {}
+        return forgotten
 
     def saved(self, step: int, keep: int) -> None:
         """Record a checkpoint; the newest `keep` and the best one stay in `saves`."""
         saves = [*self.saves, step]
-        self.saves = [
-            each
-            for each in saves
-            if each in saves[-keep:] or (self.best and each == self.best['step'])
-        ]
+        spared = [best['step'] for best in (self.best, self.longer.get('best')) if best]
+        self.saves = [each for each in saves if each in saves[-keep:] or each in spared]
+
+
+def _decode(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the value of `best` back into a number, where it was not finite."""
+    best = values.get('best')
+    return (
+        {**values, 'best': {**best, 'value': decode_non_finite(best['value'])}}
+        if best
+        else {**values}
+    )
 
 
 class TrainingRun:
@@ -108,7 +148,9 @@ class TrainingRun:
 
     def start(self, resumed: int | None) -> None:
         """Open the metrics of a run that resumes after step `resumed`, or begins (None)."""
-        self.metrics = self.workdir.metrics_writer(resumed)
+        grows = resumed is not None and resumed < self.config.train.steps
+        forgotten = self.record.lengthen() if grows else []
+        self.metrics = self.workdir.metrics_writer(resumed, forgotten)
 
     def open_trackers(self, names: Sequence[str]) -> None:
         """Start trackers that get all numbers from here on, see `trackers.kinds`."""
@@ -120,17 +162,20 @@ class TrainingRun:
 
     def due(self, step: int) -> tuple[bool, bool]:
         """Return (whether to evaluate, whether to save) after a step."""
-
-        def due(every: int, every_epochs: int) -> bool:
-            epoch = every_epochs * self.data.steps_per_epoch
-            return any(period and step % period == 0 for period in (every, epoch))
-
-        evaluate, checkpoint = self.config.evaluate, self.config.checkpoint
+        checkpoint = self.config.checkpoint
         last = step == self.config.train.steps
         return (
-            due(evaluate.every, evaluate.every_epochs) or (last and evaluates(self.config)),
-            due(checkpoint.every, checkpoint.every_epochs) or last,
+            self._evaluation_scheduled(step) or (last and evaluates(self.config)),
+            self._scheduled(step, checkpoint.every, checkpoint.every_epochs) or last,
         )
+
+    def _evaluation_scheduled(self, step: int) -> bool:
+        evaluate = self.config.evaluate
+        return self._scheduled(step, evaluate.every, evaluate.every_epochs)
+
+    def _scheduled(self, step: int, every: int, every_epochs: int) -> bool:
+        epoch = every_epochs and every_epochs * self.data.steps_per_epoch
+        return any(period and step % period == 0 for period in (every, epoch))
 
     def accept_step(self, step: int, values: dict[str, Any]) -> bool:
         """Take 'finite' out of a step's metrics; return whether the run still trains.
@@ -157,6 +202,8 @@ class TrainingRun:
         """Log a training step, with `mean_nll`: of all steps since the last one that was logged."""
         record = self.record
         mean = record.nll / record.tokens if record.tokens else math.nan
+        if step % self.config.train.log_every:
+            record.longer |= {'nll': record.nll, 'tokens': record.tokens}
         record.nll = record.tokens = 0.0
         self.metrics.write(step, 'train', values | {'mean_nll': mean})
 
@@ -176,10 +223,9 @@ class TrainingRun:
     def take_scores(self, step: int, scores: dict[str, Any], seconds: float) -> bool:
         """Record and log scores of the validation split; return whether they are the best."""
         settings = self.config.evaluate
-        best = self.record.update(step, settings.best_metric, scores)
-        self.record.stopped_early = bool(settings.patience) and (
-            self.record.evaluations_since_best >= settings.patience
-        )
+        if not self._evaluation_scheduled(step):
+            self.record.longer |= {name: getattr(self.record, name) for name in OF_EVALUATION}
+        best = self.record.update(step, settings, scores)
         numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
         shown = ', '.join(
             f'{kind.label} {kind.format.format(scores[name])}'
