@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from transformer_jax.schema import ExperimentConfig
 
 Flags = flags.FlagValues
-DECODING = ('beam', 'length_penalty')  # the flags that `define_decoding` defines for `decode`
 
 
 class Command(NamedTuple):
@@ -180,14 +179,16 @@ def whole_numbers(values: Flags, name: str) -> list[int]:
     return [int(text) for text in texts]
 
 
-def given_decoding(values: Flags, names: tuple[str, ...] = DECODING) -> dict[str, Any]:
+def given_decoding(
+    values: Flags, names: tuple[str, ...] = ('beam', 'length_penalty')
+) -> dict[str, Any]:
     """Return the values of the flags, of those that replace keys of `decode`, that are given."""
     return {name: values[name].value for name in names if values[name].value is not None}
 
 
 def open_trained(
     values: Flags,
-    replaced: tuple[str, ...] = DECODING,
+    replaced: tuple[str, ...] = ('beam', 'length_penalty'),
     splits: tuple[str, ...] = (),
 ) -> 'TrainedRun':
     """Open the run of --workdir at --checkpoint.
