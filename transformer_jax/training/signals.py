@@ -16,6 +16,14 @@ from transformer_jax.partitioning.stop_agreement import StopAgreement
 from transformer_jax.process_end import ALWAYS, MOST_INTERRUPTS, STOP_SIGNALS, Interrupted
 
 
+class EvaluationLeft(Exception):
+    """A signal came between two batches of an evaluation."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+
 class StopSignals:
     """A context in which signals stop a training run.
 

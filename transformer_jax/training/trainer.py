@@ -22,20 +22,12 @@ from transformer_jax.storage.config_versions import with_version
 from transformer_jax.training.batch_iterator import BatchIterator
 from transformer_jax.training.init_from import start_from
 from transformer_jax.training.programs import TrainProgram, rows_and_length
-from transformer_jax.training.signals import StopSignals
+from transformer_jax.training.signals import EvaluationLeft, StopSignals
 from transformer_jax.training.train_state import TrainState
 from transformer_jax.training.training_run import Record, TrainingRun
 
 Log = Callable[[str], None]
 Values = dict[str, float]  # the metrics of one step of one run
-
-
-class _EvaluationLeft(Exception):
-    """A signal came between two batches of an evaluation."""
-
-    def __init__(self, signum: int):
-        super().__init__(signum)
-        self.signum = signum
 
 
 class Trainer:
@@ -101,12 +93,10 @@ class Trainer:
         else:
             with self.meter.measure('compile'):
                 self.state = self.program.init_state()
-            if self.config.train.init_from:
+            if source := self.config.train.init_from:
                 tokenizer, layout = self.runs[0].data.tokenizer, self.program.layout
-                started = start_from(
-                    self.config.train.init_from, layout.store(self.state), tokenizer, self.log
-                )
-                self.state = layout.load(started)
+                apart = layout.store(self.state)
+                self.state = layout.load(start_from(source, apart, tokenizer, self.log))
         self.position = self.iterator.get_state()
         self.splits = {
             split: split_fingerprint(self.runs[0].data, split) for split in read_splits(self.config)
@@ -252,7 +242,7 @@ class Trainer:
             try:
                 with self._may_be_left():
                     better = evaluates and not signum and self._evaluate(run)
-            except _EvaluationLeft as left:
+            except EvaluationLeft as left:
                 signum = left.signum
             if saves or better or run.record.stopped_early or signum:
                 kept.append(run)
@@ -271,7 +261,7 @@ class Trainer:
                 self._leave_evaluation()
                 with self._may_be_left():
                     self._evaluate(run)
-            except _EvaluationLeft as left:
+            except EvaluationLeft as left:
                 message = self.signals.message(left.signum, self.step)
                 raise Stopped(left.signum, message) from None
 
@@ -284,7 +274,7 @@ class Trainer:
     def _leave_evaluation(self) -> None:
         signum = self.signals.received(self.step) if self.step < self.config.train.steps else 0
         if signum:
-            raise _EvaluationLeft(signum)
+            raise EvaluationLeft(signum)
 
     def _save_at_once(self) -> None:
         self.save(self.live)
