@@ -25,8 +25,7 @@ from transformer_jax.ranges import RangeError, default_value, shorten
 from transformer_jax.renames import new_name
 
 Table = Mapping[str, type]
-# Instances of some tables combine: the result has the attributes `symbol`, `left` and `right`, so
-# that it can be printed.
+# Instances of some tables combine: the result has `symbol`, `left` and `right`, to print it.
 OPERATORS = {ast.BitAnd: operator.and_, ast.BitOr: operator.or_}
 # Bounds of a text, so that whatever it says is built or refused within milliseconds.
 MOST_CHARACTERS, MOST_LAYERS, DEEPEST = 10_000, 1_000, 100
@@ -186,11 +185,8 @@ class _Parser:
             values[argument] = (
                 self.build(node, inner) if inner else self.value(node, hints[argument], label)
             )
-        missing = [
-            n
-            for n, f in fields.items()
-            if n not in values and default_value(f) is dataclasses.MISSING
-        ]
+        lacking = {n: default_value(f) for n, f in fields.items() if n not in values}
+        missing = [n for n, default in lacking.items() if default is dataclasses.MISSING]
         if missing:
             raise self.error(tree, f'lacks the argument {", ".join(missing)} of {name}')
         try:
@@ -199,11 +195,11 @@ class _Parser:
             raise self.error(given.get(error.field, tree), f'is invalid: {name}.{error}') from None
         except ValueError as error:
             raise self.error(tree, f'is invalid: {error}') from None
-        except Exception as error:  # Whatever a class of another package raises.
-            if cls in table.values():
+        except Exception as error:
+            if cls in table.values():  # else it is of another package
                 raise
-            message = f'fails to make {name}: {type(error).__name__}: {error}'
-            raise self.error(tree, message) from error
+            kind = type(error).__name__
+            raise self.error(tree, f'fails to make {name}: {kind}: {error}') from error
 
     def named(self, node: ast.expr, table: Table) -> type:
         """Return the class that a name stands for: a row of the table, or one to import."""
@@ -282,7 +278,7 @@ def type_name(hint: Any) -> str:
 def convert(value: Any, hint: Any) -> Any:
     """Convert `value` to the type `hint` where that loses nothing, else return None.
 
-    An int becomes a float, and a NumPy scalar one of Python; a bool does not become an int.
+    An int becomes a float, a NumPy scalar one of Python; a bool does not become an int.
     """
     if isinstance(value, np.generic):
         value = value.item()

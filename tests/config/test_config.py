@@ -100,7 +100,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name():
     assert message(parallel__mesh__tensors=1).startswith(
         'parallel.mesh.tensors: unknown configuration key; did you'
     )
-    assert 'valid: data, fsdp, tensor' in message(parallel__mesh__zzz=1)
+    assert 'valid: context, data, fsdp, tensor' in message(parallel__mesh__zzz=1)
 
 
 def test_a_missing_key_is_named():

@@ -5,6 +5,7 @@ printed. All tests work on copies.
 """
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -78,6 +79,17 @@ def test_inspect_prints_the_same_hash(name, old, call):
     assert (code, output.splitlines()[1:]) == (0, EXPECTED[name]['inspect']), error
 
 
+def without_end(scores):
+    """Correct what counted an end of sentence, as a word and a byte, of a contiguous text."""
+    nll = scores['loss'] * scores['tokens']
+    words = round(nll / math.log(scores['word_perplexity'])) - 1
+    size = round(nll / math.log(2) / scores['bits_per_byte']) - 1
+    return {
+        'word_perplexity': math.exp(nll / words),
+        'bits_per_byte': nll / math.log(2) / size,
+    }
+
+
 @pytest.mark.parametrize(('name', 'expected'), cases('evaluate'))
 def test_scores_are_the_same(name, expected, old, call):
     options = [f'--{key}={expected[key]}' for key in ('split', 'checkpoint')]
@@ -85,6 +97,8 @@ def test_scores_are_the_same(name, expected, old, call):
     assert code == 0, error
     scores = json.loads(output)
     del scores['seconds'], scores['decode']
+    if expected['task'].startswith('text_file'):
+        expected = expected | without_end(expected)
     assert scores.keys() == expected.keys()
     for key, value in expected.items():
         numeric = isinstance(value, float) or key.endswith('_interval')

@@ -227,7 +227,10 @@ def test_an_unknown_character_is_named(language, call):
     [
         (lambda run: run.translate('seven'), "texts='seven' is one string"),
         (lambda run: run.translate(['seven', 7]), r'texts\[1\]=7 is a int, no text'),
-        (lambda run: run.translate(['a', 'seven\udcff']), r'texts:2: invalid UTF-8 \(byte 0xff\)'),
+        (
+            lambda run: run.translate(['a', 'seven\udcff']),
+            r'texts\[1\]: invalid UTF-8 \(byte 0xf',
+        ),
         (lambda run: run.translate('seven', beam=2), 'is one string'),
         (lambda run: run.attention_weights('\udcff'), 'the text: invalid UTF-8'),
         (lambda run: run.tokenizer.encode('seven'), 'is one string'),
@@ -247,7 +250,7 @@ def test_classes_and_stops_are_lists(classifier, language):
     run = transformer_jax.open_run(language, log=quiet)
     with pytest.raises(DataError, match="stop='end' is one string"):
         run.generate('six', stop='end')
-    with pytest.raises(ConfigError, match='--stop= is empty'):
+    with pytest.raises(ConfigError, match="stop='' is empty"):
         run.generate('six', stop=('', 'end'))
 
 
@@ -279,8 +282,8 @@ def test_a_split_is_one_of_three(sampler):
     ('arguments', 'message'),
     [
         (('--prompt=\udcff',), 'the prompt: invalid UTF-8 (byte 0xff)'),
-        (('--prompt=six', '--stop='), '--stop= is empty: give a text, or leave it out'),
-        (('--prompt=six', '--stop=x', '--stop='), '--stop= is empty'),
+        (('--prompt=six', '--stop='), "stop='' is empty: give a text, or leave it out"),
+        (('--prompt=six', '--stop=x', '--stop='), "stop='' is empty"),
         (('--prompt=six', '--stop=\udc80'), 'stop: invalid UTF-8 (byte 0x80)'),
     ],
 )

@@ -86,7 +86,7 @@ def test_a_search_with_one_hypothesis_is_greedy(trained, prompt, max_tokens):
     assert by_beam(trained, max_tokens, beam=1, length_penalty=0.0).search(prompt) == greedy
     for penalty in (0.0, 5.0):
         found = by_beam(trained, max_tokens, beam=1, length_penalty=penalty)
-        assert ''.join(found.continuation(prompt, 0)) == greedy
+        assert ''.join(found.continue_text(prompt, 0)) == greedy
 
 
 @pytest.mark.parametrize('prompt', ['', 'twenty'])

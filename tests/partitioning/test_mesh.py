@@ -48,7 +48,7 @@ def test_given_devices_take_the_place_of_all():
     devices = jax.devices()[:4]
     mesh = Partitioner(MeshConfig(fsdp=2), devices=devices).mesh
     assert list(mesh.devices.flat) == devices
-    assert dict(mesh.shape) == {'data': 2, 'fsdp': 2, 'tensor': 1}
+    assert dict(mesh.shape) == {'data': 2, 'fsdp': 2, 'context': 1, 'tensor': 1}
     assert Partitioner(MeshConfig()).platform == 'cpu'
 
 

@@ -25,8 +25,7 @@ from transformer_jax.storage.locks import lock
 from transformer_jax.storage.processes import write_once
 
 Log = Callable[[str], None]
-# Programs that compile faster are not kept for the next run. jax's own limit, a second, would keep
-# few programs of a small model.
+# Programs that compile faster are not kept for the next run; jax's own limit is a second.
 CACHED_COMPILE_SECONDS = 0.1
 
 
@@ -51,8 +50,7 @@ def ablate(plan: Plan, log: Log, most: int = 0) -> None:
     """Train, score and measure all trials that have no sound result; then write results.json.
 
     A trial that fails does not stop the others. One that another process works on is left to it.
-    After a kill or a stop, the same call continues. A process that continues a seed group scores
-    all of its members.
+    The same call continues after a stop. Who continues a seed group scores all of its members.
 
     Args:
         plan: what to run.

@@ -89,7 +89,7 @@ def run_generate(values: Flags) -> None:
     prompt = read_standard_input() if values.prompt is None else values.prompt
     use_utf8_output()
     for sample in range(values.samples):
-        pieces = generator.continuation(prompt, values.seed + sample)
+        pieces = generator.continue_text(prompt, values.seed + sample)
         print(prompt, end='')
         for piece in pieces:
             print(piece, end='', flush=True)

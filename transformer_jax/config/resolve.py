@@ -8,6 +8,7 @@ from transformer_jax.attention import KINDS
 from transformer_jax.attention.engines import SiteSpec, resolve_engine
 from transformer_jax.config.checks import attention_key, check_combinations
 from transformer_jax.config.components import Components
+from transformer_jax.config.layout_checks import check_layout
 from transformer_jax.config.values import check_values
 from transformer_jax.data.batching import BATCHING
 from transformer_jax.data.tasks import TASKS
@@ -50,6 +51,7 @@ def resolve(config: ExperimentConfig, platform: str = '') -> Components:
     check_values(config)
     components = parse_components(config, platform)
     check_combinations(components)
+    check_layout(components)
     return components
 
 
@@ -132,20 +134,13 @@ def resolve_architecture(
         scan_layers=model.scan_layers,
         remat=model.remat,
     )
-    layers = {
-        'encoder': model.encoder_layers,
-        'decoder': model.decoder_layers,
-        'cross': model.decoder_layers,
+    sites = {
+        f'{site}_attention': _site_attention(
+            model, architecture.site_spec(site, context), position, platform
+        )
+        for site in row.sites
     }
-    return dataclasses.replace(
-        architecture,
-        **{
-            f'{site}_attention': _site_attention(
-                model, architecture.site_spec(site, context), layers[site], position, platform
-            )
-            for site in row.sites
-        },
-    )
+    return dataclasses.replace(architecture, **sites)
 
 
 def _parsed(key: str, text: str) -> Any:
@@ -164,8 +159,9 @@ def head_dims(model: ModelConfig) -> HeadDims:
 
 
 def _site_attention(
-    model: ModelConfig, site: SiteSpec, layers: int, position: Position, platform: str
+    model: ModelConfig, site: SiteSpec, position: Position, platform: str
 ) -> tuple[LayerAttention, ...]:
+    layers = model.encoder_layers if site.name == 'encoder' else model.decoder_layers
     key = attention_key(model, site.name)
     pattern = spec.parse_pattern(getattr(model, key.removeprefix('model.')), KINDS, key)
     if site.name == 'cross':  # Positions of two sequences do not compare.

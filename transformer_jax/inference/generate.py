@@ -39,7 +39,7 @@ class Generator:
             if not text:
                 raise ConfigError("stop='' is empty: give a text, or leave it out")
 
-    def continuation(self, prompt: str, seed: int) -> Iterator[str]:
+    def continue_text(self, prompt: str, seed: int) -> Iterator[str]:
         """Return a continuation by `decode.method`: of beam search at once, else as `stream`."""
         settings = self.trained.config.decode
         if settings.method == 'beam' and settings.beam > 1:
@@ -73,7 +73,7 @@ class Generator:
             token = int(to_host(token_1)[0])
             if token != EOS:
                 tokens.append(token)
-            text = self._added_text(prompt, ids, tokens)
+            text = self._continuation(prompt, ids, tokens)
             ended = token == EOS or t + 1 == self.max_tokens
             before_stop = self._cut_at_stop(text)
             if len(before_stop) < len(text):
@@ -98,9 +98,9 @@ class Generator:
         ids = self._encode(prompt)
         found = self._compiled_search(self.trained.params, *self._padded(ids))
         tokens = to_host(found.tokens_BKT)[0, 0].tolist()
-        return self._cut_at_stop(self._added_text(prompt, ids, tokens))
+        return self._cut_at_stop(self._continuation(prompt, ids, tokens))
 
-    def _added_text(self, prompt: str, ids: Sequence[int], tokens: Sequence[int]) -> str:
+    def _continuation(self, prompt: str, ids: Sequence[int], tokens: Sequence[int]) -> str:
         """Return what tokens add to the text of a prompt, the space before a word included."""
         decode = self.trained.data.tokenizer.decode
         before, whole = decode([ids, [*ids, *tokens]])

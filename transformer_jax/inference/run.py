@@ -137,7 +137,7 @@ class Run:
         key = trained.config.decode, max_tokens, tuple(stop)
         if key not in self._generators:
             self._generators[key] = generate.Generator(trained, max_tokens, tuple(stop))
-        return ''.join(self._generators[key].continuation(prompt, seed))
+        return ''.join(self._generators[key].continue_text(prompt, seed))
 
     @checked
     def classify(self, texts: Sequence[str]) -> list[tuple[str, float]]:

@@ -165,15 +165,18 @@ def run_layers(
         loads = [_at(load, n) for n in range(scan.repeats) for load in sown]
     for n in range(scan.layers if scan else 0, len(blocks)):
         body = functools.partial(run, [blocks[n].clone(parent=None)])
-        scope = blocks[n].scope
-        assert scope is not None, 'the blocks belong to a model that is being applied'
-        rngs = {} if rate is None else {'dropout': scope.rngs['dropout']}
+        rngs = {} if rate is None else {'dropout': _scope(blocks[n]).rngs['dropout']}
         layer = [(params[f'{stack}_{n}'], rngs)]
         x_BTD, sown = _rematerialized(body, architecture.remat)(x_BTD, layer)
         loads += sown
     for load in loads:
         model.sow('load', 'load', load)
     return x_BTD
+
+
+def _scope(block: Block) -> Any:
+    assert block.scope is not None, 'the blocks belong to a model that is being applied'
+    return block.scope
 
 
 def _at(tree: Any, index: int) -> Any:
