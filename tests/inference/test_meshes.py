@@ -135,7 +135,7 @@ def test_the_mesh_of_the_run_is_kept_where_it_fits(tmp_path):
     config = experiment(**changes, parallel__mesh__fsdp=4, parallel__rules='embed=none')
     train(config, tmp_path, quiet)
     trained = TrainedRun(tmp_path, '', quiet, {})
-    assert dict(trained.partitioner.mesh.shape) == {'data': 2, 'fsdp': 4, 'tensor': 1}
+    assert dict(trained.partitioner.mesh.shape) == {'data': 2, 'fsdp': 4, 'context': 1, 'tensor': 1}
     table = trained.params['target_embedding']['table']
     assert table.addressable_shards[0].data.shape == (88 // 4, 16)
     kernel = trained.params['encoder_0']['ffn']['in_kernel']

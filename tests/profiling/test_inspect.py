@@ -137,7 +137,7 @@ def test_estimated_memory_bounds_what_xla_allocates():
 def test_bytes_per_device_on_a_mesh_that_is_not_there():
     whole = cost_report(experiment())
     cut = cost_report(experiment(mesh=(2, 2, 2)))
-    assert cut.mesh == {'data': 2, 'fsdp': 2, 'tensor': 2}
+    assert cut.mesh == {'data': 2, 'fsdp': 2, 'context': 1, 'tensor': 2}
     parts = {
         'target_embedding.table': 4,
         'decoder_1.cross.queries.query.kernel': 4,

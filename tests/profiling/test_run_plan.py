@@ -89,7 +89,7 @@ def test_compiled_flops_are_those_of_the_model(here, change):
     plan = make_plan(config, 'v5e:2x4', 'train', 0.0, lambda line: None)
     (found,) = plan.attempts
     assert found.fits
-    assert found.mesh == {'data': 8, 'fsdp': 1, 'tensor': 1}
+    assert found.mesh == {'data': 8, 'fsdp': 1, 'context': 1, 'tensor': 1}
     assert (found.rows, found.length, found.tokens) == (16, 16, 256)
     assert 8 * found.program.flops == pytest.approx(found.model_flops, rel=0.02)
 
@@ -162,7 +162,7 @@ def compiler(monkeypatch, here):
     def allow(allowed, otherwise):
         def lowered(config, *args):
             found = product if allowed(config) else otherwise
-            return Lowered(found, {'data': 8, 'fsdp': 1, 'tensor': 1}, 16, 16, 256, 8e6, 0)
+            return Lowered(found, {'data': 8, 'fsdp': 1, 'context': 1, 'tensor': 1}, 16, 16, 256, 8e6, 0)
 
         monkeypatch.setattr(planning, 'lower', lowered)
 
