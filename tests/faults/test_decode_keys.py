@@ -34,7 +34,7 @@ GIVEN = [
 @pytest.mark.parametrize(('given', 'method'), GIVEN)
 def test_a_key_selects_the_method_that_reads_it(given, method, own):
     config = experiment(decode__method=own)
-    found = _usable_here(config, given, print).decode
+    found = _usable_here(config, given, '', print).decode
     assert found == dataclasses.replace(config.decode, **{**given, 'method': method or own})
 
 

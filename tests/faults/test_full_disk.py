@@ -350,6 +350,7 @@ class UnwritableRun(TrainedRun):
 
 def test_an_evaluation_is_printed_before_it_is_written(monkeypatch, capsys):
     monkeypatch.setattr(evaluate_command, 'open_trained', lambda *_, **__: UnwritableRun(quiet))
+    monkeypatch.setattr(evaluate_command, 'given_decoding', lambda *_: {})
     values = types.SimpleNamespace(lengths=[], split='test', json=True)
     with pytest.raises(WorkdirError):
         evaluate_command.run_evaluate(values)
@@ -381,7 +382,7 @@ def test_scores_of_an_ablation_that_cannot_be_written_are_logged(monkeypatch, tm
 
     for name, value in {
         '_costs': {},
-        '_read_findings': score.Findings({'test loss': 1.25}, *4 * [{}]),
+        '_read_findings': score.Findings({'test loss': 1.25}, *5 * [{}]),
     }.items():
         monkeypatch.setattr(score, name, lambda *_, value=value, **__: value)
     monkeypatch.setattr(score, '_write', raises)

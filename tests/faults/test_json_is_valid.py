@@ -87,6 +87,7 @@ class Trained:
 
 def print_scores(folder, patch):
     patch.setattr(evaluate_command, 'open_trained', lambda *_, **__: Trained(folder))
+    patch.setattr(evaluate_command, 'given_decoding', lambda *_: {})
     evaluate_command.run_evaluate(types.SimpleNamespace(lengths=[], split='test', json=True))
 
 
@@ -95,6 +96,7 @@ def print_lengths(folder, patch):
     from transformer_jax.evaluation import by_length
 
     patch.setattr(evaluate_command, 'open_trained', lambda *_, **__: Trained(folder))
+    patch.setattr(evaluate_command, 'given_decoding', lambda *_: {})
     patch.setattr(evaluate_command, 'whole_numbers', lambda *_: [5])
     patch.setattr(by_length, 'by_length', lambda *_: [{'length': 5, 'perplexity': INF}])
     patch.setattr(evaluations, 'draw_lengths', lambda *_: 'x.png')
@@ -111,7 +113,7 @@ def print_probes(folder, patch):
     patch.setattr(probe_display, 'draw_probes', lambda *_: 'x.png')
     probe_command.run_probe(
         types.SimpleNamespace(
-            **dict.fromkeys(('checkpoint', 'out', 'source_dir'), ''),
+            **dict.fromkeys(('checkpoint', 'out', 'source_dir', 'mesh'), ''),
             **dict.fromkeys(('all_checkpoints', 'allow_changed_data'), False),
             split='test',
             batches=1,

@@ -37,7 +37,7 @@ CLASSIFIER = {
 KINDS = {'encoder_decoder': TRANSLATOR, 'decoder_only': LANGUAGE, 'classifier': CLASSIFIER}
 
 
-def one_device(config, num_seeds=1):
+def one_device(config, num_seeds=1, devices=()):
     return meshes.make_mesh(MeshConfig(), num_seeds, jax.devices()[:1])
 
 
@@ -124,7 +124,7 @@ def test_a_device_holds_its_part_alone(workdir, checkpoint):
         for shard in array.addressable_shards:
             held[shard.device] += shard.data.nbytes
     assert set(held.values()) == {whole}
-    assert cut > 0.8 * sum(array.nbytes for array in jax.tree.leaves(trained.params))
+    assert cut > 0.7 * sum(array.nbytes for array in jax.tree.leaves(trained.params))
     with on_one_device():
         alone = TrainedRun(workdir, checkpoint, quiet, {})
     jax.tree.map(np.testing.assert_array_equal, trained.params, alone.params)

@@ -166,6 +166,7 @@ def test_the_mesh_takes_its_devices_from_the_config_or_the_flag():
     assert cost_report(experiment(mesh=(-1, 4, 1)), 512).mesh == {
         'data': 128,
         'fsdp': 4,
+        'context': 1,
         'tensor': 1,
     }
     assert cost_report(experiment(mesh=(-1, 1, 1))).mesh['data'] == jax.device_count()
@@ -186,7 +187,7 @@ def test_accumulation_pads_rows_and_keeps_two_gradients():
 
 def test_tables_show_every_parameter_and_shape():
     text = printed(inspect.inspect_config, experiment(mesh=(-1, 2, 2)), 8)
-    assert 'data 2 × fsdp 2 × tensor 2 = 8 devices' in text
+    assert 'data 2 × fsdp 2 × context 1 × tensor 2 = 8 devices' in text
     assert 'encoder_*.ffn.in_kernel' in text
     assert 'float32[16, 32]' in text
     assert 'embed/fsdp mlp/tensor' in text

@@ -162,7 +162,9 @@ def compiler(monkeypatch, here):
     def allow(allowed, otherwise):
         def lowered(config, *args):
             found = product if allowed(config) else otherwise
-            return Lowered(found, {'data': 8, 'fsdp': 1, 'context': 1, 'tensor': 1}, 16, 16, 256, 8e6, 0)
+            return Lowered(
+                found, {'data': 8, 'fsdp': 1, 'context': 1, 'tensor': 1}, 16, 16, 256, 8e6, 0
+            )
 
         monkeypatch.setattr(planning, 'lower', lowered)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 from jax._src import distributed
 
 from transformer_jax.errors import ConfigError, DataError
+from transformer_jax.storage.json_files import parse_json
 from transformer_jax.storage.json_text import to_json
 
 PREFIX = 'transformer_jax'
@@ -89,7 +89,8 @@ def from_primary(work: Callable[[], Any]) -> Any:
             raise
         keys.replace(key, to_json([value]))
         return value
-    found = json.loads(keys.take(key, jax.process_count() - 1))
+    text = keys.take(key, jax.process_count() - 1)
+    found = parse_json(text, 'what process 0 says', [object], 'start all processes again')
     if len(found) == 2:
         raise (ConfigError if found[0] else DataError)(found[1])
     return found[0]
