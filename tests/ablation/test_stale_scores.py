@@ -57,7 +57,7 @@ def test_a_report_leaves_out_scores_of_another_checkpoint(tmp_path):
 
 
 def test_the_time_of_a_step_is_of_this_mesh(pretend, tmp_path):
-    mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
+    mesh = {'data': -1, 'fsdp': 1, 'tensor': 1, 'context': 1}
     ablate(plan(tmp_path, BASE), quiet)
     made = plan(tmp_path, BASE)
     write_result(made.trials[0], mesh=mesh)

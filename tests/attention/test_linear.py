@@ -510,7 +510,7 @@ def test_queries_and_keys_are_turned_before_their_features():
 
 
 def test_what_it_supports_depends_on_its_decay():
-    causal = {'causal', 'padding', 'segments', 'decode'}
+    causal = {'causal', 'padding', 'segments', 'decode', 'context'}
     assert Linear().supports() == causal | {'encoder', 'cross'}
     assert Linear(Identity(), Fixed()).supports() == Linear(Elu(), Gated()).supports() == causal
 
