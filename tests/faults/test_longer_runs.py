@@ -20,6 +20,8 @@ RUN = {
     'checkpoint__keep': 1,
     'optim__schedule': 'constant',
 }
+# Of what a line of the log says, parts of the names that vary from one machine to the next.
+TIMED = ('second', 'wait', 'mfu', 'goodput', 'memory')
 STILL = RUN | {'optim__learning_rate': 0.0, 'evaluate__patience': 2}  # Nothing gets better.
 
 # the changes of the configuration, and the last steps of its starts
@@ -56,11 +58,7 @@ def recorded(path) -> tuple:
     config = experiment(**RUN)
     step, record = newest_record(Workdir(path), config.evaluate)
     lines = [
-        {
-            name: value
-            for name, value in event.items()
-            if 'second' not in name and 'wait' not in name
-        }
+        {name: value for name, value in event.items() if not any(word in name for word in TIMED)}
         for event in events(path)
     ]
     return step, dataclasses.replace(record, saves=[]), lines

@@ -226,6 +226,7 @@ def arrays(workdir, step=4):
     return Checkpoints(workdir / 'checkpoints', keep=9).record(step)['arrays']
 
 
+@pytest.mark.slow
 def test_a_checkpoint_does_not_tell(apart, tmp_path):
     """It has the same arrays, and the other sort of model begins with it."""
     config = experiment(model__scan_layers=True, model__remat='full', train__ema=0.5, **RUN)
