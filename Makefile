@@ -39,7 +39,7 @@ golden-aot: .venv-aot/installed
 faults: .venv/installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m fault
 
-test-all: test test-slow test-rare types
+test-all: test test-slow test-rare test-aot types
 
 docs: .venv/installed
 	$(BIN)/python docs/generate_reference.py
