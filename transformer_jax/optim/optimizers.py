@@ -8,11 +8,12 @@ import abc
 import dataclasses
 import math
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import optax
+from optax import FactoredState
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from transformer_jax.optim.roles import Role
@@ -97,7 +98,7 @@ class Adafactor(Optimizer):
         )
         scale = [optax.scale_by_param_block_rms()] if self.relative else []
         return optax.chain(
-            _on_matrices(factored, roles),
+            _factored(factored, roles),
             *(_by_layer(own, roles) for own in (optax.clip_by_block_rms(self.clip), *scale)),
         )
 
@@ -108,19 +109,40 @@ class Adafactor(Optimizer):
         return 'adafactor' if factored else 'adafactor without factors'
 
 
-def _on_matrices(
-    transform: optax.GradientTransformation, roles: Any
-) -> optax.GradientTransformation:
-    """Apply `transform` to kernels reshaped to matrices; its state has no logical axes."""
+def _factored(transform: optax.GradientTransformation, roles: Any) -> optax.GradientTransformation:
+    """Apply factored moments to each array by itself, kernels as matrices, stacked layers apart.
 
-    def matrices(tree):
-        return jax.tree.map(Role.matrices, roles, nn.meta.unbox(tree))
+    The state, an `optax.FactoredState`, has no logical axes.
+    """
+    layers: Any = FactoredState(cast(Any, None), 0, 0, 0)  # the axis of each part that counts them
+
+    def init(params):
+        def one(role, param):
+            begin = jax.vmap(transform.init, out_axes=layers) if role.stacked else transform.init
+            return begin(role.matrices(param))
+
+        return _join(jax.tree.map(one, roles, nn.meta.unbox(params)), roles)
 
     def update(updates, state, params=None):
-        updates, state = transform.update(matrices(updates), state, matrices(params))
-        return jax.tree.map(Role.whole, roles, updates), state
+        def one(role, update, *arrays):
+            parts = FactoredState(state.count, *arrays[:-1])
+            step = transform.update
+            if role.stacked:
+                step = jax.vmap(step, in_axes=(0, layers, 0), out_axes=(0, layers))
+            found, parts = step(role.matrices(update), parts, role.matrices(arrays[-1]))
+            return role.whole(found), parts
 
-    return optax.GradientTransformation(lambda params: transform.init(matrices(params)), update)
+        pairs = jax.tree.map(one, roles, updates, state.v_row, state.v_col, state.v, params)
+        found, states = (jax.tree.map(lambda _, pair, n=n: pair[n], roles, pairs) for n in (0, 1))
+        return found, _join(states, roles)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _join(states: Any, roles: Any) -> FactoredState:
+    """Make one state of the states of all arrays, a tree like `roles`; their counts are equal."""
+    parts = [jax.tree.map(lambda _, state, n=n: state[n], roles, states) for n in range(4)]
+    return FactoredState(jax.tree.leaves(parts[0])[0], *parts[1:])
 
 
 def _by_layer(transform: optax.GradientTransformation, roles: Any) -> optax.GradientTransformation:

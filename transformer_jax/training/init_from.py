@@ -36,7 +36,7 @@ def _naming(source: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        problem = re.sub('--(workdir|checkpoint)=', '', str(error))
+        problem = re.sub('^(--workdir|checkpoint)=', '', str(error))
         raise ConfigError(f'train.init_from={source!r}: {problem}') from error
 
 
