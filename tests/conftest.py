@@ -2,6 +2,7 @@
 
 import collections
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from transformer_jax.cli import main
 from transformer_jax.config import resolve_architecture
 from transformer_jax.models.architecture import Architecture
 from transformer_jax.schema import ModelConfig
+from transformer_jax.training.train import train
 
 # A script that starts the tests in the background has them ignore these, and so every program that
 # they start.
@@ -171,6 +173,22 @@ def slope() -> Callable[..., float]:
         return (function(*ahead) - function(*behind)) / (2 * h)
 
     return measure
+
+
+@pytest.fixture(scope='module')
+def whole(request, tmp_path_factory):
+    """The workdir of the run with the keys RUN of a test file, which nothing disturbed."""
+    from helpers.support import experiment, quiet  # It chooses where programs are cached.
+
+    workdir = tmp_path_factory.mktemp('whole')
+    train(experiment(**request.module.RUN), workdir, quiet)
+    return workdir
+
+
+@pytest.fixture
+def workdir(whole, tmp_path):
+    """A copy of `whole`, to spoil."""
+    return shutil.copytree(whole, tmp_path / 'run')
 
 
 @pytest.fixture

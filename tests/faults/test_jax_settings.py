@@ -1,7 +1,6 @@
 """Options of JAX that change numbers: a run keeps them, and all of its processes have the same."""
 
 import json
-import shutil
 
 import jax
 import pytest
@@ -21,19 +20,6 @@ OTHER = {
     'jax_default_matmul_precision': 'highest',
     'jax_disable_most_optimizations': False,
 }
-
-
-@pytest.fixture(scope='module')
-def whole(tmp_path_factory):
-    """The workdir of a run that is done."""
-    workdir = tmp_path_factory.mktemp('whole')
-    train(experiment(**RUN), workdir, quiet)
-    return workdir
-
-
-@pytest.fixture
-def workdir(whole, tmp_path):
-    return shutil.copytree(whole, tmp_path / 'run')
 
 
 @pytest.fixture

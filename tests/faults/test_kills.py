@@ -8,7 +8,7 @@ import signal
 
 import jax
 import pytest
-from helpers.support import events, experiment, fingerprint, finish, flags, quiet, start
+from helpers.support import experiment, fingerprint, finish, flags, quiet, recorded, start
 
 from transformer_jax.training.train import train
 
@@ -65,19 +65,6 @@ KILLS = {
     ],
 }
 OFTEN = {'as arrays are written', 'as an old step goes', 'before the scores'}
-
-
-@pytest.fixture(scope='module')
-def whole(tmp_path_factory):
-    """The workdir of a run that nothing disturbed."""
-    workdir = tmp_path_factory.mktemp('whole')
-    train(experiment(**RUN), workdir, quiet)
-    return workdir
-
-
-def recorded(workdir) -> list[tuple]:
-    """All that metrics.jsonl says but how fast it went."""
-    return [(event['step'], event['split'], event['loss']) for event in events(workdir)]
 
 
 @pytest.mark.fault('SIGKILL')

@@ -17,19 +17,6 @@ from transformer_jax.training.trainer import Trainer
 RUN = {'train__steps': 4, 'checkpoint__every': 2, 'checkpoint__keep': 2}
 
 
-@pytest.fixture(scope='module')
-def whole(tmp_path_factory):
-    """The workdir of a run that is done."""
-    workdir = tmp_path_factory.mktemp('whole')
-    train(experiment(**RUN), workdir, quiet)
-    return workdir
-
-
-@pytest.fixture
-def workdir(whole, tmp_path):
-    return shutil.copytree(whole, tmp_path / 'run')
-
-
 def set_end(workdir, end) -> None:
     path = workdir / 'run.json'
     path.write_text(json.dumps([start | {'exit': end} for start in json.loads(path.read_text())]))

@@ -246,14 +246,6 @@ MOMENTS = [
 ]
 
 
-@pytest.fixture(scope='module')
-def whole(tmp_path_factory):
-    """The workdir of a run that nothing disturbed."""
-    workdir = tmp_path_factory.mktemp('whole')
-    train(experiment(**RUN), workdir, quiet)
-    return workdir
-
-
 @pytest.mark.fault('signals')
 @pytest.mark.parametrize(('method', 'count', 'signums'), MOMENTS)
 def test_an_evaluation_is_left_between_batches(whole, tmp_path, method, count, signums):

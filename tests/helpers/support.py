@@ -176,6 +176,11 @@ def losses(workdir: Path) -> list[float]:
     return [event['loss'] for event in events(workdir, 'train')]
 
 
+def recorded(workdir: Path) -> list[tuple]:
+    """All that metrics.jsonl says but how fast it went."""
+    return [(event['step'], event['split'], event['loss']) for event in events(workdir)]
+
+
 def fingerprint(workdir: Path) -> str:
     """The line of `inspect --workdir` over parameters, optimizer state, rng and data position."""
     text = io.StringIO()

@@ -65,9 +65,12 @@ def test_the_smallest_change_comes_first():
     cut = '--config.parallel.mesh.data=1 --config.parallel.mesh.fsdp=8'
     assert found[4] == cut
     assert found[7] == f'{cut} --config.train.accumulate=8'
+    most = f'{cut} --config.train.accumulate=8 --config.model.remat=full'
     assert found[8:] == [
+        '--config.model.remat=full',
+        most,
         '--config.model.engine=chunked',
-        f'{cut} --config.train.accumulate=8 --config.model.engine=chunked',
+        f'{most} --config.model.engine=chunked',
     ]
 
 

@@ -16,6 +16,7 @@ from helpers.support import (
     finish,
     flags,
     quiet,
+    recorded,
     start,
     stop_at,
     wait_until,
@@ -33,11 +34,6 @@ RUN = {'train__steps': 30, 'checkpoint__every': 7, 'evaluate__every': 10}
 
 class Crash(BaseException):
     """Nothing in the package may catch it."""
-
-
-def recorded(workdir) -> list[tuple]:
-    """All that metrics.jsonl says but how fast it went."""
-    return [(event['step'], event['split'], event['loss']) for event in events(workdir)]
 
 
 @contextlib.contextmanager
@@ -68,14 +64,6 @@ def crash_at(step: int, config, workdir) -> None:
     for thread in threading.enumerate():
         if thread.name.startswith('checkpoint'):
             thread.join()
-
-
-@pytest.fixture(scope='module')
-def whole(tmp_path_factory):
-    """The workdir of a run that nothing disturbed."""
-    workdir = tmp_path_factory.mktemp('whole')
-    train(experiment(**RUN), workdir, quiet)
-    return workdir
 
 
 def test_crashes_leave_no_trace(whole, tmp_path):

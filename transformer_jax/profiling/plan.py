@@ -154,7 +154,8 @@ def changes(
     """Yield (overrides, configuration): as it is, then with changes that need less memory.
 
     The smallest change comes first: more microbatches cost little time and leave the result as it
-    is; parameters cut over devices cost communication; both together; then the chunked engine.
+    is; parameters cut over devices cost communication; both together; then layers that are computed
+    again in the backward pass, and the chunked engine, which cost time.
     Changes that the configuration does not allow are left out.
 
     Args:
@@ -172,6 +173,9 @@ def changes(
     tried: list[dict[str, Any]] = [*accumulated]
     if sizes['data'] > 1:
         tried += [cut, *(cut | more for more in accumulated)]
+    if command == 'train' and config.model.remat == 'none':
+        again = {'model.remat': 'full'}
+        tried += [again, *(largest | again for largest in tried[-1:])]
     if config.model.engine in ('auto', 'dense'):
         tried += [chunked, *(largest | chunked for largest in tried[-1:])]
     for overrides in tried:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from transformer_jax.ablation.result_shapes import COSTS
 from transformer_jax.report.tables import Report
 
 SUMMARY = ('mean', 'sd', 'low', 'high')
@@ -18,15 +19,6 @@ RESAMPLED = ('difference', 'low', 'high', 'p', 'adjusted')
 # that leaving out one apostrophe always gives the text back. The last four are the wide letters.
 FORMULA = re.compile(r"\s*'*\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.ASCII | re.IGNORECASE)
-COSTS = (
-    'params',
-    'non_embedding_params',
-    'flops',
-    'step_seconds',
-    'step_spread',
-    'memory_bytes',
-    'wall_seconds',
-)
 EFFICIENCY = ('mfu', 'goodput')  # left out where no run has them, as in earlier versions
 
 
