@@ -240,9 +240,9 @@ def test_a_checkpoint_does_not_tell(apart, tmp_path):
     shorter = tmp_path / 'shorter'
     constant = {'optim__schedule': 'constant', 'model__scan_layers': True}
     train(experiment(**RUN | constant | {'train__steps': 2}), shorter, quiet)
-    train(experiment(**RUN | constant), shorter, quiet)
+    train(experiment(**RUN | constant | {'model__remat': 'full'}), shorter, quiet)
     train(experiment(**RUN | constant), tmp_path / 'whole', quiet)
-    np.testing.assert_array_equal(losses(shorter), losses(tmp_path / 'whole'))
+    np.testing.assert_allclose(losses(shorter), losses(tmp_path / 'whole'), rtol=1e-5)
     run = transformer_jax.open_run(shorter)
     assert 'decoder_2' in run.params
     # Begun with the parameters of the other sort.

@@ -12,6 +12,8 @@ from transformer_jax.storage.json_text import to_json
 # schedules depend, and parallel.mode, since pmap draws other dropout masks than jit.
 MAY_CHANGE = (
     'parallel.mesh.',
+    'parallel.rules',
+    'model.remat',
     'checkpoint.',
     'train.log_every',
     'data.prefetch',
