@@ -107,6 +107,22 @@ def test_pieces_of_one_collective_count_once():
     assert [(c.count, c.bytes) for c in found.collectives] == [(1, 4096)]
 
 
+def test_collectives_of_one_channel_are_apart_by_kind_and_size():
+    channel = 'channel_id=1, replica_groups=[2,4]<=[8]'
+    found = program(
+        [
+            '%p = f32[256]{0} parameter(0)',
+            f'%gathered = f32[1024]{{0}} all-gather(%p), {channel}',
+            f'%sum = f32[256]{{0}} all-reduce(%p), {channel}',
+            f'ROOT %whole = f32[1024]{{0}} all-reduce(%gathered), {channel}',
+        ]
+    )
+    assert [(c.kind, c.count, c.bytes) for c in found.collectives] == [
+        ('all-gather', 1, 4096),
+        ('all-reduce', 2, 4096 + 1024),
+    ]
+
+
 LOOP = (
     """%condition (c: (s32[], f32[8,8])) -> pred[] {
   %c = (s32[], f32[8,8]{1,0}) parameter(0)

@@ -115,8 +115,9 @@ def read_text(text: str, mesh: Mapping[str, int], memory: Memory) -> CompiledPro
     """Read the text of a compiled program; arguments as `read_compiled`."""
     module = parse_module(text)
     works, kernels = [], collections.Counter()
-    # Pieces of one collective that overlaps with others' work share a channel: it counts once.
-    channels: dict[str, Collective] = {}
+    # Pieces of one collective that overlaps with others' work share a channel and a size: it counts
+    # once. A collective of another kind can have the same channel.
+    channels: dict[tuple[str, str, int], Collective] = {}
     for computation, instruction, count in _executed(module, module.entry, 1):
         name = kernel_name(instruction)
         if name:
@@ -124,7 +125,8 @@ def read_text(text: str, mesh: Mapping[str, int], memory: Memory) -> CompiledPro
         kind = collective_kind(computation, instruction)
         if kind:
             found = read_collective(kind, computation, instruction, mesh, count)
-            channel = instruction.attribute('channel_id') or instruction.name
+            name = instruction.attribute('channel_id') or instruction.name
+            channel = kind, name, found.bytes // max(count, 1)
             channels[channel] = max(channels.get(channel, found), found, key=lambda c: c.count)
     for computation, instruction, count in _executed(module, module.entry, 1, inside_fusions=False):
         work = Work(
