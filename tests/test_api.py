@@ -218,6 +218,14 @@ def test_a_checkpoint_is_chosen(translator):
         transformer_jax.open_run(path / 'samples', log=quiet)
 
 
+def test_a_mesh_is_chosen(translator):
+    run = transformer_jax.open_run(translator.workdir, log=quiet, mesh='data=4,tensor=2')
+    assert run.config.parallel.mesh.tensor == 2
+    assert run.translate(['seven']) == translator.translate(['seven'])
+    with pytest.raises(transformer_jax.ConfigError, match='there are 8'):
+        transformer_jax.open_run(translator.workdir, log=quiet, mesh='fsdp=3')
+
+
 def test_scores_are_those_of_the_command(translator):
     scores = translator.evaluate('validation', max_extra_tokens=2)
     assert scores['split'] == 'validation'

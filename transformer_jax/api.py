@@ -227,7 +227,9 @@ def train(config: ExperimentConfig, workdir: epath.PathLike, log: Log = print) -
 
 
 @checked
-def open_run(workdir: epath.PathLike, checkpoint: str | int = '', log: Log = print) -> Run:
+def open_run(
+    workdir: epath.PathLike, checkpoint: str | int = '', log: Log = print, mesh: str = ''
+) -> Run:
     """Open a run that `train`, the command `train` or an ablation made, from its workdir alone.
 
     Args:
@@ -235,9 +237,12 @@ def open_run(workdir: epath.PathLike, checkpoint: str | int = '', log: Log = pri
         checkpoint: 'best', 'last', 'avg:N' (the mean of the newest N) or a step; by default the
             best, or the last where none was evaluated. It is verified before it is used.
         log: receives remarks.
+        mesh: of the devices here, such as 'fsdp=8', as the flag `--mesh`; by default that of the
+            run where it fits, else all rows over all devices.
 
     Raises:
-        ConfigError: the directory holds no run or several seeds, or has no such checkpoint.
+        ConfigError: the directory holds no run or several seeds, has no such checkpoint, or the
+            mesh does not fit the devices.
         WorkdirError: a file of the workdir is damaged.
         DataError: the tokenizer cannot be read, or is not that of training.
 
@@ -245,4 +250,4 @@ def open_run(workdir: epath.PathLike, checkpoint: str | int = '', log: Log = pri
         >>> run = open_run('runs/demo', 'avg:3')
         >>> run.translate(['seven', 'twenty-four'])
     """
-    return Run(TrainedRun(workdir, str(checkpoint), log, {}))
+    return Run(TrainedRun(workdir, str(checkpoint), log, {}, mesh=mesh))

@@ -79,6 +79,8 @@ MESHES = {
     'fsdp': {'data': 1, 'fsdp': 4},
     'tensor': {'data': 1, 'tensor': 4},
     'fsdp-tensor': {'data': 1, 'fsdp': 2, 'tensor': 2},
+    'context': {'data': 1, 'context': 4},
+    'context-fsdp': {'data': 1, 'context': 2, 'fsdp': 2},
 }
 CACHES = {
     'growing': 'softmax',
@@ -135,8 +137,12 @@ def _cases() -> dict[str, Case]:
     for name, mesh in MESHES.items():
         sizes = {f'parallel.mesh.{axis}': size for axis, size in mesh.items()}
         overrides = causal | sizes | {'model.num_heads': 4}
-        cases[f'mesh-{name}'] = Case(overrides)
-        cases[f'mesh-{name}-dense'] = Case(overrides | {'model.engine': 'dense'}, slow=True)
+        cases[f'mesh-{name}'] = Case(overrides, slow=name == 'context-fsdp')
+        other = 'allgather' if 'context' in mesh else 'dense'
+        cases[f'mesh-{name}-{other}'] = Case(overrides | {'model.engine': other}, slow=True)
+    pieces = causal | {'parallel.mesh.data': 1, 'parallel.mesh.context': 4}
+    for name, spec in (('window', 'softmax(mask=window(32))'), ('linear', 'linear')):
+        cases[f'context-{name}'] = Case(pieces | {'model.attention': spec}, slow=True)
     for topology in ('v6e:2x2', 'v4:2x2x1', 'v5p:2x2x1', 'v7:2x2x1', '2*v5e:2x2'):
         name = topology.replace(':', '-').replace('*', '-times-')
         cases[f'chip-{name}'] = Case(causal, topology=topology, slow=topology != 'v6e:2x2')

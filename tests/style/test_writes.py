@@ -123,6 +123,19 @@ def test_what_is_allowed_exists():
 
 
 @every_file
+def test_no_path_is_asked_for_its_owner(path):
+    """`epath`'s stat() looks up the owner's name, and fails for a user without one."""
+    calls = [
+        node.lineno
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.Call)
+        and called(node) in ('stat', 'lstat', 'owner')
+        and ast.unparse(node.func) != 'os.stat'
+    ]
+    assert not calls, f'lines {calls}: use storage.files.has_content, or os.stat'
+
+
+@every_file
 def test_json_is_written_in_one_place(path):
     name = path.relative_to(PACKAGE).as_posix()
     calls = [

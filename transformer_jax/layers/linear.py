@@ -83,7 +83,10 @@ class ProjectFromHeads(nn.Module):
         w_NHD = parameter(
             self, 'kernel', (N, H, self.d_model), ('heads', 'head_dim', 'embed'), init
         )
-        o_BTD = matmul(o_BTNH, w_NHD, 2)
+        # As a matrix that is cut like the kernel: otherwise XLA sums its whole gradient over
+        # 'fsdp', since it does not see the cut of the last dimension through the reshape.
+        w_ND = nn.with_logical_constraint(w_NHD.reshape(N * H, -1), ('heads', 'embed'))
+        o_BTD = matmul(o_BTNH.reshape(*o_BTNH.shape[:-2], N * H), w_ND, 1)
         if not self.bias:
             return o_BTD
         b_D = parameter(self, 'bias', (self.d_model,), ('norm',), nn.initializers.zeros)
