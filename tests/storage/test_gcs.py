@@ -12,8 +12,12 @@ import sys
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 from helpers.fake_gcs import FakeGcs, Stored, environment
+
+from transformer_jax.errors import ConfigError
+from transformer_jax.storage.workdir import Workdir
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -156,7 +160,19 @@ except WorkdirError as error:
     )
     line = output.splitlines()[-1]
     assert line.startswith('cannot write gs://bucket/a: Forbidden: ')
-    assert line.endswith('No access here; make room, correct the permissions or choose another directory')
+    assert line.endswith(
+        'No access here; make room, correct the permissions or choose another directory'
+    )
+
+
+@pytest.mark.parametrize('place', ['gs://bucket/run', 'nowhere://bucket/run'])
+def test_a_store_without_its_package_is_named(place, monkeypatch):
+    def missing(protocol):
+        raise ImportError('Please install gcsfs to access Google Storage')
+
+    monkeypatch.setattr(fsspec, 'get_filesystem_class', missing)
+    with pytest.raises(ConfigError, match=r'--workdir=\w+://bucket/run: Please install gcsfs'):
+        Workdir(place)
 
 
 def wait_for(server: FakeGcs, name: str, process: subprocess.Popen) -> None:
@@ -177,7 +193,6 @@ def expire(server: FakeGcs, name: str) -> None:
 
 @needs_gcsfs
 @pytest.mark.slow
-@pytest.mark.fault('kill')
 def test_a_killed_run_goes_on_from_the_bucket_and_ends_with_the_same_bits(server):
     whole, killed = '--workdir=gs://bucket/whole', '--workdir=gs://bucket/killed'
     process = start(server, COMMANDS, json.dumps([['train', *TINY, killed]]))
@@ -198,7 +213,7 @@ def test_a_killed_run_goes_on_from_the_bucket_and_ends_with_the_same_bits(server
         ['train', *TINY, whole],
         ['inspect', killed],
         ['inspect', whole],
-        ['evaluate', killed, '--checkpoint=avg:2', '--decode.method=greedy'],
+        ['evaluate', killed, '--checkpoint=avg:2', '--beam=1'],
     )
     assert [line for line in lines if line.startswith('exit')] == ['exit 0'] * 5, lines
     assert any('resumed after step' in line for line in lines)

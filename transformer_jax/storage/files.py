@@ -33,6 +33,18 @@ def is_local(path: epath.Path) -> bool:
     return '://' not in os.fspath(path)
 
 
+def require_store(path: epath.Path, flag: str) -> None:
+    """Raise ConfigError where the package is missing that reads `gs://` and the like."""
+    if is_local(path):
+        return
+    try:
+        fsspec.get_filesystem_class(os.fspath(path).partition('://')[0])
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"{flag}={path}: {error}; for gs:// use pip install -e '.[gcs]'"
+        ) from error
+
+
 def expand_home(path: epath.PathLike) -> epath.Path:
     """Replace ~ and ~NAME at the beginning of a path.
 
