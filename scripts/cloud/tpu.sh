@@ -110,6 +110,7 @@ start() {
 
 # Prints the exit code of the run on host 0, or `running`, or `none` where none was started.
 ask_run() {
+  # shellcheck disable=SC2016
   on_hosts 0 'cat run/exit 2> /dev/null ||
 { [ -s run/pid ] && kill -0 "$(cat run/pid)" 2> /dev/null && echo running; } || echo none'
 }

@@ -218,7 +218,8 @@ def test_a_killed_run_goes_on_from_the_bucket_and_ends_with_the_same_bits(server
     assert [line for line in lines if line.startswith('exit')] == ['exit 0'] * 5, lines
     assert any('resumed after step' in line for line in lines)
     first, second = [line for line in lines if line.startswith('sha256')]
-    assert first == second and first.endswith('step 12')
+    assert first == second
+    assert first.endswith('step 12')
     names = {name for _, name in server.objects}
     assert {'killed/evaluations.json', 'killed/metrics.jsonl', 'killed/run.json'} <= names
     assert not names & {'killed/lock', 'whole/lock'}
