@@ -107,7 +107,11 @@ def test_a_job_is_queued_again_where_that_helps(code, restarts, requeued, job):
         assert found == (2 if restarts == 1000 else code)
 
 
-SAVES = '#!/bin/bash\ntrap "exit 143" USR1\ntouch "$VENV/$SLURM_PROCID"\nwhile true; do sleep 0.05; done\n'
+SAVES = """#!/bin/bash
+trap 'exit 143' USR1
+touch "$VENV/$SLURM_PROCID"
+while true; do sleep 0.05; done
+"""
 
 
 @pytest.mark.parametrize(('signum', 'requeued'), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])

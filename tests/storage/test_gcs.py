@@ -178,7 +178,8 @@ def test_a_store_without_its_package_is_named(place, monkeypatch):
 def wait_for(server: FakeGcs, name: str, process: subprocess.Popen) -> None:
     until = time.monotonic() + 600
     while ('bucket', name) not in server.objects:
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
         time.sleep(0.01)
 
 
