@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import tensorflow_datasets as tfds
 from helpers.fake_gcs import FakeGcs, Stored, environment
+from helpers.prepared_sets import prepare
 
 from transformer_jax.errors import ConfigError
 from transformer_jax.storage.workdir import Workdir
@@ -50,10 +53,15 @@ def server():
         yield server
 
 
-def start(server: FakeGcs, code: str, *arguments: str) -> subprocess.Popen:
+def start(server: FakeGcs, code: str, *arguments: str, **variables: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, '-c', code, *arguments],
-        env={**os.environ, **environment(server.address), 'PYTHONPATH': str(ROOT)},
+        env={
+            **os.environ,
+            **environment(server.address),
+            'PYTHONPATH': str(ROOT),
+            **variables,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -165,14 +173,18 @@ except WorkdirError as error:
     )
 
 
-@pytest.mark.parametrize('place', ['gs://bucket/run', 'nowhere://bucket/run'])
-def test_a_store_without_its_package_is_named(place, monkeypatch):
+def test_an_unknown_kind_of_place_is_named():
+    with pytest.raises(ConfigError, match='nowhere://bucket/run: write a folder, or gs://BUCKET'):
+        Workdir('nowhere://bucket/run')
+
+
+def test_a_store_without_its_package_is_named(monkeypatch):
     def missing(protocol):
         raise ImportError('Please install gcsfs to access Google Storage')
 
     monkeypatch.setattr(fsspec, 'get_filesystem_class', missing)
-    with pytest.raises(ConfigError, match=r'--workdir=\w+://bucket/run: Please install gcsfs'):
-        Workdir(place)
+    with pytest.raises(ConfigError, match='--workdir=gs://bucket/run: Please install gcsfs'):
+        Workdir('gs://bucket/run')
 
 
 def wait_for(server: FakeGcs, name: str, process: subprocess.Popen) -> None:
@@ -224,3 +236,47 @@ def test_a_killed_run_goes_on_from_the_bucket_and_ends_with_the_same_bits(server
     names = {name for _, name in server.objects}
     assert {'killed/evaluations.json', 'killed/metrics.jsonl', 'killed/run.json'} <= names
     assert not names & {'killed/lock', 'whole/lock'}
+
+
+@needs_gcsfs
+@pytest.mark.slow
+def test_two_processes_share_a_workdir_in_a_bucket(server):
+    with socket.create_server(('localhost', 0)) as free:
+        address = f'localhost:{free.getsockname()[1]}'
+    flags = ['--workdir=gs://bucket/two', f'--coordinator={address}', '--num_processes=2']
+    one_device = {'JAX_NUM_CPU_DEVICES': '1', 'XLA_FLAGS': ''}
+    processes = [
+        start(
+            server,
+            COMMANDS,
+            json.dumps([['train', *TINY, *flags, f'--process_id={index}']]),
+            **one_device,
+        )
+        for index in range(2)
+    ]
+    ends = [process.communicate(timeout=900)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ends
+    assert 'done: gs://bucket/two' in ends[0]
+    lines = run_commands(server, ['inspect', '--workdir=gs://bucket/two'])
+    assert lines[-1] == 'exit 0'
+    assert any(line.startswith('sha256') and line.endswith('step 12') for line in lines)
+    assert json.loads(server.objects['bucket', 'two/run.json'].content)[0]['processes'] == 2
+
+
+@needs_gcsfs
+def test_a_prepared_set_is_read_from_a_bucket(server, tmp_path):
+    text = tfds.features.Text()
+    rows = [{'de': f'eins {number}', 'en': f'one {number}'} for number in range(7)]
+    prepare(tmp_path, 'pairs', {'de': text, 'en': text}, {'train': rows})
+    for path in filter(Path.is_file, tmp_path.rglob('*')):
+        name = f'sets/{path.relative_to(tmp_path).as_posix()}'
+        server.put('bucket', name, path.read_bytes(), {})
+    output = run(
+        server,
+        """
+from transformer_jax.data import tfds_builders
+texts = tfds_builders.translation('pairs', 'gs://bucket/sets', 'train', ('de', 'en'))
+print(texts.source[3], texts.target[3])
+""",
+    )
+    assert output.splitlines()[-1] == 'eins 3 one 3'

@@ -49,14 +49,18 @@ def expand_home(path: epath.PathLike) -> epath.Path:
     """Replace ~ and ~NAME at the beginning of a path.
 
     Raises:
-        ConfigError: there is no such home directory, as in a container with an unknown user.
+        ConfigError: there is no such home directory, as in a container with an unknown user, or
+            no such kind of place, as nowhere://.
     """
     expanded = os.path.expanduser(os.fspath(path))
     if expanded.startswith('~'):
         raise ConfigError(
             f'{path}: this user has no home directory here: set HOME, or write the path in full'
         )
-    return epath.Path(expanded)
+    try:
+        return epath.Path(expanded)
+    except KeyError as error:
+        raise ConfigError(f'{path}: write a folder, or gs://BUCKET/FOLDER') from error
 
 
 def user_cache() -> epath.Path:
