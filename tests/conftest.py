@@ -206,7 +206,8 @@ def call(monkeypatch, capfd):
 
 @pytest.fixture
 def bucket():
-    fsspec.register_implementation('gcs', FakeBucket, clobber=True)
+    for protocol in ('gs', 'gcs'):
+        fsspec.register_implementation(protocol, FakeBucket, clobber=True)
     FakeBucket.store.clear()
     FakeBucket.pseudo_dirs[:] = ['', '/bucket']
     return 'gs://bucket/run'

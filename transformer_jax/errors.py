@@ -34,7 +34,7 @@ class Diverged(UserError):
 
 
 class ProcessGone(UserError):
-    """Another process of a run of several has ended: restart all of them."""
+    """Another process of a run of several has ended or, on a cluster, not come: restart all."""
 
     exit_code = 5
 

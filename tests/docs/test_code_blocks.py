@@ -149,8 +149,8 @@ MINUTES = ('write-an-ablation.md', 'train-a-translator.md')  # of trainings
     ids=label,
 )
 def test_blocks_run(path, tmp_path):
-    """The blocks of a tutorial, in their order, in an empty folder with configs and experiments."""
-    for folder in ('configs', 'experiments'):
+    """The blocks of a tutorial, in their order, in an empty folder with configs and scripts."""
+    for folder in ('configs', 'experiments', 'scripts'):
         (tmp_path / folder).symlink_to(ROOT / folder)
     program = tmp_path / 'bin' / 'transformer-jax'
     program.parent.mkdir()

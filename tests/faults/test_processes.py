@@ -87,6 +87,17 @@ def test_an_address_in_the_environment_is_checked(call, not_joined, monkeypatch)
     assert 'JAX_COORDINATOR_ADDRESS=abc: write HOST:PORT' in errors
 
 
+def test_a_host_of_a_cluster_that_is_late_is_no_mistake(call, not_joined, monkeypatch):
+    """A scheduler starts the processes again after exit code 5, not after 2."""
+    found = {'JOB_ID': '1', 'STEP_NODELIST': 'localhost', 'NTASKS': '2', 'PROCID': '1'}
+    for name, value in (found | {'LOCALID': '0'}).items():
+        monkeypatch.setenv(f'SLURM_{name}', value)
+    monkeypatch.setenv('JAX_COORDINATOR_PORT', str(free_port()))
+    code, _, errors = call('train', CONFIG, '--workdir=w', '--distributed')
+    assert (code, errors.count('\n')) == (5, 1)
+    assert '--distributed: nothing answers there' in errors
+
+
 @pytest.mark.parametrize(
     ('address', 'expected'),
     [

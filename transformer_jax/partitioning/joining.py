@@ -14,10 +14,12 @@ import jax
 from jax._src import distributed
 
 from transformer_jax import process_end
-from transformer_jax.errors import ConfigError
+from transformer_jax.errors import ConfigError, ProcessGone, UserError
 from transformer_jax.partitioning.peers import START_ALL, Peers, set_peers
 
 JOIN_S = 300  # How long the processes wait for each other at the start.
+CLUSTER = '--distributed'
+ABSENT = 'not all processes came'
 
 
 def join_cluster() -> None:
@@ -25,11 +27,12 @@ def join_cluster() -> None:
 
     Raises:
         ConfigError: it names none, or they cannot be joined.
+        ProcessGone: they do not all come: a host may be late, and a restart helps.
     """
     address = os.environ.get('JAX_COORDINATOR_ADDRESS')
     if address:
         split_address(address, f'JAX_COORDINATOR_ADDRESS={address}')
-    _join('--distributed', {})
+    _join(CLUSTER, {})
 
 
 def join(coordinator: str, num_processes: int, process_id: int) -> None:
@@ -59,7 +62,7 @@ def join(coordinator: str, num_processes: int, process_id: int) -> None:
 
 
 def _join(flag: str, arguments: dict[str, Any]) -> None:
-    peers = Peers()
+    peers = Peers(_absence(flag))
     peers.end_on_native_failure()
     # Its handler would swallow a SIGTERM that comes before the first step, see `StopAgreement`.
     jax.config.update('jax_enable_preemption_service', False)
@@ -70,10 +73,12 @@ def _join(flag: str, arguments: dict[str, Any]) -> None:
         jax.distributed.initialize(
             **arguments, initialization_timeout=JOIN_S, shutdown_timeout_seconds=60
         )
-    except ConfigError:
+    except (ConfigError, ProcessGone):
         raise
     except Exception as error:  # JAX's own, of many types.
-        raise ConfigError(f'{flag}: {_explain(error)}') from error
+        text = _explain(error)
+        kind = _absence(flag) if text.startswith(ABSENT) else ConfigError
+        raise kind(f'{flag}: {text}') from error
     finally:
         internals._jax = original
         if internals.global_state.client is not None or internals.global_state.service is not None:
@@ -81,6 +86,14 @@ def _join(flag: str, arguments: dict[str, Any]) -> None:
     peers.watch()
     if (guard := process_end.guard()) is not None:
         guard.before_end = peers.tell
+
+
+def _absence(flag: str) -> type[UserError]:
+    """Return the error for processes that do not come.
+
+    Those that a user numbers by hand may be a mistake; those that a cluster starts are late.
+    """
+    return ProcessGone if flag == CLUSTER else ConfigError
 
 
 def _explain(error: Exception) -> str:
@@ -91,8 +104,9 @@ def _explain(error: Exception) -> str:
             'give --coordinator=HOST:PORT, --num_processes and --process_id'
         )
     # bad_cast: jaxlib's own, in place of any status that it would give to its callback.
-    if any(word in text for word in ('DEADLINE_EXCEEDED', 'imed out', 'bad_cast')):
-        return f'not all processes came within {JOIN_S} s, or two have one number: {START_ALL}'
+    late = ('DEADLINE_EXCEEDED', 'imed out', 'bad_cast', 'Failed to recognize coordinator')
+    if any(word in text for word in late):
+        return f'{ABSENT} within {JOIN_S} s, or two have one number: {START_ALL}'
     return text
 
 
@@ -149,10 +163,10 @@ def _wait_for_answer(host: str, port: int, flag: str) -> None:
             socket.create_connection((host, port), timeout=10).close()
             return
         except (socket.gaierror, UnicodeError) as error:
-            raise ConfigError(f'{flag}: no host {host!r} is known here') from error
+            raise _absence(flag)(f'{flag}: no host {host!r} is known here') from error
         except OSError as error:
             if time.monotonic() > until:
-                raise ConfigError(
+                raise _absence(flag)(
                     f'{flag}: nothing answers there ({error.strerror or error}): process 0 must '
                     'run on that host and listen on that port'
                 ) from error

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import jax
 
-from transformer_jax.errors import ConfigError, ProcessGone
+from transformer_jax.errors import ConfigError, ProcessGone, UserError
 from transformer_jax.partitioning.processes import KeyValues
 
 BEAT_S = 1.0
@@ -30,7 +30,9 @@ _REMEDY = 'restart all of them; the run continues from its last checkpoint'
 class Peers:
     """What this process knows of the others of its run, of which process 0 keeps the texts."""
 
-    def __init__(self) -> None:
+    def __init__(self, absence: type[UserError] = ConfigError) -> None:
+        """Watch nobody yet; `absence` is the error where the others do not come."""
+        self._absence = absence
         self._ended: dict[int, tuple[int, float]] = {}  # exit code, and when it was heard of
         self._beats: dict[int, tuple[str, float]] = {}  # the last beat, and when it was new
         self._polled, self._lost_service = 0.0, False
@@ -91,7 +93,7 @@ class Peers:
             threading.Event().wait()  # Another thread ends the process.
         line, code = self._line(), self._exit_code()
         if self._keys is None:
-            line, code = f'the processes could not join: {START_ALL}', ConfigError.exit_code
+            line, code = f'the processes could not join: {START_ALL}', self._absence.exit_code
         line = line or _gone([0] if self._me else [], self._count)
         os.write(2, f'transformer-jax: {line}\n'.encode())
         os._exit(code)

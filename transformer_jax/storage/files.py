@@ -12,11 +12,20 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 
+import fsspec
 from etils import epath
 
 from transformer_jax.errors import ConfigError, WorkdirError
 
 DIRECTORY = 'directory'
+
+# Packages that raise errors of their own for an object store that refuses or does not answer.
+STORES = ('gcsfs', 'google', 'aiohttp')
+
+# gcsfs keeps lists of what is in a bucket for ever: a lease that another process has renewed would
+# be read with its old size, and the checkpoints that it writes would not be seen.
+for _protocol in ('gs', 'gcs'):
+    fsspec.config.conf.setdefault(_protocol, {}).setdefault('use_listings_cache', False)
 
 
 def is_local(path: epath.Path) -> bool:
@@ -24,18 +33,34 @@ def is_local(path: epath.Path) -> bool:
     return '://' not in os.fspath(path)
 
 
+def require_store(path: epath.Path, flag: str) -> None:
+    """Raise ConfigError where the package is missing that reads `gs://` and the like."""
+    if is_local(path):
+        return
+    try:
+        fsspec.get_filesystem_class(os.fspath(path).partition('://')[0])
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"{flag}={path}: {error}; for gs:// use pip install -e '.[gcs]'"
+        ) from error
+
+
 def expand_home(path: epath.PathLike) -> epath.Path:
     """Replace ~ and ~NAME at the beginning of a path.
 
     Raises:
-        ConfigError: there is no such home directory, as in a container with an unknown user.
+        ConfigError: there is no such home directory, as in a container with an unknown user, or
+            no such kind of place, as nowhere://.
     """
     expanded = os.path.expanduser(os.fspath(path))
     if expanded.startswith('~'):
         raise ConfigError(
             f'{path}: this user has no home directory here: set HOME, or write the path in full'
         )
-    return epath.Path(expanded)
+    try:
+        return epath.Path(expanded)
+    except KeyError as error:
+        raise ConfigError(f'{path}: write a folder, or gs://BUCKET/FOLDER') from error
 
 
 def user_cache() -> epath.Path:
@@ -77,11 +102,17 @@ def cannot_write(path: epath.PathLike, reason: str, place: str = DIRECTORY) -> W
 
 @contextlib.contextmanager
 def wrap_os_errors(path: epath.PathLike, place: str = DIRECTORY) -> Iterator[None]:
-    """Raise an operating-system error of the block as a WorkdirError that names `path`."""
+    """Raise an error of the operating system or of an object store as a WorkdirError.
+
+    It names `path`.
+    """
     try:
         yield
-    except OSError as error:
-        raise cannot_write(path, error.strerror or str(error), place) from error
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__module__.split('.')[0] not in STORES:
+            raise
+        why = getattr(error, 'strerror', None) or ' '.join(str(error).split())
+        raise cannot_write(path, why or type(error).__name__, place) from error
 
 
 @contextlib.contextmanager
@@ -143,6 +174,24 @@ def write_text(path: epath.Path, text: str, place: str = DIRECTORY) -> None:
         WorkdirError: it cannot be written; the old text is still there.
     """
     _replace(path, lambda file: file.write_text(text), place)
+
+
+def create_text(path: epath.Path, text: str, place: str = DIRECTORY) -> bool:
+    """Write a new file, also where another process tries the same at the same instant.
+
+    Returns:
+        Whether it was written; False where there is a file already, which stays as it is.
+
+    Raises:
+        WorkdirError: it cannot be written.
+    """
+    with wrap_os_errors(path, place):
+        try:
+            with fsspec.open(os.fspath(path), 'xb') as file:
+                file.write(text.encode())
+        except FileExistsError:
+            return False
+    return True
 
 
 def write_bytes(path: epath.Path, content: bytes, place: str = DIRECTORY) -> None:

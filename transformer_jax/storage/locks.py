@@ -17,6 +17,7 @@ from etils import epath
 from transformer_jax.errors import Busy, WorkdirError
 from transformer_jax.storage.files import (
     cannot_write,
+    create_text,
     delete_file,
     is_local,
     wrap_os_errors,
@@ -48,8 +49,9 @@ def lock(path: epath.Path) -> Iterator[None]:
     after a crash, kill -9 or reboot nothing has to be cleaned up, and neither reused process
     numbers nor clocks matter (the text in the file is only for the error message). Elsewhere it is
     a lease that is renewed every 30 s and expires after 5 minutes; it is watched for 90 s before it
-    is taken over, because the clock of its holder may be wrong. Two runs that start at the same
-    instant may both get the lease, since epath has no conditional write.
+    is taken over, because the clock of its holder may be wrong. Of several runs that start at the
+    same instant one gets the lease. Only two that take over the same given-up lease within the same
+    second may both do so; one of them then says that it was taken over.
 
     Raises:
         Busy: another process holds the lock; the message names it.
@@ -115,11 +117,16 @@ def _read(path: epath.Path) -> str:
     return read_text_if_there(path, 'delete it') or ''
 
 
-def _require_free(path: epath.Path) -> None:
-    """Raise Busy unless the lease was given back, or its holder renews it no more."""
-    held = _read(path)
-    if not held:
-        return
+def _clear(path: epath.Path) -> None:
+    """Delete a lease that was given back, or that its holder renews no more; raise Busy else."""
+    held = read_text_if_there(path, 'delete it')
+    if held:
+        _require_given_up(path, held)
+    if held is not None:  # Where there was none, another process may write one just now.
+        delete_file(path)
+
+
+def _require_given_up(path: epath.Path, held: str) -> None:
     lease, owner = _parse(held, LEASE), _parse(held, OWNER)
     if lease is None and owner is not None:
         # Left by a process that could use flock here: it renews nothing, so that only its own
@@ -157,10 +164,9 @@ def _lives(pid: int) -> bool:
 def _lease(path: epath.Path) -> Iterator[None]:
     """Hold a lease, renewed by a thread, while the block runs."""
     token = uuid.uuid4().hex
-    _require_free(path)
 
-    def renew() -> None:
-        write_text(path, to_json({**_owner(), 'token': token, 'renewed': time.time()}))
+    def content() -> str:
+        return to_json({**_owner(), 'token': token, 'renewed': time.time()})
 
     def is_ours() -> bool:
         lease = _parse(_read(path), LEASE)
@@ -174,12 +180,14 @@ def _lease(path: epath.Path) -> Iterator[None]:
                         '%s was taken over by another run: this one should be stopped', path
                     )
                     return
-                renew()
+                write_text(path, content())
             # An outage of the store must not end the run: the lease outlasts 10 renewals.
             except (OSError, WorkdirError) as error:
                 logging.warning('could not renew %s: %s', path, error)
 
-    renew()
+    _clear(path)
+    if not create_text(path, content()):
+        raise _busy(path, _read(path))
     done = threading.Event()
     renewer = threading.Thread(target=renew_until_done, name='lease', daemon=True)
     renewer.start()

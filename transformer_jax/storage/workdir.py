@@ -36,6 +36,7 @@ from transformer_jax.storage.files import (
     exists,
     has_content,
     make_directory,
+    require_store,
     wrap_os_errors,
     write_text,
 )
@@ -71,12 +72,13 @@ class Workdir:
 
     Raises:
         WorkdirError: the directory cannot be used, or the file of seed groups above it is damaged.
-        ConfigError: its path is not UTF-8.
+        ConfigError: its path is not UTF-8, or the package for its object store is missing.
     """
 
     def __init__(self, path: epath.PathLike):
         self.path = absolute_path(path)
         _require_utf8(self.path)
+        require_store(self.path, '--workdir')
         self.config_path = self.path / 'config.json'
         self.run_path = self.path / 'run.json'
         self.metrics_path = self.path / 'metrics.jsonl'
