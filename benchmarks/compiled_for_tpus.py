@@ -63,7 +63,7 @@ def compile_time() -> None:
 
 def context_memory() -> None:
     """Print the peak memory of a device against the tokens that it holds, and the slope."""
-    tokens, peaks = [], []
+    tokens, peaks, temporaries = [], [], []
     for length in LENGTHS:
         for context in CONTEXTS:
             overrides = {
@@ -86,8 +86,10 @@ def context_memory() -> None:
             )
             tokens.append(length / context)
             peaks.append(found.needed)
-    print('slope of log(peak) in log(tokens of a device):')
-    print(f'{np.polyfit(np.log(tokens), np.log(peaks), 1)[0]:.2f}')
+            temporaries.append(found.needed - arguments)
+    for name, sizes in (('peak', peaks), ('temporaries', temporaries)):
+        slope = np.polyfit(np.log(tokens), np.log(sizes), 1)[0]
+        print(f'slope of log({name}) in log(tokens of a device): {slope:.2f}')
 
 
 def one_billion() -> None:
