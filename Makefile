@@ -83,5 +83,10 @@ docs-site: .venv/installed-docs
 	.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check -e '.[aot-tpu]' hypothesis pytest
 	touch $@
 
+.venv-aot-gpu/installed: setup.cfg pyproject.toml
+	test -x .venv-aot-gpu/bin/python || $(PYTHON) -m venv .venv-aot-gpu
+	.venv-aot-gpu/bin/python -m pip install --quiet --disable-pip-version-check -e '.[aot-gpu]' hypothesis pytest
+	touch $@
+
 clean:
-	rm -rf .venv .venv-aot runs
+	rm -rf .venv .venv-aot .venv-aot-gpu runs

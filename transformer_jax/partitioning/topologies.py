@@ -182,42 +182,33 @@ def _gpus(text: str, name: str, shape: tuple[int, ...], slices: int) -> Topology
     return Topology(CHIPS[name], (hosts, count // hosts))
 
 
-def _gpu_target(chip: Chip, capability: tuple[int, int], cores: int, shared: int) -> str:
-    """Describe a GPU to the compiler, in its text format.
+# What the driver of each GPU says of it, as XLA's own descriptions have it: compute capability,
+# multiprocessors, float32 units and KiB of shared memory of one, MiB of L2 cache, GHz.
+# https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config/specs
+_AMPERE, _HOPPER = (8, 108, 64, 164, 40, 1.41), (9, 132, 128, 228, 50, 1.98)
+_GPUS = {'a100': _AMPERE, 'a100-40gb': _AMPERE, 'h100': _HOPPER, 'h200': _HOPPER}
 
-    Args:
-        chip: memory and its rate.
-        capability: the CUDA compute capability.
-        cores: streaming multiprocessors.
-        shared: KiB of shared memory of one.
-    """
-    major, minor = capability
+
+def _gpu_target(chip: Chip) -> str:
+    """Describe a GPU to the compiler, in its text format."""
+    major, cores, units, shared, cache, clock = _GPUS[chip.name]
     return f"""
 gpu_device_info {{
   threads_per_block_limit: 1024  threads_per_warp: 32  shared_memory_per_block: 49152
   shared_memory_per_core: {shared * 1024}  threads_per_core_limit: 2048  core_count: {cores}
-  fpus_per_core: {64 if capability == (8, 0) else 128}
+  fpus_per_core: {units}
   block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
-  memory_bandwidth: {chip.memory_rate:.0f}  l2_cache_size: 52428800  clock_rate_ghz: 1.7
-  device_memory_size: {chip.memory_bytes:.0f}
+  memory_bandwidth: {chip.memory_rate:.0f}  l2_cache_size: {cache * 2**20}
+  clock_rate_ghz: {clock}  device_memory_size: {chip.memory_bytes:.0f}
   shared_memory_per_block_optin: {(shared - 1) * 1024}
-  cuda_compute_capability {{ major: {major} minor: {minor} }}
+  cuda_compute_capability {{ major: {major} }}
   registers_per_core_limit: 65536  registers_per_block_limit: 65536
 }}
 platform_name: "CUDA"
-dnn_version_info {{ major: 9 minor: 8 }}
+dnn_version_info {{ major: 9 minor: 10 }}
 runtime_version {{ major: 12 minor: 8 patch: 0 }}
 device_description_str: "{chip.kinds[0]}"
 """
 
 
-# NVIDIA's tuning guides: the compute capability, multiprocessors, and KiB of shared memory of one.
-GPU_TARGETS = {
-    name: _gpu_target(CHIPS[name], *sizes)
-    for name, sizes in {
-        'a100': ((8, 0), 108, 164),
-        'a100-40gb': ((8, 0), 108, 164),
-        'h100': ((9, 0), 132, 228),
-        'h200': ((9, 0), 132, 228),
-    }.items()
-}
+GPU_TARGETS = {name: _gpu_target(CHIPS[name]) for name in _GPUS}
