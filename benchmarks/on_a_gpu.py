@@ -210,7 +210,9 @@ def main(arguments: Sequence[str]) -> None:
     """Run the part that the first argument names."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('part', choices=PARTS, help='what to measure')
-    parser.add_argument('--small', action='store_true', help='sizes for a CPU; numbers mean nothing')
+    parser.add_argument(
+        '--small', action='store_true', help='sizes for a CPU; numbers mean nothing'
+    )
     parser.add_argument('--source_dir', default='', help='folder of the data set')
     parser.add_argument('--root', default='runs/on_a_gpu', help='folder of the trained runs')
     parser.add_argument('--seeds', type=int, default=3, help='runs of a training')

@@ -50,6 +50,10 @@ ALONE = {
     'TPU_MIN_LOG_LEVEL': '3',
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
 }
+# JAX gives its programs three quarters of a GPU's memory, unless one of these variables says
+# otherwise: https://docs.jax.dev/en/latest/gpu_memory_allocation.html
+DEFAULT_SHARE = 0.75
+MEMORY_SHARE = ('XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +87,22 @@ class Topology:
         """Count the chips of all slices."""
         return self.slices * math.prod(self.shape)
 
+    @property
+    def program_memory(self) -> float:
+        """Bytes of a device that programs may take: of a GPU, what JAX reserves for them."""
+        if self.platform == 'tpu':
+            return self.chip.device_memory
+        told = [share for name in MEMORY_SHARE if (share := os.environ.get(name))]
+        try:
+            share = float(told[0]) if told else DEFAULT_SHARE
+        except ValueError:
+            raise ConfigError(f'{MEMORY_SHARE[0]}={told[0]!r} is no number') from None
+        return self.chip.device_memory * min(share, 1.0)
+
     def devices(self) -> list[Any]:
         """Return the devices, for which programs can only be compiled.
+
+        Call `compute_on_the_cpu` before JAX's backend starts, which reading a configuration does.
 
         Raises:
             ConfigError: this environment lacks the compiler; the message says how to make one.
@@ -98,9 +116,7 @@ class Topology:
             )
         from jax.experimental import topologies
 
-        # JAX itself computes on the CPU.
-        jax.config.update('jax_platforms', 'cpu')
-        os.environ |= ALONE
+        compute_on_the_cpu()
         described = self._tpu_options() if self.platform == 'tpu' else self._gpu_options()
         return list(topologies.get_topology_desc(platform=self.platform, **described).devices)
 
@@ -123,6 +139,12 @@ class Topology:
             'topology': f'1x{hosts}x{per_host}',
             'target_config': GPU_TARGETS[self.chip.name],
         }
+
+
+def compute_on_the_cpu() -> None:
+    """Have JAX itself compute on the CPU: the libraries of a compiler look for no accelerator."""
+    jax.config.update('jax_platforms', 'cpu')
+    os.environ |= ALONE
 
 
 def parse_topology(text: str) -> Topology:

@@ -86,7 +86,7 @@ def bench_attention(
         require_platform(engine)
         if engine == 'cudnn' and sizes.dtype not in HALF:
             raise ConfigError(
-                f"--engines=cudnn: the kernel takes {' and '.join(HALF)}: add --dtype=bfloat16"
+                f'--engines=cudnn: the kernel takes {" and ".join(HALF)}: add --dtype=bfloat16'
             )
     pairs = [
         (attention, engine)

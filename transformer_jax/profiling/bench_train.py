@@ -147,7 +147,9 @@ def _mfu(
     config: ExperimentConfig, program: TrainProgram, batches: Sequence[Batch], taken: float
 ) -> float | None:
     peak, architecture = peak_flops(config.model.dtype), program.model.architecture
-    counts = (model_flops(architecture, length) * rows for rows, length in (b.shape for b in batches))
+    counts = (
+        model_flops(architecture, length) * rows for rows, length in (b.shape for b in batches)
+    )
     return sum(counts) / taken / peak if peak else None
 
 
