@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from transformer_jax import config as config_lib
+from transformer_jax.attention.engines import require_platform
 from transformer_jax.errors import ConfigError
 from transformer_jax.partitioning.mesh import mesh_sizes
 from transformer_jax.partitioning.topologies import Topology, parse_topology
@@ -125,6 +126,7 @@ def make_plan(
             configuration that cannot run there.
     """
     target = parse_topology(topology)
+    require_platform(config.model.engine, target.platform)
     config_lib.resolve(config, target.platform)
     devices = len(target.devices())
     chip, dtype = target.chip, config.model.dtype
