@@ -79,10 +79,11 @@ ENTRY %main (p: pred[]) -> bf16[1] {{
 """
 
 
-def test_packed_rows_take_the_branch_with_the_mask_as_a_matrix():
+@pytest.mark.parametrize(('mask', 'share'), [('PADDING_CAUSAL', (T + 1) / (2 * T)), ('PADDING', 1)])
+def test_packed_rows_take_the_branch_with_the_mask_as_a_matrix(mask, share):
     text = BRANCHES.format(
         packed=attention('ScaleBiasSoftmax').replace('%body', '%packed'),
-        lengths=attention('Softmax', 'PADDING_CAUSAL').replace('%body', '%lengths'),
+        lengths=attention('Softmax', mask).replace('%body', '%lengths'),
         array=ARRAY,
     )
     whole = 2 * 2 * B * N * T * T * H
@@ -90,7 +91,7 @@ def test_packed_rows_take_the_branch_with_the_mask_as_a_matrix():
     assert (packed.flops, packed.kernels) == (whole, {'__cudnn$fmhaScaleBiasSoftmax': 1})
     unpacked = read_text(text, MESH, Memory(0, 0, 0), packed=False)
     assert unpacked.kernels == {'__cudnn$fmhaSoftmax': 1}
-    assert unpacked.flops == whole * (T + 1) // (2 * T)
+    assert unpacked.flops == whole * share
 
 
 PROGRAM = """%product (a: f32[64,32]) -> f32[64,16] {

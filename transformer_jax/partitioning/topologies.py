@@ -40,8 +40,8 @@ EXTRAS = {
 }
 
 
-# Of libtpu: it looks for no TPU of this machine, says nothing about that, and lets other processes
-# compile too. The type of accelerator has no effect beside a topology.
+# Compilers look for no TPU of this machine, say nothing about that, and let other processes compile
+# too. The type of accelerator has no effect beside a topology.
 ALONE = {
     'TPU_SKIP_MDS_QUERY': '1',
     'TPU_ACCELERATOR_TYPE': 'v5litepod-16',
@@ -49,6 +49,7 @@ ALONE = {
     'TPU_STDERR_LOG_LEVEL': '3',
     'TPU_MIN_LOG_LEVEL': '3',
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+    'TF_CPP_MIN_LOG_LEVEL': '3',  # The compiler of GPUs tells that it takes long.
 }
 # JAX gives its programs three quarters of a GPU's memory, unless one of these variables says
 # otherwise: https://docs.jax.dev/en/latest/gpu_memory_allocation.html

@@ -189,13 +189,13 @@ def _branch(module: Module, instruction: Instruction) -> str:
     def flops(name: str) -> int:
         return sum(n * _products(c, i) for c, i, n in _executed(module, name, 1))
 
-    def by_lengths(name: str) -> bool:
+    def runs(name: str) -> bool:
         targets = [call_target(i) for _, i, _ in _executed(module, name, 1)]
         attention = [target for target in targets if target.startswith(CUDNN_ATTENTION)]
-        return bool(attention) and not any(t.startswith(CUDNN_MASKED) for t in attention)
+        masked = any(target.startswith(CUDNN_MASKED) for target in attention)
+        return bool(attention) and masked == module.packed
 
-    unpacked = [] if module.packed else list(filter(by_lengths, branches))
-    return max(unpacked or branches, key=flops)
+    return max(list(filter(runs, branches)) or branches, key=flops)
 
 
 def _flops(module: Module, computation: Computation, instruction: Instruction) -> int:
