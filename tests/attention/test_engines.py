@@ -479,7 +479,8 @@ def test_an_engine_refuses_what_it_cannot_do(engine, attention, position, messag
         ('cudnn', 'softmax', {'heads': HeadDims(N, K, 64, 32)}, 'heads of 64 and values of 32'),
         ('cudnn', 'softmax', {'heads': HeadDims(N, K, 60, 60)}, 'multiples of 8'),
         ('cudnn', 'softmax', {'attention_dropout': True}, 'set model.attention_dropout=False'),
-        ('splash', 'softmax', {'name': 'cross', 'dtype': 'float32'}, ''),
+        ('cudnn', 'softmax', {'seeds': 4}, 'cannot run the kernel for several seeds'),
+        ('splash', 'softmax', {'name': 'cross', 'dtype': 'float32', 'seeds': 4}, ''),
         ('splash', 'softmax(mask=window(4))', {'name': 'cross'}, 'count places'),
         ('splash', 'softmax', {'attention_dropout': True}, 'set model.attention_dropout=False'),
         ('cudnn', 'linear', {'dtype': 'float32'}, ''),  # It has its own algorithm.

@@ -79,6 +79,11 @@ def cudnn_site_incompatibility(kind: Any, site: SiteSpec) -> str:
             f'heads of {heads.head_dim} and values of {heads.value_dim}: the kernel takes equal '
             f'sizes, multiples of 8, of at most {CUDNN_HEAD_DIM}'
         )
+    if site.seeds > 1:  # JAX reshapes a mask that all heads share as if each had its own.
+        return (
+            f'train.num_seeds={site.seeds}, and JAX cannot run the kernel for several seeds in one '
+            'program: set model.engine=auto'
+        )
     return _dropout_incompatibility(site)
 
 
@@ -135,18 +140,7 @@ def cudnn(
     tile = kind.tile(queries, keys, inputs, allowed_BTS)
     q_BTNH, k_BSKH, v_BSKH = tile.q_BTNH, tile.k_BSKH, kind.values(keys)
 
-    def kernel(
-        q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, by_row: dict, **static: Any
-    ) -> jax.Array:
-        # Left to itself the compiler gathers all rows on every device for the backward pass.
-        def attend(q_BTNH, k_BSKH, v_BSKH, by_row):
-            return jax.nn.dot_product_attention(
-                q_BTNH, k_BSKH, v_BSKH, scale=tile.scale, implementation=implementation,
-                **by_row, **static,
-            )  # fmt: skip
-
-        axes = (QUERIES, KEYS, KEYS, ('batch',))
-        return _shard_over_mesh(attend, axes, QUERIES)(q_BTNH, k_BSKH, v_BSKH, by_row)
+    kernel = functools.partial(_run_cudnn, scale=tile.scale, implementation=implementation)
 
     def by_matrix() -> jax.Array:
         T, S = allowed_BTS.shape[1:]
@@ -177,6 +171,19 @@ def cudnn(
         unpacked = _is_unpacked(inputs.query_tokens) & _is_unpacked(inputs.key_tokens)
         o_BTNH = jax.lax.cond(unpacked, functools.partial(by_lengths, *reach), by_matrix)
     return _zero_where_empty(o_BTNH, allowed_BTS)
+
+
+def _run_cudnn(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, by_row: dict, **static: Any
+) -> jax.Array:
+    """Return o_BTNH; `by_row` are the arguments that are arrays of rows, a mask or lengths."""
+
+    def attend(q_BTNH, k_BSKH, v_BSKH, by_row):
+        return jax.nn.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, **by_row, **static)
+
+    # Left to itself the compiler gathers all rows on every device for the backward pass.
+    axes = (QUERIES, KEYS, KEYS, ('batch',))
+    return _shard_over_mesh(attend, axes, QUERIES)(q_BTNH, k_BSKH, v_BSKH, by_row)
 
 
 def _is_unpacked(tokens: Tokens) -> jax.Array:
