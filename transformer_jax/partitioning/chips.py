@@ -2,8 +2,8 @@
 
 Numbers are of a whole chip and dense (no structured sparsity). The rate of links is that of all
 links of a chip together, in one direction: most vendors print the sum of both directions. The
-memory of a GPU is what its driver reports, from XLA's descriptions of GPUs (GPU_MEMORY): names such
-as "80GB" mean neither powers of ten nor all that a program gets.
+memory of a GPU is what its driver reports, where XLA describes it (GPU_MEMORY); of the V100 with
+32 GB and the L4 it is the vendor's number.
 """
 
 import dataclasses
@@ -149,7 +149,7 @@ _ROWS = (
     Chip(
         name='v100',
         kinds=('Tesla V100-SXM2-32GB', 'Tesla V100-SXM3-32GB'),
-        memory_bytes=32 * GIB,
+        memory_bytes=32 * GB,
         memory_rate=900 * GB,
         bfloat16=15.7 * TERA,  # No bfloat16 in its tensor cores: computed in float32.
         float32=15.7 * TERA,
