@@ -2,8 +2,9 @@
 
 Numbers are of a whole chip and dense (no structured sparsity). The rate of links is that of all
 links of a chip together, in one direction: most vendors print the sum of both directions. The
-memory of a GPU is what its driver reports, where XLA describes it (GPU_MEMORY); of the V100 with
-32 GB and the L4 it is the vendor's number.
+memory of a GPU is what its driver reports, where XLA describes it; of the V100 with 32 GB and the
+L4 it is the vendor's number:
+https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config/specs
 """
 
 import dataclasses
@@ -12,7 +13,6 @@ GB, GIB, TERA = 1e9, 2.0**30, 1e12
 TPU_DOCS = 'https://docs.cloud.google.com/tpu/docs'
 TPU_V2_V3 = 'https://doi.org/10.1145/3360307 (Jouppi et al. 2020, table 3)'
 NVIDIA = 'https://www.nvidia.com/en-us/data-center'
-GPU_MEMORY = 'https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config/specs'
 
 
 @dataclasses.dataclass(frozen=True)
