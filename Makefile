@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test test-slow test-rare test-all test-aot test-aot-all golden-aot faults docs docs-site notebook golden lint format types clean
+.PHONY: demo test test-slow test-rare test-all test-aot test-aot-all test-aot-gpu golden-aot golden-aot-gpu faults docs docs-site notebook golden lint format types clean
 
 demo: .venv/installed
 	$(BIN)/transformer-jax train --config=configs/number_words.py:en-de --workdir=$(RUN)
@@ -35,6 +35,13 @@ test-aot-all: .venv-aot/installed
 
 golden-aot: .venv-aot/installed
 	PYTHONPATH=tests .venv-aot/bin/python tests/aot/golden.py
+
+# The same for NVIDIA GPUs.
+test-aot-gpu: .venv-aot-gpu/installed
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv-aot-gpu/bin/python -m pytest -q tests/aot
+
+golden-aot-gpu: .venv-aot-gpu/installed
+	PYTHONPATH=tests .venv-aot-gpu/bin/python tests/aot/golden.py
 
 faults: .venv/installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m fault
@@ -83,5 +90,10 @@ docs-site: .venv/installed-docs
 	.venv-aot/bin/python -m pip install --quiet --disable-pip-version-check -e '.[aot-tpu]' hypothesis pytest
 	touch $@
 
+.venv-aot-gpu/installed: setup.cfg pyproject.toml
+	test -x .venv-aot-gpu/bin/python || $(PYTHON) -m venv .venv-aot-gpu
+	.venv-aot-gpu/bin/python -m pip install --quiet --disable-pip-version-check -e '.[aot-gpu]' hypothesis pytest
+	touch $@
+
 clean:
-	rm -rf .venv .venv-aot runs
+	rm -rf .venv .venv-aot .venv-aot-gpu runs

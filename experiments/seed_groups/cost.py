@@ -9,6 +9,8 @@ of all seeds, and the ratio of each round. Start-up (imports, data, compilation)
 group pays it once, single runs once each; with a compilation cache they share the compiling.
 """
 
+import ast
+import contextlib
 import itertools
 import json
 import statistics
@@ -30,7 +32,14 @@ from transformer_jax.training.seed_groups import seed_configs
 ROUNDS, STEPS = 8, 1
 
 
-def main(seeds: int, overrides: dict[str, str]) -> None:
+def value_of(text: str) -> object:
+    """Read a number or a tuple; other text stays text."""
+    with contextlib.suppress(ValueError, SyntaxError):
+        return ast.literal_eval(text)
+    return text
+
+
+def main(seeds: int, overrides: dict[str, object]) -> None:
     """Measure both ways and print one JSON object."""
     keep_freed_memory()
     machine = describe_machine()
@@ -101,10 +110,11 @@ def main(seeds: int, overrides: dict[str, str]) -> None:
 
 
 if __name__ == '__main__':
-    keys = dict(
+    given = (
         argument.removeprefix('--config.').split('=', 1)
         for argument in sys.argv[1:]
         if '=' in argument
     )
+    keys = {key: value_of(value) for key, value in given}
     counts = [int(argument) for argument in sys.argv[1:] if '=' not in argument]
     main(*(counts or [5]), keys)

@@ -1,6 +1,7 @@
 """The cases themselves, without their compiler: all can be configured, differences are told."""
 
 from aot.cases import CASES, KINDS, MESHES, differences
+from aot.gpu_cases import GPU_CASES
 
 from transformer_jax import config as config_lib
 from transformer_jax.attention import KINDS as ALL_KINDS
@@ -10,7 +11,7 @@ from transformer_jax.spec import parse
 
 
 def test_every_case_can_be_configured():
-    for case in CASES.values():
+    for case in (*CASES.values(), *GPU_CASES.values()):
         config_lib.resolve(case.config(), parse_topology(case.topology).platform)
 
 

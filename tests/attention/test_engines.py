@@ -359,16 +359,40 @@ def test_cudnn_is_told_the_mask_in_the_form_that_lets_it_skip(monkeypatch):
     assert asked(monkeypatch, 'softmax(mask=strided(3))', PAST, UNPACKED).keys() == {'mask'}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('sizes', [(1, 1, 1), (3, 1, 2)])
-def test_splash_is_the_dense_result_on_one_device_and_on_a_mesh(sizes):
-    kind = parse('softmax(mask=window(6), normalizer=sink, softcap=2.0)')
-    mesh = jax.make_mesh(
+def mesh_of(sizes):
+    return jax.make_mesh(
         sizes,
         ('data', 'fsdp', 'tensor'),
         axis_types=3 * (AxisType.Auto,),
         devices=jax.devices()[: math.prod(sizes)],
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('tokens', [UNPACKED, PACKED])
+def test_cudnn_has_each_devices_own_rows_and_heads_on_a_mesh(tokens, monkeypatch):
+    seen, attend = [], jax.nn.dot_product_attention
+
+    def kernel(q_BTNH, *arguments, **named):
+        seen.append(q_BTNH.shape)
+        return attend(q_BTNH, *arguments, **named)
+
+    kind = parse('softmax(mask=window(6))')
+    expected_BTNH, expected = run(dense.attend, kind, PAST, tokens, tokens, arrays())
+    monkeypatch.setattr(jax.nn, 'dot_product_attention', kernel)
+    with jax.set_mesh(mesh_of((3, 1, 2))), nn.logical_axis_rules(logical_rules()):
+        engine = functools.partial(fused.cudnn, implementation='xla')
+        o_BTNH, grads = run(engine, kind, PAST, tokens, tokens, arrays())
+    assert distance(o_BTNH, expected_BTNH) < 1e-5
+    assert distance(grads, expected) < 1e-4
+    assert {(shape[0], shape[2]) for shape in seen} == {(B // 3, N // 2)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('sizes', [(1, 1, 1), (3, 1, 2)])
+def test_splash_is_the_dense_result_on_one_device_and_on_a_mesh(sizes):
+    kind = parse('softmax(mask=window(6), normalizer=sink, softcap=2.0)')
+    mesh = mesh_of(sizes)
     expected_BTNH, expected = run(dense.attend, kind, PAST, PACKED, PACKED, arrays())
     with jax.set_mesh(mesh), nn.logical_axis_rules(logical_rules()):
         engine = functools.partial(fused.splash, interpret=True)
@@ -455,7 +479,8 @@ def test_an_engine_refuses_what_it_cannot_do(engine, attention, position, messag
         ('cudnn', 'softmax', {'heads': HeadDims(N, K, 64, 32)}, 'heads of 64 and values of 32'),
         ('cudnn', 'softmax', {'heads': HeadDims(N, K, 60, 60)}, 'multiples of 8'),
         ('cudnn', 'softmax', {'attention_dropout': True}, 'set model.attention_dropout=False'),
-        ('splash', 'softmax', {'name': 'cross', 'dtype': 'float32'}, ''),
+        ('cudnn', 'softmax', {'seeds': 4}, 'cannot run the kernel for several seeds'),
+        ('splash', 'softmax', {'name': 'cross', 'dtype': 'float32', 'seeds': 4}, ''),
         ('splash', 'softmax(mask=window(4))', {'name': 'cross'}, 'count places'),
         ('splash', 'softmax', {'attention_dropout': True}, 'set model.attention_dropout=False'),
         ('cudnn', 'linear', {'dtype': 'float32'}, ''),  # It has its own algorithm.

@@ -37,6 +37,7 @@ CONFIGS = (
     'generated:addition,decoder_only',
     'generated:parity',
     'lm1b:softmax',
+    'lm1b:1b',
     'imdb:softmax',
     'cifar10:softmax',
     'cifar10:linear',

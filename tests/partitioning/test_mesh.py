@@ -57,6 +57,7 @@ def test_given_devices_take_the_place_of_all():
     [
         ('tpu', 'PJRT C API', 'tpu'),
         ('gpu', 'PJRT C API cuda 12080', 'cuda'),
+        ('gpu', 'PJRT C API\nNVIDIA H200', 'cuda'),  # compiled for, not here
         ('gpu', 'PJRT C API rocm 60000', 'gpu'),
     ],
 )

@@ -1,12 +1,13 @@
 """Topologies as text: what there is, what is nearest to it, and what compiling for it needs."""
 
 import importlib.util
+import re
 
 import pytest
 
 from transformer_jax.errors import ConfigError
 from transformer_jax.partitioning.chips import CHIPS
-from transformer_jax.partitioning.topologies import Topology, parse_topology
+from transformer_jax.partitioning.topologies import GPU_TARGETS, Topology, parse_topology
 
 
 @pytest.mark.parametrize(
@@ -59,3 +60,37 @@ def test_a_missing_compiler_names_the_line_that_installs_it(text, extra, monkeyp
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ConfigError, match=rf"-m venv .*pip install -e '\.\[{extra}\]'"):
         parse_topology(text).devices()
+
+
+def test_a_program_gets_three_quarters_of_a_gpu_or_what_jax_is_told(monkeypatch):
+    monkeypatch.delenv('XLA_CLIENT_MEM_FRACTION', raising=False)
+    monkeypatch.delenv('XLA_PYTHON_CLIENT_MEM_FRACTION', raising=False)
+    topology = parse_topology('h200:8')
+    assert topology.program_memory == 0.75 * 151_397_597_184
+    monkeypatch.setenv('XLA_PYTHON_CLIENT_MEM_FRACTION', '.5')
+    assert topology.program_memory == 0.5 * 151_397_597_184
+    monkeypatch.setenv('XLA_CLIENT_MEM_FRACTION', '.95')
+    assert topology.program_memory == 0.95 * 151_397_597_184
+    assert parse_topology('v5e:2x2').program_memory == 16 * 2**30
+    monkeypatch.setenv('XLA_CLIENT_MEM_FRACTION', 'all')
+    with pytest.raises(ConfigError, match="XLA_CLIENT_MEM_FRACTION='all' is no number"):
+        _ = topology.program_memory
+
+
+@pytest.mark.parametrize(
+    ('name', 'told'),
+    [
+        ('a100', {'core_count': 108, 'fpus_per_core': 64, 'l2_cache_size': 41943040, 'major': 8}),
+        ('h100', {'core_count': 132, 'fpus_per_core': 128, 'l2_cache_size': 52428800, 'major': 9}),
+        ('h200', {'memory_bandwidth': 4_800_000_000_000, 'device_memory_size': 151_397_597_184}),
+        ('a100-40gb', {'shared_memory_per_core': 167936, 'shared_memory_per_block_optin': 166912}),
+    ],
+)
+def test_a_gpu_is_described_as_its_driver_does(name, told):
+    found = dict(re.findall(r'(\w+): (\d+)', GPU_TARGETS[name].partition('platform_name')[0]))
+    assert {key: int(found[key]) for key in told} == told
+
+
+def test_two_hosts_are_two_groups_of_devices():
+    assert parse_topology('h200:16')._gpu_options()['topology'] == '1x2x8'
+    assert parse_topology('h200:4')._gpu_options()['topology'] == '1x1x4'

@@ -29,6 +29,9 @@ def program(lines, *others):
         ("mesh['a'=2,'b'=4] {'b'}", ('fsdp',)),
         ("mesh['a'=2,'b'=4,'c'=1] {'a'}", ('data',)),
         ("mesh['a'=8] {'a'}", ('data', 'fsdp')),
+        ("mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}", ('fsdp',)),
+        ("mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}", ('data',)),
+        ("mesh['a'=4,'b'=2], device_ids=(0,4,1,5,2,6,3,7) {'a'}", ('fsdp',)),
         ('{{0,1},{1,2},{2,3},{3,0}}', ('fsdp',)),  # pairs of source and target
     ],
 )

@@ -238,6 +238,21 @@ def test_parameters_of_a_model_with_kernels_are_made_on_any_mesh():
     assert jax.tree.structure(state.params) == jax.tree.structure(boxed)
 
 
+@pytest.mark.parametrize(
+    ('topology', 'engine', 'told'),
+    [
+        ('h200:8', 'splash', "model.engine='splash' needs a TPU, the devices are cuda"),
+        ('v5e:2x2', 'cudnn', "model.engine='cudnn' needs an NVIDIA GPU, the devices are tpu"),
+    ],
+)
+def test_a_kernel_of_another_accelerator_is_refused_in_one_line(topology, engine, told):
+    half = experiment(model__engine=engine, model__dtype='bfloat16')
+    with pytest.raises(ConfigError) as error:
+        make_plan(half, topology, 'train', 0.0, lambda line: None)
+    assert told in str(error.value)
+    assert '\n' not in str(error.value)
+
+
 def test_a_kernel_needs_its_platform():
     with pytest.raises(ConfigError, match=r"model\.engine='splash' needs a TPU, the devices are"):
         lower(experiment(model__engine='splash'), 'train', 'cpu')
@@ -253,6 +268,8 @@ def test_a_kernel_needs_its_platform():
         (['--price=1'], '--price belongs to a plan: give --topology'),
         (['--json'], '--json belongs to a plan'),
         (['--topology=v5e:2x2', '--config.model.engine=splash'], 'needs a TPU, the devices are'),
+        (['--topology=h200:8', '--config.model.engine=cudnn'], "model.dtype='float32', the kernel"),
+        (['--topology=h200:12'], 'h200:8 or h200:16'),
         (['--topology=v5e:2x2', '--config.parallel.mode=pmap'], "set parallel.mode='jit'"),
         (['--topology=v5e:2x2', '--config.parallel.mesh.fsdp=3'], 'needs a multiple of 3 devices'),
     ],

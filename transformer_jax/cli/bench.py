@@ -88,6 +88,9 @@ def define_bench_attention(values: Flags) -> None:
         'kv_heads', 0, 'Key-value heads; 0: as many as query heads.', 0, 10_000, flag_values=values
     )
     flags.DEFINE_integer('head_dim', 64, 'Size of a head.', 1, 100_000, flag_values=values)
+    flags.DEFINE_enum(
+        'dtype', 'float32', ['float32', 'bfloat16', 'float16'], 'Of all inputs.', flag_values=values
+    )
     flags.DEFINE_bool(
         'timed',
         True,
@@ -110,7 +113,8 @@ def run_bench_attention(values: Flags) -> None:
     for name in ('lengths', 'engines'):
         if not values[name].value:
             raise ConfigError(f'--{name} is empty: name one or more, separated by commas')
-    sizes = Sizes(values.rows, values.heads, values.kv_heads or values.heads, values.head_dim)
+    kv_heads = values.kv_heads or values.heads
+    sizes = Sizes(values.rows, values.heads, kv_heads, values.head_dim, values.dtype)
     if sizes.heads % sizes.kv_heads:
         raise ConfigError(f'--heads={sizes.heads} is not divisible by --kv_heads={sizes.kv_heads}')
     if values.out:

@@ -62,6 +62,7 @@ def run_inspect(values: Flags) -> None:
 
 def _run_plan(values: Flags) -> None:
     """Print the plan of the config for --topology."""
+    from transformer_jax.partitioning.topologies import compute_on_the_cpu
     from transformer_jax.profiling.plan import make_plan
     from transformer_jax.profiling.plan_tables import print_plan
 
@@ -71,6 +72,8 @@ def _run_plan(values: Flags) -> None:
     price = values.price
     if price is not None and not 0 < price < float('inf'):
         raise ConfigError(f'--price={price}: more than 0 US dollars for an hour of one chip')
+    # Reading the configuration starts JAX's backend.
+    compute_on_the_cpu()
     # The time to compile is a part of the plan, so nothing may come from the cache.
     jax.config.update('jax_enable_compilation_cache', False)
     plan = make_plan(read_config(values), values.topology, values.command, price or 0.0, log)

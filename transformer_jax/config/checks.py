@@ -235,7 +235,9 @@ def _check_attention(components: Components, site: str, layer: int) -> None:
     if why:
         raise ConfigError(f'{why}: model.position={model.position!r} works on pairs of dimensions')
     why = kind.incompatibility(position, model.engine) or site_incompatibility(
-        model.engine, kind, components.architecture.site_spec(site, context)
+        model.engine,
+        kind,
+        components.architecture.site_spec(site, context, components.config.train.num_seeds),
     )
     if why:
         whatever_engine = kind.incompatibility(position, 'auto')

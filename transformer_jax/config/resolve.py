@@ -72,6 +72,7 @@ def parse_components(config: ExperimentConfig, platform: str = '') -> Components
             len(task.classes()),
             config.parallel.mesh.context,
             platform,
+            config.train.num_seeds,
         ),
         task=task,
         batching=_parsed('data.batching', config.data.batching),
@@ -87,6 +88,7 @@ def resolve_architecture(
     num_classes: int = 0,
     context: int = 1,
     platform: str = '',
+    seeds: int = 1,
 ) -> Architecture:
     """Build the architecture that the keys of a model describe.
 
@@ -96,6 +98,7 @@ def resolve_architecture(
         num_classes: of a classifier.
         context: over how many devices rows are cut, which decides what `model.engine=auto` is.
         platform: see `resolve`.
+        seeds: how many are trained side by side, which decides it, too.
 
     Raises:
         ConfigError: a spec that names nothing, or an attention that its site, position or engine
@@ -136,7 +139,7 @@ def resolve_architecture(
     )
     sites = {
         f'{site}_attention': _site_attention(
-            model, architecture.site_spec(site, context), position, platform
+            model, architecture.site_spec(site, context, seeds), position, platform
         )
         for site in row.sites
     }

@@ -104,14 +104,15 @@ class Architecture:
         """Return the attention of a layer, from 0, at a site: 'encoder', 'decoder' or 'cross'."""
         return self._layers(site)[layer]
 
-    def site_spec(self, site: str, context: int = 1) -> SiteSpec:
+    def site_spec(self, site: str, context: int = 1, seeds: int = 1) -> SiteSpec:
         """Describe a site for the choice of an engine.
 
         Args:
             site: 'encoder', 'decoder' or 'cross'.
             context: over how many devices `parallel.mesh.context` cuts a row.
+            seeds: how many are trained side by side.
         """
-        return SiteSpec(site, self.heads, self.dtype, self.attention_dropout, context)
+        return SiteSpec(site, self.heads, self.dtype, self.attention_dropout, context, seeds)
 
     def residual_scales(self, stack: str) -> tuple[float, float]:
         """Return DeepNorm's (α, β) for the 'encoder' or 'decoder', see `norms.deepnorm`.

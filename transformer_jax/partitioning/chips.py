@@ -1,7 +1,10 @@
 """Published facts of accelerators: the memory and the peaks of one chip.
 
 Numbers are of a whole chip and dense (no structured sparsity). The rate of links is that of all
-links of a chip together, in one direction: most vendors print the sum of both directions.
+links of a chip together, in one direction: most vendors print the sum of both directions. The
+memory of a GPU is what its driver reports, where XLA describes it; of the V100 with 32 GB and the
+L4 it is the vendor's number:
+https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config/specs
 """
 
 import dataclasses
@@ -156,7 +159,7 @@ _ROWS = (
     Chip(
         name='v100-16gb',
         kinds=('Tesla V100-SXM2-16GB',),
-        memory_bytes=16 * GB,
+        memory_bytes=16_935_682_048,
         memory_rate=900 * GB,
         bfloat16=15.7 * TERA,
         float32=15.7 * TERA,
@@ -166,7 +169,7 @@ _ROWS = (
     Chip(
         name='a100',
         kinds=('NVIDIA A100-SXM4-80GB', 'A100-SXM4-80GB'),
-        memory_bytes=80 * GB,
+        memory_bytes=85_100_068_864,
         memory_rate=2039 * GB,
         bfloat16=312 * TERA,
         float32=156 * TERA,
@@ -176,7 +179,7 @@ _ROWS = (
     Chip(
         name='a100-40gb',
         kinds=('NVIDIA A100-SXM4-40GB', 'A100-SXM4-40GB'),
-        memory_bytes=40 * GB,
+        memory_bytes=42_331_013_120,
         memory_rate=1555 * GB,
         bfloat16=312 * TERA,
         float32=156 * TERA,
@@ -186,9 +189,9 @@ _ROWS = (
     Chip(
         name='h100',
         kinds=('NVIDIA H100 80GB HBM3',),
-        memory_bytes=80 * GB,
+        memory_bytes=84_942_979_072,
         memory_rate=3350 * GB,
-        bfloat16=989.5 * TERA,
+        bfloat16=989.4 * TERA,
         float32=494.7 * TERA,
         link_rate=450 * GB,
         source=f'{NVIDIA}/h100/',
@@ -196,7 +199,7 @@ _ROWS = (
     Chip(
         name='h100-pcie',
         kinds=('NVIDIA H100 PCIe',),
-        memory_bytes=80 * GB,
+        memory_bytes=84_942_979_072,
         memory_rate=2000 * GB,
         bfloat16=756 * TERA,
         float32=378 * TERA,
@@ -206,9 +209,9 @@ _ROWS = (
     Chip(
         name='h200',
         kinds=('NVIDIA H200',),
-        memory_bytes=141 * GB,
+        memory_bytes=151_397_597_184,
         memory_rate=4800 * GB,
-        bfloat16=989.5 * TERA,
+        bfloat16=989.4 * TERA,
         float32=494.7 * TERA,
         link_rate=450 * GB,
         source=f'{NVIDIA}/h200/',
@@ -216,7 +219,7 @@ _ROWS = (
     Chip(
         name='b200',
         kinds=('NVIDIA B200',),
-        memory_bytes=180 * GB,
+        memory_bytes=191_514_411_008,
         memory_rate=8000 * GB,
         bfloat16=2250 * TERA,
         float32=1125 * TERA,

@@ -62,9 +62,10 @@ def _grid(sizes: dict[str, int], devices: list[Any]) -> np.ndarray:
 
 def platform_of(device: Any) -> str:
     """Name what a device is: 'cpu', 'tpu', 'cuda', or another name of JAX's for it."""
-    # JAX calls every GPU 'gpu'; the version of its platform says whether it is a CUDA one.
+    # JAX calls every GPU 'gpu'; the version of its platform says whether it is a CUDA one, or where
+    # the device is not here, its name does.
     words = device.client.platform_version.split() if device.platform == 'gpu' else ()
-    return 'cuda' if 'cuda' in words else device.platform
+    return 'cuda' if {'cuda', 'NVIDIA'} & set(words) else device.platform
 
 
 def parse_mesh(text: str) -> MeshConfig:

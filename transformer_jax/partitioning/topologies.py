@@ -40,8 +40,8 @@ EXTRAS = {
 }
 
 
-# Of libtpu: it looks for no TPU of this machine, says nothing about that, and lets other processes
-# compile too. The type of accelerator has no effect beside a topology.
+# Compilers look for no TPU of this machine, say nothing about that, and let other processes compile
+# too. The type of accelerator has no effect beside a topology.
 ALONE = {
     'TPU_SKIP_MDS_QUERY': '1',
     'TPU_ACCELERATOR_TYPE': 'v5litepod-16',
@@ -49,7 +49,12 @@ ALONE = {
     'TPU_STDERR_LOG_LEVEL': '3',
     'TPU_MIN_LOG_LEVEL': '3',
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+    'TF_CPP_MIN_LOG_LEVEL': '3',  # The compiler of GPUs tells that it takes long.
 }
+# JAX gives its programs three quarters of a GPU's memory, unless one of these variables says
+# otherwise: https://docs.jax.dev/en/latest/gpu_memory_allocation.html
+DEFAULT_SHARE = 0.75
+MEMORY_SHARE = ('XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +88,22 @@ class Topology:
         """Count the chips of all slices."""
         return self.slices * math.prod(self.shape)
 
+    @property
+    def program_memory(self) -> float:
+        """Bytes of a device that programs may take: of a GPU, what JAX reserves for them."""
+        if self.platform == 'tpu':
+            return self.chip.device_memory
+        told = [share for name in MEMORY_SHARE if (share := os.environ.get(name))]
+        try:
+            share = float(told[0]) if told else DEFAULT_SHARE
+        except ValueError:
+            raise ConfigError(f'{MEMORY_SHARE[0]}={told[0]!r} is no number') from None
+        return self.chip.device_memory * min(share, 1.0)
+
     def devices(self) -> list[Any]:
         """Return the devices, for which programs can only be compiled.
+
+        Call `compute_on_the_cpu` before JAX's backend starts, which reading a configuration does.
 
         Raises:
             ConfigError: this environment lacks the compiler; the message says how to make one.
@@ -98,9 +117,7 @@ class Topology:
             )
         from jax.experimental import topologies
 
-        # JAX itself computes on the CPU.
-        jax.config.update('jax_platforms', 'cpu')
-        os.environ |= ALONE
+        compute_on_the_cpu()
         described = self._tpu_options() if self.platform == 'tpu' else self._gpu_options()
         return list(topologies.get_topology_desc(platform=self.platform, **described).devices)
 
@@ -123,6 +140,12 @@ class Topology:
             'topology': f'1x{hosts}x{per_host}',
             'target_config': GPU_TARGETS[self.chip.name],
         }
+
+
+def compute_on_the_cpu() -> None:
+    """Have JAX itself compute on the CPU: the libraries of a compiler look for no accelerator."""
+    jax.config.update('jax_platforms', 'cpu')
+    os.environ |= ALONE
 
 
 def parse_topology(text: str) -> Topology:
@@ -182,42 +205,33 @@ def _gpus(text: str, name: str, shape: tuple[int, ...], slices: int) -> Topology
     return Topology(CHIPS[name], (hosts, count // hosts))
 
 
-def _gpu_target(chip: Chip, capability: tuple[int, int], cores: int, shared: int) -> str:
-    """Describe a GPU to the compiler, in its text format.
+# What the driver of each GPU says of it, as XLA's own descriptions have it: compute capability,
+# multiprocessors, float32 units and KiB of shared memory of one, MiB of L2 cache, GHz.
+# https://github.com/openxla/xla/tree/main/xla/backends/gpu/target_config/specs
+_AMPERE, _HOPPER = (8, 108, 64, 164, 40, 1.41), (9, 132, 128, 228, 50, 1.98)
+_GPUS = {'a100': _AMPERE, 'a100-40gb': _AMPERE, 'h100': _HOPPER, 'h200': _HOPPER}
 
-    Args:
-        chip: memory and its rate.
-        capability: the CUDA compute capability.
-        cores: streaming multiprocessors.
-        shared: KiB of shared memory of one.
-    """
-    major, minor = capability
+
+def _gpu_target(chip: Chip) -> str:
+    """Describe a GPU to the compiler, in its text format."""
+    major, cores, units, shared, cache, clock = _GPUS[chip.name]
     return f"""
 gpu_device_info {{
   threads_per_block_limit: 1024  threads_per_warp: 32  shared_memory_per_block: 49152
   shared_memory_per_core: {shared * 1024}  threads_per_core_limit: 2048  core_count: {cores}
-  fpus_per_core: {64 if capability == (8, 0) else 128}
+  fpus_per_core: {units}
   block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
-  memory_bandwidth: {chip.memory_rate:.0f}  l2_cache_size: 52428800  clock_rate_ghz: 1.7
-  device_memory_size: {chip.memory_bytes:.0f}
+  memory_bandwidth: {chip.memory_rate:.0f}  l2_cache_size: {cache * 2**20}
+  clock_rate_ghz: {clock}  device_memory_size: {chip.memory_bytes:.0f}
   shared_memory_per_block_optin: {(shared - 1) * 1024}
-  cuda_compute_capability {{ major: {major} minor: {minor} }}
+  cuda_compute_capability {{ major: {major} }}
   registers_per_core_limit: 65536  registers_per_block_limit: 65536
 }}
 platform_name: "CUDA"
-dnn_version_info {{ major: 9 minor: 8 }}
+dnn_version_info {{ major: 9 minor: 10 }}
 runtime_version {{ major: 12 minor: 8 patch: 0 }}
 device_description_str: "{chip.kinds[0]}"
 """
 
 
-# NVIDIA's tuning guides: the compute capability, multiprocessors, and KiB of shared memory of one.
-GPU_TARGETS = {
-    name: _gpu_target(CHIPS[name], *sizes)
-    for name, sizes in {
-        'a100': ((8, 0), 108, 164),
-        'a100-40gb': ((8, 0), 108, 164),
-        'h100': ((9, 0), 132, 228),
-        'h200': ((9, 0), 132, 228),
-    }.items()
-}
+GPU_TARGETS = {name: _gpu_target(CHIPS[name]) for name in _GPUS}

@@ -17,6 +17,7 @@ import numpy as np
 from transformer_jax import spec
 from transformer_jax.attention import KINDS, Attention, AttentionInputs
 from transformer_jax.attention.engines import ENGINES, require_platform
+from transformer_jax.attention.engines.fused import HALF
 from transformer_jax.attention.masks import Segments
 from transformer_jax.batch import Tokens
 from transformer_jax.efficiency.flops import matmul_flops
@@ -83,6 +84,10 @@ def bench_attention(
         if engine not in ENGINES:
             raise ConfigError(f'--engines: {engine!r} is unknown; {spec.nearest(engine, ENGINES)}')
         require_platform(engine)
+        if engine == 'cudnn' and sizes.dtype not in HALF:
+            raise ConfigError(
+                f'--engines=cudnn: the kernel takes {" and ".join(HALF)}: add --dtype=bfloat16'
+            )
     pairs = [
         (attention, engine)
         for attention in attentions
@@ -116,9 +121,8 @@ def program(
     heads = HeadDims(sizes.heads, sizes.kv_heads, sizes.head_dim, sizes.head_dim)
     positions_BT = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], (sizes.rows, length))
     tokens = Tokens(positions_BT, jnp.ones_like(positions_BT))
-    # The cudnn kernel supports half precision only.
-    dtype = jnp.bfloat16 if engine == 'cudnn' else jnp.float32
-    x_BTD = jax.ShapeDtypeStruct((sizes.rows, length, sizes.heads * sizes.head_dim), dtype)
+    width = sizes.heads * sizes.head_dim
+    x_BTD = jax.ShapeDtypeStruct((sizes.rows, length, width), sizes.dtype)
 
     def shapes(project, *arguments):
         module = Projection(project, heads, 0, Position())

@@ -29,12 +29,14 @@ class Sizes(NamedTuple):
         heads: query heads.
         kv_heads: key-value heads.
         head_dim: of queries, keys and values.
+        dtype: of inputs and values.
     """
 
     rows: int
     heads: int
     kv_heads: int
     head_dim: int
+    dtype: str = 'float32'
 
 
 @dataclasses.dataclass(frozen=True)

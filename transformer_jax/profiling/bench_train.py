@@ -23,7 +23,13 @@ from transformer_jax.data.batching import padded_rows
 from transformer_jax.efficiency.flops import forward_flops, model_flops
 from transformer_jax.efficiency.meter import Meter
 from transformer_jax.efficiency.profile import Profiler
-from transformer_jax.efficiency.timing import TimedIterator, matmul_peak, seconds, temporary_bytes
+from transformer_jax.efficiency.timing import (
+    TimedIterator,
+    matmul_peak,
+    peak_flops,
+    seconds,
+    temporary_bytes,
+)
 from transformer_jax.models import dummy_batch
 from transformer_jax.profiling.bench_train_result import Shape, ShapeTimes, TrainBench
 from transformer_jax.profiling.step_parts import time_step_parts
@@ -90,6 +96,7 @@ def bench_train(config: ExperimentConfig, steps: int, log: Log, matmul_size: int
         loop_over_bare=loop_seconds / float(bare.sum()),
         peak_flops=peak,
         peak_share=sum(shape.steps * shape.flops for shape in times) / float(bare.sum()) / peak,
+        mfu=_mfu(config, program, batches, float(bare.sum())),
         compile_seconds=sum(shape.compile_seconds for shape in times),
         temporary_bytes=max(shape.temporary_bytes for shape in times),
         shapes=times,
@@ -134,6 +141,16 @@ def _shape_times(
             )
         )
     return tuple(times)
+
+
+def _mfu(
+    config: ExperimentConfig, program: TrainProgram, batches: Sequence[Batch], taken: float
+) -> float | None:
+    peak, architecture = peak_flops(config.model.dtype), program.model.architecture
+    counts = (
+        model_flops(architecture, length) * rows for rows, length in (b.shape for b in batches)
+    )
+    return sum(counts) / taken / peak if peak else None
 
 
 def _padding(batches: Sequence[Batch]) -> float:

@@ -52,6 +52,8 @@ class TrainBench:
         loop_over_bare: the ratio of the two.
         peak_flops: FLOP/s of large matrix products in the model's dtype, all devices together.
         peak_share: achieved FLOP/s of the bare steps over `peak_flops`.
+        mfu: model FLOP/s of the bare steps over the published peak of the devices, as in the log
+            of a training; None where that is unknown.
         compile_seconds: of all shapes.
         temporary_bytes: per device, of the shape that needs most.
         shapes: one entry for each batch shape.
@@ -71,6 +73,7 @@ class TrainBench:
     loop_over_bare: float
     peak_flops: float
     peak_share: float
+    mfu: float | None
     compile_seconds: float
     temporary_bytes: int
     shapes: tuple[ShapeTimes, ...]
@@ -95,6 +98,7 @@ def tables(bench: TrainBench) -> tuple[rich.table.Table, ...]:
             ('loop over bare', f'{bench.loop_over_bare:.3f}'),
             ('matrix products, peak', f'{1e-9 * bench.peak_flops:,.1f} GFLOP/s'),
             ('share of that peak', f'{bench.peak_share:.1%}'),
+            ('MFU', 'unknown peak' if bench.mfu is None else f'{bench.mfu:.1%}'),
             ('compilation', f'{bench.compile_seconds:.1f} s for {len(bench.shapes)} shapes'),
             ('temporary memory, at most', f'{bench.temporary_bytes / 2**20:,.1f} MiB per device'),
         ],

@@ -19,7 +19,7 @@ COLLECTIVES = (
 )
 GROUPS = re.compile(
     r'(?:replica_groups|source_target_pairs)='
-    r'(mesh\[[^\]]*\]\s*\{[^}]*\}|\[[^\s]*|\{\{.*?\}\}|\{\})'
+    r'(mesh\[[^\]]*\](?:,\s*device_ids=\([^{]*\))?\s*\{[^}]*\}|\[[^\s]*|\{\{.*?\}\}|\{\})'
 )
 # A TPU writes a reduce-scatter as a fusion of this name: an all-reduce and the cut of its result.
 TPU_REDUCE_SCATTER = 'all-reduce-scatter'
@@ -103,7 +103,8 @@ def group_axes(groups: str, mesh: Mapping[str, int]) -> tuple[str, ...]:
 
     Args:
         groups: of the text: `{{0,1},{2,3}}` (also pairs of source and target), `[2,4]<=[8]`,
-            `[4,2]<=[2,4]T(1,0)`, or `mesh['a'=2,'b'=4] {'b'}`; '' or `{}`: all devices.
+            `[4,2]<=[2,4]T(1,0)`, or `mesh['a'=2,'b'=4] {'b'}`, also with the order of its devices,
+            `mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}`; '' or `{}`: all devices.
         mesh: axis to size.
     """
     sizes = tuple(mesh.values())
@@ -115,12 +116,13 @@ def group_axes(groups: str, mesh: Mapping[str, int]) -> tuple[str, ...]:
 
 def _groups(text: str, devices: int) -> np.ndarray:
     """Read groups of devices: [groups, devices of one]."""
-    named = re.match(r'mesh\[([^\]]*)\]\s*\{([^}]*)\}', text)
+    named = re.match(r'mesh\[([^\]]*)\](?:,\s*device_ids=\(([^{]*)\))?\s*\{([^}]*)\}', text)
     if named:
         sizes = {axis: int(size) for axis, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
-        inside = re.findall(r"'([^']+)'", named[2])
+        inside = re.findall(r"'([^']+)'", named[3])
         order = [axis for axis in sizes if axis not in inside] + inside
-        grid = np.arange(devices).reshape(tuple(sizes.values()))
+        ids = _ids(named[2], devices) if named[2] else np.arange(devices)
+        grid = ids.reshape(tuple(sizes.values()))
         grid = grid.transpose([list(sizes).index(axis) for axis in order])
         return grid.reshape(-1, int(np.prod([sizes[axis] for axis in inside])))
     iota = re.match(r'\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', text)
@@ -134,3 +136,12 @@ def _groups(text: str, devices: int) -> np.ndarray:
     if listed:
         return np.array([list(map(int, group.split(','))) for group in listed])
     return np.arange(devices)[None]
+
+
+def _ids(text: str, devices: int) -> np.ndarray:
+    """Read an order of devices: `[2,8]T(1,0)`, or a list of their numbers."""
+    iota = re.match(r'\[([\d,]+)\](?:T\(([\d,]+)\))?', text)
+    if not iota:
+        return np.array([int(number) for number in re.findall(r'\d+', text)])
+    grid = np.arange(devices).reshape(tuple(map(int, iota[1].split(','))))
+    return grid.transpose(tuple(map(int, iota[2].split(',')))) if iota[2] else grid

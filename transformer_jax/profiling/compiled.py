@@ -18,6 +18,12 @@ from transformer_jax.profiling.collectives import (
     collective_kind,
     read_collective,
 )
+from transformer_jax.profiling.gpu_calls import (
+    CUDNN_ATTENTION,
+    CUDNN_MASKED,
+    call_products,
+    call_target,
+)
 from transformer_jax.profiling.hlo import (
     Computation,
     Instruction,
@@ -33,8 +39,8 @@ FREE = (
     'call', 'call-start', 'async-start', 'after-all', 'partition-id', 'replica-id', 'iota',
     'opt-barrier',
 )  # fmt: skip
-KERNEL = re.compile(r'custom_call_target="([^"]+)"')
 TPU_KERNEL, GPU_KERNELS = 'tpu_custom_call', ('__cudnn', '__cublas', '__gpu$', 'triton')
+TRITON_PRODUCT = re.compile(r'"kind":"__triton_(?:nested_)?gemm')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +91,7 @@ class CompiledProgram:
 
     @property
     def flops(self) -> int:
-        """FLOPs of all matrix products that are visible: not those inside kernels."""
+        """FLOPs of all matrix products that are visible: not those in kernels of Pallas."""
         return sum(work.count * work.flops for work in self.works)
 
     @property
@@ -94,12 +100,13 @@ class CompiledProgram:
         return sum(work.count * work.bytes for work in self.works)
 
 
-def read_compiled(compiled: Any, mesh: Mapping[str, int]) -> CompiledProgram:
+def read_compiled(compiled: Any, mesh: Mapping[str, int], packed: bool = True) -> CompiledProgram:
     """Read what `jax.stages.Compiled` says.
 
     Args:
         compiled: of a function whose devices are those of the mesh, in its order.
         mesh: axis to size.
+        packed: see `hlo.Module`.
     """
     stats = compiled.memory_analysis()
     fresh = stats.output_size_in_bytes - stats.alias_size_in_bytes
@@ -108,12 +115,14 @@ def read_compiled(compiled: Any, mesh: Mapping[str, int]) -> CompiledProgram:
         stats.temp_size_in_bytes,
         stats.argument_size_in_bytes + stats.temp_size_in_bytes + max(fresh, 0),
     )
-    return read_text(compiled.as_text(), mesh, memory)
+    return read_text(compiled.as_text(), mesh, memory, packed)
 
 
-def read_text(text: str, mesh: Mapping[str, int], memory: Memory) -> CompiledProgram:
+def read_text(
+    text: str, mesh: Mapping[str, int], memory: Memory, packed: bool = True
+) -> CompiledProgram:
     """Read the text of a compiled program; arguments as `read_compiled`."""
-    module = parse_module(text)
+    module = parse_module(text, packed)
     works, kernels = [], collections.Counter()
     # Pieces of one collective that overlaps with others' work share a channel and a size: it counts
     # once. A collective of another kind can have the same channel.
@@ -138,13 +147,13 @@ def read_text(text: str, mesh: Mapping[str, int], memory: Memory) -> CompiledPro
 
 
 def kernel_name(instruction: Instruction) -> str:
-    """Name the hand-written kernel that an instruction runs; '' where it runs none."""
-    found = KERNEL.search(instruction.attributes) if instruction.opcode == 'custom-call' else None
-    if not found:
-        return ''
-    if found[1] == TPU_KERNEL:  # The name of the instruction is that of the Pallas function.
+    """Name the kernel that an instruction runs and XLA has not written; '' where it runs none."""
+    if instruction.opcode == 'fusion':
+        return 'triton product' if TRITON_PRODUCT.search(instruction.attributes) else ''
+    target = call_target(instruction)
+    if target == TPU_KERNEL:  # The name of the instruction is that of the Pallas function.
         return f'mosaic {instruction.name.partition(".")[0]}'
-    return found[1] if any(part in found[1] for part in GPU_KERNELS) else ''
+    return target if any(part in target for part in GPU_KERNELS) else ''
 
 
 def _executed(
@@ -160,9 +169,7 @@ def _executed(
                 for body in instruction.called('body'):
                     yield from _executed(module, body, trips, inside_fusions)
             case 'conditional':
-                yield from _executed(
-                    module, _largest_branch(module, instruction), count, inside_fusions
-                )
+                yield from _executed(module, _branch(module, instruction), count, inside_fusions)
             case 'call' | 'call-start' | 'async-start':
                 for called in instruction.called('to_apply', 'calls'):
                     yield from _executed(module, called, count, inside_fusions)
@@ -171,28 +178,43 @@ def _executed(
                     yield from _executed(module, called, count)
 
 
-def _largest_branch(module: Module, instruction: Instruction) -> str:
-    """Name the branch of a conditional with the most FLOPs."""
+def _branch(module: Module, instruction: Instruction) -> str:
+    """Name the branch of a conditional that counts: that with the most FLOPs.
+
+    cuDNN's engine has one for packed rows, with the mask as a matrix, and one for others.
+    """
     branches = instruction.called('branch_computations') or (
         *instruction.called('true_computation'),
         *instruction.called('false_computation'),
     )
 
     def flops(name: str) -> int:
-        return sum(n * products(c, i) for c, i, n in _executed(module, name, 1))
+        return sum(n * _products(c, i) for c, i, n in _executed(module, name, 1))
 
-    return max(branches, key=flops)
+    def runs(name: str) -> bool:
+        targets = [call_target(i) for _, i, _ in _executed(module, name, 1)]
+        attention = [target for target in targets if target.startswith(CUDNN_ATTENTION)]
+        masked = any(target.startswith(CUDNN_MASKED) for target in attention)
+        return bool(attention) and masked == module.packed
+
+    return max(list(filter(runs, branches)) or branches, key=flops)
 
 
 def _flops(module: Module, computation: Computation, instruction: Instruction) -> int:
     """Count the FLOPs of an instruction, and of all inside it if it is a fusion."""
     if instruction.opcode != 'fusion':
-        return products(computation, instruction)
+        return _products(computation, instruction)
     return sum(
-        products(inner, i)
+        _products(inner, i)
         for called in instruction.called('calls')
         for inner, i, _ in _executed(module, called, 1)
     )
+
+
+def _products(computation: Computation, instruction: Instruction) -> int:
+    if instruction.opcode == 'custom-call':
+        return call_products(computation, instruction)
+    return products(computation, instruction)
 
 
 def moved(module: Module, computation: Computation, instruction: Instruction) -> int:

@@ -18,8 +18,8 @@ from transformer_jax.models.architecture import Architecture
 from transformer_jax.training.train_state import TrainState, dropout_rate
 
 # The products of the scores' size that a kernel computes, forward and backward: splash has two
-# kernels in its backward pass, and both compute scores again.
-KERNEL_PRODUCTS = {'splash': (2, 7), 'cudnn': (2, 5)}
+# kernels in its backward pass, and both compute scores again. Of cuDNN's the program tells itself.
+KERNEL_PRODUCTS = {'splash': (2, 7)}
 
 
 def non_embedding_params(components: Components) -> int:
@@ -71,7 +71,7 @@ def batch_shapes(components: Components) -> tuple[tuple[int, int], ...]:
 
 
 def kernel_flops(architecture: Architecture, rows: int, length: int, backward: bool) -> int:
-    """Count the FLOPs of products inside fused kernels, which no compiled program shows.
+    """Count the FLOPs of products inside kernels of Pallas, which no compiled program shows.
 
     Only pairs of a query and a key that the mask can show count, because kernels skip the others
     tile by tile. What a kernel computes again in its backward pass counts again.

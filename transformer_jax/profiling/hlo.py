@@ -104,14 +104,22 @@ class Computation:
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A compiled program: its computations by name, and which one runs first."""
+    """A compiled program.
+
+    Attributes:
+        computations: by name.
+        entry: the one that runs first.
+        packed: whether rows of its batches hold several texts. That decides which of its two
+            branches cuDNN's engine runs.
+    """
 
     computations: dict[str, Computation]
     entry: str
+    packed: bool = True
 
 
-def parse_module(text: str) -> Module:
-    """Read the text of `compiled.as_text()`."""
+def parse_module(text: str, packed: bool = True) -> Module:
+    """Read the text of `compiled.as_text()`; `packed` as in Module."""
     computations, entry = {}, ''
     for block in END.split(text):
         lines = block.split('\n')
@@ -124,7 +132,7 @@ def parse_module(text: str) -> Module:
         computations[header[2]] = Computation(header[2], found, root)
         if header[1]:
             entry = header[2]
-    return Module(computations, entry)
+    return Module(computations, entry, packed)
 
 
 def trip_count(module: Module, loop: Instruction) -> int:

@@ -8,7 +8,7 @@ import jax
 
 from transformer_jax import config as config_lib
 from transformer_jax.config import Components
-from transformer_jax.data.batching import padded_rows
+from transformer_jax.data.batching import Packed, padded_rows
 from transformer_jax.efficiency.flops import traceable
 from transformer_jax.errors import ConfigError
 from transformer_jax.evaluation.programs import compile_decoder, compile_scores
@@ -30,7 +30,8 @@ class Lowered:
         length: of its source; of a decoder's too.
         tokens: target tokens, padding included; of a decoder the most that it can write.
         model_flops: of the products that the model asks for, of all devices; 0: not counted.
-        kernel_flops: of the products inside kernels, of all devices.
+        kernel_flops: of the products inside kernels of Pallas, of all devices.
+        packed: whether rows hold several texts.
     """
 
     lowered: Any
@@ -40,6 +41,7 @@ class Lowered:
     tokens: int
     model_flops: float
     kernel_flops: float
+    packed: bool = True
 
 
 def lower(
@@ -68,7 +70,9 @@ def lower(
     mesh = dict(partitioner.mesh.shape)
     if command == 'evaluate':
         lowered = compile_scores(model, partitioner).lower(params, batch)
-        return Lowered(lowered, mesh, rows, length, rows * length, forward, kernels)
+        return Lowered(
+            lowered, mesh, rows, length, rows * length, forward, kernels, _packs(components)
+        )
     if components.model_kind.predicts_class:
         raise ConfigError(f'--command=decode: model.kind={config.model.kind!r} writes no text')
     vocab_size = components.architecture.vocab_size
@@ -107,7 +111,12 @@ def _lower_step(components: Components, devices: Sequence[Any]) -> Lowered:
         seeds * rows * length,
         seeds * 3 * _model_flops(components, params, rows, length),
         seeds * costs.kernel_flops(components.architecture, rows, length, backward=True),
+        _packs(components),
     )
+
+
+def _packs(components: Components) -> bool:
+    return isinstance(components.batching, Packed)
 
 
 def _model_flops(components: Components, params: Any, rows: int, length: int) -> int:

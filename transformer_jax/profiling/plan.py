@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from transformer_jax import config as config_lib
+from transformer_jax.attention.engines import require_platform
 from transformer_jax.errors import ConfigError
 from transformer_jax.partitioning.mesh import mesh_sizes
 from transformer_jax.partitioning.topologies import Topology, parse_topology
@@ -125,6 +126,7 @@ def make_plan(
             configuration that cannot run there.
     """
     target = parse_topology(topology)
+    require_platform(config.model.engine, target.platform)
     config_lib.resolve(config, target.platform)
     devices = len(target.devices())
     chip, dtype = target.chip, config.model.dtype
@@ -199,9 +201,9 @@ def attempt(change: str, config: ExperimentConfig, command: str, target: Topolog
         ConfigError: see `make_plan`.
     """
     traced = lower(config, command, target.platform, target.devices())
-    start, program, capacity = time.perf_counter(), None, target.chip.device_memory
+    start, program, capacity = time.perf_counter(), None, target.program_memory
     try:
-        program = read_compiled(traced.lowered.compile(), traced.mesh)
+        program = read_compiled(traced.lowered.compile(), traced.mesh, traced.packed)
         needed = float(program.memory.peak)
     except jax.errors.JaxRuntimeError as error:
         refused = TOO_LARGE.search(str(error))
@@ -211,7 +213,7 @@ def attempt(change: str, config: ExperimentConfig, command: str, target: Topolog
         needed, capacity = float(used) * UNITS[used_unit], float(had) * UNITS[had_unit]
     seconds = time.perf_counter() - start
     sizes = {f.name: getattr(traced, f.name) for f in dataclasses.fields(Lowered)}
-    del sizes['lowered']
+    del sizes['lowered'], sizes['packed']
     return Attempt(change, seconds, needed, capacity, program, **sizes)
 
 

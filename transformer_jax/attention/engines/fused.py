@@ -7,7 +7,7 @@ has no argument for is refused by name.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -20,11 +20,14 @@ from transformer_jax.attention.masks import Causal, Full, Segments, Window
 from transformer_jax.attention.normalizers import Exponential, Softmax
 from transformer_jax.batch import Tokens
 
+Axes = tuple[str | None, ...]
 HALF = ('float16', 'bfloat16')
 CUDNN_HEAD_DIM = 128  # the limit of GPUs before Hopper, which takes 256
 LANES = 128  # of a TPU's vector register: splash takes lengths that are multiples of it
 SPLASH_BLOCK = 512
 NO_BOUND = (math.inf, math.inf)
+# Logical axes of what a kernel is given, see `_shard_over_mesh`.
+QUERIES, KEYS = ('batch', None, 'heads'), ('batch', None, 'kv_heads')
 
 
 def band(mask: Mask) -> tuple[float, float] | None:
@@ -75,6 +78,11 @@ def cudnn_site_incompatibility(kind: Any, site: SiteSpec) -> str:
         return (
             f'heads of {heads.head_dim} and values of {heads.value_dim}: the kernel takes equal '
             f'sizes, multiples of 8, of at most {CUDNN_HEAD_DIM}'
+        )
+    if site.seeds > 1:  # JAX reshapes a mask that all heads share as if each had its own.
+        return (
+            f'train.num_seeds={site.seeds}, and JAX cannot run the kernel for several seeds in one '
+            'program: set model.engine=auto'
         )
     return _dropout_incompatibility(site)
 
@@ -131,16 +139,15 @@ def cudnn(
     allowed_BTS = inputs.allowed_BTS()
     tile = kind.tile(queries, keys, inputs, allowed_BTS)
     q_BTNH, k_BSKH, v_BSKH = tile.q_BTNH, tile.k_BSKH, kind.values(keys)
-    kernel = functools.partial(
-        jax.nn.dot_product_attention, scale=tile.scale, implementation=implementation
-    )
+
+    kernel = functools.partial(_run_cudnn, scale=tile.scale, implementation=implementation)
 
     def by_matrix() -> jax.Array:
         T, S = allowed_BTS.shape[1:]
         q = pad_time(q_BTNH, 0, T % 2)  # both sides of the mask must be even
         k, v = pad_time((k_BSKH, v_BSKH), 0, S % 2)
         mask_BTS = jnp.pad(allowed_BTS, ((0, 0), (0, T % 2), (0, S % 2)))
-        return kernel(q, k, v, mask=mask_BTS[:, None])[:, :T]
+        return kernel(q, k, v, {'mask': mask_BTS[:, None]})[:, :T]
 
     def by_lengths(back: float, ahead: float) -> jax.Array:
         # A length of 0 would be a division by 0. Such rows take one key, and become 0 below.
@@ -152,9 +159,8 @@ def cudnn(
             q_BTNH,
             k_BSKH,
             v_BSKH,
+            {'query_seq_lengths': lengths[0], 'key_value_seq_lengths': lengths[1]},
             is_causal=ahead == 0,
-            query_seq_lengths=lengths[0],
-            key_value_seq_lengths=lengths[1],
             local_window_size=None if back == math.inf else (int(back), 0),
         )
 
@@ -165,6 +171,19 @@ def cudnn(
         unpacked = _is_unpacked(inputs.query_tokens) & _is_unpacked(inputs.key_tokens)
         o_BTNH = jax.lax.cond(unpacked, functools.partial(by_lengths, *reach), by_matrix)
     return _zero_where_empty(o_BTNH, allowed_BTS)
+
+
+def _run_cudnn(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, by_row: dict, **static: Any
+) -> jax.Array:
+    """Return o_BTNH; `by_row` are the arguments that are arrays of rows, a mask or lengths."""
+
+    def attend(q_BTNH, k_BSKH, v_BSKH, by_row):
+        return jax.nn.dot_product_attention(q_BTNH, k_BSKH, v_BSKH, **by_row, **static)
+
+    # Left to itself the compiler gathers all rows on every device for the backward pass.
+    axes = (QUERIES, KEYS, KEYS, ('batch',))
+    return _shard_over_mesh(attend, axes, QUERIES)(q_BTNH, k_BSKH, v_BSKH, by_row)
 
 
 def _is_unpacked(tokens: Tokens) -> jax.Array:
@@ -224,7 +243,9 @@ def splash(kind: Any, queries: Any, keys: Any, inputs: Any, interpret: bool = Fa
         )
 
     heads_first = (jnp.swapaxes(x_BTNH, 1, 2) for x_BTNH in (q_BTNH, k_BSKH, v_BSKH))
-    o_BNTH = _shard_over_mesh(kernel)(
+    queries, keys = ('batch', 'heads'), ('batch', 'kv_heads')
+    axes = (queries, keys, keys, ('batch',), ('batch',), ('heads',))
+    o_BNTH = _shard_over_mesh(kernel, axes, queries)(
         *heads_first, query_tokens.segments_BT, key_tokens.segments_BT, sinks_N
     )
     return _zero_where_empty(jnp.swapaxes(o_BNTH, 1, 2)[:, :T], tile.allowed_BTS)
@@ -244,17 +265,23 @@ def _splash_mask(reach: tuple[float, float], shape: tuple[int, int]) -> Any:
     return _splash_library().LocalMask(shape, sides, offset=0)
 
 
-def _shard_over_mesh(kernel: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Return `kernel` for each device's own rows and heads: the compiler cannot cut a kernel."""
+def _shard_over_mesh(
+    kernel: Callable[..., jax.Array], inputs: Sequence[Axes], output: Axes
+) -> Callable[..., jax.Array]:
+    """Return `kernel` for each device's own rows and heads: the compiler cannot cut a kernel.
+
+    Args:
+        kernel: of pytrees.
+        inputs: the logical axes of the arrays of each.
+        output: the logical axes of its result.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.are_all_axes_manual:
         return kernel
-    queries, keys = (logical_to_mesh_axes(('batch', heads)) for heads in ('heads', 'kv_heads'))
-    rows, sinks = logical_to_mesh_axes(('batch',)), logical_to_mesh_axes(('heads',))
     return jax.shard_map(
         kernel,
-        in_specs=(queries, keys, keys, rows, rows, sinks),
-        out_specs=queries,
+        in_specs=tuple(map(logical_to_mesh_axes, inputs)),
+        out_specs=logical_to_mesh_axes(output),
         check_vma=False,
     )
 

@@ -16,6 +16,7 @@ class SiteSpec(NamedTuple):
     dtype: str  # of the computation
     attention_dropout: bool  # whether weights are dropped in training
     context: int = 1  # over how many devices `parallel.mesh.context` cuts a row
+    seeds: int = 1  # how many are trained side by side in one program
 
 
 def pad_time(tree: Any, before: int, after: int) -> Any:
