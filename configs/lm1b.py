@@ -11,8 +11,9 @@ which `evaluate` reports beside that per token: 30.0 for the best single LSTM of
 (2016), 23.5 for the Transformer-XL of 460 million parameters of Dai et al. (2019), both far larger
 than this.
 
-`1b` has 1.1 billion parameters: 16 layers of 2048, as others publish MFU for. It fits on one GPU of
-80 GB, or on 16 TPU v5e chips with `--config.parallel.mesh.data=1 --config.parallel.mesh.fsdp=16`.
+`1b` has 1.1 billion parameters: 16 layers of 2048, as others publish MFU for. By `inspect` a step
+needs 12.6 of 16 GiB on each of 16 TPU v5e chips (`--config.parallel.mesh.data=1
+--config.parallel.mesh.fsdp=16`); it has not been trained.
 """
 
 from transformer_jax.config import default_config

@@ -17,6 +17,8 @@ from transformer_jax.profiling.plan import attempt
 
 HERE = {platform for platform, row in EXTRAS.items() if importlib.util.find_spec(row[0])}
 ALL_CASES = CASES | GPU_CASES
+if 'cuda' in HERE:
+    compute_on_the_cpu()  # before a test of another file starts JAX's backend
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +44,6 @@ def marks(case):
 def test_the_program_is_that_of_its_golden_file(name):
     case, topology = ALL_CASES[name], parse_topology(ALL_CASES[name].topology)
     assert path_of(name).exists(), f'write it with: tests/aot/golden.py {name}'
-    compute_on_the_cpu()
     found = describe(attempt('', case.config(), case.command, topology))
     lines = differences(golden(name), found)
     assert not lines, '\n'.join([f'{name} is not what it was:', *lines])
