@@ -130,7 +130,7 @@ FILES = [
     'checkpoints/2/state/manifest.ocdbt',
     'checkpoints/2/state/_METADATA',
 ]
-FOLDERS = ['.', 'checkpoints', 'checkpoints/2', 'checkpoints/2/state', 'tokenizer']
+FOLDERS = ['..', '.', 'checkpoints', 'checkpoints/2', 'checkpoints/2/state', 'tokenizer']
 
 
 @contextlib.contextmanager

@@ -120,6 +120,20 @@ def exists(path: epath.Path) -> bool:
     return True
 
 
+def has_content(path: epath.Path) -> bool:
+    """Whether there is a file with a byte or more.
+
+    `path.stat()` would look up the name of the owner, which an unknown user does not have.
+
+    Raises:
+        WorkdirError: that cannot be known.
+    """
+    if not exists(path):
+        return False
+    with wrap_read_errors(path), path.open('rb') as file:
+        return bool(file.read(1))
+
+
 def write_text(path: epath.Path, text: str, place: str = DIRECTORY) -> None:
     """Replace the whole file at `path` atomically.
 

@@ -34,6 +34,7 @@ from transformer_jax.storage.files import (
     absolute_path,
     delete_directory,
     exists,
+    has_content,
     make_directory,
     wrap_os_errors,
     write_text,
@@ -193,7 +194,7 @@ class Workdir:
                 f'{self.path} has checkpoints but no config.json: choose another --workdir'
             )
         # A run of an earlier version does not name its first checkpoint.
-        logged = exists(self.metrics_path) and bool(self.metrics_path.stat().length)
+        logged = has_content(self.metrics_path)
         require_checkpoints(owner, first is not None or (ended and logged))
         # A run that an earlier version began gets its identity now.
         origin = {'run': (stored or {}).get('run') or new_run_id()}
