@@ -335,7 +335,7 @@ def test_attention_of_a_language_model(language):
         language.attention_weights('six', 'sechs')
 
 
-def test_a_classifier_gives_classes(tmp_path):
+def test_a_classifier_gives_classes(tmp_path, call):
     small = transformer_jax.load_config('configs/listops.py:small', CLASSIFIER)
     run = transformer_jax.train(small, tmp_path / 'run', quiet)
     texts = [run._trained.data.text('test').source[i] for i in (0, 1)]
@@ -346,6 +346,15 @@ def test_a_classifier_gives_classes(tmp_path):
     weights = run.attention_weights(texts[0])
     assert weights['encoder'].shape == (1, 2, S + 1, S + 1)  # a token before the text
     assert len(titles(run.plot_attention(texts[0]))) == 2
+    out = tmp_path / 'heads.png'
+    command = ['attention', f'--workdir={run.workdir}', f'--out={out}']
+    code, output, errors = call(*command, f'--text={texts[0]}')
+    assert (code, output) == (0, ''), errors  # It writes no translation.
+    assert errors.endswith(f'wrote {out}\n')
+    assert out.read_bytes().startswith(b'\x89PNG')
+    code, output, errors = call(*command, '--text=seven')
+    assert (code, output) == (2, '')
+    assert 'no symbol' in errors
     with pytest.raises(transformer_jax.DataError, match=r'texts\[1\]: an empty text'):
         run.classify(['1', ''])
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from helpers.support import events, experiment, quiet
+from helpers.tiny_ablation import plan
 from laws.contract import CHECKS, Case, applies, site
 
 from transformer_jax import outside, spec
+from transformer_jax.ablation.runner import ablate
 from transformer_jax.attention import KINDS
 from transformer_jax.attention.masks import MASKS
 from transformer_jax.attention.normalizers import NORMALIZERS
@@ -207,3 +209,21 @@ def test_a_run_with_it_is_trained_loaded_and_decoded(my_kinds, capsys):
     assert main(['evaluate', f'--workdir={workdir}', '--json']) == 0
     assert main(['inspect', f'--workdir={workdir}']) == 0
     assert 'step 4 of 4' in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_ablation_and_its_report_name_it(my_kinds, capsys):
+    spec_text = 'my_kinds.cosine.Cosine(temperature=5.0)'
+    variants = {'base': {}, 'cosine': {'model.attention': spec_text, 'model.position': 'rope'}}
+    root = my_kinds / 'root'
+    ablate(plan(root, variants, seeds=1), quiet)
+    results = json.loads((root / 'results.json').read_text())
+    assert [run['folder'] for run in results['runs']] == ['base', 'cosine']
+    assert results['missing'] == []
+    stored = json.loads((root / 'cosine' / '0' / 'config.json').read_text())
+    assert stored['model']['attention'] == spec_text
+    assert main(['report', str(root)]) == 0, capsys.readouterr().err
+    for name in ('report.md', 'report.html'):
+        text = (root / 'report' / name).read_text()
+        assert 'cosine' in text
+        assert spec_text in text

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 import shutil
 import signal
 
@@ -47,6 +48,7 @@ def test_a_result_tells_quality_and_cost(real):
     assert run['flops'] > run['params']
     assert (run['steps'], run['step'], run['folder']) == (4, 4, 'base')
     assert 0 < run['step_seconds'] < run['wall_seconds']
+    assert 0 < run['step_spread'] < math.inf  # Clocks tell the steps of a real run apart.
     assert 0 < run['mfu'] < 1
     assert 0 < run['goodput'] < 1
     assert 'host' not in run['machine']
@@ -105,7 +107,7 @@ def test_a_row_is_tried_once_and_a_timed_run_every_time(real, tmp_path, monkeypa
     def trial(components, tokenizer):
         tried.append(components.config.train.seed)
         assert (tokenizer / 'tokenizer.json').exists()
-        return measure.StepMeasurement(1.0, 0.25 * len(tried), 3)
+        return measure.StepMeasurement(1.0, 0.25 * len(tried), 3, 0.5 * len(tried))
 
     monkeypatch.setattr(measure, 'measure_step', trial)
     monkeypatch.setattr(score_lib, '_tried', {})
@@ -121,6 +123,7 @@ def test_a_row_is_tried_once_and_a_timed_run_every_time(real, tmp_path, monkeypa
         assert len(tried) == times
         result = json.loads((root / 'base/0/result.json').read_text())
         assert (result['step_seconds'], result['memory_bytes']) == (0.25 * times, 3)
+        assert result['step_spread'] == 0.5 * times
     assert result['scores']['step_seconds'] == 0.75
 
 

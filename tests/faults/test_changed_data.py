@@ -5,12 +5,14 @@ import shutil
 
 import pytest
 from etils import epath
-from helpers.support import experiment, quiet
+from helpers.support import experiment, flags, quiet
 
 from transformer_jax import config as config_lib
-from transformer_jax.data import load_data
+from transformer_jax.data import fingerprints, load_data
 from transformer_jax.data.fingerprints import split_fingerprint
-from transformer_jax.errors import DataError
+from transformer_jax.errors import ConfigError, DataError
+from transformer_jax.evaluation import by_length
+from transformer_jax.inference import probes
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.training.train import train
 from transformer_jax.training.trainer import Trainer
@@ -29,21 +31,20 @@ def write(folder, split, rows):
 ROWS = [(f'{a} and {b}', f'{b} {a}') for a in NUMBERS for b in NUMBERS]
 
 
-def of(folder, **changes):
-    return experiment(
-        data__task=TASK,
-        data__source_dir=str(folder),
-        data__tokenizer='characters',
-        data__vocab_size=CHARACTERS + 4,
-        train__steps=2,
-        evaluate__every=1,
-        evaluate__best_metric='loss',
-        evaluate__max_examples=1,
-        **changes,
-    )
-
-
 CHARACTERS = len(set(''.join(' '.join(row) for row in ROWS)))
+RUN = {
+    'data__task': TASK,
+    'data__tokenizer': 'characters',
+    'data__vocab_size': CHARACTERS + 4,
+    'train__steps': 2,
+    'evaluate__every': 1,
+    'evaluate__best_metric': 'loss',
+    'evaluate__max_examples': 1,
+}
+
+
+def of(folder, **changes):
+    return experiment(**RUN, data__source_dir=str(folder), **changes)
 
 
 @pytest.fixture(scope='module')
@@ -150,3 +151,103 @@ def test_a_fingerprint_is_of_the_examples_alone(changes, trained):
     )
     assert split_fingerprint(one, 'train') == split_fingerprint(other, 'train')
     assert split_fingerprint(one, 'train') != split_fingerprint(one, 'validation')
+
+
+# --- The flags of the commands --------------------------------------------------------------------
+
+# Arguments of each, without the workdir, for data in a folder.
+COMMANDS = {
+    'train': lambda folder: ['train', *flags(**RUN, data__source_dir=folder)],
+    'evaluate': lambda folder: ['evaluate', '--split=validation', f'--source_dir={folder}'],
+    'evaluate --lengths': lambda folder: [
+        *('evaluate', '--split=validation', '--lengths=24', f'--source_dir={folder}')
+    ],
+    'probe': lambda folder: ['probe', f'--source_dir={folder}'],
+}
+
+
+@pytest.fixture
+def command(trained, tmp_path, call, monkeypatch):
+    """Runs a command on the run and data in a folder: all that it says, up to its first work."""
+
+    def work(*arguments):
+        raise ConfigError('the work begins')
+
+    for owner, name in (
+        (Trainer, 'run'),
+        (TrainedRun, 'measure'),
+        (by_length, 'by_length'),
+        (probes, 'probe'),
+    ):
+        monkeypatch.setattr(owner, name, work)
+    workdir = shutil.copytree(trained / 'run', tmp_path / 'run')
+
+    def run(name, folder, *options):
+        code, output, errors = call(*COMMANDS[name](folder), f'--workdir={workdir}', *options)
+        assert (code, output) == (2, '')
+        assert 'Traceback' not in errors
+        return errors
+
+    return run
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_commands_refuse_changed_data_or_tell(name, command, trained, tmp_path):
+    folder = shutil.copytree(trained / 'data', tmp_path / 'data')
+    edit('validation', lambda rows: rows.pop())(folder)
+    line = f'{folder}: not the data of this run any more: validation changed since then'
+    refused = command(name, folder).splitlines()[-1]
+    assert f'{line}; restore it, or accept the change with --allow_changed_data' in refused
+    told = command(name, folder, '--allow_changed_data')
+    assert f'{line}, which --allow_changed_data accepts' in told
+    assert told.endswith('the work begins\n')
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_commands_find_data_that_was_moved(name, command, trained, tmp_path):
+    moved = shutil.copytree(trained / 'data', tmp_path / 'moved')
+    said = command(name, moved)
+    assert said.endswith('the work begins\n')
+    assert 'changed' not in said
+    last = command(name, tmp_path / 'nowhere').splitlines()[-1]
+    assert f'{tmp_path / "nowhere"}' in last
+    assert 'no such file' in last
+
+
+# --- Data that is too large to hash ---------------------------------------------------------------
+
+# A change, and whether it is noticed where the examples 0, 49 and 99 are compared.
+LARGE = {
+    'no change': (lambda rows: None, False),
+    'the first example': (lambda rows: put(rows, 0, ('eno and one', 'one one')), True),
+    'one in the middle': (lambda rows: put(rows, 49, ('five dna ten', 'ten five')), True),
+    'the last example': (lambda rows: put(rows, 99, ('ten and net', 'ten ten')), True),
+    'another of the same length': (lambda rows: put(rows, 7, ('eno and eight', rows[7][1])), False),
+    'another source that is longer': (lambda rows: put(rows, 7, ('ones' * 4, rows[7][1])), True),
+    'another target that is shorter': (lambda rows: put(rows, 7, (rows[7][0], 'eight')), True),
+    'an example more': (lambda rows: rows.append(rows[0]), True),
+}
+
+
+@pytest.mark.parametrize(('change', 'noticed'), LARGE.values(), ids=LARGE)
+def test_of_large_data_lengths_and_a_sample_are_compared(
+    change, noticed, trained, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(trained / 'data', tmp_path / 'data')
+    edit('train', change)(folder)
+    one, other = (
+        load_data(
+            config_lib.resolve(of(path)).pipeline, epath.Path(trained / 'run/tokenizer'), quiet
+        )
+        for path in (trained / 'data', folder)
+    )
+
+    def differ():
+        return split_fingerprint(one, 'train') != split_fingerprint(other, 'train')
+
+    tokens = int(one.train.lengths.sum())
+    assert tokens < fingerprints.MAX_TOKENS
+    monkeypatch.setattr(fingerprints, 'SAMPLE', 3)
+    assert differ() == (change is not LARGE['no change'][0])  # All of small data is compared.
+    monkeypatch.setattr(fingerprints, 'MAX_TOKENS', min(tokens, int(other.train.lengths.sum())) - 1)
+    assert differ() == noticed

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from helpers.source import TREES
-from helpers.support import experiment, quiet
+from helpers.support import CONFIG, CONFIG_FILE, experiment, quiet
 
+import transformer_jax.report.write  # noqa: F401 - As another user it might not be found.
 from transformer_jax.errors import UserError
 from transformer_jax.inference.run import Run
 from transformer_jax.inference.trained_run import TrainedRun
@@ -23,6 +24,7 @@ from transformer_jax.training.train import train
 
 RUN = {'train__steps': 2, 'checkpoint__every': 1, 'evaluate__every': 0}
 DEEP = b'[' * 100_000
+DEMO = CONFIG_FILE.parents[1] / 'experiments' / 'demo' / 'number_words.py'
 
 
 def evaluate(path):
@@ -130,7 +132,7 @@ FILES = [
     'checkpoints/2/state/manifest.ocdbt',
     'checkpoints/2/state/_METADATA',
 ]
-FOLDERS = ['.', 'checkpoints', 'checkpoints/2', 'checkpoints/2/state', 'tokenizer']
+FOLDERS = ['..', '.', 'checkpoints', 'checkpoints/2', 'checkpoints/2/state', 'tokenizer']
 
 
 @contextlib.contextmanager
@@ -170,6 +172,43 @@ def test_what_cannot_be_read_is_named(name, finished):
         assert 'Permission denied' in line
     # Nothing was taken for damaged, and given up.
     assert sorted(path.name for path in (workdir / 'checkpoints').iterdir()) == ['1', '2']
+
+
+@pytest.fixture
+def closed():
+    """A folder of another user's, which he alone may enter, in one that all may enter."""
+    root = Path(tempfile.mkdtemp(prefix='transformer_jax-faults-'))
+    root.chmod(0o755)
+    (root / 'home' / 'runs').mkdir(parents=True)
+    (root / 'home').chmod(0o700 if os.geteuid() == 0 else 0)
+    yield root / 'home'
+    (root / 'home').chmod(0o700)
+    shutil.rmtree(root)
+
+
+COMMANDS = [
+    ('train', CONFIG, '--workdir={}'),
+    ('evaluate', '--workdir={}'),
+    ('probe', '--workdir={}'),
+    ('inspect', '--workdir={}'),
+    ('translate', '--workdir={}'),
+    ('ablate', str(DEMO), '--root={}'),
+    ('report', '{}'),
+    ('report', '{}/results.json'),
+]
+
+
+@pytest.mark.fault('damaged other files')
+@pytest.mark.parametrize('command', COMMANDS, ids=[' '.join((row[0], row[-1])) for row in COMMANDS])
+def test_a_closed_folder_above_is_one_line(command, closed, call):
+    """Of a run that is there and of one that is to begin."""
+    for name in ('runs', 'runs/new'):
+        with as_another_user():
+            code, output, errors = call(*(text.format(closed / name) for text in command))
+        assert (code, output) == (3, '')
+        assert errors.count('\n') == 1
+        assert f'cannot read {closed}/' in errors
+        assert 'Permission denied' in errors
 
 
 @pytest.mark.fault('damaged other files')

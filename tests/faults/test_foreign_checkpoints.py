@@ -20,6 +20,7 @@ from transformer_jax.profiling.inspect import inspect_workdir
 from transformer_jax.storage import manifest
 from transformer_jax.storage.seed_group_file import NAME as SEED_GROUPS
 from transformer_jax.storage.workdir import Workdir
+from transformer_jax.training.init_from import start_from
 from transformer_jax.training.train import train
 
 RUN = {'train__steps': 3, 'checkpoint__every': 1, 'checkpoint__keep': 5}
@@ -150,6 +151,10 @@ READERS = {
     'evaluate avg': lambda path: TrainedRun(path, 'avg:2', quiet, {}),
     'inspect': inspect_workdir,
 }
+# It is refused before anything is done with the new run's state and tokenizer.
+REFUSING = READERS | {
+    'train.init_from': lambda path: start_from(str(path), None, None, quiet),
+}
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -170,7 +175,7 @@ def test_a_foreign_checkpoint_is_refused(spoil, message, runs, tmp_path):
     workdir = shutil.copytree(runs / 'run', tmp_path / 'run')
     spoil(runs, workdir)
     before = files_of(workdir / 'checkpoints')
-    for read in READERS.values():
+    for read in REFUSING.values():
         refused(read, workdir, message)
     config = from_dict(Workdir(workdir).read_config())
     refused(lambda path: train(config, path, quiet), workdir, message)
@@ -183,7 +188,7 @@ def test_a_foreign_checkpoint_is_refused(spoil, message, runs, tmp_path):
 def test_a_foreign_checkpoint_of_a_group_is_refused(spoil, message, runs, tmp_path):
     workdir = shutil.copytree(runs / 'group', tmp_path / 'group')
     spoil(runs, workdir)
-    for read in READERS.values():
+    for read in REFUSING.values():
         refused(read, workdir / '0', message)
 
 
@@ -194,6 +199,21 @@ def test_an_older_step_is_compared_when_it_is_asked_for(choice, source, runs, tm
     copy_step(source, 2 if source == 'run' else 1, 1)(runs, workdir)
     with pytest.raises(WorkdirError, match=r'checkpoint .*/1 is of (step 2|another run)'):
         TrainedRun(workdir, choice, quiet, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('choice', 'step'), [('', 3), (':1', 1), (':avg:3', 2)])
+def test_no_run_begins_with_a_foreign_checkpoint(choice, step, runs, tmp_path):
+    workdir, new = shutil.copytree(runs / 'run', tmp_path / 'run'), tmp_path / 'new'
+    copy_step('twin', step, step)(runs, workdir)
+
+    def begin(path):
+        train(experiment(train__init_from=f'{path}{choice}', train__steps=1), new, quiet)
+
+    refused(begin, workdir, f'/{step} is of another run')
+    assert not list(new.glob('checkpoints/*'))
+    copy_step('run', step, step)(runs, workdir)
+    begin(workdir)  # The same command works once the checkpoint is restored.
 
 
 def test_what_an_old_checkpoint_does_not_say_is_not_compared(runs, tmp_path):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.work import measured_work
 
 from transformer_jax import spec
 from transformer_jax.attention import KINDS
@@ -35,8 +36,9 @@ HUGE = {
 @pytest.mark.parametrize('what', HUGE)
 def test_a_huge_spec_is_refused(what):
     text, said = HUGE[what]
-    with pytest.raises(ConfigError) as caught:
+    with measured_work() as work, pytest.raises(ConfigError) as caught:
         spec.parse_pattern(text, KINDS, 'model.attention')
+    assert work.faults == []
     message = str(caught.value)
     assert said in message
     assert message.startswith('model.attention=')

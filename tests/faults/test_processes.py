@@ -1,4 +1,4 @@
-"""Several processes: what differs between them, what they are given, and what happens to one."""
+"""Several processes: what they are given, and what happens to one or to those that differ."""
 
 import http.server
 import os
@@ -15,7 +15,6 @@ from jax._src.distributed import global_state
 
 from transformer_jax.partitioning import joining
 from transformer_jax.partitioning.peers import Peers
-from transformer_jax.partitioning.same_start import describe_differences
 
 TIMEOUT_S = 300
 CLUSTERS = ('SLURM_', 'OMPI_', 'JAX_COORDINATOR', 'TPU_', 'KUBERNETES_')
@@ -162,24 +161,6 @@ def test_another_server_at_the_address_is_one_line(tmp_path):
         server.shutdown()
     assert code == 2, errors
     assert 'Traceback' not in errors
-
-
-# --- What differs ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ('found', 'lines'),
-    [
-        ([{'a': 1}, {'a': 1}], []),
-        ([{'a': 1}, {'a': 2}], ['a: 1 (process 0), 2 (process 1)']),
-        ([{'a': 1}, {'a': 1.0}], ['a: 1 (process 0), 1.0 (process 1)']),
-        ([{'a': 'x', 'b': 0}, {'a': 'x'}], ['b: 0 (process 0), (absent) (process 1)']),
-        ([{}, {'b': 'y'}], ['b: (absent) (process 0), "y" (process 1)']),
-        ([{'a': 1}] * 6 + [{'a': 2}], ['a: 1 (processes 0, 1, 2, 3 and 2 more), 2 (process 6)']),
-    ],
-)
-def test_differences_name_keys_and_processes(found, lines):
-    assert describe_differences(found) == lines
 
 
 # --- What happens to one --------------------------------------------------------------------------

@@ -1,11 +1,15 @@
 """A user without a name or a home, as containers have: nothing needs either."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
+from pathlib import Path
 
 import pytest
+from helpers.support import events, flags
 
 from transformer_jax.data.files import cache_dir
 from transformer_jax.errors import ConfigError
@@ -41,35 +45,79 @@ def test_the_cache_of_a_user_without_a_home_is_his_own(no_home):
     assert cache_dir(DataConfig()) == user_cache()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason='only root can become another user')
-def test_a_user_without_a_name_saves_and_reads_checkpoints(tmp_path):
-    program = f"""
-        import os, sys, jax, jax.numpy as jnp
-        from transformer_jax.storage import manifest
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason='only root can become another user')
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that every user may enter; pytest lets its owner alone into its own."""
+    root = Path(tempfile.mkdtemp(prefix='transformer_jax-faults-'))
+    root.chmod(0o755)
+    yield root
+    shutil.rmtree(root)
+
+
+def run_as_unknown(program, workdir):
+    """Run a program, which becomes the unknown user by `setuid`, on a workdir that is his own."""
+    for path in (workdir, *workdir.rglob('*')):
+        os.chown(path, UNKNOWN, UNKNOWN)
+    begin = f"""
+        import os, sys
+        def setuid():
+            os.setuid({UNKNOWN})
+            os.environ.pop('HOME', None)
+    """
+    code = textwrap.dedent(begin) + textwrap.dedent(program)
+    ended = subprocess.run(
+        [sys.executable, '-c', code, str(workdir)], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stderr
+
+
+@needs_root
+def test_a_user_without_a_name_saves_and_reads_checkpoints(open_folder):
+    program = """
+        import jax, jax.numpy as jnp
         from transformer_jax.storage.checkpoints import Checkpoints
         from transformer_jax.storage.workdir import Workdir
-        os.setuid({UNKNOWN})
-        os.environ.pop('HOME', None)
+        setuid()
         folder = sys.argv[1]
-        with Workdir(folder).open_for_training({{'train': {{'steps': 1}}}}):
+        with Workdir(folder).open_for_training({'train': {'steps': 1}}):
             checkpoints = Checkpoints(folder + '/checkpoints', keep=1)
-            state = {{'params': {{'x': jnp.arange(4.0)}}}}
+            state = {'params': {'x': jnp.arange(4.0)}}
             for step in (1, 2):
-                checkpoints.save(step, state, {{'best': None}})
+                checkpoints.save(step, state, {'best': None})
             checkpoints.wait()
         assert checkpoints.valid_steps() == [2]
         assert checkpoints.restore(jax.eval_shape(lambda: state))[0] == 2
+        open(folder + '/metrics.jsonl', 'w').write('{}')
+        with Workdir(folder).open_for_training({'train': {'steps': 1}}):
+            pass
     """
-    workdir = tmp_path / 'run'
+    workdir = open_folder / 'run'
     workdir.mkdir()
-    os.chown(workdir, UNKNOWN, UNKNOWN)
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.owner() == 'root' and folder.is_relative_to(tmp_path.parents[2]):
-            folder.chmod(0o755)
-    ended = subprocess.run(
-        [sys.executable, '-c', textwrap.dedent(program), str(workdir)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
+    run_as_unknown(program, workdir)
+
+
+RUN = {'train__steps': 2, 'checkpoint__every': 1, 'optim__schedule': 'constant'}
+
+
+@needs_root
+@pytest.mark.slow
+def test_a_user_without_a_name_resumes_and_evaluates(whole, open_folder):
+    """A run of two steps, which its owner trains for one step more."""
+    workdir = shutil.copytree(whole, open_folder / 'run')
+    program = f"""
+        from transformer_jax.cli import main
+        import transformer_jax.training.train, transformer_jax.inference.trained_run
+        setuid()
+        workdir = '--workdir=' + sys.argv[1]
+        keys = {flags(**RUN | {'train__steps': 3})}
+        assert main(['train', workdir, *keys]) == 0
+        assert main(['evaluate', workdir, '--json']) == 0
+        assert main(['evaluate', workdir, '--lengths=24']) == 0
+        assert main(['inspect', workdir]) == 0
+    """
+    assert 'resumed after step 2' in run_as_unknown(program, workdir)
+    assert [event['step'] for event in events(workdir, 'train')] == [1, 2, 3]

@@ -32,6 +32,7 @@ from transformer_jax.inference.probes import (
 )
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.schema import ModelConfig
+from transformer_jax.storage.checkpoint_folders import CheckpointFolders
 from transformer_jax.training.train import train
 
 V, LENGTH = 20, 8
@@ -492,6 +493,29 @@ def test_all_checkpoints(call, workdir, tmp_path):
     entropies = [checkpoint['sites'][0]['entropy'] for checkpoint in result['checkpoints']]
     assert len(set(entropies)) == 3
     assert '<svg' in (tmp_path / 'lines.svg').read_text()
+
+
+# Flags, the steps of the table's title, and the checkpoint that the log names.
+NAMED = [
+    ([], 'step 8', 'best (step 8)'),
+    (['--all_checkpoints'], 'step 12', 'last (step 12)'),  # the newest, not the best
+    (['--checkpoint=4'], 'step 4', '4 (step 4)'),
+    (['--checkpoint=avg:2'], 'step 12, 8, averaged', 'avg:2 (step 12, 8)'),
+]
+
+
+@pytest.mark.parametrize(('flags', 'title', 'logged'), NAMED)
+def test_the_table_names_the_steps_of_its_numbers(call, workdir, monkeypatch, flags, title, logged):
+    """Of a run whose best checkpoint is not its newest."""
+    monkeypatch.setattr(CheckpointFolders, 'best_step', lambda self: 8)
+    code, output, errors = call('--batches=1', *flags)
+    assert code == 0, errors
+    assert output.splitlines()[0].strip() == f'validation, {title}'
+    assert f'checkpoint: {logged}\n' in errors
+    shown = json.loads((workdir / 'probes.json').read_text())['checkpoints'][-1]
+    steps = ', '.join(map(str, [shown['step'], *shown['averaged']]))
+    assert title.removesuffix(', averaged') == f'step {steps}'
+    assert f'{shown["sites"][0]["entropy"]:.3f}' in output
 
 
 def test_batches_are_taken_from_short_rows_to_long_ones(workdir, monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import runpy
+from unittest import mock
 
 import jax
 import numpy as np
@@ -159,12 +160,27 @@ def test_both_results_are_one_json_object_or_tables(config, result, capsys):
     assert [times.lengths for times in decoded.methods.values()] == [(2, 4, 8, 16)] * 2
 
 
-def test_positions_that_end_before_the_output_are_refused(config):
-    short = dataclasses.replace(config.model, position='learned(max_len=80)')
-    with pytest.raises(ConfigError, match=r'--longest=128 .*max_len=80'):
+@pytest.mark.parametrize(
+    ('kind', 'needed', 'prompt'), [('encoder_decoder', 128, 0), ('decoder_only', 16 + 128, 16)]
+)
+def test_positions_that_end_before_the_output_are_refused(
+    config, monkeypatch, kind, needed, prompt
+):
+    """Those of a decoder-only model must reach over the prompt too."""
+
+    def bench(reach):
+        model = dataclasses.replace(config.model, kind=kind, position=f'learned(max_len={reach})')
         bench_decode.bench_decode(
-            dataclasses.replace(config, model=short), 128, 8, lambda line: None
+            dataclasses.replace(config, model=model), 128, 8, lambda line: None
         )
+
+    monkeypatch.setattr(bench_decode, 'METHODS', ())  # Nothing is measured.
+    monkeypatch.setattr(bench_decode, 'make_program', mock.Mock())
+    bench(needed)
+    for reach in (needed - 1, 100):
+        line = rf'--longest=128 .*max_len={reach}.*which reach to {reach - prompt} here'
+        with pytest.raises(ConfigError, match=line):
+            bench(reach)
 
 
 def test_commands_of_two_words(capsys):

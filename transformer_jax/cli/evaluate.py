@@ -67,6 +67,7 @@ def _evaluate_lengths(values: Flags) -> None:
     if values.out:
         check_figure(epath.Path(values.out))
     trained = open_trained(values)
+    trained.require_same_data([values.split])
     rows = by_length(trained.evaluator, trained.params, values.split, lengths)
     print(to_json(rows) if values.json else lengths_table(rows), flush=True)
     path = values.out or trained.workdir.path / f'lengths-{values.split}.png'
