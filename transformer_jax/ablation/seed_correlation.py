@@ -5,23 +5,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from transformer_jax.ablation.seed_values import (
-    Reference,
-    SeedValues,
-    references_of,
-    standard_deviation,
-)
+from transformer_jax.ablation.seed_values import SeedValues, standard_deviation
 
 # With 2 variants, 0.01 would miss a correlation so often that the share of tables with a false
 # verdict falls to 0.02, and 0.05 would let chance choose the test so often that it rises to 0.065.
 CORRELATION_LEVEL = 0.03
 
 
-def seeds_correlate(values: Mapping[str, SeedValues], reference: Reference) -> bool:
+def seeds_correlate(values: Mapping[str, SeedValues]) -> bool:
     """Test whether runs of one seed vary together.
 
-    All variants count that have the seeds which the references share. Every variant's runs, less
-    their mean, are scaled to length 1; the vectors are added. Runs that vary together give a long
+    The seeds count that all variants have. Every variant's runs, less their mean, are scaled to
+    length 1; the vectors are added. Runs that vary together give a long
     sum. For independent normal runs of any means and spreads the vectors point anywhere, and the
     sum is a random flight, whose law depends on the numbers of variants and seeds alone: the test
     is exact, and one-sided, since a negative correlation has no cause here. For two variants it is
@@ -29,20 +24,19 @@ def seeds_correlate(values: Mapping[str, SeedValues], reference: Reference) -> b
 
     Args:
         values: variant -> seed -> value.
-        reference: a variant, or that of each.
     """
-    homes = {*references_of(values, reference).values()}
-    seeds = sorted(set.intersection(*(set(values[home]) for home in homes)))
-    rows = [
-        np.array([runs[seed] for seed in seeds])
-        for runs in values.values()
-        if set(seeds) <= set(runs)
-    ]
-    rows = [row - row.mean() for row in rows if len(seeds) >= 2 and standard_deviation(row, row)]
-    if len(rows) < 2:
-        return False
-    flight = np.sum([row / np.linalg.norm(row) for row in rows], axis=0)
-    return bool(flight @ flight > _longest_flight(len(rows), len(seeds)) * (1 + 1e-9))
+    seeds = sorted(set.intersection(*(set(runs) for runs in values.values())))
+    rows = [np.array([runs[seed] for seed in seeds]) for runs in values.values()]
+    rows = [row for row in rows if len(seeds) >= 2 and standard_deviation(row, row)]
+    return len(rows) >= 2 and bool(rows_correlate(np.array([rows]))[0])
+
+
+def rows_correlate(values_BVC: np.ndarray) -> np.ndarray:
+    """Test B tables of V variants with C seeds as `seeds_correlate` does; every row must vary."""
+    rest_BVC = values_BVC - values_BVC.mean(-1, keepdims=True)
+    rest_BVC = rest_BVC / np.linalg.norm(rest_BVC, axis=-1, keepdims=True)
+    squared_B = (rest_BVC.sum(1) ** 2).sum(-1)
+    return squared_B > _longest_flight(*values_BVC.shape[1:]) * (1 + 1e-9)
 
 
 @functools.cache
