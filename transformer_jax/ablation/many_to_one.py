@@ -153,20 +153,19 @@ class EqualTables(NamedTuple):
     Attributes:
         largest: the largest T of each table, ascending.
         alone: T of each comparison, each ascending, [P, B].
+        stretch: by how much the need that T exceeds 1 lifts the critical values.
         critical: what T must exceed, for all comparisons together.
+        critical_alone: what T of each comparison must exceed, were it the only one, [P].
         shortfall: what a true difference must exceed, in standard deviations of one run, to be
             found in each table, [P, B].
     """
 
     largest: np.ndarray
     alone: np.ndarray
+    stretch: float
     critical: float
+    critical_alone: np.ndarray
     shortfall: np.ndarray
-
-    @property
-    def stretch(self) -> float:
-        """By how much the need that T exceeds 1 lifts the critical value."""
-        return self.critical / float(np.quantile(self.largest, 1 - LEVEL))
 
     def p_value(self, t: float) -> float:
         """The share of equal tables with a T as large in any comparison; `critical` has 5%."""
@@ -175,10 +174,6 @@ class EqualTables(NamedTuple):
     def p_alone(self, pair: int, t: float) -> float:
         """The share of equal tables with a T as large in this comparison."""
         return _share_above(self.alone[pair], t / self.stretch)
-
-    def critical_alone(self, pair: int) -> float:
-        """What T of one comparison must exceed at 5%, were it the only one."""
-        return float(np.quantile(self.alone[pair], 1 - LEVEL)) * self.stretch
 
 
 def _share_above(rising: np.ndarray, t: float) -> float:
@@ -194,7 +189,10 @@ def equal_tables(layout: Layout, tables: int = TABLES) -> EqualTables:
     runs_BN = np.random.default_rng(0).standard_normal((tables, size))
     found = measure(runs_BN, layout)
     t_BP = np.abs(found.differences) / found.errors
-    largest = np.sort(t_BP.max(1))
-    critical = max(1.0, float(np.quantile(largest, 1 - LEVEL)))
+    largest, alone = np.sort(t_BP.max(1)), np.sort(t_BP.T, -1)
+    simulated = float(np.quantile(largest, 1 - LEVEL))
+    critical = max(1.0, simulated)
+    stretch = critical / simulated
+    critical_alone = np.quantile(alone, 1 - LEVEL, axis=-1) * stretch
     shortfall_PB = (critical * found.errors - found.differences).T
-    return EqualTables(largest, np.sort(t_BP.T, -1), critical, shortfall_PB)
+    return EqualTables(largest, alone, stretch, critical, critical_alone, shortfall_PB)

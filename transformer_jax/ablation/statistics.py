@@ -22,8 +22,8 @@ from transformer_jax.ablation.many_to_one import (
     measure,
 )
 from transformer_jax.ablation.power import detectable_difference, seeds_to_find
-from transformer_jax.ablation.scales import PLAIN, Scale
-from transformer_jax.ablation.seed_correlation import seeds_correlate
+from transformer_jax.ablation.scales import PLAIN, SCALES, Scale
+from transformer_jax.ablation.seed_correlation import varies_by_seed
 from transformer_jax.ablation.seed_values import (
     ROUNDING,
     Reference,
@@ -119,7 +119,6 @@ def compare(
     reference: Reference,
     lower_is_better: bool,
     scale: Scale = PLAIN,
-    examples: int = 0,
 ) -> dict[str, Comparison]:
     """Compare every variant but the references with its own, in the order of `values`.
 
@@ -128,15 +127,14 @@ def compare(
             not tested.
         reference: a variant, or that of each.
         lower_is_better: whether a lower value is better.
-        scale: on which runs are compared.
-        examples: of which a value is the share, see `compare_pairs`.
+        scale: on which runs are compared, see `compare_pairs`.
 
     Raises:
         ValueError: a value is not finite, or a reference is no variant.
     """
     references = references_of(values, reference)
     pairs = [(name, home) for name, home in references.items() if name != home]
-    found = compare_pairs(values, pairs, lower_is_better, scale, examples)
+    found = compare_pairs(values, pairs, lower_is_better, scale)
     return {name: comparison for (name, _), comparison in found.items()}
 
 
@@ -145,7 +143,6 @@ def compare_pairs(
     pairs: Sequence[Pair],
     lower_is_better: bool,
     scale: Scale = PLAIN,
-    examples: int = 0,
 ) -> dict[Pair, Comparison]:
     """Compare pairs of variants, all of them one family.
 
@@ -154,36 +151,31 @@ def compare_pairs(
         pairs: what is compared with what; none twice.
         lower_is_better: whether a lower value is better.
         scale: on which runs are compared; where it does not take all values, they are compared as
-            they are.
-        examples: of which a value is the share, on the scale 'share': no run is taken to vary less
-            than a count of so many does, 1/(4n) on that scale. 0: not known.
+            they are. A share is a count of examples: no run is taken to vary less than such a count
+            does, 1/(4n) on the scale. n is one over the smallest step between values of the table.
 
     Raises:
         ValueError: a value is not finite.
     """
     refuse_nonfinite(values)
     tested = [pair for pair in pairs if min(len(values[name]) for name in pair) >= 2]
-    names = [name for name in values if any(name in pair for pair in tested)]
-    runs = {name: values[name] for name in names}
+    runs = {name: values[name] for name in values if any(name in pair for pair in tested)}
     flat = np.array([value for seeds in runs.values() for value in seeds.values()], float)
-    if not scale.takes(flat):
-        scale, examples = PLAIN, 0
-    place = {name: index for index, name in enumerate(names)}
-    layout = Layout(
-        tuple(place[name] for name, seeds in runs.items() for _ in seeds),
-        tuple(seed for seeds in runs.values() for seed in seeds),
-        tuple((place[name], place[home]) for name, home in tested),
-        bool(tested) and seeds_correlate(_scaled(runs, scale)),
-    )
-    still = all(not _varies(seeds) for seeds in runs.values())
-    if still and not examples:
+    scale = scale if scale.takes(flat) else PLAIN
+    if not any(_varies(seeds) for seeds in runs.values()):
         found = {pair: _permute(values, pair, lower_is_better) for pair in tested}
     else:
-        least = 1 / (4 * examples) if examples else 0.0
-        numbers = scale.forward(flat)[None]
-        found = _judge_all(
-            _Family(layout, measure(numbers, layout, least), runs, scale, lower_is_better), tested
+        place = {name: index for index, name in enumerate(runs)}
+        layout = Layout(
+            tuple(place[name] for name, seeds in runs.items() for _ in seeds),
+            tuple(seed for seeds in runs.values() for seed in seeds),
+            tuple((place[name], place[home]) for name, home in tested),
         )
+        numbers = scale.forward(flat)[None]
+        layout = layout._replace(blocks=bool(varies_by_seed(numbers, layout)[0]))
+        least = float(np.diff(np.unique(flat)).min()) / 4 if scale is SCALES['share'] else 0.0
+        measured = measure(numbers, layout, least)
+        found = _judge_all(_Family(layout, measured, runs, scale, lower_is_better), tested)
     return {pair: found.get(pair) or _not_tested(values, pair) for pair in pairs}
 
 
@@ -210,7 +202,7 @@ def _judge(family: _Family, equal: EqualTables, number: int, pair: Pair) -> Comp
     sd = math.sqrt(measured.variances[0, list(layout.pairs[number])].mean())
     home = np.array([*family.runs[pair[1]].values()], float)
     center = float(family.scale.inverse(family.scale.forward(home).mean()))
-    ends = [equal.critical * error, equal.critical_alone(number) * error]
+    ends = [equal.critical * error, float(equal.critical_alone[number]) * error]
     found = detectable_difference(layout, number) * sd
     steps = np.array([step - ends[0], step + ends[0], step - ends[1], step + ends[1], found, -found])
     low, high, alone_low, alone_high, up, down = family.scale.shift(center, steps).tolist()
@@ -264,13 +256,6 @@ def _direction(difference: float, lower_is_better: bool) -> str:
 def _varies(seeds: SeedValues) -> bool:
     x = np.array([*seeds.values()], float)
     return bool(standard_deviation(x, x))
-
-
-def _scaled(runs: Mapping[str, SeedValues], scale: Scale) -> dict[str, dict[int, float]]:
-    return {
-        name: {seed: float(scale.forward(np.float64(value))) for seed, value in seeds.items()}
-        for name, seeds in runs.items()
-    }
 
 
 def _count(number: int, noun: str) -> str:
