@@ -33,7 +33,7 @@ from transformer_jax.ablation.seed_correlation import varies_by_seed
 from transformer_jax.ablation.statistics import DIFFERENT, compare
 
 VARIANTS, SEEDS = (2, 3, 5, 9, 18), (2, 3, 5, 10)
-TABLES, COUNTED_TABLES = 10_000, 1000
+TABLES, POWER_TABLES, COUNTED_TABLES = 10_000, 40_000, 500
 EFFECT = 2.0  # standard deviations
 CORRELATIONS = (0.4, 0.8)
 BESIDE_SPREADS = 0.6  # the correlation of seeds where spreads differ too
@@ -53,9 +53,13 @@ HEADS = (
 )
 
 
+def many_to_one(variants: int) -> tuple[tuple[int, int], ...]:
+    """Pair every variant with the first."""
+    return tuple((variant, 0) for variant in range(1, variants))
+
+
 def spreads(variants: int) -> dict[str, np.ndarray]:
-    """Return the spreads of the variants of tables whose spreads differ; the first is the reference."""
-    ones = np.ones(variants)
+    """Return the spreads of variants in tables whose spreads differ, the reference's first."""
 
     def with_one(place, spread):
         return np.where(np.arange(variants) == place, spread, 1.0)
@@ -69,8 +73,8 @@ def spreads(variants: int) -> dict[str, np.ndarray]:
         'one 5': with_one(1, 5),
         'rising': 5 ** np.linspace(0, 1, variants),
         'falling': 5 ** np.linspace(1, 0, variants),
-        'half above': np.where(np.arange(variants) < variants // 2, 1.0, 5.0) * ones,
-        'half below': np.where(np.arange(variants) < (variants + 1) // 2, 5.0, 1.0) * ones,
+        'half above': np.where(np.arange(variants) < variants // 2, 1.0, 5.0),
+        'half below': np.where(np.arange(variants) < (variants + 1) // 2, 5.0, 1.0),
     }
 
 
@@ -86,7 +90,7 @@ def draw(spread_V, seeds, correlation=0.0, tables=TABLES, seed=1) -> np.ndarray:
 def judge(runs_BVC: np.ndarray, margin: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Compare all variants with the first: (found different, found equivalent), [tables, pairs]."""
     tables, variants, seeds = runs_BVC.shape
-    pairs = tuple((variant, 0) for variant in range(1, variants))
+    pairs = many_to_one(variants)
     different, equivalent = np.zeros((2, tables, len(pairs)), bool)
     runs_BN, layout = runs_BVC.reshape(tables, -1), balanced(seeds, pairs)
     by_seed = varies_by_seed(runs_BN, layout)
@@ -148,8 +152,9 @@ def power_before(runs_BVC: np.ndarray) -> float:
     welch = 2 * special.stdtr(dof, -abs(gap_BVC.mean(-1)) / np.sqrt(a + b))
     paired_t = abs(gap_BVC.mean(-1)) / gap_BVC.std(-1, ddof=1) * math.sqrt(seeds)
     paired = 2 * special.stdtr(seeds - 1, -paired_t)
-    layout = balanced(seeds, ((1, 0),) * 1 if runs_BVC.shape[1] == 2 else tuple((v, 0) for v in range(1, runs_BVC.shape[1])))
-    p = np.where(varies_by_seed(runs_BVC.reshape(len(runs_BVC), -1), layout)[:, None], paired, welch)
+    layout = balanced(seeds, many_to_one(runs_BVC.shape[1]))
+    by_seed = varies_by_seed(runs_BVC.reshape(len(runs_BVC), -1), layout)
+    p = np.where(by_seed[:, None], paired, welch)
     return float(np.mean([holm(row)[0] <= 0.05 for row in p]))
 
 
@@ -158,7 +163,7 @@ def row(variants: int, seeds: int) -> list[float]:
     one = np.ones(variants)
     unequal = spreads(variants)
     late = ('rising', 'half above', 'half below')
-    shifted = draw(one, seeds, seed=3)
+    shifted = draw(one, seeds, tables=POWER_TABLES, seed=3)
     shifted[:, 1] += EFFECT
     return [
         false_verdicts(draw(one, seeds)),

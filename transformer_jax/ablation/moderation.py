@@ -13,6 +13,8 @@ variance that is too large for the others stays as it is (the case of Phipson et
 import numpy as np
 from scipy import special
 
+UNLIKELY = 5  # over the square of the number of comparisons: that a variance is so large by chance
+
 
 def fit_prior(s2_BM: np.ndarray, dof_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fit the prior to sample variances by the moments of their logarithms.
@@ -55,7 +57,8 @@ def moderate(
 
     d₀ is at most what the others of a variant can know: their degrees of freedom, less those of one
     of them, since their common spread is estimated too. So one or two variants stay as they are. A
-    variance that is larger than chance makes one of all `comparisons` stays as it is, too.
+    variance stays as it is, too, where chance makes one so large with a probability of less than
+    5 / `comparisons`².
 
     Args:
         s2_BM: positive variances of M variants, in B tables.
@@ -71,5 +74,5 @@ def moderate(
     mean_B1 = (s2_BM @ dof_M / dof_M.sum())[:, None]
     d0_BM = np.minimum(fit_prior(s2_BM, dof_M)[0][:, None], most_M)
     chance_BM = special.fdtrc(dof_M, np.maximum(d0_BM, 1e-3), s2_BM / mean_B1)
-    d0_BM = np.where(chance_BM < 1 / comparisons, 0.0, d0_BM)
+    d0_BM = np.where(chance_BM < UNLIKELY / comparisons**2, 0.0, d0_BM)
     return (d0_BM * mean_B1 + dof_M * s2_BM) / (d0_BM + dof_M), d0_BM + dof_M

@@ -7,6 +7,7 @@ import numpy as np
 from transformer_jax.ablation.many_to_one import TABLES, Layout, balanced, equal_tables
 
 SEARCHED = 2000  # tables that are simulated for each number of seeds
+LEAST = 1.5
 POWER = 0.8  # at which a difference counts as one that the seeds could have detected
 # Numbers of seeds among which the one that would decide is looked for.
 SEEDS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 30, 40, 50, 70, 100)
@@ -51,11 +52,12 @@ def seeds_to_find(difference: float, layout: Layout, pair: int) -> int | None:
         layout: of the table at hand; the new one has its comparisons and more seeds.
         pair: the place of the comparison.
     """
-    for seeds in SEEDS:
-        enough = balanced(seeds, layout.pairs, layout.blocks)
-        # Means alone need so many at least, whatever the test; most numbers are ruled out by it.
-        if difference * (seeds / 2) ** 0.5 < 1.5:
-            continue
-        if detectable_difference(enough, pair, SEARCHED) <= difference:
-            return seeds
-    return None
+    # With LEAST standard errors nothing is found, whatever the test: no need to simulate.
+    enough = (seeds for seeds in SEEDS if difference * (seeds / 2) ** 0.5 > LEAST)
+    found = (n for n in enough if _found_with(n, layout.pairs, layout.blocks, pair) <= difference)
+    return next(found, None)
+
+
+@functools.lru_cache(4096)
+def _found_with(seeds: int, pairs: tuple[tuple[int, int], ...], blocks: bool, pair: int) -> float:
+    return detectable_difference(balanced(seeds, pairs, blocks), pair, SEARCHED)

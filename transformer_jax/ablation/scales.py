@@ -7,11 +7,11 @@ wherever it is (Bartlett 1936), and unlike the logit is finite at both ends.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-Function = Callable[[np.ndarray], np.ndarray]
+Function = Callable[[Any], Any]  # of numbers and arrays
 
 
 class Scale(NamedTuple):

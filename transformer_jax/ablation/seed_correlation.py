@@ -34,8 +34,16 @@ def varies_by_seed(runs_BN: np.ndarray, layout: Layout) -> np.ndarray:
         tables = moves_BV.sum(1) == count  # Constant rows show nothing.
         if tables.any():
             kept = rows_BVC[tables][moves_BV[tables]].reshape(-1, count, rows_BVC.shape[2])
-            found_B[tables] = _rows_correlate(kept) & _spreads_are_alike(kept)
+            alike = _rows_correlate(kept) & _spreads_are_alike(kept)
+            found_B[tables] = alike & _something_is_left(kept)
     return found_B
+
+
+def _something_is_left(rows_BVC: np.ndarray) -> np.ndarray:
+    """Say where runs still vary without the effect of seeds; a constant lead is no certainty."""
+    rest_BVC = rows_BVC - rows_BVC.mean(-1, keepdims=True)
+    left_BVC = rest_BVC - rest_BVC.mean(1, keepdims=True)
+    return abs(left_BVC).max((1, 2)) > ROUNDING * abs(rows_BVC).max((1, 2))
 
 
 def _spreads_are_alike(rows_BVC: np.ndarray) -> np.ndarray:

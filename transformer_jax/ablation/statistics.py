@@ -78,7 +78,7 @@ class Comparison:
         p: of this comparison alone.
         adjusted: p for all comparisons together; at most 0.05 where the verdict is a difference.
         detectable: the smallest difference that is found in 80% of tables, see `power`.
-        seeds_needed: how many seeds would find this difference in 80% of tables, were it the true
+        seeds_needed: how many seeds would decide in 80% of tables, were this difference the true
             one; None if 100 are too few.
         reason: why numbers are missing.
     """
@@ -143,6 +143,7 @@ def compare_pairs(
     pairs: Sequence[Pair],
     lower_is_better: bool,
     scale: Scale = PLAIN,
+    margins: Mapping[Pair, float] | None = None,
 ) -> dict[Pair, Comparison]:
     """Compare pairs of variants, all of them one family.
 
@@ -153,6 +154,7 @@ def compare_pairs(
         scale: on which runs are compared; where it does not take all values, they are compared as
             they are. A share is a count of examples: no run is taken to vary less than such a count
             does, 1/(4n) on the scale. n is one over the smallest step between values of the table.
+        margins: of pairs that may turn out equivalent; `seeds_needed` counts that too.
 
     Raises:
         ValueError: a value is not finite.
@@ -175,7 +177,8 @@ def compare_pairs(
         layout = layout._replace(blocks=bool(varies_by_seed(numbers, layout)[0]))
         least = float(np.diff(np.unique(flat)).min()) / 4 if scale is SCALES['share'] else 0.0
         measured = measure(numbers, layout, least)
-        found = _judge_all(_Family(layout, measured, runs, scale, lower_is_better), tested)
+        family = _Family(layout, measured, runs, scale, lower_is_better, margins or {})
+        found = _judge_all(family, tested)
     return {pair: found.get(pair) or _not_tested(values, pair) for pair in pairs}
 
 
@@ -188,6 +191,7 @@ class _Family:
     runs: Mapping[str, SeedValues]
     scale: Scale
     lower_is_better: bool
+    margins: Mapping[Pair, float]
 
 
 def _judge_all(family: _Family, pairs: Sequence[Pair]) -> dict[Pair, Comparison]:
@@ -204,7 +208,9 @@ def _judge(family: _Family, equal: EqualTables, number: int, pair: Pair) -> Comp
     center = float(family.scale.inverse(family.scale.forward(home).mean()))
     ends = [equal.critical * error, float(equal.critical_alone[number]) * error]
     found = detectable_difference(layout, number) * sd
-    steps = np.array([step - ends[0], step + ends[0], step - ends[1], step + ends[1], found, -found])
+    steps = np.array(
+        [step - ends[0], step + ends[0], step - ends[1], step + ends[1], found, -found]
+    )
     low, high, alone_low, alone_high, up, down = family.scale.shift(center, steps).tolist()
     adjusted = equal.p_value(abs(step) / error)
     means = [float(np.mean([*family.runs[name].values()])) for name in pair]
@@ -219,13 +225,20 @@ def _judge(family: _Family, equal: EqualTables, number: int, pair: Pair) -> Comp
         equal.p_alone(number, abs(step) / error),
         adjusted,
         max(up, -down),
-        seeds_to_find(abs(step) / sd, layout, number) if low * high <= 0 else None,
+        seeds_to_find(_to_decide(family, pair, center, step) / sd, layout, number),
     )
 
 
-def _permute(
-    values: Mapping[str, SeedValues], pair: Pair, lower_is_better: bool
-) -> Comparison:
+def _to_decide(family: _Family, pair: Pair, center: float, step: float) -> float:
+    """Return how far a difference is from 0, or within a margin, whichever is farther."""
+    scale, margin = family.scale, family.margins.get(pair, 0.0)
+    if not scale.takes(np.array([center + margin])):
+        return abs(step)
+    within = float(scale.forward(np.float64(center + margin)) - scale.forward(np.float64(center)))
+    return max(abs(step), within - abs(step))
+
+
+def _permute(values: Mapping[str, SeedValues], pair: Pair, lower_is_better: bool) -> Comparison:
     """Compare two variants of which no run differs from the others: there is no t.
 
     The labels of the runs alone can be permuted, which claims no more than so few seeds can say.
@@ -236,7 +249,7 @@ def _permute(
     p = 1.0 if equal else 2 / math.comb(len(x) + len(y), len(x))
     verdict = _direction(difference, lower_is_better) if p <= LEVEL else NOT_DISTINGUISHABLE
     reason = 'no spread over seeds, so there is no interval'
-    return Comparison(verdict, difference, test=PERMUTATION, p=p, adjusted=p, reason=reason)
+    return Comparison(verdict, *[difference] * 5, test=PERMUTATION, p=p, adjusted=p, reason=reason)
 
 
 def _not_tested(values: Mapping[str, SeedValues], pair: Pair) -> Comparison:
