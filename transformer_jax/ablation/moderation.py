@@ -2,8 +2,8 @@
 
 The variances σ² of the variants are taken as drawn from one distribution, d₀ s₀² / χ²(d₀). A sample
 variance s² with d degrees of freedom then is s₀² F(d, d₀), and the posterior of σ² is as if d₀ more
-degrees of freedom had been seen: s̃² = (d₀ s̄² + d s²) / (d₀ + d). Where spreads are alike, d₀ comes
-out large and one variance serves all; where they differ, it comes out small.
+degrees of freedom had been seen: s̃² = (d₀ s̄² + d s²) / (d₀ + d). Where spreads are alike, d₀
+comes out large and one variance serves all; where they differ, it comes out small.
 
 Two choices keep a spread from being taken too small, which makes false verdicts. The variances are
 drawn towards their mean s̄², not towards limma's s₀², which is lower where d₀ is small. And a
