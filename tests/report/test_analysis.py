@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers.made_up_ablation import MEANS, SEEDS, analyzed, folder, make_results, row_of
 
+from transformer_jax.ablation.scales import SCALES
 from transformer_jax.ablation.statistics import compare
 from transformer_jax.report import sentences
 from transformer_jax.report.columns import cell, table_columns
@@ -39,7 +40,10 @@ def test_verdicts_are_those_of_the_statistics_and_turn_with_the_metric(report):
         }
     )
     values = {row.variant: row.values for row in report.tables[0].rows if not row.same_as}
-    assert row_of(report, 'additive').comparison == compare(values, 'softmax', False)['additive']
+    assert (
+        row_of(report, 'additive').comparison
+        == compare(values, 'softmax', False, SCALES['percent'])['additive']
+    )
 
 
 def test_variants_that_share_runs_are_compared_once(report, tmp_path):

@@ -103,7 +103,7 @@ def test_a_line_of_the_axis_is_the_reference_at_each_point(tmp_path):
     assert report.tables[0].papers[0].sides == {'linear': 'agrees'}  # 24.9 against 25.1
     said = markdown_report(report)
     assert 'reference: same as softmax, additive' in said
-    assert 'Differences from the reference at the same point of the axis by Welch' in said
+    assert 'Differences from the reference at the same point of the axis by a t test' in said
     assert readme.headline(report.tables[0]).variant == 'linear'
     lines = list(csv.DictReader(io.StringIO(summary_csv(report))))
     assert {line['variant']: line['reference'] for line in lines} == results['experiment'][

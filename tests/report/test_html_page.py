@@ -66,7 +66,7 @@ for (const turn of ['rising', 'falling', 'again']) {
   press('mean ± sd [95%]');
   said[turn] = order();
 }
-press('p (Holm)');
+press('p (together)');
 said.p = order();
 const chart = document.querySelector('.chart'), plot = chart.querySelector('.plot');
 const paths = () => plot.querySelectorAll('path').length;

@@ -119,7 +119,7 @@ def test_a_results_page_is_the_readme_with_its_tables_in_full(project):
     assert '[a paper](https://example.org/paper)' in page
     assert '![a figure](made-up-along.png)' in page
     assert page.count('![') == 2
-    assert "by Welch's test" in page
+    assert 'by a t test with moderated variances' in page
     assert '--root=DIR --seeds=5' in page
     assert '[every run](made-up-made-up.csv)' in page
     assert site.write_pages(project) == []

@@ -3,11 +3,13 @@
 The names below are all that an experiment file needs.
 """
 
+from transformer_jax.ablation.claims import Claim
 from transformer_jax.ablation.experiment import Axis, Experiment, Metric, Published
 from transformer_jax.ablation.experiment_files import at_scale, config_file, load_experiment
 
 __all__ = [
     'Axis',
+    'Claim',
     'Experiment',
     'Metric',
     'Published',

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from transformer_jax.ablation.seed_values import Reference, references_of, refuse_nonfinite
-from transformer_jax.ablation.statistics import holm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +80,18 @@ def bootstrap(
         low, high = np.quantile(gap[1:], [0.025, 0.975]).tolist()
         found[name] = Resampled(float(gap[0]), low, high, p[name], adjusted[name])
     return found
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Adjust p values: rejecting those up to α, any false rejection has a chance of at most α.
+
+    Holm (1979).
+    """
+    values = np.asarray(p, float)
+    order = np.argsort(values)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate(values[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return adjusted.tolist()
 
 
 def _checked_rows(

@@ -10,6 +10,7 @@ from typing import Any, cast
 import ml_collections
 
 from transformer_jax import config as config_lib
+from transformer_jax.ablation.claims import Claim
 from transformer_jax.ablation.field_types import check_fields
 from transformer_jax.errors import ConfigError, UserError
 from transformer_jax.evaluation.metrics import METRICS
@@ -130,6 +131,7 @@ class Experiment:
             reference at each of its points; '': the first variant.
         seeds: how many.
         axis: what figures have along x.
+        claims: what is tested, fixed before the runs.
         match: none, params or flops: `model.d_ff` (recurrent models: `model.d_model`) is solved so
             that each variant has as many as its reference.
     """
@@ -143,6 +145,7 @@ class Experiment:
     seeds: int = 3
     axis: Axis | None = None
     match: str = 'none'
+    claims: tuple[Claim, ...] = ()
 
     def __post_init__(self):
         check_fields(self)
@@ -202,6 +205,9 @@ class Experiment:
                     f'{published.source}: metric={published.metric!r} is none of '
                     f'{", ".join(metrics)}'
                 )
+        lines = dict.fromkeys(line for line, _ in self.axis.points.values()) if self.axis else {}
+        for claim in self.claims:
+            claim.check_names(self.variants, lines, metrics)
         for name in self.variants:
             try:
                 name.encode()

@@ -12,12 +12,14 @@ from transformer_jax import config as config_lib
 from transformer_jax import spec
 from transformer_jax.ablation import results
 from transformer_jax.ablation.checked_configs import checked_configs
+from transformer_jax.ablation.claims import record_claims, today
 from transformer_jax.ablation.experiment import (
     Experiment,
     evaluations,
     impossible_variants,
     lengths_of,
 )
+from transformer_jax.ablation.experiment_files import PROJECT
 from transformer_jax.ablation.match_sizes import Matched, match_sizes
 from transformer_jax.ablation.settings import Setting, settings_of
 from transformer_jax.attention.engines import require_platform
@@ -29,6 +31,7 @@ from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.files import absolute_path, exists, make_directory, write_text
 from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.processes import write_once
+from transformer_jax.storage.provenance import git_commit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +114,8 @@ class Plan:
         first = cast(Any, experiment.base).train.seed
         wanted = range(first, first + (seeds or experiment.seeds))
         _refuse_large_seeds(wanted)
-        self.record = self._record(sorted({*earlier['seeds'], *wanted}))
+        claims = self._claims(earlier.get('claims', []), len(wanted))
+        self.record = self._record(sorted({*earlier['seeds'], *wanted}), claims)
         _refuse_other_version(self.root, earlier['variants'], self.record['variants'])
         self.trials = [
             Trial(setting, seed, self.root / setting.folder / str(seed))
@@ -194,7 +198,17 @@ class Plan:
         """Return the config of a setting as experiment.json has it."""
         return self.record['variants'][setting.variants[0]]['config']
 
-    def _record(self, seeds: list[int]) -> dict[str, Any]:
+    def _claims(self, earlier: list[dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
+        """Record the claims, new ones with how many runs had results by then."""
+        now = {
+            'commit': git_commit(PROJECT),
+            'date': today(),
+            'seeds': seeds,
+            'runs': len([*self.root.glob(f'*/*/{results.RESULT}')]),
+        }
+        return record_claims(self.experiment.claims, earlier, now)
+
+    def _record(self, seeds: list[int], claims: list[dict[str, Any]]) -> dict[str, Any]:
         experiment = self.experiment
         folders = {name: setting.folder for setting in self.settings for name in setting.variants}
 
@@ -213,6 +227,7 @@ class Plan:
             'file': self.file,
             'overrides': self.overrides,
             'claim': experiment.claim,
+            'claims': claims,
             'reference': experiment.compared_with,
             'metrics': [
                 dataclasses.asdict(metric)

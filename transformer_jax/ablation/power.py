@@ -1,22 +1,22 @@
-"""Power of Welch's test: which differences a number of seeds can find."""
+"""Which differences a number of seeds can find, from simulated tables (`many_to_one`)."""
 
 import functools
-import math
-from typing import cast
 
 import numpy as np
-from scipy import optimize, special
 
-LEVEL = 0.05  # family-wise
+from transformer_jax.ablation.many_to_one import TABLES, Layout, balanced, equal_tables
+
+SEARCHED = 2000  # tables that are simulated for each number of seeds
+LEAST = 1.5
 POWER = 0.8  # at which a difference counts as one that the seeds could have detected
+# Numbers of seeds among which the one that would decide is looked for.
+SEEDS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 30, 40, 50, 70, 100)
 
 
 def power(difference: float, seeds: int, variants: int) -> float:
     """Compute the chance that a table finds one variant different from the reference.
 
-    It is that of Holm's first and strictest step, 5% / (variants - 1), by Welch's test: all other
-    variants are taken to equal the reference, spreads to be equal, and seeds not to correlate.
-    Where others differ too, or seeds correlate strongly, the chance is larger.
+    Spreads are taken to be equal, and seeds not to correlate; where they do the chance is larger.
 
     Args:
         difference: in standard deviations of one run.
@@ -28,60 +28,36 @@ def power(difference: float, seeds: int, variants: int) -> float:
     """
     if min(seeds, variants) < 2:
         raise ValueError(f'{seeds} seeds of {variants} variants: a test needs two of each')
-    return _welch_power(abs(difference), seeds, seeds, variants - 1)
+    layout = balanced(seeds, tuple((variant, 0) for variant in range(1, variants)))
+    return float((equal_tables(layout).shortfall < abs(difference)).mean())
 
 
-@functools.cache
-def detectable_difference(counts: tuple[int, ...], comparisons: int) -> float:
-    """Compute the difference that is found with a power of 80%.
-
-    Args:
-        counts: the numbers of runs of both variants (Welch's test), or of pairs (one number: the
-            paired test).
-        comparisons: of the table.
-
-    Returns:
-        the difference in standard deviations of one run; of the paired test in those of one pair's
-        difference.
-    """
-    if len(counts) == 1:
-        dof = counts[0] - 1
-        critical = special.stdtrit(dof, 1 - LEVEL / comparisons / 2)
-        return float(special.nctdtrinc(dof, 1 - POWER, critical) / math.sqrt(counts[0]))
-    furthest = 10 * _thresholds(*counts, LEVEL / comparisons).max()
-    first, second = counts
-    found = optimize.brentq(
-        lambda difference: _welch_power(difference, first, second, comparisons) - POWER, 0, furthest
-    )
-    return cast(float, found)  # a tuple only with full_output
-
-
-def welch_freedom(a, b, first: int, second: int):
-    """Compute Welch's (1947) degrees of freedom of √(a + b).
+@functools.lru_cache(4096)
+def detectable_difference(layout: Layout, pair: int, tables: int = TABLES) -> float:
+    """Compute the difference that a comparison finds in 80% of tables, in standard deviations.
 
     Args:
-        a, b: the squared errors of two means, numbers or arrays.
-        first, second: the numbers of runs behind them.
+        layout: of the table.
+        pair: the place of the comparison.
+        tables: how many are simulated.
     """
-    dof = (a + b) ** 2 / (a**2 / (first + 1) + b**2 / (second + 1)) - 2
-    return np.minimum(dof, first + second - 2) if min(first, second) < 3 else dof
+    return float(np.quantile(equal_tables(layout, tables).shortfall[pair], POWER))
 
 
-def _welch_power(difference: float, first: int, second: int, comparisons: int) -> float:
-    thresholds = _thresholds(first, second, LEVEL / comparisons)
-    error = math.sqrt(1 / first + 1 / second)
-    above = special.ndtr((difference - thresholds) / error)
-    below = special.ndtr((-difference - thresholds) / error)
-    return float((above + below).mean())
+def seeds_to_find(difference: float, layout: Layout, pair: int) -> int | None:
+    """Compute how many seeds find a difference in 80% of tables; None if 100 are too few.
 
-
-@functools.cache
-def _thresholds(first: int, second: int, level: float) -> np.ndarray:
-    """How far apart means must be for Welch's test at `level`, [64, 64].
-
-    One threshold for each of 64 × 64 equally likely pairs of sample variances.
+    Args:
+        difference: in standard deviations of one run.
+        layout: of the table at hand; the new one has its comparisons and more seeds.
+        pair: the place of the comparison.
     """
-    quantiles = (np.arange(64) + 0.5) / 64
-    a = (special.chdtri(first - 1, quantiles) / (first - 1) / first)[:, None]
-    b = (special.chdtri(second - 1, quantiles) / (second - 1) / second)[None]
-    return special.stdtrit(welch_freedom(a, b, first, second), 1 - level / 2) * np.sqrt(a + b)
+    # With LEAST standard errors nothing is found, whatever the test: no need to simulate.
+    enough = (seeds for seeds in SEEDS if difference * (seeds / 2) ** 0.5 > LEAST)
+    found = (n for n in enough if _found_with(n, layout.pairs, layout.blocks, pair) <= difference)
+    return next(found, None)
+
+
+@functools.lru_cache(4096)
+def _found_with(seeds: int, pairs: tuple[tuple[int, int], ...], blocks: bool, pair: int) -> float:
+    return detectable_difference(balanced(seeds, pairs, blocks), pair, SEARCHED)

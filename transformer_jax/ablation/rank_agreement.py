@@ -55,6 +55,7 @@ def rank_agreement(
     reference: Reference,
     lower_is_better: bool,
     theirs_lower_is_better: bool,
+    comparisons: Mapping[str, Comparison] | None = None,
 ) -> RankAgreement:
     """Compare the order of variants in our table, and their sides of the reference, with a paper's.
 
@@ -74,12 +75,14 @@ def rank_agreement(
             not counted.
         lower_is_better: whether a lower value of our metric is better.
         theirs_lower_is_better: whether a lower value of the paper's measure is better.
+        comparisons: our tests; None: of `compare`, on the plain scale.
 
     Raises:
         ValueError: a value is not finite, or a reference is no variant.
     """
     refuse_nonfinite({name: {0: value} for name, value in theirs.items()})
-    comparisons = compare(ours, reference, lower_is_better)
+    if comparisons is None:
+        comparisons = compare(ours, reference, lower_is_better)
     summaries = {name: summarize(runs) for name, runs in ours.items() if name in theirs and runs}
     means = {
         name: -summary.mean if lower_is_better else summary.mean

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from transformer_jax.ablation.claims import read_claim
 from transformer_jax.ablation.experiment import MATCHES
 from transformer_jax.ablation.field_types import is_finite
 from transformer_jax.ablation.seed_values import references_of
+from transformer_jax.errors import ConfigError
 from transformer_jax.evaluation.metrics import METRICS
 from transformer_jax.storage.config_versions import migrate_flat_config
 from transformer_jax.storage.json_files import NUMBER, Optional, find_misfit
@@ -60,10 +62,22 @@ _VARIANT = {
     'config': {'train.steps': int},
     'matched': Optional(({str: NUMBER}, None)),
 }
+_CLAIM = {
+    'text': str,
+    'metric': str,
+    'variant': [str],
+    'against': str,
+    'direction': str,
+    'margin': (*NUMBER, None),
+    'over': str,
+    'stated': {'commit': (str, None), 'date': str, 'seeds': int, 'runs': int},
+    'withdrawn': bool,
+}
 _EXPERIMENT = {
     'file': str,
     'overrides': Optional(dict),
     'claim': str,
+    'claims': Optional([_CLAIM]),
     'reference': (str, {str: str}),
     'metrics': [_METRIC],
     'published': [_PUBLISHED],
@@ -116,6 +130,15 @@ def _contradiction(experiment: Mapping[str, Any]) -> str:
             return f'published numbers of {odd[0]!r}, which is no variant or has no finite number'
         if entry['metric'] not in labels:
             return f'published numbers by {entry["metric"]!r}, which is no metric'
+    axis = experiment['axis'] or {'points': {}}
+    lines = [point[0] for point in axis['points'].values() if point]
+    for entry in experiment.get('claims', ()):
+        try:
+            claim = read_claim(entry)
+            if not entry['withdrawn']:
+                claim.check_names(variants, lines, labels)
+        except ConfigError as error:
+            return str(error)
     for name, point in (experiment['axis'] or {'points': {}})['points'].items():
         line, x = point if len(point) == 2 else (None, None)
         if name not in variants or not isinstance(line, str) or not is_finite(x):

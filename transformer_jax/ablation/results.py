@@ -1,6 +1,6 @@
 """The files of an ablation's root, read strictly: a missing or damaged run is named, not skipped.
 
-- experiment.json: claim, metrics, published numbers, seeds, and the folder and config of
+- experiment.json: claims, metrics, published numbers, seeds, and the folder and config of
   every variant
 - <folder>/<seed>/: the workdir of a run, with these files once it is scored:
   - result.json: scores, size, speed, machine

@@ -1,36 +1,29 @@
 """Differences between variants over seeds: intervals, tests and verdicts.
 
-Pure functions of numbers. The family of tests is one metric of one table: all variants against
-their references, 5% for all of them together by Holm (1979). Tables in which all variants are equal
-(normal, with equal spreads) were simulated, 40,000 for each of 2 to 17 variants, 3 to 10 seeds, and
-correlations of 0 to 0.9 between runs of a seed: the share with any false verdict was 0.035 to 0.059
-(2 variants, 3 seeds that correlate: from 0.030). Two choices keep it there:
-
-- Welch's test takes its degrees of freedom from Welch (1947), as Stata's `ttest, welch` does.
-  Satterthwaite's (1946), which SciPy and R take, are too few where spreads are equal: with 3 to 5
-  seeds and 5 or more variants the share is 0.018 to 0.036. Two seeds are too few for either; their
-  degrees of freedom are kept at 2 or less, and the share is about 0.03, far less where
-  seeds correlate.
-- One decision for the whole table between Welch's test and the test paired by seed, from all
-  variants' correlation at once (`seeds_correlate`). If each variant took the smaller p of both, the
-  share would be 0.06 to 0.09.
-
-Where spreads differ by a factor of 5 and the reference's is the small one, the share reaches 0.10
-with 5 seeds and 0.17 with 3 (9 variants: 0.08 and 0.14; Satterthwaite's: 0.07 and 0.08): no test
-knows a spread from 3 runs. Where the reference's is the large one, the share falls to 0.01: all
-comparisons then depend on one mean.
+Pure functions of numbers. A family is one metric of one table: all its comparisons, and those of
+its claims. The chance of any false verdict in it is 5% where spreads are alike, and at most 8%
+where they differ up to fivefold; `many_to_one` has the test, docs/explanation/statistics.md how
+that was measured.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
-from transformer_jax.ablation.power import LEVEL, detectable_difference, welch_freedom
-from transformer_jax.ablation.seed_correlation import seeds_correlate
+from transformer_jax.ablation.many_to_one import (
+    LEVEL,
+    EqualTables,
+    Layout,
+    Measured,
+    equal_tables,
+    measure,
+)
+from transformer_jax.ablation.power import detectable_difference, seeds_to_find
+from transformer_jax.ablation.scales import PLAIN, SCALES, Scale
+from transformer_jax.ablation.seed_correlation import varies_by_seed
 from transformer_jax.ablation.seed_values import (
     ROUNDING,
     Reference,
@@ -45,7 +38,9 @@ BETTER, WORSE = 'better', 'worse'
 NOT_DISTINGUISHABLE, NOT_TESTED = 'not distinguishable', 'not tested'
 DIFFERENT = (BETTER, WORSE)
 # Tests of a Comparison.
-WELCH, PAIRED, PERMUTATION = 'welch', 'paired', 'permutation'
+MODERATED, BLOCKED, PERMUTATION = 'moderated', 'moderated, blocks', 'permutation'
+
+Pair = tuple[str, str]  # a variant, and what it is compared with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,17 +65,21 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One variant minus its reference.
+    """One variant minus what it is compared with, in units of the metric.
 
     Attributes:
-        verdict: BETTER or WORSE (`adjusted` is at most 0.05), NOT_DISTINGUISHABLE or NOT_TESTED.
-        difference: of the means; of the paired test over the seeds that both have. None where
-            nothing can be tested, as all that follow.
-        low, high: the 95% interval of this difference alone.
-        test: WELCH, PAIRED, or PERMUTATION: no run differs from the others of its variant.
+        verdict: BETTER or WORSE (`low` to `high` is on one side of 0), NOT_DISTINGUISHABLE or
+            NOT_TESTED.
+        difference: of the means. None where nothing can be tested, as all that follow.
+        low, high: the simultaneous interval: it holds the truth together with those of all other
+            comparisons in 95% of tables.
+        alone_low, alone_high: the 95% interval of this difference alone.
+        test: MODERATED, BLOCKED, or PERMUTATION: no run differs from the others of its variant.
         p: of this comparison alone.
-        adjusted: p after Holm over all comparisons of the metric.
+        adjusted: p for all comparisons together; at most 0.05 where the verdict is a difference.
         detectable: the smallest difference that is found in 80% of tables, see `power`.
+        seeds_needed: how many seeds would decide in 80% of tables, were this difference the true
+            one; None if 100 are too few.
         reason: why numbers are missing.
     """
 
@@ -88,10 +87,13 @@ class Comparison:
     difference: float | None = None
     low: float | None = None
     high: float | None = None
+    alone_low: float | None = None
+    alone_high: float | None = None
     test: str = ''
     p: float | None = None
     adjusted: float | None = None
     detectable: float | None = None
+    seeds_needed: int | None = None
     reason: str = ''
 
 
@@ -113,7 +115,10 @@ def summarize(values: SeedValues) -> Summary:
 
 
 def compare(
-    values: Mapping[str, SeedValues], reference: Reference, lower_is_better: bool
+    values: Mapping[str, SeedValues],
+    reference: Reference,
+    lower_is_better: bool,
+    scale: Scale = PLAIN,
 ) -> dict[str, Comparison]:
     """Compare every variant but the references with its own, in the order of `values`.
 
@@ -122,108 +127,148 @@ def compare(
             not tested.
         reference: a variant, or that of each.
         lower_is_better: whether a lower value is better.
+        scale: on which runs are compared, see `compare_pairs`.
 
     Raises:
         ValueError: a value is not finite, or a reference is no variant.
     """
-    refuse_nonfinite(values)
     references = references_of(values, reference)
-    paired = seeds_correlate(values, reference)
-    tests = {
-        name: _test(values[name], values[home], paired)
-        for name, home in references.items()
-        if name != home and min(len(values[name]), len(values[home])) >= 2
-    }
-    adjusted = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
-    comparisons = {}
-    for name, home in references.items():
-        if name in tests:
-            comparisons[name] = _judge(tests[name], adjusted[name], len(tests), lower_is_better)
-        elif name != home:
-            seeds = (
-                _count(len(values[name]), 'seed')
-                if len(values[name]) < 2
-                else f'{_count(len(values[home]), "seed")} of {home}'
-            )
-            comparisons[name] = Comparison(
-                NOT_TESTED, reason=f'not tested with {seeds}, a test needs two'
-            )
-    return comparisons
+    pairs = [(name, home) for name, home in references.items() if name != home]
+    found = compare_pairs(values, pairs, lower_is_better, scale)
+    return {name: comparison for (name, _), comparison in found.items()}
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Adjust p values: rejecting those up to α, any false rejection has a chance of at most α.
+def compare_pairs(
+    values: Mapping[str, SeedValues],
+    pairs: Sequence[Pair],
+    lower_is_better: bool,
+    scale: Scale = PLAIN,
+    margins: Mapping[Pair, float] | None = None,
+) -> dict[Pair, Comparison]:
+    """Compare pairs of variants, all of them one family.
 
-    Holm (1979).
+    Args:
+        values: variant -> seed -> value.
+        pairs: what is compared with what; none twice.
+        lower_is_better: whether a lower value is better.
+        scale: on which runs are compared; where it does not take all values, they are compared as
+            they are. A share is a count of examples: no run is taken to vary less than such a count
+            does, 1/(4n) on the scale. n is one over the smallest step between values of the table.
+        margins: of pairs that may turn out equivalent; `seeds_needed` counts that too.
+
+    Raises:
+        ValueError: a value is not finite.
     """
-    values = np.asarray(p, float)
-    order = np.argsort(values)
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.maximum.accumulate(values[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    return adjusted.tolist()
-
-
-class _Test(NamedTuple):
-    kind: str
-    difference: float
-    p: float
-    half: float  # of the 95% interval
-    spread: float  # welch: of one run, paired: of one difference
-    counts: tuple[int, ...]
-
-
-def _test(ours: SeedValues, theirs: SeedValues, paired: bool) -> _Test:
-    """Test two variants by Welch's test, or paired by seed.
-
-    The paired test needs two common seeds, and differences that vary.
-    """
-    x, y = np.array([*ours.values()], float), np.array([*theirs.values()], float)
-    gaps = np.array([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
-    both = np.concatenate([x, y])
-    if paired and len(gaps) >= 2 and (spread := standard_deviation(gaps, both)):
-        error, dof = spread / math.sqrt(len(gaps)), len(gaps) - 1
-        p, half = _student(float(gaps.mean()), error, dof)
-        return _Test(PAIRED, float(gaps.mean()), p, half, spread, (len(gaps),))
-    counts, difference = (len(x), len(y)), float(x.mean() - y.mean())
-    a = standard_deviation(x, both) ** 2 / len(x)
-    b = standard_deviation(y, both) ** 2 / len(y)
-    if not a + b:
-        # Nothing varies, so there is no t. The labels of the runs alone can be permuted, which
-        # claims no more than so few seeds can say.
-        equal = abs(difference) <= ROUNDING * abs(both).max()
-        p = 1.0 if equal else 2 / math.comb(sum(counts), len(x))
-        return _Test(PERMUTATION, difference, p, 0.0, 0.0, counts)
-    spread = math.sqrt((a * len(x) + b * len(y)) / 2)
-    p, half = _student(difference, math.sqrt(a + b), float(welch_freedom(a, b, *counts)))
-    return _Test(WELCH, difference, p, half, spread, counts)
-
-
-def _student(difference: float, error: float, dof: float) -> tuple[float, float]:
-    """Return the two-sided p of a difference, and half of its 95% interval."""
-    p = 2 * special.stdtr(dof, -abs(difference) / error)
-    return float(p), float(special.stdtrit(dof, 0.975) * error)
-
-
-def _judge(test: _Test, adjusted: float, comparisons: int, lower_is_better: bool) -> Comparison:
-    if adjusted > LEVEL:
-        verdict = NOT_DISTINGUISHABLE
+    refuse_nonfinite(values)
+    tested = [pair for pair in pairs if min(len(values[name]) for name in pair) >= 2]
+    runs = {name: values[name] for name in values if any(name in pair for pair in tested)}
+    flat = np.array([value for seeds in runs.values() for value in seeds.values()], float)
+    scale = scale if scale.takes(flat) else PLAIN
+    if not any(_varies(seeds) for seeds in runs.values()):
+        found = {pair: _permute(values, pair, lower_is_better) for pair in tested}
     else:
-        verdict = BETTER if (test.difference > 0) != lower_is_better else WORSE
-    detectable, reason = None, 'no spread over seeds, so the t test has no interval'
-    if test.kind != PERMUTATION:
-        detectable = test.spread * detectable_difference(test.counts, comparisons)
-        reason = ''
-    return Comparison(
-        verdict,
-        test.difference,
-        test.difference - test.half,
-        test.difference + test.half,
-        test.kind,
-        test.p,
-        adjusted,
-        detectable,
-        reason,
+        place = {name: index for index, name in enumerate(runs)}
+        layout = Layout(
+            tuple(place[name] for name, seeds in runs.items() for _ in seeds),
+            tuple(seed for seeds in runs.values() for seed in seeds),
+            tuple((place[name], place[home]) for name, home in tested),
+        )
+        numbers = scale.forward(flat)[None]
+        layout = layout._replace(blocks=bool(varies_by_seed(numbers, layout)[0]))
+        least = float(np.diff(np.unique(flat)).min()) / 4 if scale is SCALES['share'] else 0.0
+        measured = measure(numbers, layout, least)
+        family = _Family(layout, measured, runs, scale, lower_is_better, margins or {})
+        found = _judge_all(family, tested)
+    return {pair: found.get(pair) or _not_tested(values, pair) for pair in pairs}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Family:
+    """A table as it was measured, on its scale."""
+
+    layout: Layout
+    measured: Measured
+    runs: Mapping[str, SeedValues]
+    scale: Scale
+    lower_is_better: bool
+    margins: Mapping[Pair, float]
+
+
+def _judge_all(family: _Family, pairs: Sequence[Pair]) -> dict[Pair, Comparison]:
+    equal = equal_tables(family.layout)
+    return {pair: _judge(family, equal, number, pair) for number, pair in enumerate(pairs)}
+
+
+def _judge(family: _Family, equal: EqualTables, number: int, pair: Pair) -> Comparison:
+    layout, measured = family.layout, family.measured
+    step = float(measured.differences[0, number])
+    error = float(measured.errors[0, number])
+    sd = math.sqrt(measured.variances[0, list(layout.pairs[number])].mean())
+    home = np.array([*family.runs[pair[1]].values()], float)
+    center = float(family.scale.inverse(family.scale.forward(home).mean()))
+    ends = [equal.critical * error, float(equal.critical_alone[number]) * error]
+    found = detectable_difference(layout, number) * sd
+    steps = np.array(
+        [step - ends[0], step + ends[0], step - ends[1], step + ends[1], found, -found]
     )
+    low, high, alone_low, alone_high, up, down = family.scale.shift(center, steps).tolist()
+    adjusted = equal.p_value(abs(step) / error)
+    means = [float(np.mean([*family.runs[name].values()])) for name in pair]
+    return Comparison(
+        _direction(step, family.lower_is_better) if low * high > 0 else NOT_DISTINGUISHABLE,
+        means[0] - means[1],
+        low,
+        high,
+        alone_low,
+        alone_high,
+        BLOCKED if layout.blocks else MODERATED,
+        equal.p_alone(number, abs(step) / error),
+        adjusted,
+        max(up, -down),
+        seeds_to_find(_to_decide(family, pair, center, step) / sd, layout, number),
+    )
+
+
+def _to_decide(family: _Family, pair: Pair, center: float, step: float) -> float:
+    """Return how far a difference is from 0, or within a margin, whichever is farther."""
+    scale, margin = family.scale, family.margins.get(pair, 0.0)
+    if not scale.takes(np.array([center + margin])):
+        return abs(step)
+    within = float(scale.forward(np.float64(center + margin)) - scale.forward(np.float64(center)))
+    return max(abs(step), within - abs(step))
+
+
+def _permute(values: Mapping[str, SeedValues], pair: Pair, lower_is_better: bool) -> Comparison:
+    """Compare two variants of which no run differs from the others: there is no t.
+
+    The labels of the runs alone can be permuted, which claims no more than so few seeds can say.
+    """
+    x, y = (np.array([*values[name].values()], float) for name in pair)
+    difference = float(x.mean() - y.mean())
+    equal = abs(difference) <= ROUNDING * abs(np.concatenate([x, y])).max()
+    p = 1.0 if equal else 2 / math.comb(len(x) + len(y), len(x))
+    verdict = _direction(difference, lower_is_better) if p <= LEVEL else NOT_DISTINGUISHABLE
+    reason = 'no spread over seeds, so there is no interval'
+    return Comparison(verdict, *[difference] * 5, test=PERMUTATION, p=p, adjusted=p, reason=reason)
+
+
+def _not_tested(values: Mapping[str, SeedValues], pair: Pair) -> Comparison:
+    name, home = pair
+    seeds = (
+        _count(len(values[name]), 'seed')
+        if len(values[name]) < 2
+        else f'{_count(len(values[home]), "seed")} of {home}'
+    )
+    return Comparison(NOT_TESTED, reason=f'not tested with {seeds}, a test needs two')
+
+
+def _direction(difference: float, lower_is_better: bool) -> str:
+    return BETTER if (difference > 0) != lower_is_better else WORSE
+
+
+def _varies(seeds: SeedValues) -> bool:
+    x = np.array([*seeds.values()], float)
+    return bool(standard_deviation(x, x))
 
 
 def _count(number: int, noun: str) -> str:

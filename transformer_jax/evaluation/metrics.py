@@ -31,6 +31,7 @@ class MetricKind:
     selects_checkpoint: bool = False  # may be `evaluate.best_metric`
     from_hypotheses: bool = False  # made from the decoded texts, which a reader may want to see
     timed: bool = False  # measured by taking training steps, not by an evaluation
+    scale: str = 'log'  # of `ablation.scales`, on which runs are compared
 
 
 # A metric that an evaluation reports as a single number. The order is that of lines of the log.
@@ -43,12 +44,23 @@ METRICS = {
     ),
     'word_perplexity': MetricKind('perplexity per word', '{:.3f}', lower_is_better=True),
     'bits_per_byte': MetricKind('bits per byte', '{:.4f}', lower_is_better=True),
-    'accuracy': MetricKind('accuracy', '{:.2%}', logged=True, selects_checkpoint=True),
-    'bleu': MetricKind(
-        'BLEU', '{:.2f}', logged=True, selects_checkpoint=True, from_hypotheses=True
+    'accuracy': MetricKind(
+        'accuracy', '{:.2%}', logged=True, selects_checkpoint=True, scale='share'
     ),
-    'chrf': MetricKind('chrF', '{:.2f}', selects_checkpoint=True, from_hypotheses=True),
-    'exact_match': MetricKind('exact match', '{:.2%}', logged=True, selects_checkpoint=True),
+    'bleu': MetricKind(
+        'BLEU',
+        '{:.2f}',
+        logged=True,
+        selects_checkpoint=True,
+        from_hypotheses=True,
+        scale='percent',
+    ),
+    'chrf': MetricKind(
+        'chrF', '{:.2f}', selects_checkpoint=True, from_hypotheses=True, scale='percent'
+    ),
+    'exact_match': MetricKind(
+        'exact match', '{:.2%}', logged=True, selects_checkpoint=True, scale='share'
+    ),
     'step_seconds': MetricKind('seconds per step', '{:.4f}', lower_is_better=True, timed=True),
 }
 

@@ -10,9 +10,19 @@ from etils import epath
 from transformer_jax.ablation.bootstrap import bootstrap
 from transformer_jax.ablation.rank_agreement import rank_agreement
 from transformer_jax.ablation.results import SENTENCES, load_results
+from transformer_jax.ablation.scales import SCALES
 from transformer_jax.ablation.seed_values import SeedValues, references_of
-from transformer_jax.ablation.statistics import DIFFERENT, Comparison, compare, summarize
+from transformer_jax.ablation.statistics import (
+    DIFFERENT,
+    NOT_TESTED,
+    Comparison,
+    Pair,
+    compare_pairs,
+    summarize,
+)
 from transformer_jax.errors import WorkdirError
+from transformer_jax.evaluation.metrics import METRICS
+from transformer_jax.report.claims import claimed_margins, judge_claims
 from transformer_jax.report.tables import (
     Cost,
     MissingRuns,
@@ -82,8 +92,22 @@ def analyze(path: epath.PathLike) -> Report:
         MissingRuns([name for name in variants if variants[name]['folder'] == folder], seeds, why)
         for (folder, why), seeds in gaps.items()
     )
-    tables = tuple(_analyze_metric(ablation, metric) for metric in experiment['metrics'])
-    return Report(experiment, results['runs'], tables, missing, *_read_traces(ablation))
+    metrics = experiment['metrics']
+    values = {metric['label']: _values(ablation, metric['label']) for metric in metrics}
+    compared = {
+        metric['label']: _compare(ablation, metric, values[metric['label']]) for metric in metrics
+    }
+    tables = tuple(
+        _analyze_metric(ablation, metric, values[metric['label']], compared[metric['label']])
+        for metric in metrics
+    )
+    by_variant = {
+        label: {name: found[ablation.first(name)] for name in variants}
+        for label, found in values.items()
+    }
+    claims = judge_claims(experiment, by_variant, compared)
+    traces = _read_traces(ablation)
+    return Report(experiment, results['runs'], tables, missing, *traces, claims)
 
 
 def _read_traces(
@@ -105,17 +129,45 @@ def _read_traces(
     return ordered, read_heads(ablation.root, runs)
 
 
-def _analyze_metric(ablation: _Ablation, metric: Mapping[str, Any]) -> Table:
-    experiment, label = ablation.experiment, metric['label']
-    lower_is_better = metric['lower_is_better']
+def _values(ablation: _Ablation, label: str) -> dict[str, SeedValues]:
+    """Return the values of a metric, of the first variant of each folder."""
     values = {
         first: {run['seed']: run['scores'][label] for run in ablation.runs[folder]}
         for folder, first in ablation.firsts.items()
     }
     # In the order of the variants, which the draws of `rank_agreement` depend on.
-    values = {name: values[name] for name in experiment['variants'] if name in values}
+    return {name: values[name] for name in ablation.experiment['variants'] if name in values}
+
+
+def _compare(
+    ablation: _Ablation, metric: Mapping[str, Any], values: Mapping[str, SeedValues]
+) -> dict[Pair, Comparison]:
+    """Compare the pairs of the rows and of the claims of a metric, all of them one family."""
+    margins: dict[Pair, float] = {}
+    claimed = claimed_margins(ablation.experiment, metric['label'])
+    for (name, home), margin in claimed.items():
+        pair = ablation.first(name), ablation.first(home)
+        margins[pair] = max(margin, margins.get(pair, 0.0))
+    rows = [(name, ablation.first(ablation.references[name])) for name in values]
+    pairs = [pair for pair in dict.fromkeys([*rows, *margins]) if pair[0] != pair[1]]
+    scale = SCALES[METRICS[metric['name']].scale]
+    found = compare_pairs(values, pairs, metric['lower_is_better'], scale, margins)
+    same = Comparison(NOT_TESTED, reason='they are the same runs')
+    for name, home in claimed:
+        found[name, home] = found.get((ablation.first(name), ablation.first(home)), same)
+    return found
+
+
+def _analyze_metric(
+    ablation: _Ablation,
+    metric: Mapping[str, Any],
+    values: Mapping[str, SeedValues],
+    compared: Mapping[Pair, Comparison],
+) -> Table:
+    experiment, label = ablation.experiment, metric['label']
+    lower_is_better = metric['lower_is_better']
     references = {name: ablation.first(ablation.references[name]) for name in values}
-    comparisons = compare(values, references, lower_is_better)
+    comparisons = {name: compared[name, home] for name, home in references.items() if name != home}
     sentences = _read_sentences(ablation, label)
     sentences = {name: found for name, found in sentences.items() if references[name] in sentences}
     resampled = bootstrap(sentences, references)
@@ -141,7 +193,8 @@ def _analyze_metric(ablation: _Ablation, metric: Mapping[str, Any]) -> Table:
         if entry['metric'] == label
     )
     count = len(next(iter(next(iter(sentences.values())).values()))) if resampled else 0
-    return Table(label, lower_is_better, tuple(rows), papers, count)
+    scale = METRICS[metric['name']].scale
+    return Table(label, lower_is_better, tuple(rows), papers, count, scale)
 
 
 def _read_sentences(ablation: _Ablation, label: str) -> dict[str, dict[int, list]]:
@@ -198,7 +251,9 @@ def _compare_with_paper(
             sides[name] = Side.AGREES if same else Side.CONTRADICTS
         else:
             sides[name] = Side.SAME_SIGN if same else Side.OTHER_SIGN
-    agreement = rank_agreement(values, theirs, references, lower_is_better, theirs_lower_is_better)
+    agreement = rank_agreement(
+        values, theirs, references, lower_is_better, theirs_lower_is_better, comparisons
+    )
     return PaperNumbers(entry['source'], entry['measure'], entry['values'], sides, agreement)
 
 

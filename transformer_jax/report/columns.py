@@ -76,12 +76,13 @@ def table_columns(table: Table, with_plot: bool = False) -> list[Column]:
             'mean', 'mean ± sd [95%]', 'quality', 'over seeds, with the 95% interval of the mean'
         ),
         Column(
-            'difference', 'difference [95%]', against, 'of the means, with its own 95% interval'
+            'difference',
+            'difference [95%]',
+            against,
+            'of the means, with the 95% interval for all comparisons together; alone: of this one',
         ),
         *([plot] if with_plot else []),
-        Column(
-            'p', 'p (Holm)', against, "after Holm's correction for all comparisons of this table"
-        ),
+        Column('p', 'p (together)', against, 'for all comparisons of this table together'),
         Column('verdict', 'verdict', against, 'at 5% for the table as a whole', text=True),
         *([resampled] if table.sentences else []),
         *(
@@ -151,9 +152,16 @@ def _difference(row: VariantResult, places: int) -> Cell:
     if found is None:
         return Cell(numbers.NONE, None)
     permuted = row.comparison is not None and row.comparison.test == PERMUTATION
-    interval = numbers.interval(found.low, found.high, places, signed=True)
     text = numbers.fixed(found.value, places, signed=True)
-    return Cell(text, found.value, () if permuted else (interval,))
+    if permuted or row.comparison is None:
+        return Cell(text, found.value)
+    ends = row.comparison.alone_low, row.comparison.alone_high
+    together, alone = (
+        numbers.interval(low, high, places, signed=True)
+        for low, high in ((found.low, found.high), ends)
+        if low is not None and high is not None
+    )
+    return Cell(text, found.value, (together, f'alone {alone}'))
 
 
 def _p(row: VariantResult, places: int) -> Cell:

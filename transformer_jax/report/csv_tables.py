@@ -13,7 +13,10 @@ from transformer_jax.ablation.result_shapes import COSTS
 from transformer_jax.report.tables import Report
 
 SUMMARY = ('mean', 'sd', 'low', 'high')
-COMPARISON = ('difference', 'low', 'high', 'test', 'p', 'adjusted', 'verdict', 'detectable')
+COMPARISON = (
+    *('difference', 'low', 'high', 'alone_low', 'alone_high'),
+    *('test', 'p', 'adjusted', 'verdict', 'detectable', 'seeds_needed'),
+)
 RESAMPLED = ('difference', 'low', 'high', 'p', 'adjusted')
 # A text that a spreadsheet takes for a formula; with the apostrophes that protect one already, so
 # that leaving out one apostrophe always gives the text back. The last four are the wide letters.

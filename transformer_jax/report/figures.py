@@ -129,7 +129,8 @@ def differences_figure(table: Table, name: str) -> Figure:
     axes.set_yticks(range(len(rows)), [_shorten(row.variant) for row, _ in rows])
     better = 'left' if table.lower_is_better else 'right'
     axes.set_xlabel(
-        f'{name}: difference from {_shorten(table.reference)}\n95% interval (better: {better})',
+        f'{name}: difference from {_shorten(table.reference)}\n'
+        f'95% intervals, all together (better: {better})',
         fontsize=8,
     )
     axes.tick_params(labelsize=8)

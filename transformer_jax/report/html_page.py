@@ -10,6 +10,7 @@ from typing import Any
 
 from transformer_jax.display.figures import figure_bytes
 from transformer_jax.report import sentences
+from transformer_jax.report.claims import HEADS, NOTE, claim_rows
 from transformer_jax.report.columns import VERDICTS
 from transformer_jax.report.figures import axis_figures
 from transformer_jax.report.html_heads import heads_section, picture
@@ -26,6 +27,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-s
 def html_report(report: Report) -> str:
     """Write the whole document."""
     sections = [
+        ('Claims', 'claims', _claims(report)),
         ('Results', 'results', ''.join(results_table(table) for table in report.tables)),
         ('What is varied', 'axis', _axis(report)),
         ('Missing runs', 'missing', _missing(report)),
@@ -81,6 +83,13 @@ def _tally(table: Table) -> str:
         for verdict, text in sentences.tally(table)
     )
     return f'<div class="tally">{chips}<span class="faint">by {escape(table.label)}</span></div>'
+
+
+def _claims(report: Report) -> str:
+    if not report.claims:
+        return ''
+    rows = claim_rows(report.claims, report.experiment['seeds'])
+    return f'{text_table(HEADS, rows)}\n<p class="note">{escape(NOTE)}</p>'
 
 
 def _missing(report: Report) -> str:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from transformer_jax.report import sentences
+from transformer_jax.report.claims import HEADS, NOTE, claim_rows
 from transformer_jax.report.columns import VERDICTS, Cell, Column, cell, table_columns
 from transformer_jax.report.tables import Report, Table, VariantResult
 
@@ -19,6 +20,7 @@ def markdown_report(report: Report, figures: Mapping[str, str] | None = None) ->
         f'# {escape(report.experiment["claim"])}',
         escape(' · '.join(sentences.subtitle(report))),
     ]
+    parts += claims_section(report)
     for table in report.tables:
         parts += [
             f'## {escape(table.label)}',
@@ -52,6 +54,15 @@ def markdown_report(report: Report, figures: Mapping[str, str] | None = None) ->
         bullets(f'{name}: {value}' for name, value in sentences.provenance(report)),
     ]
     return '\n\n'.join(filter(None, parts)) + '\n'
+
+
+def claims_section(report: Report) -> list[str]:
+    """Write the claims of an experiment, if it has any: a heading, a table and a note."""
+    if not report.claims:
+        return []
+    rows = claim_rows(report.claims, report.experiment['seeds'])
+    table = grid(HEADS, [[*map(escape, row)] for row in rows], [True] * len(HEADS))
+    return ['## Claims', table, NOTE]
 
 
 def results_table(table: Table, columns: Sequence[Column]) -> str:

@@ -30,6 +30,11 @@ def interval(low: float, high: float, places: int, signed: bool = False) -> str:
     return f'[{fixed(low, places, signed)}, {fixed(high, places, signed)}]'
 
 
+def signed(value: float) -> str:
+    """Write a difference with three significant digits and its sign: '+0.0123'."""
+    return (MINUS if value < 0 else '+' if value > 0 else '') + digits(abs(value))
+
+
 def p_value(p: float) -> str:
     """Write a p value with three digits, and none below 0.0001."""
     return '< 0.0001' if p < 0.0001 else f'{p:.4f}' if p < 0.001 else f'{p:.3f}'

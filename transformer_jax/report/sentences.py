@@ -10,14 +10,16 @@ from typing import Any
 from transformer_jax.ablation.experiment import MATCHES
 from transformer_jax.ablation.power import POWER, power
 from transformer_jax.ablation.rank_agreement import RankAgreement
-from transformer_jax.ablation.statistics import PAIRED, PERMUTATION, WELCH
+from transformer_jax.ablation.scales import SCALES
+from transformer_jax.ablation.statistics import BLOCKED, MODERATED, PERMUTATION
 from transformer_jax.report import numbers
 from transformer_jax.report.columns import VERDICTS
 from transformer_jax.report.tables import Report, Table, VariantResult, Verdict
 
 TESTS = {
-    WELCH: "Welch's test",
-    PAIRED: 'the t test paired by seed, since runs of the same seed vary together',
+    MODERATED: 'a t test with moderated variances',
+    BLOCKED: 'a t test with moderated variances and seeds as blocks, since runs of the same seed '
+    'vary together',
     PERMUTATION: 'the permutation test of all runs where no run differs from others of its variant',
 }
 TALLIED = (Verdict.BETTER, Verdict.WORSE, Verdict.OPEN, Verdict.UNTESTED, Verdict.MISSING)
@@ -88,9 +90,12 @@ def _test(table: Table, compared: Sequence[VariantResult]) -> str:
     used = {row.comparison.test for row in compared if row.comparison}
     test = ', or '.join(words for kind, words in TESTS.items() if kind in used)
     comparisons = f'{len(compared)} comparison' + ('s' if len(compared) > 1 else '')
+    scale = SCALES[table.scale].words
+    on_scale = f', on the scale {scale}' if scale else ''
     return (
-        f'Differences from {table.reference} by {test}. Verdicts hold at 5% for the {comparisons} '
-        'of this table together (Holm); each interval is for its own difference alone.'
+        f'Differences from {table.reference} by {test}{on_scale}. Verdicts hold at 5% for the '
+        f'{comparisons} of this table together, and so do the intervals in brackets; "alone" is '
+        'the interval of one difference by itself.'
     )
 
 

@@ -62,6 +62,8 @@ def _write_cell(table: Table, row: VariantResult, column: Column) -> str:
     if column.key == 'verdict':
         same = f' (same config and runs as {row.same_as})' if row.same_as else ''
         return escape(f'{VERDICTS[row.verdict][0]} {found.text}{same}')
+    if column.key == 'difference':
+        return escape(' '.join([found.text, *found.intervals]))
     return escape(join_remarks(found))
 
 

@@ -10,6 +10,7 @@ from transformer_jax.ablation.bootstrap import Resampled
 from transformer_jax.ablation.rank_agreement import RankAgreement
 from transformer_jax.ablation.seed_values import SeedValues
 from transformer_jax.ablation.statistics import Comparison, Summary
+from transformer_jax.report.claims import ClaimResult
 from transformer_jax.report.traces import Curve, Heads
 
 Result = Mapping[str, Any]  # a run's result.json
@@ -75,7 +76,7 @@ class Cost(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The difference from a reference, with the 95% interval of this difference alone."""
+    """The difference from a reference, with the interval for all comparisons together."""
 
     value: float
     low: float
@@ -160,6 +161,7 @@ class Table:
         rows: one for each variant, in the order of the experiment.
         papers: the published numbers of this metric.
         sentences: how many were resampled; 0: none.
+        scale: of SCALES, on which runs are compared.
     """
 
     label: str
@@ -167,6 +169,7 @@ class Table:
     rows: tuple[VariantResult, ...]
     papers: tuple[PaperNumbers, ...]
     sentences: int = 0
+    scale: str = 'plain'
 
     @property
     def references(self) -> list[str]:
@@ -214,6 +217,7 @@ class Report:
         missing: runs without a sound result.
         curves: 'validation loss' -> variant -> curve.
         heads: variant -> what was measured of every attention head.
+        claims: how each claim ended.
     """
 
     experiment: Mapping[str, Any]
@@ -222,3 +226,4 @@ class Report:
     missing: tuple[MissingRuns, ...]
     curves: Mapping[str, Mapping[str, Curve]]
     heads: Mapping[str, Heads]
+    claims: tuple[ClaimResult, ...] = ()
