@@ -145,6 +145,23 @@ LOOP = (
 )
 
 
+@pytest.mark.parametrize(('step', 'runs'), [(1, 6), (2, 3), (4, 2)])
+def test_a_loop_may_count_by_more_than_one(step, runs):
+    condition, body = LOOP
+    body = body.replace('  ROOT %t', f'  %step = s32[] constant({step})\n  ROOT %t')
+    body = body.replace('tuple(%j, %k)', 'tuple(%next, %k)')
+    body = body.replace('  ROOT %t', '  %next = s32[] add(%j, %step)\n  ROOT %t')
+    found = program(
+        [
+            '%p = (s32[], f32[8,8]{1,0}) parameter(0)',
+            'ROOT %w = (s32[], f32[8,8]{1,0}) while(%p), condition=%condition, body=%body',
+        ],
+        condition,
+        body,
+    )
+    assert found.flops == runs * 2 * 8**3
+
+
 def test_loops_count_as_often_as_they_run():
     found = program(
         [

@@ -138,7 +138,8 @@ def parse_module(text: str, packed: bool = True) -> Module:
 def trip_count(module: Module, loop: Instruction) -> int:
     """Return how often a while loop runs at most; 1 where its text does not say.
 
-    Loops of `lax.scan` count from 0 up to a constant of their condition.
+    Loops of `lax.scan` count from 0 up to a constant of their condition, by 1; those in which a
+    TPU sends pieces of an array while it multiplies others may count by 2.
     """
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if known:
@@ -150,7 +151,25 @@ def trip_count(module: Module, loop: Instruction) -> int:
             compares |= 'direction=LT' in instruction.attributes
             if instruction.opcode == 'constant' and instruction.arrays[0].dtype in ('s32', 'u32'):
                 limits += [int(value) for value in instruction.operands if value.isdecimal()]
-    return max(limits) if compares else 1
+    return math.ceil(max(limits) / _increment(module, loop)) if compares else 1
+
+
+def _increment(module: Module, loop: Instruction) -> int:
+    """Return what a while loop adds to its counter; 1 where its text does not say."""
+    condition = module.computations[loop.called('condition')[0]]
+    compared = condition.by_name[condition.root].operands
+    counters = [condition.by_name[name] for name in compared if name in condition.by_name]
+    index = next((i.attribute('index') for i in counters if i.opcode == 'get-tuple-element'), '')
+    body = module.computations[loop.called('body')[0]]
+    results = body.by_name[body.root].operands
+    if not index or int(index) >= len(results):
+        return 1
+    counter = body.by_name[results[int(index)]]
+    if counter.opcode != 'add':
+        return 1
+    added = [body.by_name[name] for name in counter.operands if name in body.by_name]
+    steps = [int(i.operands[0]) for i in added if i.opcode == 'constant']
+    return max(steps, default=1)
 
 
 def products(computation: Computation, instruction: Instruction) -> int:
