@@ -14,7 +14,7 @@ from transformer_jax.ablation.results import load_results
 from transformer_jax.ablation.runner import Unfinished, ablate
 from transformer_jax.ablation.train_seeds import train_seeds
 from transformer_jax.errors import Stopped
-from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.paths import absolute_path
 from transformer_jax.storage.seed_group_file import read_groups
 from transformer_jax.storage.workdir import Workdir
 

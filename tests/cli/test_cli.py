@@ -21,7 +21,7 @@ from transformer_jax.cli.commands import COMMANDS
 from transformer_jax.cli.flags import Flags
 from transformer_jax.errors import ConfigError
 from transformer_jax.storage import locks
-from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.paths import absolute_path
 from transformer_jax.training.train import train
 
 

@@ -14,7 +14,7 @@ from helpers.support import events, flags
 from transformer_jax.data.files import cache_dir
 from transformer_jax.errors import ConfigError
 from transformer_jax.schema import DataConfig
-from transformer_jax.storage.files import absolute_path, expand_home, user_cache
+from transformer_jax.storage.paths import absolute_path, expand_home, user_cache
 
 UNKNOWN = 54_321
 

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.paths import absolute_path
 from transformer_jax.storage.seed_group_file import read_groups
 
 

@@ -9,8 +9,8 @@ from helpers.old_groups import describe_as_before, old_files
 
 from transformer_jax.errors import Busy, ConfigError, WorkdirError
 from transformer_jax.storage import manifest, seed_group_file
-from transformer_jax.storage.files import absolute_path
 from transformer_jax.storage.locks import lock
+from transformer_jax.storage.paths import absolute_path
 from transformer_jax.storage.seed_checkpoints import open_checkpoints
 from transformer_jax.storage.seed_group import SeedGroup
 from transformer_jax.storage.seed_group_file import (

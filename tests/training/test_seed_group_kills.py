@@ -12,8 +12,8 @@ from helpers.support import experiment, quiet
 from transformer_jax import config as config_lib
 from transformer_jax.errors import Busy, WorkdirError
 from transformer_jax.storage import manifest
-from transformer_jax.storage.files import absolute_path
 from transformer_jax.storage.locks import lock
+from transformer_jax.storage.paths import absolute_path
 from transformer_jax.storage.seed_group import SeedGroup, holds_run
 from transformer_jax.storage.seed_group_file import read_groups
 from transformer_jax.storage.workdir import Workdir

@@ -27,7 +27,7 @@ from transformer_jax import config as config_lib
 from transformer_jax.config import resolve
 from transformer_jax.errors import ConfigError, Diverged, WorkdirError
 from transformer_jax.inference.trained_run import TrainedRun
-from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.paths import absolute_path
 from transformer_jax.storage.seed_checkpoints import open_checkpoints
 from transformer_jax.storage.seed_group import SeedGroup
 from transformer_jax.storage.workdir import Workdir

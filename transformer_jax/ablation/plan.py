@@ -28,8 +28,9 @@ from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.partitioning.mesh import mesh_sizes
 from transformer_jax.partitioning.processes import from_primary
 from transformer_jax.schema import ExperimentConfig
-from transformer_jax.storage.files import absolute_path, exists, make_directory, write_text
+from transformer_jax.storage.files import exists, make_directory, write_text
 from transformer_jax.storage.json_text import to_json
+from transformer_jax.storage.paths import absolute_path
 from transformer_jax.storage.processes import write_once
 from transformer_jax.storage.provenance import git_commit
 

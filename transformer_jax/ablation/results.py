@@ -24,10 +24,11 @@ from transformer_jax.ranges import shorten
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.config_changes import config_changes, may_change
 from transformer_jax.storage.config_versions import migrate_config
-from transformer_jax.storage.files import absolute_path, exists, write_text
+from transformer_jax.storage.files import exists, write_text
 from transformer_jax.storage.json_files import Optional, find_misfit, read_json, read_json_if_there
 from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.metrics_writer import read_sound_events
+from transformer_jax.storage.paths import absolute_path
 
 EXPERIMENT, RESULT, FAILURE, SENTENCES, RESULTS = (
     'experiment.json',

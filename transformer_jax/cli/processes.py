@@ -12,7 +12,7 @@ from transformer_jax.cli.streams import discard_results, keep_results_apart
 from transformer_jax.errors import ConfigError
 from transformer_jax.partitioning.joining import join, join_cluster
 from transformer_jax.partitioning.same_start import require_same_start, shared_keys
-from transformer_jax.storage.files import absolute_path
+from transformer_jax.storage.paths import absolute_path
 
 # Flags of which each process has its own.
 OWN_FLAGS = ('process_id', 'coordinator', 'config', 'debug', 'help')

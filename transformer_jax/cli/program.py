@@ -20,7 +20,7 @@ from transformer_jax.host_memory import exhausted, tune_host_memory
 from transformer_jax.partitioning.peers import peers
 from transformer_jax.renames import RENAMED_KEYS
 from transformer_jax.schema import ExperimentConfig, flatten
-from transformer_jax.storage.files import user_cache
+from transformer_jax.storage.paths import user_cache
 
 # Flags that are gone -> what to write in their place.
 RENAMED = {

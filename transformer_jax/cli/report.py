@@ -39,7 +39,7 @@ def run_report(values: Flags) -> None:
         raise ConfigError('--results is missing, as in: transformer-jax report runs/demo_ablation')
     from transformer_jax.report.readme import update_readme
     from transformer_jax.report.write import write_report
-    from transformer_jax.storage.files import absolute_path
+    from transformer_jax.storage.paths import absolute_path
 
     if values.readme:
         files = [update_readme(Path(values.readme), Path(values.results))]

@@ -101,8 +101,7 @@ def resolve_architecture(
         seeds: how many are trained side by side, which decides it, too.
 
     Raises:
-        ConfigError: a spec that names nothing, or an attention that its site, position or engine
-            cannot have.
+        ConfigError: a spec that names nothing, or an attention that cannot stand where it does.
     """
     row = MODELS[model.kind]
     position = _parsed('model.position', model.position)
@@ -137,13 +136,12 @@ def resolve_architecture(
         scan_layers=model.scan_layers,
         remat=model.remat,
     )
-    sites = {
-        f'{site}_attention': _site_attention(
-            model, architecture.site_spec(site, context, seeds), position, platform
-        )
-        for site in row.sites
+    specs = {site: architecture.site_spec(site, context, seeds) for site in row.sites}
+    attentions = {
+        f'{site}_attention': _site_attention(model, site_spec, position, platform)
+        for site, site_spec in specs.items()
     }
-    return dataclasses.replace(architecture, **sites)
+    return dataclasses.replace(architecture, **attentions)
 
 
 def _parsed(key: str, text: str) -> Any:

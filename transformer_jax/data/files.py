@@ -12,7 +12,7 @@ from etils import epath
 
 from transformer_jax.errors import DataError
 from transformer_jax.schema import DataConfig
-from transformer_jax.storage.files import expand_home, is_local, user_cache
+from transformer_jax.storage.paths import expand_home, is_local, user_cache
 
 CACHE = 'data.cache_dir'  # the key that says where prepared data are, for messages
 

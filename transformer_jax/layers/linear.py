@@ -4,6 +4,7 @@ import math
 
 import flax.linen as nn
 import jax
+from flax.linen.spmd import with_logical_constraint
 
 from transformer_jax.layers.parameters import parameter
 
@@ -85,7 +86,7 @@ class ProjectFromHeads(nn.Module):
         )
         # As a matrix that is cut like the kernel: otherwise XLA sums its whole gradient over
         # 'fsdp', since it does not see the cut of the last dimension through the reshape.
-        w_ND = nn.with_logical_constraint(w_NHD.reshape(N * H, -1), ('heads', 'embed'))
+        w_ND = with_logical_constraint(w_NHD.reshape(N * H, -1), ('heads', 'embed'))
         o_BTD = matmul(o_BTNH.reshape(*o_BTNH.shape[:-2], N * H), w_ND, 1)
         if not self.bias:
             return o_BTD

@@ -34,8 +34,8 @@ from transformer_jax.report.tables import (
     VariantResult,
 )
 from transformer_jax.report.traces import Curve, Heads, read_curves, read_heads
-from transformer_jax.storage.files import absolute_path
 from transformer_jax.storage.json_files import NUMBER, read_json
+from transformer_jax.storage.paths import absolute_path
 
 
 class _Ablation(NamedTuple):

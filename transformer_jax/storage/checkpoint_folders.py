@@ -13,7 +13,6 @@ from etils import epath
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.storage import manifest
 from transformer_jax.storage.files import (
-    absolute_path,
     delete_directory,
     delete_file,
     exists,
@@ -23,6 +22,7 @@ from transformer_jax.storage.files import (
     wrap_read_errors,
 )
 from transformer_jax.storage.json_files import parse_json
+from transformer_jax.storage.paths import absolute_path
 from transformer_jax.storage.run_identity import RunIdentity, require_step
 
 META = 'meta.json'

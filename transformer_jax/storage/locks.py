@@ -19,12 +19,12 @@ from transformer_jax.storage.files import (
     cannot_write,
     create_text,
     delete_file,
-    is_local,
     wrap_os_errors,
     write_text,
 )
 from transformer_jax.storage.json_files import NUMBER, parse_json, read_text_if_there
 from transformer_jax.storage.json_text import to_json
+from transformer_jax.storage.paths import is_local
 
 # Object stores have no locks, only a lease: its holder renews it every 30 s. By the clocks it is
 # given up once it has not been renewed for 300 s; since clocks differ, another process takes it

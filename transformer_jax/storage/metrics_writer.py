@@ -8,9 +8,10 @@ import jax
 from etils import epath
 
 from transformer_jax.errors import WorkdirError
-from transformer_jax.storage.files import append_line, exists, is_local, write_text
+from transformer_jax.storage.files import append_line, exists, write_text
 from transformer_jax.storage.json_files import read_json_lines
 from transformer_jax.storage.json_text import decode_non_finite, to_json
+from transformer_jax.storage.paths import is_local
 from transformer_jax.storage.side_records import EventFile
 from transformer_jax.storage.tracker import Tracker
 

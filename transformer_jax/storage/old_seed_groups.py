@@ -13,8 +13,9 @@ import os
 from etils import epath
 
 from transformer_jax.errors import WorkdirError
-from transformer_jax.storage.files import absolute_path, delete_file, exists
+from transformer_jax.storage.files import delete_file, exists
 from transformer_jax.storage.json_files import read_json_if_there
+from transformer_jax.storage.paths import absolute_path
 from transformer_jax.storage.seed_group import SeedGroup, missing_group
 
 LIST, POINTER = 'replicas.json', 'replica.json'

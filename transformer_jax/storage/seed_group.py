@@ -5,8 +5,9 @@ import dataclasses
 from etils import epath
 
 from transformer_jax.errors import WorkdirError
-from transformer_jax.storage.files import absolute_path, exists
+from transformer_jax.storage.files import exists
 from transformer_jax.storage.first_checkpoint import first_checkpoint
+from transformer_jax.storage.paths import absolute_path
 
 # Keys in which the members of a group may differ: the order of the data, and the numbers of
 # `train_state.Hyper`, which are arrays of the compiled program.

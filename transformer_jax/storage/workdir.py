@@ -31,12 +31,10 @@ from transformer_jax.storage.checkpoint_folders import CheckpointFolders
 from transformer_jax.storage.config_changes import MAY_CHANGE, config_changes, refused_changes
 from transformer_jax.storage.config_versions import migrate_config, with_version
 from transformer_jax.storage.files import (
-    absolute_path,
     delete_directory,
     exists,
     has_content,
     make_directory,
-    require_store,
     wrap_os_errors,
     write_text,
 )
@@ -50,6 +48,7 @@ from transformer_jax.storage.json_files import read_json_if_there
 from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.locks import lock
 from transformer_jax.storage.metrics_writer import MetricsWriter
+from transformer_jax.storage.paths import absolute_path, require_store
 from transformer_jax.storage.processes import run_on_primary
 from transformer_jax.storage.provenance import describe_run, timestamp
 from transformer_jax.storage.run_identity import RunIdentity, new_run_id

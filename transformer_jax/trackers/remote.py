@@ -19,8 +19,9 @@ from typing import IO, Any
 from absl import logging
 from etils import epath
 
-from transformer_jax.storage.files import is_local, make_directory, wrap_os_errors
+from transformer_jax.storage.files import make_directory, wrap_os_errors
 from transformer_jax.storage.json_text import to_json
+from transformer_jax.storage.paths import is_local
 from transformer_jax.storage.tracker import Tracker
 from transformer_jax.trackers.kinds import RunName
 

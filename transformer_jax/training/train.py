@@ -18,7 +18,8 @@ from transformer_jax.partitioning.same_start import require_same_start, shared_k
 from transformer_jax.schema import ExperimentConfig, read_splits
 from transformer_jax.storage.checkpoint_folders import CheckpointFolders
 from transformer_jax.storage.checkpoints import Checkpoints
-from transformer_jax.storage.files import absolute_path, exists, real_path
+from transformer_jax.storage.files import exists
+from transformer_jax.storage.paths import absolute_path, real_path
 from transformer_jax.storage.processes import write_once
 from transformer_jax.storage.seed_checkpoints import GroupCheckpoints
 from transformer_jax.storage.seed_group import SeedGroup

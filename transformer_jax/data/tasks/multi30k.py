@@ -13,7 +13,8 @@ from transformer_jax.data.files import CACHE, Texts, cache_dir, content_hash, fi
 from transformer_jax.data.tasks.text import TextPairs
 from transformer_jax.errors import DataError
 from transformer_jax.schema import DataConfig
-from transformer_jax.storage.files import expand_home, write_bytes
+from transformer_jax.storage.files import write_bytes
+from transformer_jax.storage.paths import expand_home
 
 URL = 'https://raw.githubusercontent.com/multi30k/dataset/master/data/task1'
 

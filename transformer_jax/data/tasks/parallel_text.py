@@ -9,7 +9,7 @@ from transformer_jax.data.tasks.base import SPLITS
 from transformer_jax.data.tasks.text import TextPairs
 from transformer_jax.errors import DataError
 from transformer_jax.schema import DataConfig
-from transformer_jax.storage.files import expand_home
+from transformer_jax.storage.paths import expand_home
 
 
 @dataclasses.dataclass(frozen=True)
