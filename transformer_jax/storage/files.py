@@ -118,8 +118,8 @@ def create_text(path: epath.Path, text: str, place: str = DIRECTORY) -> bool:
     Raises:
         WorkdirError: it cannot be written.
     """
-    opened: Any = fsspec.open(os.fspath(path), 'xb')
     with wrap_os_errors(path, place):
+        opened: Any = fsspec.open(os.fspath(path), 'xb')
         try:
             with opened as file:
                 file.write(text.encode())
