@@ -22,7 +22,7 @@ from transformer_jax.config import resolve
 from transformer_jax.data.tokenizers import BytePairs
 from transformer_jax.errors import Stopped
 from transformer_jax.profiling import measure
-from transformer_jax.storage import files as storage
+from transformer_jax.storage.paths import absolute_path
 from transformer_jax.training import programs
 from transformer_jax.training.signals import StopSignals
 
@@ -148,9 +148,7 @@ def test_a_trial_compiles_once_and_times_until_it_is_enough(
     monkeypatch.setattr(measure, 'seconds', seconds)
     monkeypatch.setattr(BytePairs, 'train', None)  # the tokenizer is not learned anew
     config = plan(tmp_path, BASE).trials[0].config
-    found = measure.measure_step(
-        resolve(config), storage.absolute_path(real[0]) / 'base/0/tokenizer'
-    )
+    found = measure.measure_step(resolve(config), absolute_path(real[0]) / 'base/0/tokenizer')
     assert found.step_seconds == pytest.approx(median)
     assert len(traced) == 1
     assert left in ([7], [1e-3, 7])  # it stops after a second, or 50 steps
@@ -159,9 +157,7 @@ def test_a_trial_compiles_once_and_times_until_it_is_enough(
 @pytest.mark.slow
 def test_a_trial_under_pmap(real, tmp_path):
     config = plan(tmp_path, BASE, **{'parallel.mode': 'pmap'}).trials[0].config
-    found = measure.measure_step(
-        resolve(config), storage.absolute_path(real[0]) / 'base/0/tokenizer'
-    )
+    found = measure.measure_step(resolve(config), absolute_path(real[0]) / 'base/0/tokenizer')
     assert found.step_seconds > 0
     assert found.memory_bytes > 12 * measure.model_size(resolve(config)).params
 

@@ -17,8 +17,8 @@ from transformer_jax.ablation import train_seeds as rows
 from transformer_jax.ablation.results import load_results
 from transformer_jax.ablation.runner import Unfinished, ablate
 from transformer_jax.errors import Diverged, Stopped
-from transformer_jax.storage import files as storage
 from transformer_jax.storage.locks import lock
+from transformer_jax.storage.paths import absolute_path
 from transformer_jax.storage.seed_group_file import read_groups
 from transformer_jax.training import seed_groups
 from transformer_jax.training.signals import StopSignals
@@ -106,7 +106,7 @@ def test_a_group_without_a_checkpoint_does_not_bind(shared, tmp_path, most):
         ablate(plan(tmp_path, BASE, seeds=3), quiet)
     assert unfinished.value.exit_code == 2
     with (
-        lock(storage.absolute_path(tmp_path) / 'base/0-1-2/lock'),
+        lock(absolute_path(tmp_path) / 'base/0-1-2/lock'),
         pytest.raises(Unfinished) as unfinished,
     ):
         ablate(
@@ -120,7 +120,7 @@ def test_a_group_without_a_checkpoint_does_not_bind(shared, tmp_path, most):
     del shared['base/1'], shared['trained'][:]
     ablate(plan(tmp_path, BASE, seeds=2), quiet, most)
     assert shared['trained'] == (['base/0', 'base/1'] if most else ['base/0-1'])
-    assert list(read_groups(storage.absolute_path(tmp_path) / 'base')) == ([] if most else ['0-1'])
+    assert list(read_groups(absolute_path(tmp_path) / 'base')) == ([] if most else ['0-1'])
     assert not (tmp_path / 'base/2/metrics.jsonl').exists()
 
 
@@ -133,7 +133,7 @@ def test_a_group_that_has_a_checkpoint_says_how_to_part_with_it(shared, tmp_path
         shutil.rmtree(tmp_path / 'base' / folder)
     ablate(plan(tmp_path, BASE), quiet, most=1)
     assert shared['trained'] == ['base/0', 'base/1']
-    assert not read_groups(storage.absolute_path(tmp_path) / 'base')
+    assert not read_groups(absolute_path(tmp_path) / 'base')
 
 
 def test_a_failure_keeps_nothing_of_the_run_alive(pretend, tmp_path, monkeypatch):
@@ -158,7 +158,7 @@ def test_what_has_ended_is_not_opened_for_training(shared, tmp_path):
     unscored(tmp_path, 0)
     shared['trained'].clear()
     with (
-        lock(storage.absolute_path(tmp_path) / 'base/0-1/lock'),
+        lock(absolute_path(tmp_path) / 'base/0-1/lock'),
         pytest.raises(Unfinished) as unfinished,
     ):
         ablate(plan(tmp_path, BASE), quiet)
@@ -232,11 +232,7 @@ def test_who_goes_on_with_a_group_scores_all_of_it(shared, tmp_path, held):
     del shared['base/0-1-2']
     shared['base/1'] = Diverged('nan')  # it was not asked for here
     lines = []
-    with (
-        lock(storage.absolute_path(tmp_path) / 'base/2/ablate.lock')
-        if held
-        else contextlib.nullcontext()
-    ):
+    with lock(absolute_path(tmp_path) / 'base/2/ablate.lock') if held else contextlib.nullcontext():
         ablate(plan(tmp_path, BASE, seeds=3, part='0/3'), lines.append)
     assert shared['trained'] == ['base/0-1-2']
     assert done_seeds(tmp_path) == ([0] if held else [0, 2])

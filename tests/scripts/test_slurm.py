@@ -153,6 +153,7 @@ def wait_for(paths):
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_a_real_run_of_two_processes_is_stopped_queued_again_and_goes_on(job, tmp_path):
     install(job, f'#!/bin/bash\nexec {sys.executable} -m transformer_jax "$@"\n')
     settings = {

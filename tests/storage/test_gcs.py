@@ -240,6 +240,7 @@ def test_a_killed_run_goes_on_from_the_bucket_and_ends_with_the_same_bits(server
 
 @needs_gcsfs
 @pytest.mark.slow
+@pytest.mark.rare
 def test_two_processes_share_a_workdir_in_a_bucket(server):
     with socket.create_server(('localhost', 0)) as free:
         address = f'localhost:{free.getsockname()[1]}'
