@@ -152,7 +152,7 @@ def test_the_memory_of_devices_is_the_largest_and_of_a_cpu_that_of_the_process(m
 @pytest.mark.parametrize(
     ('kind', 'dtype', 'expected'),
     [
-        ('NVIDIA H200', 'bfloat16', 8 * 989.5e12),
+        ('NVIDIA H200', 'bfloat16', 8 * 989.4e12),
         ('TPU v2', 'float32', 8 * 23e12),  # Two devices in a chip.
         ('NVIDIA H200', 'float16', None),
         ('some chip', 'bfloat16', None),
