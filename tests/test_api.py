@@ -151,6 +151,7 @@ def test_what_cannot_work_is_refused(source, overrides, message):
 # --- The parts ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_is_that_of_train(translator, tmp_path):
     own = config(TRANSLATOR)
     program = transformer_jax.make_program(own)
@@ -164,6 +165,7 @@ def test_a_loop_of_ones_own_is_that_of_train(translator, tmp_path):
     assert not (tmp_path / 'mine' / 'config.json').exists()
 
 
+@pytest.mark.slow
 def test_the_pure_step_is_that_of_the_program(tmp_path):
     own = config(TRANSLATOR)
     program = transformer_jax.make_program(own)
@@ -314,6 +316,7 @@ def test_what_a_run_cannot_do_is_one_line(translator, call, error, message):
     assert '\n' not in str(found.value)
 
 
+@pytest.mark.slow
 def test_a_language_model_continues_a_prompt(language, call):
     text = language.generate('six', max_tokens=8, seed=3, temperature=0.7)
     assert text == language.generate('six', max_tokens=8, seed=3, temperature=0.7)
@@ -325,6 +328,7 @@ def test_a_language_model_continues_a_prompt(language, call):
     assert isinstance(language.generate('six', max_tokens=4, method='beam', beam=2), str)
 
 
+@pytest.mark.slow
 def test_attention_of_a_language_model(language):
     weights = language.attention_weights('six')
     T = 1 + len(language.tokenizer.encode(['six'])[0])
@@ -335,6 +339,7 @@ def test_attention_of_a_language_model(language):
         language.attention_weights('six', 'sechs')
 
 
+@pytest.mark.slow
 def test_a_classifier_gives_classes(tmp_path, call):
     small = transformer_jax.load_config('configs/listops.py:small', CLASSIFIER)
     run = transformer_jax.train(small, tmp_path / 'run', quiet)

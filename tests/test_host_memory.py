@@ -68,6 +68,7 @@ for size in (100, 50_000, 200):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='the bound is of Linux')
 def test_a_command_that_runs_out_of_memory_says_so_in_one_line(tmp_path):
     program = """

@@ -114,6 +114,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('kind', 'names'), [('params', list(VARIANTS)), ('flops', ['gated', 'experts', 'recurrent'])]
 )

@@ -102,6 +102,7 @@ def test_a_signal_stops_at_once_and_the_same_command_goes_on(pretend, tmp_path, 
     assert not (tmp_path / 'base/0/failure.json').exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_measures_and_writes_nothing(tmp_path):
     lines = []
     shown = dry_run(plan(tmp_path / 'root', only=('base',)), lines.append)

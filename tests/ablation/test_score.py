@@ -35,6 +35,7 @@ def real(tmp_path_factory):
     return root, lines
 
 
+@pytest.mark.slow
 def test_a_result_tells_quality_and_cost(real):
     root, lines = real
     [run] = load_results(root)['runs']
@@ -90,6 +91,7 @@ def test_seeds_side_by_side_are_the_runs_alone(real, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_the_time_of_a_step_is_a_metric(real, monkeypatch):
     root, _ = real
     made = plan(root, {'base': {}}, (*METRICS, Metric('step_seconds')), seeds=1)
@@ -101,6 +103,7 @@ def test_the_time_of_a_step_is_a_metric(real, monkeypatch):
     assert not made.lacks(made.trials[0])
 
 
+@pytest.mark.slow
 def test_a_row_is_tried_once_and_a_timed_run_every_time(real, tmp_path, monkeypatch):
     root, tried = shutil.copytree(real[0], tmp_path / 'root'), []
 
@@ -162,6 +165,7 @@ def test_a_trial_under_pmap(real, tmp_path):
     assert found.memory_bytes > 12 * measure.model_size(resolve(config)).params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'changes',
     [
@@ -191,6 +195,7 @@ def test_only_a_sound_score_of_this_run_is_taken_over(real, tmp_path, monkeypatc
         score_lib.score(plan(root, BASE).trials[0], METRICS, quiet)
 
 
+@pytest.mark.slow
 def test_a_new_metric_is_scored_without_training(real, monkeypatch):
     root, _ = real
     before = (root / 'base/0/metrics.jsonl').read_text(), load_results(root)['runs'][0]['scores']

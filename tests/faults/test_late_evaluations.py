@@ -73,6 +73,7 @@ def test_patience_that_a_late_evaluation_uses_up_ends_the_run_for_good(
         assert (step, record.live, record.best['step']) == (4, False, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.fault('signals')
 def test_a_late_evaluation_is_made_once(tmp_path, monkeypatch):
     config = experiment(**RUN)

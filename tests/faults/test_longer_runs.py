@@ -33,13 +33,14 @@ CASES = {
     'stopped early by the last evaluation': (STILL | {'evaluate__patience': 1}, (6, 16)),
     'seeds side by side': (RUN | {'train__num_seeds': 2}, (6, 10)),
 }
-SLOW = {'often', 'on all schedules', 'seeds side by side'}
+OFTEN = {'often', 'patience'}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('changes', 'ends'),
     [
-        pytest.param(*case, id=name, marks=[pytest.mark.slow] * (name in SLOW))
+        pytest.param(*case, id=name, marks=[pytest.mark.rare] * (name not in OFTEN))
         for name, case in CASES.items()
     ],
 )
@@ -64,6 +65,7 @@ def recorded(path) -> tuple:
     return step, dataclasses.replace(record, saves=[]), lines
 
 
+@pytest.mark.slow
 def test_the_best_of_a_longer_run_is_kept(tmp_path):
     """At the last step, off the schedule, the run got better: a longer one does not know that."""
     train(experiment(train__steps=6, **RUN), tmp_path, quiet)

@@ -112,6 +112,7 @@ def test_every_command_finds_what_one_device_finds(workdir, expected, mesh):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('checkpoint', ['last', 'avg:2'])
 def test_a_device_holds_its_part_alone(workdir, checkpoint):
     """With fsdp 8 a device has an eighth of all that is cut, whatever was averaged."""
@@ -130,6 +131,7 @@ def test_a_device_holds_its_part_alone(workdir, checkpoint):
     jax.tree.map(np.testing.assert_array_equal, trained.params, alone.params)
 
 
+@pytest.mark.slow
 def test_the_mesh_of_the_run_is_kept_where_it_fits(tmp_path):
     changes = SIZES | TRANSLATOR | {'train__steps': 1}
     config = experiment(**changes, parallel__mesh__fsdp=4, parallel__rules='embed=none')

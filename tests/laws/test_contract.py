@@ -76,20 +76,11 @@ FAST = (
 )
 
 
-# The checks that are rare tests where a kind has other options than its defaults.
-RARE = (
-    contract.bfloat16_is_close,
-    contract.transformations_leave_it_equal,
-    contract.order_and_amount_of_padding_do_not_matter,
-    contract.layers_compute_the_same,
-    contract.pieces_are_whole_rows,
-)
-
-
 def marks(case, check):
+    """Return how often a check is made: less often with other options than the defaults."""
     if case.attention in KINDS:
         return () if check in FAST else pytest.mark.slow
-    return pytest.mark.rare if check in RARE else pytest.mark.slow
+    return pytest.mark.slow if check in FAST else pytest.mark.rare
 
 
 def held_to():

@@ -47,6 +47,11 @@ MODELS = {
     'linear': {'kind': 'decoder_only', 'attention': 'linear', 'block': 'parallel'}
     | {'norm_placement': 'pre', 'decoder_layers': 4},
 }
+FAST_MODEL, FAST_REMAT = 'a pattern and a rest', 'full'  # each compiles for some seconds
+
+
+def but_one_slow(names, fast):
+    return [name if name == fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def loss_and_gradients(model, params, batch, rate=None, rng=None):
@@ -68,7 +73,7 @@ def near(found, expected, tolerance=2e-6):
         assert np.linalg.norm(other - array) <= tolerance * scale, name
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', but_one_slow(MODELS, FAST_MODEL))
 def test_scanned_layers_are_the_layers_apart(architecture, make_batch, random_rows, name):
     apart = architecture(**MODELS[name])
     scanned = dataclasses.replace(apart, scan_layers=True)
@@ -129,7 +134,7 @@ def test_stacked_parameters_have_an_axis_of_layers(architecture):
 
 
 @pytest.mark.parametrize('scan_layers', [False, True])
-@pytest.mark.parametrize('remat', sorted(REMATS.keys() - {'none'}))
+@pytest.mark.parametrize('remat', but_one_slow(sorted(REMATS.keys() - {'none'}), FAST_REMAT))
 def test_what_is_computed_again_is_the_same(
     architecture, make_batch, random_rows, remat, scan_layers
 ):

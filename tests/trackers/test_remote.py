@@ -129,6 +129,7 @@ def test_a_folder_that_cannot_be_written_costs_the_tracker_alone(tmp_path, caplo
     assert caplog.text.count('the run goes on without it') == 1
 
 
+@pytest.mark.slow
 def test_a_run_tells_its_trackers_what_its_log_has(tmp_path, caplog):
     names = tuple(f'helpers.fake_trackers.{name}' for name in ('Kept', 'CannotStart'))
     config = experiment(train__steps=3, evaluate__every=3)

@@ -34,6 +34,7 @@ def steps(workdir) -> list[int]:
     return [event['step'] for event in events(workdir, 'train')]
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
     changes = {'evaluate__every': 6}
     for process in pair(tmp_path / 'two', **changes):

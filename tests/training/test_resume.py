@@ -66,6 +66,7 @@ def crash_at(step: int, config, workdir) -> None:
             thread.join()
 
 
+@pytest.mark.slow
 def test_crashes_leave_no_trace(whole, tmp_path):
     for step in (
         3,

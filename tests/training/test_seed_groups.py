@@ -74,6 +74,7 @@ def trace(workdir) -> list[tuple]:
 # --- A member is the run alone --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('seed', ['0', '1'])
 def test_a_seed_learns_as_it_does_alone(alone, group, seed):
     assert len(losses(group / seed)) == 20
@@ -89,11 +90,13 @@ def test_a_seed_learns_as_it_does_alone(alone, group, seed):
         )
 
 
+@pytest.mark.slow
 def test_the_seeds_are_different_runs(group):
     assert column(group / '0', 'tokens') != column(group / '1', 'tokens')
     assert abs(losses(group / '0')[0] - losses(group / '1')[0]) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('seed', ['0', '1'])
 def test_the_folder_of_a_seed_is_a_workdir(alone, group, seed):
     read = [Workdir(folder / seed).read_config() for folder in (alone, group)]
@@ -105,6 +108,7 @@ def test_the_folder_of_a_seed_is_a_workdir(alone, group, seed):
     assert not (group / seed / 'checkpoints').exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('choice', ['', 'last', 'avg:2', '14'])
 def test_its_checkpoints_are_those_of_the_run_alone(alone, group, choice):
     one, other = (TrainedRun(folder / '1', choice, quiet, {}) for folder in (alone, group))
@@ -113,6 +117,7 @@ def test_its_checkpoints_are_those_of_the_run_alone(alone, group, choice):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_through_its_folder(alone, group):
     one, other = (
         TrainedRun(folder / '1', 'best', quiet, {}).evaluate('test').scores
@@ -196,6 +201,7 @@ def test_other_numbers_need_no_other_program(varied, tmp_path, index):
     assert Workdir(folder / FOLDERS[index]).read_config() == Workdir(tmp_path).read_config()
 
 
+@pytest.mark.slow
 def test_what_diverges_stops_alone(varied):
     folder, records, _ = varied
     assert [bool(record.failed) for record in records] == [True, False, False]
@@ -319,6 +325,7 @@ def test_runs_that_differ_in_more_are_refused_by_the_key(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_group_and_a_run_alone_do_not_mix(group, tmp_path):
     with pytest.raises(ConfigError, match=r'holds a group of seeds: name one of them, .*/0, .*/1'):
         TrainedRun(group, 'last', quiet, {})
