@@ -73,11 +73,37 @@ _CLAIM = {
     'stated': {'commit': (str, None), 'date': str, 'seeds': int, 'runs': int},
     'withdrawn': bool,
 }
+_LOOKS = {
+    'planned': int,
+    'taken': [{'seeds': int, 'date': str, 'commit': (str, None)}],
+}
+_PLANNED_CLAIM = {
+    'text': str,
+    'pair': [str],
+    'difference': NUMBER,
+    'from': str,
+    'step': NUMBER,
+    'sd': NUMBER,
+    'seeds': (int, None),
+    'power': {str: NUMBER},
+    'half_width': {str: NUMBER},
+}
+_PILOT = {
+    'seeds': int,
+    'date': str,
+    'commit': (str, None),
+    'planned': int,
+    'budget': _COST,
+    'seconds_per_seed': _COST,
+    'claims': [_PLANNED_CLAIM],
+}
 _EXPERIMENT = {
     'file': str,
     'overrides': Optional(dict),
     'claim': str,
     'claims': Optional([_CLAIM]),
+    'looks': Optional(_LOOKS),
+    'pilot': Optional((_PILOT, None)),
     'reference': (str, {str: str}),
     'metrics': [_METRIC],
     'published': [_PUBLISHED],

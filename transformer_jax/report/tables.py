@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from transformer_jax.ablation import statistics
 from transformer_jax.ablation.bootstrap import Resampled
+from transformer_jax.ablation.looks import remark
 from transformer_jax.ablation.rank_agreement import RankAgreement
 from transformer_jax.ablation.seed_values import SeedValues
 from transformer_jax.ablation.statistics import Comparison, Summary
@@ -227,3 +228,8 @@ class Report:
     curves: Mapping[str, Mapping[str, Curve]]
     heads: Mapping[str, Heads]
     claims: tuple[ClaimResult, ...] = ()
+
+    @property
+    def looks(self) -> str:
+        """What there is to say of how often verdicts were taken."""
+        return remark(self.experiment)
