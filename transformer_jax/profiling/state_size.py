@@ -15,6 +15,7 @@ that `bytes` is the number of a paper's formula.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -189,7 +190,7 @@ def _check_length(architecture: Architecture, length: int, encoded: int) -> None
 
 def _start(model: Any, read: int, room: int, hypotheses: int) -> tuple[Any, Any]:
     """Describe the (cache, memory) of decoding after one row of `read` tokens."""
-    params = nn.meta.unbox(abstract_params(model))
+    params = _params(model.architecture)
     tokens_1S = jax.ShapeDtypeStruct((1, read), jnp.int32)
 
     def start(params, tokens_1S):
@@ -198,6 +199,12 @@ def _start(model: Any, read: int, room: int, hypotheses: int) -> tuple[Any, Any]
         return caches.reorder(cache, jnp.zeros((1, hypotheses), jnp.int32)), memory
 
     return jax.eval_shape(start, params, tokens_1S)
+
+
+@functools.lru_cache(maxsize=16)
+def _params(architecture: Architecture) -> Any:
+    """Describe the parameters of a model, once for all lengths."""
+    return nn.meta.unbox(abstract_params(build_model(architecture)))
 
 
 def _attention(architecture: Architecture, layer: int) -> str:
