@@ -299,7 +299,7 @@ def test_what_has_no_state_says_so():
         data=dataclasses.replace(
             base.data,
             task='listops(min_length=8, max_length=24)',
-            vocab_size=22,
+            vocab_size=19,
             batching='buckets(lengths=(32,))',
         ),
     )
