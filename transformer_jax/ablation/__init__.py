@@ -6,6 +6,7 @@ The names below are all that an experiment file needs.
 from transformer_jax.ablation.claims import Claim
 from transformer_jax.ablation.experiment import Axis, Experiment, Metric, Published
 from transformer_jax.ablation.experiment_files import at_scale, config_file, load_experiment
+from transformer_jax.profiling.state_size import state_bytes
 
 __all__ = [
     'Axis',
@@ -16,4 +17,5 @@ __all__ = [
     'at_scale',
     'config_file',
     'load_experiment',
+    'state_bytes',
 ]

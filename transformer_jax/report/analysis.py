@@ -241,5 +241,7 @@ def _cost(matched: Mapping[str, Any], runs: Sequence[Result]) -> Cost:
         wall_seconds=over(statistics.mean, 'wall_seconds'),
         mfu=over(statistics.median, 'mfu'),
         goodput=over(statistics.mean, 'goodput'),
+        state_bytes=over(max, 'state_bytes'),
+        state_length=over(max, 'state_length'),
         matched=matched,
     )

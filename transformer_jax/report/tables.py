@@ -59,8 +59,10 @@ class Cost(NamedTuple):
         memory_bytes: of the compiled training step, the largest of any run.
         wall_seconds: of a run, the mean over runs.
         mfu: model FLOPs over the peak of the devices, the median over runs; results of earlier
-            versions have neither this nor the next.
+            versions have neither this nor the next three.
         goodput: the share of a run's time that was spent on steps that count, the mean over runs.
+        state_bytes: what decoding keeps of one sequence; None where the model does not decode.
+        state_length: tokens of that sequence.
         matched: what was solved for, {'model.d_ff': 240}, and the 'residual'.
     """
 
@@ -73,6 +75,8 @@ class Cost(NamedTuple):
     wall_seconds: float | None = None
     mfu: float | None = None
     goodput: float | None = None
+    state_bytes: float | None = None
+    state_length: float | None = None
     matched: Mapping[str, Any] = {}
 
 
