@@ -133,6 +133,7 @@ def test_a_row_is_tried_once_and_a_timed_run_every_time(real, tmp_path, monkeypa
     assert result['scores']['step_seconds'] == 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('clock', 'median'), [([9, 0.2, 0.3, 0.1, 0.5, 7], 0.25), ([9, *51 * [1e-3], 7], 1e-3)]
 )

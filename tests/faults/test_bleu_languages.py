@@ -48,6 +48,7 @@ def test_the_tokenizer_suits_the_language(asked, language, references, expected)
         assert f'tok:{found}' in scores['bleu_signature']
 
 
+@pytest.mark.slow
 def test_another_tokenizer_than_the_configured_one_is_told(tmp_path, call):
     config = experiment(
         data__target='ja', data__vocab_size=60, train__steps=1, evaluate__bleu_tokenize='13a'

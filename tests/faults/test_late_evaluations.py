@@ -52,8 +52,9 @@ def forbid(monkeypatch, target, name: str) -> None:
     monkeypatch.setattr(target, name, never)
 
 
+@pytest.mark.slow
 @pytest.mark.fault('signals')
-@pytest.mark.parametrize('seeds', [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('seeds', [1, 2])
 def test_patience_that_a_late_evaluation_uses_up_ends_the_run_for_good(
     tmp_path, monkeypatch, seeds
 ):

@@ -150,6 +150,7 @@ def test_what_is_computed_again_is_the_same(
     near(gradients, grads)
 
 
+@pytest.mark.slow
 def test_less_is_stored_for_the_backward_pass():
     def stored(remat, scan_layers):
         components = resolve(

@@ -63,6 +63,7 @@ def result(config, data) -> TrainBench:
     return bench_train(config, data.steps_per_epoch, lambda line: None, matmul_size=64)
 
 
+@pytest.mark.slow
 def test_an_epochs_padding_and_tokens_are_the_plans(data, result):
     assert result.padding == pytest.approx(1 - data.plan.fill) == result.epoch_padding
     assert result.tokens == data.train.lengths[:, 1].sum()
@@ -71,6 +72,7 @@ def test_an_epochs_padding_and_tokens_are_the_plans(data, result):
     )
 
 
+@pytest.mark.slow
 def test_every_shape_is_compiled_and_counted_as_inspect_counts(config, data, result):
     assert tuple((shape.rows, shape.length) for shape in result.shapes) == data.shapes
     assert sum(shape.steps for shape in result.shapes) == result.steps == data.steps_per_epoch
@@ -85,6 +87,7 @@ def test_every_shape_is_compiled_and_counted_as_inspect_counts(config, data, res
     )
 
 
+@pytest.mark.slow
 def test_times_agree_with_each_other(result):
     assert 0 < result.data_wait < 1
     assert result.loop_over_bare == pytest.approx(result.loop_seconds / result.bare_seconds)
@@ -113,6 +116,7 @@ def test_language_models_and_classifiers_are_measured_too(task, config):
     assert min(result.parts.values()) >= 0
 
 
+@pytest.mark.slow
 def test_parts_add_up_to_the_step(config, data, monkeypatch):
     """Given the time of each program, the parts are the differences, times the microbatches."""
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=2))
@@ -150,6 +154,7 @@ def test_the_peak_is_of_all_devices_and_the_best_of_ten(monkeypatch):
     assert timing.matmul_peak('float32', 32) == 2 * jax.device_count() * 32**3 / 2
 
 
+@pytest.mark.slow
 def test_both_results_are_one_json_object_or_tables(config, result, capsys):
     decoded = bench_decode.bench_decode(config, 16, 8, lambda line: None)
     for made, tables in ((result, bench_train_result.tables), (decoded, bench_decode.tables)):

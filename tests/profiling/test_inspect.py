@@ -116,6 +116,7 @@ def test_products_in_loops_and_branches_are_counted():
     assert flops(jax.vmap(lambda a_S: a_S @ a_S)) == 2 * 3 * 3
 
 
+@pytest.mark.slow
 def test_estimated_memory_bounds_what_xla_allocates():
     model_config = dataclasses.replace(TINY, decoder_layers=1, d_model=64, d_ff=256, num_heads=4)
     config = experiment(model_config, batching='packed(length=32)', batch_tokens=1024)
@@ -134,6 +135,7 @@ def test_estimated_memory_bounds_what_xla_allocates():
     assert 0 < batch_and_scalars < 40 * cost.rows * cost.length
 
 
+@pytest.mark.slow
 def test_bytes_per_device_on_a_mesh_that_is_not_there():
     whole = cost_report(experiment())
     cut = cost_report(experiment(mesh=(2, 2, 2)))
@@ -162,6 +164,7 @@ def test_bytes_per_device_on_a_mesh_that_is_not_there():
         )
 
 
+@pytest.mark.slow
 def test_the_mesh_takes_its_devices_from_the_config_or_the_flag():
     assert cost_report(experiment(mesh=(-1, 4, 1)), 512).mesh == {
         'data': 128,
@@ -176,6 +179,7 @@ def test_the_mesh_takes_its_devices_from_the_config_or_the_flag():
         cost_report(experiment(mesh=(1, 1, 4)))
 
 
+@pytest.mark.slow
 def test_accumulation_pads_rows_and_keeps_two_gradients():
     one, four = (
         cost_report(experiment(batching='packed(length=16)', accumulate=n)) for n in (1, 3)
@@ -185,6 +189,7 @@ def test_accumulation_pads_rows_and_keeps_two_gradients():
     assert four.steps[0].activation_bytes < one.steps[0].activation_bytes / 2
 
 
+@pytest.mark.slow
 def test_tables_show_every_parameter_and_shape():
     text = printed(inspect.inspect_config, experiment(mesh=(-1, 2, 2)), 8)
     assert 'data 2 × fsdp 2 × context 1 × tensor 2 = 8 devices' in text

@@ -52,6 +52,7 @@ def parameters(workdir, checkpoint):
     return {name: np.asarray(leaf) for name, leaf in named_leaves(run.params).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('choice', ['', ':2', ':avg:2'])
 def test_it_begins_with_the_parameters_of_the_other(other, tmp_path, choice):
     found, log = begin(other, tmp_path, choice)
@@ -72,6 +73,7 @@ def test_it_begins_with_a_seed_of_a_group(group, tmp_path, choice):
     assert f'parameters of {group / "1"}, step ' in log
 
 
+@pytest.mark.slow
 def test_what_is_new_and_what_is_left_out_is_listed(other, tmp_path):
     found, log = begin(other, tmp_path, model__position='learned(max_len=48)')
     line = next(part for part in log.split('parameters of')[1:])

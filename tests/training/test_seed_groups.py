@@ -216,6 +216,7 @@ def test_what_diverges_stops_alone(varied):
     assert (again, trace(folder / 'other-1')) == (records, before)  # Nothing is left to do.
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverged_is_an_error_at_the_end(monkeypatch, tmp_path):
     members = seed_configs(experiment(train__num_seeds=2, train__steps=3))
     wild = config_lib.replace(

@@ -295,6 +295,7 @@ def test_pmap_changes_nothing_and_evaluates_and_resumes(plain, tmp_path):
     assert np.isfinite([event['loss'] for event in events(tmp_path, 'validation')]).all()
 
 
+@pytest.mark.slow
 def test_packed_rows_train_and_evaluate(tmp_path):
     train(experiment(data__batching='packed(length=48)', evaluate__every=12), tmp_path, quiet)
     assert losses(tmp_path)[-1] < losses(tmp_path)[0]
