@@ -211,7 +211,7 @@ def test_a_run_with_it_is_trained_loaded_and_decoded(my_kinds, capsys):
     assert 'step 4 of 4' in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_an_ablation_and_its_report_name_it(my_kinds, capsys):
     spec_text = 'my_kinds.cosine.Cosine(temperature=5.0)'
     variants = {'base': {}, 'cosine': {'model.attention': spec_text, 'model.position': 'rope'}}

@@ -33,7 +33,7 @@ def kinds(tmp_path_factory):
         del KINDS[name], sys.modules[name]
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_the_kind_of_the_page_keeps_every_promise(kinds):
     case, held = Case('cosine', 'rope', kv_heads=2), set()
     for name in SITE_CAPABILITY:

@@ -71,7 +71,7 @@ def test_the_page_is_that_of_the_notebook():
         assert path.read_bytes() == content, f'{path.name} is stale: run make docs'
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_the_notebook_runs():
     pytest.importorskip('nbclient')
     again = GENERATOR.executed()  # which raises where a cell fails

@@ -232,7 +232,7 @@ def arrays(workdir, step=4):
     return Checkpoints(workdir / 'checkpoints', keep=9).record(step)['arrays']
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_a_checkpoint_does_not_tell(apart, tmp_path):
     """It has the same arrays, and the other sort of model begins with it."""
     config = experiment(model__scan_layers=True, model__remat='full', train__ema=0.5, **RUN)
@@ -267,7 +267,16 @@ def test_a_checkpoint_does_not_tell(apart, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('optimizer', ['adam', 'lion', 'muon', 'adafactor(min_size=8)'])
+@pytest.mark.parametrize(
+    'optimizer',
+    [
+        'adam',
+        *(
+            pytest.param(name, marks=pytest.mark.rare)
+            for name in ('lion', 'muon', 'adafactor(min_size=8)')
+        ),
+    ],
+)
 def test_every_optimizer_updates_each_layer_by_itself(tmp_path, optimizer):
     found = []
     for scan_layers in (False, True):
@@ -280,7 +289,7 @@ def test_every_optimizer_updates_each_layer_by_itself(tmp_path, optimizer):
     assert stored == names
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.parametrize('keys', [{'train__num_seeds': 2}, {'parallel__mode': 'pmap'}])
 def test_scanned_layers_train_in_every_mode(tmp_path, keys):
     keys = RUN | keys | {'evaluate__every': 0}

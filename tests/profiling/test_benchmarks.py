@@ -36,13 +36,13 @@ def test_engines_are_compared_at_each_length(run):
     assert len(rows) == 2 * 2 * 2  # engines, passes, lengths
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_mfu_is_given_for_both_contexts(run):
     text, _ = run('mfu')
     assert text.count('%') == 2 * 2
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_seeds_are_compared_with_one(run):
     text, _ = run('seeds')
     assert '2 seeds side by side' in text

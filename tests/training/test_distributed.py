@@ -63,7 +63,7 @@ def test_two_processes_take_over(tmp_path):
     np.testing.assert_allclose(losses(tmp_path / 'two'), losses(tmp_path / 'one'), rtol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_two_processes_stop_resume_and_end_together(tmp_path):
     changes = {'train__steps': 1500, 'checkpoint__every': 0}
     processes = pair(tmp_path, **changes)

@@ -173,7 +173,13 @@ def test_a_source_is_a_workdir_and_a_checkpoint(source, path, choice):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('schedule', ['constant', 'noam(warmup=4)', 'inverse_sqrt(warmup=3)'])
+@pytest.mark.parametrize(
+    'schedule',
+    [
+        'noam(warmup=4)',
+        *(pytest.param(s, marks=pytest.mark.rare) for s in ('constant', 'inverse_sqrt(warmup=3)')),
+    ],
+)
 def test_more_steps_end_as_if_they_had_been_there_from_the_start(tmp_path, schedule):
     config = experiment(train__steps=8, optim__schedule=schedule)
     train(config, tmp_path / 'whole', quiet)

@@ -85,7 +85,7 @@ def test_crashes_leave_no_trace(whole, tmp_path):
     assert spent.seconds['restore'] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_the_seed_decides_how_a_run_ends(whole, tmp_path):
     for seed in (0, 1):
         train(experiment(train__seed=seed, **RUN), tmp_path / str(seed), quiet)

@@ -62,7 +62,15 @@ def mixture(tiny, make_batch, random_rows):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('layout', ['all devices', 'an axis of seeds', 'one by one', 'pieces'])
+@pytest.mark.parametrize(
+    'layout',
+    [
+        'all devices',
+        'an axis of seeds',
+        'one by one',
+        pytest.param('pieces', marks=pytest.mark.rare),
+    ],
+)
 def test_experts_microbatches_and_averages_side_by_side(mixture, layout):
     config, members, model, batches = mixture
     count = 3 if layout == 'one by one' else 4

@@ -148,7 +148,7 @@ def test_one_device_is_eight(group, tmp_path):
         np.testing.assert_allclose(losses(tmp_path / seed), losses(group / seed), atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_two_processes_are_one(group, tmp_path):
     for process in pair(tmp_path, train__num_seeds=2, **RUN | {'model__dropout': 0.1}):
         finish(process)
