@@ -1,6 +1,7 @@
 """The plan of an ablation: the distinct configs of an experiment times seeds, under one root."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -11,54 +12,26 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax import spec
 from transformer_jax.ablation import results
-from transformer_jax.ablation.checked_configs import checked_configs
+from transformer_jax.ablation.checked_configs import check_tries, checked_configs
+from transformer_jax.ablation.choices import holds_tuning, tune_changes
 from transformer_jax.ablation.claims import record_claims, today
-from transformer_jax.ablation.experiment import (
-    Experiment,
-    evaluations,
-    impossible_variants,
-    lengths_of,
-)
+from transformer_jax.ablation.experiment import Experiment, impossible_variants
 from transformer_jax.ablation.experiment_files import PROJECT
 from transformer_jax.ablation.match_sizes import Matched, match_sizes
-from transformer_jax.ablation.settings import Setting, settings_of
+from transformer_jax.ablation.metric import evaluations, lengths_of
+from transformer_jax.ablation.settings import Setting, settings_of, tuned_settings
+from transformer_jax.ablation.trial import Trial
+from transformer_jax.ablation.tune import FIRST_SEED, Tune
 from transformer_jax.attention.engines import require_platform
 from transformer_jax.config.values import RANGES
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.partitioning.mesh import mesh_sizes
 from transformer_jax.partitioning.processes import from_primary
-from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.files import exists, make_directory, write_text
 from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.paths import absolute_path
 from transformer_jax.storage.processes import write_once
 from transformer_jax.storage.provenance import git_commit
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """A setting with one seed: one run of training, in a workdir of its own."""
-
-    setting: Setting
-    seed: int
-    workdir: epath.Path
-
-    @property
-    def name(self) -> str:
-        """The name in the log: the folder under the root."""
-        return f'{self.setting.folder}/{self.seed}'
-
-    def with_seed(self, seed: int) -> 'Trial':
-        """Return the trial of the same setting with another seed."""
-        return Trial(self.setting, seed, self.workdir.parent / str(seed))
-
-    @property
-    def config(self) -> ExperimentConfig:
-        """The configuration that it trains with."""
-        return config_lib.replace(
-            self.setting.config,
-            train=dataclasses.replace(self.setting.config.train, seed=self.seed),
-        )
 
 
 class Plan:
@@ -72,7 +45,10 @@ class Plan:
         matched: variant -> its config at the size of its reference.
         settings: the distinct configs, in the order of the variants.
         trials: those to be done, the seeds of a setting next to each other.
-        record: the content of experiment.json.
+        metrics: of the experiment.
+        record: the content of experiment.json; its configs are without what was tuned.
+        tune: how variants are tuned; None where they are not.
+        choices: folder -> the content of tuning.json, of settings that are tuned.
     """
 
     def __init__(
@@ -105,23 +81,45 @@ class Plan:
         self.matched = match_sizes(
             checked_configs(experiment), experiment.compared_with, experiment.match
         )
+        self.tune, self.metrics = experiment.tuning, experiment.metrics
+        if self.tune:
+            configs = {name: matched.config for name, matched in self.matched.items()}
+            check_tries(self.tune, configs, self.overrides)
         path = self.root / results.EXPERIMENT
         earlier = results.read_experiment(path) if exists(path) else {'variants': {}, 'seeds': []}
         self.settings = settings_of(
             {name: m.config for name, m in self.matched.items()},
             earlier['variants'],
-            lambda folder, config: results.holds_other(self.root / folder, config),
+            lambda folder, config: results.holds_other(
+                self.root / folder, config, self.tune.values if self.tune else ()
+            ),
         )
         first = cast(Any, experiment.base).train.seed
         wanted = range(first, first + (seeds or experiment.seeds))
-        _refuse_large_seeds(wanted)
+        _refuse_large_seeds(wanted, self.tune)
         claims = self._claims(earlier.get('claims', []), len(wanted))
         self.record = self._record(sorted({*earlier['seeds'], *wanted}), claims)
-        _refuse_other_version(self.root, earlier['variants'], self.record['variants'])
+        _refuse_other_version(self.root, earlier, self.record)
         self.trials = [
             Trial(setting, seed, self.root / setting.folder / str(seed))
             for setting in self.settings
             for seed in wanted
+        ]
+        self.choices: dict[str, dict[str, Any]] = {}
+        self.take_choices()
+
+    def take_choices(self) -> None:
+        """Give settings and trials the values that tuning has chosen for them by now.
+
+        Raises:
+            WorkdirError: a tuning.json is damaged, or of another version of the experiment.
+        """
+        if self.tune is None:
+            return
+        self.settings, self.choices = tuned_settings(self.settings, self.tune, self.root)
+        tuned = {setting.folder: setting for setting in self.settings}
+        self.trials = [
+            dataclasses.replace(trial, setting=tuned[trial.setting.folder]) for trial in self.trials
         ]
 
     def narrow(self, only: Sequence[str], part: str) -> None:
@@ -146,9 +144,11 @@ class Plan:
         index, _, count = part.partition('/')
         if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
             raise ConfigError(f'--part={part}: it takes i/n, a part i of n, with 0 ≤ i < n')
-        # Neighbors stay together: the seeds of a setting share what is compiled.
-        first, last = (len(self.trials) * end // int(count) for end in (int(index), int(index) + 1))
-        self.trials = self.trials[first:last]
+        # Neighbors stay together: the seeds of a setting share what is compiled, and its tuning.
+        key = (lambda trial: trial.setting.folder) if self.tune else (lambda trial: trial.name)
+        units = [list(members) for _, members in itertools.groupby(self.trials, key)]
+        first, last = (len(units) * end // int(count) for end in (int(index), int(index) + 1))
+        self.trials = [trial for members in units[first:last] for trial in members]
 
     def require_machine(self) -> None:
         """Raise ConfigError if this machine lacks the engine or mesh of some settings."""
@@ -196,8 +196,8 @@ class Plan:
         return ''
 
     def flat(self, setting: Setting) -> dict[str, Any]:
-        """Return the config of a setting as experiment.json has it."""
-        return self.record['variants'][setting.variants[0]]['config']
+        """Return the config of a setting as results have it."""
+        return json.loads(to_json(config_lib.flatten(setting.config)))
 
     def _claims(self, earlier: list[dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
         """Record the claims, new ones with how many runs had results by then."""
@@ -238,24 +238,33 @@ class Plan:
             'published': [dataclasses.asdict(published) for published in experiment.published],
             'axis': experiment.axis and dataclasses.asdict(experiment.axis),
             'match': experiment.match,
+            'tune': self.tune and self.tune.as_json(),
             'seeds': seeds,
             'variants': {name: variant(name, matched) for name, matched in self.matched.items()},
         }
         return json.loads(to_json(record))  # as it will be read: tuples are lists
 
 
-def _refuse_large_seeds(seeds: range) -> None:
-    """Raise ConfigError if the last of some seeds is more than `train.seed` takes."""
+def _refuse_large_seeds(seeds: range, tune: Tune | None) -> None:
+    """Raise ConfigError if the last of some seeds is more than `train.seed` takes, or tuning's."""
+    if tune and seeds[-1] >= FIRST_SEED and seeds[0] <= tune.all_seeds[-1]:
+        raise ConfigError(
+            f'train.seed={seeds[0]}: seeds from {FIRST_SEED} to {tune.all_seeds[-1]} are those of '
+            'tuning, which no table may have: take others'
+        )
     if why := RANGES['train.seed'].reject('train.seed', seeds[-1]):
         raise ConfigError(f'{why}: {len(seeds)} seeds count up from {seeds[0]}, lower that')
 
 
-def _refuse_other_version(root: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raise ConfigError if a variant has another config than before.
+def _refuse_other_version(root: epath.Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ConfigError if a variant has another config than before, or is tuned otherwise.
 
     Only variants, seeds and metrics may be added and removed.
     """
-    reasons = []
+    old, new = before['variants'], now['variants']
+    reasons = tune_changes(before.get('tune'), now['tune']) if old else []
+    if reasons and not holds_tuning(root):
+        reasons = []
     for name in old.keys() & new.keys():
         changed = results.differences(old[name]['config'], new[name]['config'])
         if changed:
