@@ -28,7 +28,7 @@ class Planned(Protocol):
 
     file: str
     root: epath.Path
-    trials: Sequence[Trial]
+    trials: list[Trial]
 
 
 class LiveTable:

@@ -60,7 +60,7 @@ class Tuning:
             for setting in dict.fromkeys(trial.setting for trial in plan.trials)
             if setting.folder not in plan.choices
         }
-        self.trials: Sequence[Trial] = [*itertools.chain.from_iterable(self.settings.values())]
+        self.trials: list[Trial] = [*itertools.chain.from_iterable(self.settings.values())]
 
     def lacks(self, trial: Trial) -> str:
         """Say why a try is not done, as process 0 sees it; '' where it is."""
