@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+from types import SimpleNamespace
 
 import pytest
 from helpers.support import quiet
@@ -15,9 +16,10 @@ from transformer_jax.ablation import score as score_lib
 from transformer_jax.ablation.choices import at_edges
 from transformer_jax.ablation.plan import Plan
 from transformer_jax.ablation.results import load_results
-from transformer_jax.ablation.runner import Unfinished, ablate
+from transformer_jax.ablation.runner import Unfinished, ablate, dry_run, duration
 from transformer_jax.ablation.tuning import lacking_tries, tuning_summary
 from transformer_jax.errors import Busy, ConfigError, Diverged, Stopped, WorkdirError
+from transformer_jax.profiling import measure
 from transformer_jax.training.training_run import REMEDY
 
 RATE = 'optim.learning_rate'
@@ -96,6 +98,17 @@ def test_each_variant_has_the_same_tries_and_takes_its_best(tuned, tmp_path):
     assert load_results(tmp_path / 'results.json') == loaded
     on_disk = json.loads((tmp_path / 'experiment.json').read_text())
     assert on_disk['variants']['base']['config'][RATE] not in RATES[RATE]
+
+
+def test_whole_numbers_are_those_of_the_configuration(tuned, tmp_path):
+    tune = {RATE: (2, 1), 'model.d_ff': (8, 16)}
+    ablate(plan(tmp_path, tune, {'base': {}}), quiet)
+    assert choice(tmp_path)['chosen'] == {RATE: 1.0, 'model.d_ff': 8}
+    assert not load_results(tmp_path)['missing']
+    assert not plan(tmp_path, {RATE: (2.0, 1.0), 'model.d_ff': (8, 16)}, {'base': {}}).lacks(
+        plan(tmp_path, tune, {'base': {}}).trials[0]
+    )
+    plan(tmp_path, tune, {'base': {}}, **{RATE: 0.7})  # The value of the base is not used.
 
 
 def test_more_seeds_later_have_the_values_that_were_chosen(tuned, tmp_path):
@@ -245,6 +258,21 @@ def test_the_tries_that_are_to_do_are_counted(tuned, tmp_path):
     }
     ablate(plan(tmp_path, Tune(RATES, seeds=2), only=('base',)), quiet)
     assert tuning_summary(plan(tmp_path, Tune(RATES, seeds=2)))[0].endswith('6 of 12 runs to do')
+
+
+def test_a_dry_run_counts_the_tries(tuned, tmp_path, monkeypatch):
+    size, step = SimpleNamespace(params=1), SimpleNamespace(step_flops=2.0, step_seconds=60.0)
+    monkeypatch.setattr(measure, 'model_size', lambda components: size)
+    monkeypatch.setattr(measure, 'measure_step', lambda components: step)
+    lines = []
+    shown = dry_run(plan(tmp_path), lines.append)
+    columns = {str(column.header): [*map(str, column.cells)] for column in shown.columns}
+    assert columns['to do'] == ['2 + 3 of tuning'] * 2
+    assert str(shown.title).startswith('4 of 4 runs to do, 6 of tuning, ')
+    steps = 4 * (2 + 3)
+    assert columns['time'] == [duration(steps * step.step_seconds)] * 2
+    assert lines[0].startswith('tuning: 3 tries of each of 2 configs')
+    assert not list(tmp_path.iterdir())
 
 
 # --- What is refused ------------------------------------------------------------------------------

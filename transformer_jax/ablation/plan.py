@@ -265,8 +265,9 @@ def _refuse_other_version(root: epath.Path, before: dict[str, Any], now: dict[st
     reasons = tune_changes(before.get('tune'), now['tune']) if old else []
     if reasons and not holds_tuning(root):
         reasons = []
+    tuned = now['tune']['values'] if now['tune'] else ()
     for name in old.keys() & new.keys():
-        changed = results.differences(old[name]['config'], new[name]['config'])
+        changed = results.differences(old[name]['config'], new[name]['config'], tuned)
         if changed:
             reasons.append(f'{name}: {"; ".join(changed)}')
     if reasons:

@@ -62,11 +62,23 @@ class Tune:
             raise ConfigError(f'tune: seeds={self.seeds} must be positive')
 
     @property
+    def tried(self) -> dict[str, tuple[Any, ...]]:
+        """The values as configurations have them, 1 as 1.0 where a key takes any number."""
+        defaults = flatten(ExperimentConfig())
+        return {
+            key: tuple(
+                float(value) if type(value) is int and type(defaults[key]) is float else value
+                for value in values
+            )
+            for key, values in self.values.items()
+        }
+
+    @property
     def combinations(self) -> tuple[dict[str, Any], ...]:
         """The values of each try; the last key varies fastest."""
         return tuple(
             dict(zip(self.values, chosen, strict=True))
-            for chosen in itertools.product(*self.values.values())
+            for chosen in itertools.product(*self.tried.values())
         )
 
     @property
@@ -97,7 +109,7 @@ class Tune:
         """Return what experiment.json holds of it."""
         metric = {'label': str(self.metric), 'lower_is_better': self.metric.lower_is_better}
         return {
-            'values': {key: list(values) for key, values in self.values.items()},
+            'values': {key: list(values) for key, values in self.tried.items()},
             'metric': dataclasses.asdict(self.metric) | metric,
             'seeds': list(self.all_seeds),
         }

@@ -211,7 +211,7 @@ def tuning_summary(plan: Plan) -> list[str]:
     settings = len(dict.fromkeys(trial.setting for trial in plan.trials))
     count = len(tune.combinations)
     values = '; '.join(
-        f'{key}: {", ".join(map(str, values))}' for key, values in tune.values.items()
+        f'{key}: {", ".join(map(str, values))}' for key, values in tune.tried.items()
     )
     seeds = f' × {tune.seeds} seeds' if tune.seeds > 1 else ''
     return [

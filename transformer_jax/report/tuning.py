@@ -51,13 +51,13 @@ def tuning_notes(experiment: Mapping[str, Any]) -> Iterator[str]:
         return
     yield _equal_tries(tune)
     if edges := [
-        f'{variant} ({"; ".join(found)})'
+        f'{variant} ({" and ".join(found)})'
         for variant, choice in choices.items()
         if (found := at_edges(tune['values'], choice['chosen']))
     ]:
         yield (
             '⚠ The best value lies at an edge of those that were tried, a better one may lie '
-            f'beyond: {", ".join(edges)}.'
+            f'beyond: {"; ".join(edges)}.'
         )
     if shared := [name for name, choice in choices.items() if len(_best(choice)) > 1]:
         yield f'Several tries share the best score, and the first was chosen: {", ".join(shared)}.'
