@@ -164,6 +164,23 @@ def test_what_diverges_is_the_worst_and_is_named(tuned, tmp_path):
     assert choice(tmp_path, 'one-head')['chosen'] == {RATE: 0.4}
 
 
+def test_one_of_several_in_a_program_diverges_alone(shared, tuned, tmp_path):
+    tuned[f'base/tries/{try_name(0.2)}'] = Diverged('step 3: loss nan')
+    tuned[f'base/tries/{try_name(0.4)}'] = Diverged('step 4: loss inf')
+    ablate(plan(tmp_path), quiet)
+    assert [name.partition('-together-')[0] for name in tuned['trained']] == [
+        *('base/tries/3', 'one-head/tries/3'),
+        *('base/0-1', 'one-head/0-1'),
+    ]
+    found = choice(tmp_path)
+    assert found['chosen'] == {RATE: 0.1}
+    assert [run['failed'] for each in found['tries'] for run in each['runs']] == [
+        '',
+        'step 3: loss nan',
+        'step 4: loss inf',
+    ]
+
+
 def test_a_variant_whose_tries_all_diverge_fails_in_one_line(tuned, tmp_path):
     for rate in RATES[RATE]:
         tuned[f'base/tries/{try_name(rate)}'] = Diverged('step 3: loss nan')
