@@ -262,10 +262,13 @@ def _refuse_other_version(root: epath.Path, before: dict[str, Any], now: dict[st
     Only variants, seeds and metrics may be added and removed.
     """
     old, new = before['variants'], now['variants']
-    reasons = tune_changes(before.get('tune'), now['tune']) if old else []
-    if reasons and not holds_tuning(root):
-        reasons = []
-    tuned = now['tune']['values'] if now['tune'] else ()
+    changes = tune_changes(before.get('tune'), now['tune']) if old else []
+    if changes and holds_tuning(root):
+        raise ConfigError(
+            f'{root} was begun with another tune; take another --root, or the old one: '
+            f'{"; ".join(changes)}'
+        )
+    reasons, tuned = [], now['tune']['values'] if now['tune'] else ()
     for name in old.keys() & new.keys():
         changed = results.differences(old[name]['config'], new[name]['config'], tuned)
         if changed:
