@@ -2,7 +2,8 @@
 
     python benchmarks/simulated_tables.py docs/explanation/statistics.md
 
-writes the table between the markers of that page, in some minutes on a CPU. A row is a number of
+writes two tables between the markers of that page, in half an hour on a CPU; with `stages` as a
+second argument the second table alone, in minutes. In the first a row is a number of
 variants, the reference among them, and of seeds. Columns are shares of tables; where a column
 stands for several kinds of tables, it has the worst of them:
 
@@ -16,6 +17,16 @@ stands for several kinds of tables, it has the worst of them:
 - equivalence: a difference of exactly the margin is called equivalent; equal spreads, and spreads
 - power: a difference of 2 standard deviations is found, by these tests; by Welch's test or the test
   paired by seed, with Holm's correction, as this project had them before
+
+The second table has false verdicts of tables that grow, of equal variants and one spread, where who
+looks stops at the first verdict:
+
+- one look: at 3 seeds, at 5%
+- two planned: at 3 and at 10 seeds, each at 2.5%
+- not planned: at 3 seeds at 5%, and if nothing was found at 10 seeds at 2.5%
+- at 5% twice: what is prevented
+- pilot: no look at 3 seeds; then as many as find a difference of 1.5 standard deviations by the
+  spread of the pilot, at most 20, and one look at 4%; and, to see why not, at 5%
 """
 
 import math
@@ -27,7 +38,9 @@ import numpy as np
 from scipy import special
 
 from transformer_jax.ablation.bootstrap import holm
-from transformer_jax.ablation.many_to_one import balanced, equal_tables, measure
+from transformer_jax.ablation.looks import AFTER_A_PILOT
+from transformer_jax.ablation.many_to_one import LEVEL, balanced, equal_tables, measure
+from transformer_jax.ablation.power import SEARCHED, detectable_difference
 from transformer_jax.ablation.scales import SCALES
 from transformer_jax.ablation.seed_correlation import varies_by_seed
 from transformer_jax.ablation.statistics import DIFFERENT, compare
@@ -39,7 +52,16 @@ CORRELATIONS = (0.4, 0.8)
 BESIDE_SPREADS = 0.6  # the correlation of seeds where spreads differ too
 MARGIN = {2: 12.0, 3: 8.0, 5: 4.0, 10: 2.5}  # standard deviations: such that equality can be found
 EXAMPLES = 500
-MARKED = re.compile(r'(<!-- begin simulation -->\n).*?(<!-- end simulation -->)', re.DOTALL)
+FEW, MANY, MOST, STAGED_EFFECT = 3, 10, 20, 1.5
+STAGED_HEADS = (
+    'variants',
+    'one look',
+    'two planned',
+    'not planned',
+    'at 5% twice',
+    'pilot',
+    'pilot at 5%',
+)
 HEADS = (
     'variants × seeds',
     'equal',
@@ -87,12 +109,14 @@ def draw(spread_V, seeds, correlation=0.0, tables=TABLES, seed=1) -> np.ndarray:
     return both * np.asarray(spread_V)[:, None]
 
 
-def judge(runs_BVC: np.ndarray, margin: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def judge(
+    runs_BVC: np.ndarray, margin: float = 0.0, level: float = LEVEL
+) -> tuple[np.ndarray, np.ndarray]:
     """Compare all variants with the first: (found different, found equivalent), [tables, pairs]."""
     tables, variants, seeds = runs_BVC.shape
     pairs = many_to_one(variants)
     different, equivalent = np.zeros((2, tables, len(pairs)), bool)
-    runs_BN, layout = runs_BVC.reshape(tables, -1), balanced(seeds, pairs)
+    runs_BN, layout = runs_BVC.reshape(tables, -1), balanced(seeds, pairs, level=level)
     by_seed = varies_by_seed(runs_BN, layout)
     for blocks in (False, True):
         rows = by_seed == blocks
@@ -183,17 +207,66 @@ def row(variants: int, seeds: int) -> list[float]:
     ]
 
 
-def main(path: str) -> None:
-    """Write the table into a page."""
-    lines = [HEADS, ['--:'] * len(HEADS)]
-    for variants in VARIANTS:
-        for seeds in SEEDS:
-            cells = [f'{value:.3f}' for value in row(variants, seeds)]
-            lines.append([f'{variants} × {seeds}', *cells])
-            print(' '.join(lines[-1]), file=sys.stderr, flush=True)
+def after_a_pilot(runs_BVC: np.ndarray, level: float) -> float:
+    """Return the share of false verdicts where the spread of few seeds chose how many there are."""
+    variants = runs_BVC.shape[1]
+    pilot_BVC, pairs = runs_BVC[..., :FEW], many_to_one(variants)
+    layout = balanced(FEW, pairs)
+    measured = measure(pilot_BVC.reshape(len(pilot_BVC), -1), layout)
+    sd_B = np.sqrt(measured.variances[:, [0, 1]].mean(1))
+    choices = np.array([FEW, 4, 5, 6, 8, 10, 12, 16, MOST])
+    found_N = [detectable_difference(balanced(n, pairs), 0, SEARCHED) for n in choices]
+    enough_BN = np.array(found_N) <= STAGED_EFFECT / sd_B[:, None]
+    enough_BN[:, -1] = True
+    seeds_B, wrong = choices[enough_BN.argmax(1)], 0.0
+    for seeds in set(seeds_B.tolist()):
+        chosen_BVC = runs_BVC[seeds_B == seeds][..., :seeds]
+        wrong += float(judge(chosen_BVC, level=level)[0].any(1).sum())
+    return wrong / len(runs_BVC)
+
+
+def staged_row(variants: int) -> list[float]:
+    """Compute a row of the table of tables that grow."""
+    runs_BVC = draw(np.ones(variants), MOST, tables=POWER_TABLES, seed=5)
+
+    def found(seeds: int, level: float) -> np.ndarray:
+        return judge(runs_BVC[..., :seeds], level=level)[0].any(1)
+
+    few, many = found(FEW, LEVEL), found(MANY, LEVEL / 2)
+    return [
+        float(few.mean()),
+        float((found(FEW, LEVEL / 2) | many).mean()),
+        float((few | many).mean()),
+        float((few | found(MANY, LEVEL)).mean()),
+        after_a_pilot(runs_BVC, AFTER_A_PILOT),
+        after_a_pilot(runs_BVC, LEVEL),
+    ]
+
+
+def write_table(path: str, name: str, heads: tuple[str, ...], rows: list[list[str]]) -> None:
+    """Write a table between the markers of a page."""
+    lines = [heads, ['--:'] * len(heads), *rows]
     table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    marked = re.compile(rf'(<!-- begin {name} -->\n).*?(<!-- end {name} -->)', re.DOTALL)
     page = Path(path)
-    page.write_text(MARKED.sub(lambda match: f'{match[1]}{table}\n{match[2]}', page.read_text()))
+    page.write_text(marked.sub(lambda match: f'{match[1]}{table}\n{match[2]}', page.read_text()))
+
+
+def cells(label: str, values: list[float]) -> list[str]:
+    """Write a row of a table, and show it."""
+    line = [label, *(f'{value:.3f}' for value in values)]
+    print(' '.join(line), file=sys.stderr, flush=True)
+    return line
+
+
+def main(path: str, only: str = '') -> None:
+    """Write the tables into a page."""
+    if only != 'stages':
+        grid = [(variants, seeds) for variants in VARIANTS for seeds in SEEDS]
+        rows = [cells(f'{variants} × {seeds}', row(variants, seeds)) for variants, seeds in grid]
+        write_table(path, 'simulation', HEADS, rows)
+    staged = [cells(str(variants), staged_row(variants)) for variants in VARIANTS]
+    write_table(path, 'stages', STAGED_HEADS, staged)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-r"""Tiny Shakespeare, by characters: the two settings of nanoGPT (Karpathy 2022).
+r"""Tiny Shakespeare, by characters: the two settings of nanoGPT (Karpathy 2022), and a smaller one.
 
 Learned positions, pre-norm, tied embeddings.
 
@@ -8,7 +8,7 @@ Learned positions, pre-norm, tied embeddings.
 
 DIR holds input.txt, 1,115,394 characters, of which the first 90% train. nanoGPT reports a
 validation loss of 1.88 for `cpu` after 2,000 steps, estimated from 20 random batches, and 1.4697 at
-best for `gpu`; ours is over the whole validation text.
+best for `gpu`; ours is over the whole validation text. `small` is for experiments on a CPU.
 """
 
 from transformer_jax.config import default_config
@@ -16,8 +16,12 @@ from transformer_jax.config.file_arguments import check_choice
 
 
 def get_config(arg='cpu'):
-    """`arg`: cpu (4 layers of 128, context 64) or gpu (6 layers of 384, context 256)."""
-    sizes = {'cpu': (4, 4, 128, 64, 12, 2000, 0.0), 'gpu': (6, 6, 384, 256, 64, 5000, 0.2)}
+    """`arg`: small (2 layers of 64, context 64), cpu (4 of 128) or gpu (6 of 384, context 256)."""
+    sizes = {
+        'small': (2, 4, 64, 64, 12, 1000, 0.0),
+        'cpu': (4, 4, 128, 64, 12, 2000, 0.0),
+        'gpu': (6, 6, 384, 256, 64, 5000, 0.2),
+    }
     check_choice('size', arg, sizes)
     layers, heads, width, context, rows, steps, dropout = sizes[arg]
     config = default_config()
@@ -48,7 +52,7 @@ def get_config(arg='cpu'):
     config.optim.weight_decay = 0.1
     config.optim.clip = 1.0
 
-    config.evaluate.every = 250
+    config.evaluate.every = 500 if arg == 'small' else 250
     config.evaluate.batch_tokens = 16_384
     config.checkpoint.every = 250
     config.checkpoint.average = 1

@@ -26,7 +26,7 @@ from transformer_jax.attention.masks import MASKS, Window
 from transformer_jax.attention.normalizers import NORMALIZERS
 from transformer_jax.cli.commands import COMMANDS
 from transformer_jax.cli.help import default_text
-from transformer_jax.config.resolve import SPECS
+from transformer_jax.config.resolve import SPECS, resolve_architecture
 from transformer_jax.config.values import CHOICES, RANGES
 from transformer_jax.data.batching import BATCHING
 from transformer_jax.data.tasks import TASKS
@@ -37,6 +37,7 @@ from transformer_jax.optim.optimizers import OPTIMIZERS
 from transformer_jax.optim.schedules import SCHEDULES
 from transformer_jax.positions import POSITIONS, Position
 from transformer_jax.positions.rotary import SCALINGS
+from transformer_jax.profiling.state_size import state_size
 
 SECTION = r'(Args|Options|Returns|Raises|Attributes|Yields|Examples?):'
 TEXT_SECTIONS = ('Returns', 'Yields')  # Their entries are sentences, not names.
@@ -224,7 +225,13 @@ def kinds_page() -> str:
         '\nThe contract tests in `tests/laws` check each ✓. `prefix` works in decoder-only models, '
         'which read their prompt at once; other decoders refuse it. `synthesizer` without '
         '`mix=True` takes `t5`, `alibi`, `kerple` and `fire` of the encodings that act on '
-        'scores.\n',
+        'scores.\n\n'
+        '## Decoding state\n\n'
+        'The bytes that one layer keeps of one sequence between two tokens, in float32, with '
+        '`model.d_model=512` and 8 heads of 64. They are counted on the arrays of decoding itself, '
+        'without positions and segments. '
+        '[Profile a configuration](../how-to/profile.md) shows how to count those of a model.\n\n',
+        state_table(),
     ]
     for title, (where, table) in axes.items():
         parts.append(f'\n## {title}\n\nIn the configuration: {where}.\n\n{_table_section(table)}')
@@ -242,6 +249,34 @@ def supports_table() -> str:
         engines = filter(functools.partial(_runs, kind), kind.engines)
         rows.append((f'`{text}`', *marks, ', '.join(engines) or 'its own form'))
     head = ('`model.attention`', *(HEADS[capability] for capability in CAPABILITIES), 'engines')
+    return markdown_table(head, rows)
+
+
+# What changes the size of a state; rows of its table beside the defaults.
+STATES = (
+    ('softmax', {'num_kv_heads': 2}),
+    ('softmax', {'num_kv_heads': 1}),
+    ('softmax(mask=window(64))', {}),
+    ('linear(feature=taylor)', {}),
+    ('linear(decay=gated)', {}),
+)
+
+
+def state_table() -> str:
+    """Return a Markdown table of the decoding state of each kind, at two lengths."""
+    rows = []
+    listed = sorted(
+        [*((name, {}) for name in KINDS), *STATES],
+        key=lambda row: list(KINDS).index(row[0].partition('(')[0]),
+    )
+    for text, keys in listed:
+        model = schema.ModelConfig(
+            kind='decoder_only', decoder_layers=1, attention=text, position='none', **keys
+        )
+        sizes = [state_size(resolve_architecture(model, 8), length) for length in (256, 512)]
+        cells = ['no decoding' if size is None else f'{size.bytes:,}' for size in sizes]
+        rows.append((f'`{text}`', str(keys.get('num_kv_heads', 8)), *cells))
+    head = ('`model.attention`', '`model.num_kv_heads`', 'at 256 tokens', 'at 512 tokens')
     return markdown_table(head, rows)
 
 

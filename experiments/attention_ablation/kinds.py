@@ -13,7 +13,7 @@ each variant is solved so that its non-embedding parameters equal those of softm
 from transformer_jax.ablation import Experiment, Metric, at_scale, config_file
 
 CONFIGS = {
-    'small': 'configs/tiny_shakespeare.py:cpu',
+    'small': 'configs/tiny_shakespeare.py:small',
     'shakespeare': 'configs/tiny_shakespeare.py:cpu',
     'multi30k': 'configs/multi30k.py:en-de',
 }
@@ -58,12 +58,6 @@ def get_experiment(scale='small'):
             for name, kind in KINDS.items()
         }
         variants |= {name: {'model.encoder_attention': kind} for name, kind in ENCODER_ONLY.items()}
-    if scale == 'small':
-        base.model.decoder_layers = 2
-        base.model.d_model = 64
-        base.model.d_ff = 256
-        base.train.steps = 1000
-        base.evaluate.every = 500
     metrics = (
         (Metric('bleu', checkpoint='avg:10'),)
         if scale == 'multi30k'

@@ -28,7 +28,7 @@ def found(low, high, verdict, needed=None):
         ({'margin': -1.0}, 'margin=-1 must be positive'),
         ({'direction': 'equal'}, "direction='equal' needs a margin"),
         ({'direction': 'up'}, "direction='up', it takes better, worse, equal"),
-        ({'over': 'median'}, "over='median', it takes slope, range, mean"),
+        ({'over': 'median'}, "over='median', it takes slope, range, mean, excess"),
         ({'variant': ()}, 'needs a text and a variant'),
     ],
 )

@@ -10,7 +10,8 @@ from helpers.support import quiet
 from helpers.tiny_ablation import names, plan
 
 from transformer_jax.ablation import score as score_lib
-from transformer_jax.ablation.runner import Unfinished, ablate, dry_run, duration
+from transformer_jax.ablation.durations import duration
+from transformer_jax.ablation.runner import Unfinished, ablate, dry_run
 from transformer_jax.config import resolve
 from transformer_jax.errors import Busy, DataError, Diverged, Stopped
 from transformer_jax.profiling import measure

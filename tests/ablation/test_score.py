@@ -14,7 +14,7 @@ from helpers.support import quiet
 from helpers.tiny_ablation import BASE, METRICS, plan
 from sacrebleu.metrics import BLEU
 
-from transformer_jax.ablation import Metric
+from transformer_jax.ablation import Metric, state_bytes
 from transformer_jax.ablation import score as score_lib
 from transformer_jax.ablation.results import load_results
 from transformer_jax.ablation.runner import ablate
@@ -47,6 +47,9 @@ def test_a_result_tells_quality_and_cost(real):
     assert run['params'] > run['non_embedding_params'] > 1000
     assert run['memory_bytes'] > 12 * run['params']  # Adam's state and the gradient
     assert run['flops'] > run['params']
+    config = plan(root, {'base': {}}, seeds=1).settings[0].config
+    assert run['state_bytes'] == state_bytes(config, run['state_length'])
+    assert run['state_length'] == resolve(config).batching.row_lengths()[-1]
     assert (run['steps'], run['step'], run['folder']) == (4, 4, 'base')
     assert 0 < run['step_seconds'] < run['wall_seconds']
     assert 0 < run['step_spread'] < math.inf  # Clocks tell the steps of a real run apart.

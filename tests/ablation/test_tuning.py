@@ -14,9 +14,10 @@ from helpers.tiny_ablation import VARIANTS, names, table, write_result
 from transformer_jax.ablation import Metric, Tune
 from transformer_jax.ablation import score as score_lib
 from transformer_jax.ablation.choices import at_edges
+from transformer_jax.ablation.durations import duration
 from transformer_jax.ablation.plan import Plan
 from transformer_jax.ablation.results import load_results
-from transformer_jax.ablation.runner import Unfinished, ablate, dry_run, duration
+from transformer_jax.ablation.runner import Unfinished, ablate, dry_run
 from transformer_jax.ablation.tuning import lacking_tries, tuning_summary
 from transformer_jax.errors import Busy, ConfigError, Diverged, Stopped, WorkdirError
 from transformer_jax.profiling import measure

@@ -19,6 +19,9 @@ RUNS = [  # key, value -> what is said of the run
     ('flops', [1], "'flops' is not a whole number"),
     ('step_spread', 'x', "'step_spread' is not a whole number"),
     ('memory_bytes', {}, "'memory_bytes' is not a whole number"),
+    ('state_bytes', 'x', "'state_bytes' is not a whole number"),
+    ('state_length', HUGE, "'state_length' is not a finite number"),
+    ('mfu', [1], "'mfu' is not a whole number"),
     ('steps', '300', "'steps' is not a whole number"),
     ('steps', None, "'steps' is not a whole number"),
     ('commit', 5, "'commit' is not a text"),
@@ -81,7 +84,7 @@ def test_a_damaged_run_is_left_out_by_name(key, value, said, as_file, tmp_path):
 
 
 @pytest.mark.parametrize('text', ['nan', 'inf', '-inf'])
-@pytest.mark.parametrize('key', ['step_seconds', 'wall_seconds', 'step_spread'])
+@pytest.mark.parametrize('key', ['step_seconds', 'wall_seconds', 'step_spread', 'mfu'])
 def test_a_cost_that_is_not_finite_was_not_measured(key, text, tmp_path, capsys):
     results = make_results()
     for run in results['runs']:

@@ -200,6 +200,26 @@ def test_tables_show_every_parameter_and_shape():
         assert f' {number:,} ' in text
 
 
+def test_the_decoding_state_is_shown():
+    model = dataclasses.replace(TINY, decoder_layers=4, decoder_attention='3*softmax, linear')
+    text = printed(inspect.inspect_config, experiment(model), 1)
+    assert 'decoding state of one sequence of 16 tokens after a source of as many' in text
+    lines = {line.split('  ')[0].strip(): line for line in text.splitlines()}
+    cache = 2 * 16 * 16 * 4  # keys and values, tokens, d_model, float32
+    assert lines['decoder_0 … decoder_2'].count(f'{cache / 1024:.2f} KiB') == 2  # and the source
+    assert f'{4 * 2 * 8 * 9} B' in lines['decoder_3']  # of 2 heads of 8
+    assert f'{7 * cache / 1024 + 4 * 144 / 1024:.2f} KiB' in lines['all layers']
+    assert text.rstrip().splitlines()[-1].split()[-2:] == ['7.00', 'MiB']  # at 8,192 tokens
+
+
+def test_a_classifier_has_no_decoding():
+    model = dataclasses.replace(TINY, kind='classifier')
+    config = experiment(model, vocab_size=19, batching='buckets(lengths=(32,))')
+    task = dataclasses.replace(config.data, task='listops(min_length=8, max_length=24)')
+    text = printed(inspect.inspect_config, dataclasses.replace(config, data=task), 1)
+    assert "decoding state: no decoding, model.kind='classifier' predicts a class" in text
+
+
 def make_workdir(path, seed, data, mesh=(-1, 1, 1)):
     """Save two steps of a run on all devices; the numbers in its state depend on `seed`."""
     config = experiment(mesh=mesh)

@@ -1,4 +1,4 @@
-"""MFU and goodput in a report, where runs have them."""
+"""MFU, goodput and decoding states in a report, where runs have them."""
 
 import pytest
 from helpers.made_up_ablation import make_results
@@ -41,7 +41,27 @@ def test_an_accelerator_without_a_known_peak_has_goodput_alone(report_of):
     assert 'MFU' not in text
 
 
+def test_the_decoding_state_is_shown_with_its_length(report_of):
+    report = report_of(state_bytes=3 * 2**19, state_length=1024)
+    for text in (markdown_report(report), html_report(report)):
+        assert 'decoding state' in text
+        assert '1.50 MiB' in text
+    assert 'at 1,024 tokens' in markdown_report(report)
+    heads, *lines = (row.split(',') for row in summary_csv(report).splitlines())
+    assert heads[-2:] == ['state_bytes', 'state_length']
+    found = {line[0]: line[-2:] for line in lines}
+    assert list(map(float, found['softmax'])) == [3 * 2**19, 1024]
+    assert found['additive'] == ['', '']
+
+
+def test_models_that_do_not_decode_have_no_column_for_it(report_of):
+    report = report_of(state_bytes=None, state_length=None)
+    assert 'decoding state' not in markdown_report(report)
+    assert 'state_bytes' not in summary_csv(report)
+
+
 def test_results_of_earlier_versions_have_no_columns_for_them(report_of):
     report = report_of()
     assert 'goodput' not in markdown_report(report)
+    assert 'decoding state' not in markdown_report(report)
     assert summary_csv(report).splitlines()[0].endswith('wall_seconds')

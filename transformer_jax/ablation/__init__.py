@@ -8,6 +8,7 @@ from transformer_jax.ablation.experiment import Axis, Experiment, Published
 from transformer_jax.ablation.experiment_files import at_scale, config_file, load_experiment
 from transformer_jax.ablation.metric import Metric
 from transformer_jax.ablation.tune import Tune
+from transformer_jax.profiling.state_size import state_bytes
 
 __all__ = [
     'Axis',
@@ -19,4 +20,5 @@ __all__ = [
     'at_scale',
     'config_file',
     'load_experiment',
+    'state_bytes',
 ]

@@ -128,6 +128,7 @@ DERIVED: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     'slope': _slope,
     'range': lambda x, y: float(y.max() - y.min()),
     'mean': lambda x, y: float(y.mean()),
+    'excess': lambda x, y: float(y.mean() - y.min()),
 }
 
 

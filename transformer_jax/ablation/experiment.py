@@ -84,6 +84,8 @@ class Experiment:
         seeds: how many.
         axis: what figures have along x.
         claims: what is tested, fixed before the runs.
+        looks: how often verdicts will be taken, as seeds are added: each time at 5% over this, see
+            `ablation.looks`. Fixed before the first.
         match: none, params or flops: `model.d_ff` (recurrent models: `model.d_model`) is solved so
             that each variant has as many as its reference.
         tune: what is chosen for each variant by tries, before it is scored: a Tune, or its `values`
@@ -101,6 +103,7 @@ class Experiment:
     match: str = 'none'
     claims: tuple[Claim, ...] = ()
     tune: Tune | Mapping[str, Any] | None = None
+    looks: int = 1
 
     def __post_init__(self):
         check_fields(self)
@@ -111,6 +114,8 @@ class Experiment:
         self._check_reference()
         if self.seeds < 1:
             raise ConfigError(f'seeds={self.seeds} must be positive')
+        if not 1 <= self.looks <= 20:
+            raise ConfigError(f'looks={self.looks}, it takes 1 to 20')
         self._check_names()
         if self.tuning:
             self.tuning.check_keys(self.variants, self.match)

@@ -10,7 +10,8 @@ than its quantiles say, however the spreads differ. All comparisons hang on the 
 reference: its spread is not taken from the table, and its quantile, one for all, is that of 6.7%;
 those of the variants share 9.5%. T must exceed 1, and the value that the largest T of a table
 exceeds in 5% of tables whose variants are equal: as Dunnett's (1955), but for this T. That value is
-found by simulating such tables, with the same seeds missing.
+found by simulating such tables, with the same seeds missing. At another level than 5% these three
+percentages are smaller in the same proportion.
 """
 
 import functools
@@ -22,7 +23,7 @@ from scipy import special
 from transformer_jax.ablation.moderation import moderate
 
 LEVEL = 0.05  # of all verdicts of a table together
-VARIANT_LEVEL, REFERENCE_LEVEL = 0.095, 0.067  # of the quantiles in T
+VARIANT_LEVEL, REFERENCE_LEVEL = 1.9, 1.34  # of the quantiles in T, over that of all verdicts
 TABLES = 20_000  # simulated
 MOST_NUMBERS = 4_000_000  # of the runs of all simulated tables; larger tables get fewer
 
@@ -35,12 +36,14 @@ class Layout(NamedTuple):
         seeds: of each run.
         pairs: (variant, its reference) of each comparison.
         blocks: whether the effect of a seed, the same for all variants, is taken away.
+        level: the chance of a false verdict in the whole table.
     """
 
     variants: tuple[int, ...]
     seeds: tuple[int, ...]
     pairs: tuple[tuple[int, int], ...]
     blocks: bool = False
+    level: float = LEVEL
 
     @property
     def counts(self) -> np.ndarray:
@@ -61,7 +64,9 @@ class Layout(NamedTuple):
         return np.array([[place[v, s] for s in common] for v in names], int)
 
 
-def balanced(seeds: int, pairs: tuple[tuple[int, int], ...], blocks: bool = False) -> Layout:
+def balanced(
+    seeds: int, pairs: tuple[tuple[int, int], ...], blocks: bool = False, level: float = LEVEL
+) -> Layout:
     """Make the layout of a table whose variants have the same seeds."""
     variants = range(1 + max(max(pair) for pair in pairs))
     return Layout(
@@ -69,6 +74,7 @@ def balanced(seeds: int, pairs: tuple[tuple[int, int], ...], blocks: bool = Fals
         tuple(seed for _ in variants for seed in range(seeds)),
         pairs,
         blocks,
+        level,
     )
 
 
@@ -121,8 +127,8 @@ def _compare(mean_BV: np.ndarray, s2_BV: np.ndarray, dof_V: np.ndarray, layout: 
     variance_BV[:, others], freedom_BV[:, others] = moderate(
         s2_BV[:, others], dof_V[others], len(layout.pairs)
     )
-    level_V = np.full(len(counts), VARIANT_LEVEL / len(layout.pairs))
-    level_V[references] = REFERENCE_LEVEL / len(references)
+    level_V = np.full(len(counts), VARIANT_LEVEL * layout.level / len(layout.pairs))
+    level_V[references] = REFERENCE_LEVEL * layout.level / len(references)
     error_BV = _quantiles(freedom_BV, level_V) ** 2 * variance_BV / counts
     first, second = np.array(layout.pairs).T
     return Measured(
@@ -154,8 +160,9 @@ class EqualTables(NamedTuple):
         stretch: by how much the need that T exceeds 1 lifts the critical values.
         critical: what T must exceed, for all comparisons together.
         critical_alone: what T of each comparison must exceed, were it the only one, [P].
-        shortfall: what a true difference must exceed, in standard deviations of one run, to be
-            found in each table, [P, B].
+        half_PB: of each table, half the simultaneous interval of a difference, in standard
+            deviations of one run.
+        error_PB: of each table, the estimate of a difference that is 0, in the same unit.
     """
 
     largest: np.ndarray
@@ -163,10 +170,19 @@ class EqualTables(NamedTuple):
     stretch: float
     critical: float
     critical_alone: np.ndarray
-    shortfall: np.ndarray
+    half_PB: np.ndarray
+    error_PB: np.ndarray
+
+    def power(self, pair: int, difference: float) -> float:
+        """The share of tables that find a true difference, in standard deviations of one run."""
+        return float((self.half_PB[pair] - self.error_PB[pair] < abs(difference)).mean())
+
+    def power_within(self, pair: int, margin: float) -> float:
+        """The share of tables that find a difference of 0 within a margin, in the same unit."""
+        return float((self.half_PB[pair] + abs(self.error_PB[pair]) < margin).mean())
 
     def p_value(self, t: float) -> float:
-        """The share of equal tables with a T as large in any comparison; `critical` has 5%."""
+        """The share of equal tables with a T as large in any comparison; `critical` has `level`."""
         return _share_above(self.largest, t / self.stretch)
 
     def p_alone(self, pair: int, t: float) -> float:
@@ -188,9 +204,9 @@ def equal_tables(layout: Layout, tables: int = TABLES) -> EqualTables:
     found = measure(runs_BN, layout)
     t_BP = np.abs(found.differences) / found.errors
     largest, alone = np.sort(t_BP.max(1)), np.sort(t_BP.T, -1)
-    simulated = float(np.quantile(largest, 1 - LEVEL))
+    simulated = float(np.quantile(largest, 1 - layout.level))
     critical = max(1.0, simulated)
     stretch = critical / simulated
     critical_alone = np.quantile(alone, 1 - LEVEL, axis=-1) * stretch
-    shortfall_PB = (critical * found.errors - found.differences).T
-    return EqualTables(largest, alone, stretch, critical, critical_alone, shortfall_PB)
+    half_PB, error_PB = critical * found.errors.T, found.differences.T
+    return EqualTables(largest, alone, stretch, critical, critical_alone, half_PB, error_PB)

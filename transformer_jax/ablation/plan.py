@@ -13,12 +13,14 @@ from transformer_jax import config as config_lib
 from transformer_jax import spec
 from transformer_jax.ablation import results
 from transformer_jax.ablation.checked_configs import check_tries, checked_configs
-from transformer_jax.ablation.choices import holds_tuning, tune_changes
 from transformer_jax.ablation.claims import record_claims, today
 from transformer_jax.ablation.experiment import Experiment, impossible_variants
 from transformer_jax.ablation.experiment_files import PROJECT
-from transformer_jax.ablation.match_sizes import Matched, match_sizes
+from transformer_jax.ablation.looks import look_if_due, no_looks, take_look
+from transformer_jax.ablation.match_sizes import match_sizes
 from transformer_jax.ablation.metric import evaluations, lengths_of
+from transformer_jax.ablation.pilot import begin_pilot, go_on, plan_seeds
+from transformer_jax.ablation.record import make_record, refuse_other_version
 from transformer_jax.ablation.settings import Setting, settings_of, tuned_settings
 from transformer_jax.ablation.trial import Trial
 from transformer_jax.ablation.tune import FIRST_SEED, Tune
@@ -58,6 +60,7 @@ class Plan:
         root: epath.PathLike,
         seeds: int = 0,
         overrides: Mapping[str, Any] | None = None,
+        pilot: bool = False,
     ):
         """Plan an experiment; nothing is written yet.
 
@@ -65,12 +68,13 @@ class Plan:
             experiment: what to run.
             file: where it came from, for the record.
             root: the folder that holds everything.
-            seeds: how many; 0: as the experiment says.
+            seeds: how many; 0: as a pilot has planned, else as the experiment says.
             overrides: keys of the base to replace, see `Experiment.with_base`.
+            pilot: whether these seeds are a pilot, see `ablation.pilot`.
 
         Raises:
-            ConfigError: variants are impossible (all of them are listed), or the root holds another
-                version of the experiment.
+            ConfigError: variants are impossible (all of them are listed), the root holds another
+                version of the experiment, or there can be no pilot.
             WorkdirError: the root is no directory, or its experiment.json is damaged.
         """
         self.overrides = dict(overrides or {})
@@ -94,12 +98,19 @@ class Plan:
                 self.root / folder, config, self.tune.values if self.tune else ()
             ),
         )
-        first = cast(Any, experiment.base).train.seed
-        wanted = range(first, first + (seeds or experiment.seeds))
-        _refuse_large_seeds(wanted, self.tune)
-        claims = self._claims(earlier.get('claims', []), len(wanted))
-        self.record = self._record(sorted({*earlier['seeds'], *wanted}), claims)
-        _refuse_other_version(self.root, earlier, self.record)
+        stages = self._stages(earlier, seeds, pilot)
+        wanted = self._wanted(stages['pilot'], seeds, pilot)
+        self.record = make_record(
+            experiment,
+            file,
+            self.overrides,
+            self.settings,
+            self.matched,
+            seeds=sorted({*earlier['seeds'], *wanted}),
+            claims=self._claims(earlier.get('claims', []), len(wanted)),
+            **stages,
+        )
+        refuse_other_version(self.root, earlier, self.record)
         self.trials = [
             Trial(setting, seed, self.root / setting.folder / str(seed))
             for setting in self.settings
@@ -176,6 +187,30 @@ class Plan:
 
         write_once(write)
 
+    def plan_seeds(self, budget: float | None) -> dict[str, Any]:
+        """Plan seeds from the pilot that has run; record the plan and return it.
+
+        Args:
+            budget: seconds that all runs may take; None: no number is chosen.
+
+        Raises:
+            ConfigError: see `pilot.plan_seeds`.
+            WorkdirError: the root cannot be written.
+        """
+        self.record['pilot'] = from_primary(
+            lambda: plan_seeds(self.record, results.collect(self.root)['runs'], budget)
+        )
+        self.write()
+        return self.record['pilot']
+
+    def finish(self) -> None:
+        """Record that verdicts can be seen, where they can, and write results.json."""
+        after = look_if_due(self.record, _now())
+        if after and not results.collect(self.root)['missing']:
+            self.record['looks'] = after
+            self.write()
+        results.write_results(self.root)
+
     def lacks(self, trial: Trial) -> str:
         """Say why a trial is not done, as process 0 sees it; '' where it is."""
         return from_primary(lambda: self._lacks(trial))
@@ -201,48 +236,36 @@ class Plan:
 
     def _claims(self, earlier: list[dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
         """Record the claims, new ones with how many runs had results by then."""
-        now = {
-            'commit': git_commit(PROJECT),
-            'date': today(),
-            'seeds': seeds,
-            'runs': len([*self.root.glob(f'*/*/{results.RESULT}')]),
-        }
+        runs = len([*self.root.glob(f'*/*/{results.RESULT}')])
+        now = {**_now(), 'seeds': seeds, 'runs': runs}
         return record_claims(self.experiment.claims, earlier, now)
 
-    def _record(self, seeds: list[int], claims: list[dict[str, Any]]) -> dict[str, Any]:
-        experiment = self.experiment
-        folders = {name: setting.folder for setting in self.settings for name in setting.variants}
+    def _wanted(self, piloted: Mapping[str, Any] | None, seeds: int, pilot: bool) -> range:
+        """Return the seeds to be run: those of a pilot, those asked for, or those planned."""
+        if piloted:
+            seeds = piloted['seeds'] if pilot else seeds or piloted['planned']
+        first = cast(Any, self.experiment.base).train.seed
+        wanted = range(first, first + (seeds or self.experiment.seeds))
+        _refuse_large_seeds(wanted, self.tune)
+        return wanted
 
-        def variant(name: str, matched: Matched) -> dict[str, Any]:
-            config = config_lib.flatten(matched.config)
-            del config['train.seed']
-            chosen = matched.chosen | {'residual': matched.residual} if matched.chosen else {}
-            return {
-                'folder': folders[name],
-                'overrides': dict(experiment.variants[name]),
-                'config': config,
-                'matched': chosen,
-            }
+    def _stages(self, earlier: Mapping[str, Any], seeds: int, pilot: bool) -> dict[str, Any]:
+        """Return the looks that were taken and the pilot, as experiment.json has them."""
+        looks, before = earlier.get('looks') or no_looks(), earlier.get('pilot')
+        if 'looks' not in earlier and exists(self.root / results.RESULTS):
+            looks = take_look(looks, {'seeds': len(earlier['seeds']), 'date': '', 'commit': None})
+        if not looks['taken']:
+            looks = no_looks(self.experiment.looks)
+        if pilot:
+            before = begin_pilot(before, seeds, looks, len(self.experiment.claims), _now())
+        else:
+            before = go_on(before, seeds, looks, self.experiment.seeds)
+        return {'looks': looks, 'pilot': before}
 
-        record = {
-            'file': self.file,
-            'overrides': self.overrides,
-            'claim': experiment.claim,
-            'claims': claims,
-            'reference': experiment.compared_with,
-            'metrics': [
-                dataclasses.asdict(metric)
-                | {'lower_is_better': metric.lower_is_better, 'label': str(metric)}
-                for metric in experiment.metrics
-            ],
-            'published': [dataclasses.asdict(published) for published in experiment.published],
-            'axis': experiment.axis and dataclasses.asdict(experiment.axis),
-            'match': experiment.match,
-            'tune': self.tune and self.tune.as_json(),
-            'seeds': seeds,
-            'variants': {name: variant(name, matched) for name, matched in self.matched.items()},
-        }
-        return json.loads(to_json(record))  # as it will be read: tuples are lists
+
+def _now() -> dict[str, Any]:
+    """Return what a claim, a look or a pilot is recorded with."""
+    return {'commit': git_commit(PROJECT), 'date': today()}
 
 
 def _refuse_large_seeds(seeds: range, tune: Tune | None) -> None:
@@ -254,28 +277,3 @@ def _refuse_large_seeds(seeds: range, tune: Tune | None) -> None:
         )
     if why := RANGES['train.seed'].reject('train.seed', seeds[-1]):
         raise ConfigError(f'{why}: {len(seeds)} seeds count up from {seeds[0]}, lower that')
-
-
-def _refuse_other_version(root: epath.Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise ConfigError if a variant has another config than before, or is tuned otherwise.
-
-    Only variants, seeds and metrics may be added and removed.
-    """
-    old, new = before['variants'], now['variants']
-    changes = tune_changes(before.get('tune'), now['tune']) if old else []
-    if changes and holds_tuning(root):
-        raise ConfigError(
-            f'{root} was begun with another tune; take another --root, or the old one: '
-            f'{"; ".join(changes)}'
-        )
-    reasons, tuned = [], now['tune']['values'] if now['tune'] else ()
-    for name in old.keys() & new.keys():
-        changed = results.differences(old[name]['config'], new[name]['config'], tuned)
-        if changed:
-            reasons.append(f'{name}: {"; ".join(changed)}')
-    if reasons:
-        title = (
-            f'{root} holds results of another version of the experiment; take another --root, the '
-            'old values, or other names for the variants:'
-        )
-        raise ConfigError('\n  '.join([title, *sorted(reasons)]))

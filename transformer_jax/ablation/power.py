@@ -29,7 +29,8 @@ def power(difference: float, seeds: int, variants: int) -> float:
     if min(seeds, variants) < 2:
         raise ValueError(f'{seeds} seeds of {variants} variants: a test needs two of each')
     layout = balanced(seeds, tuple((variant, 0) for variant in range(1, variants)))
-    return float((equal_tables(layout).shortfall < abs(difference)).mean())
+    tables = equal_tables(layout)
+    return float(np.mean([tables.power(pair, difference) for pair in range(variants - 1)]))
 
 
 @functools.lru_cache(4096)
@@ -41,7 +42,8 @@ def detectable_difference(layout: Layout, pair: int, tables: int = TABLES) -> fl
         pair: the place of the comparison.
         tables: how many are simulated.
     """
-    return float(np.quantile(equal_tables(layout, tables).shortfall[pair], POWER))
+    found = equal_tables(layout, tables)
+    return float(np.quantile(found.half_PB[pair] - found.error_PB[pair], POWER))
 
 
 def seeds_to_find(difference: float, layout: Layout, pair: int) -> int | None:
@@ -54,10 +56,11 @@ def seeds_to_find(difference: float, layout: Layout, pair: int) -> int | None:
     """
     # With LEAST standard errors nothing is found, whatever the test: no need to simulate.
     enough = (seeds for seeds in SEEDS if difference * (seeds / 2) ** 0.5 > LEAST)
-    found = (n for n in enough if _found_with(n, layout.pairs, layout.blocks, pair) <= difference)
+    found = (n for n in enough if _found_with(n, layout, pair) <= difference)
     return next(found, None)
 
 
 @functools.lru_cache(4096)
-def _found_with(seeds: int, pairs: tuple[tuple[int, int], ...], blocks: bool, pair: int) -> float:
-    return detectable_difference(balanced(seeds, pairs, blocks), pair, SEARCHED)
+def _found_with(seeds: int, layout: Layout, pair: int) -> float:
+    grown = balanced(seeds, layout.pairs, layout.blocks, layout.level)
+    return detectable_difference(grown, pair, SEARCHED)

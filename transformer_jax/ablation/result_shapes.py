@@ -24,13 +24,15 @@ COSTS = (
     'memory_bytes',
     'wall_seconds',
 )
+# The same, in the results of later versions.
+LATER_COSTS = ('mfu', 'goodput', 'state_bytes', 'state_length')
 # The keys of a result.json whose values are objects, by metric or by split.
 BY_METRIC = ('scores', 'examples', 'lengths', 'checkpoints', 'selected')
 _COST = (*NUMBER, None)
 _RESULT = {
     'seed': int,
     **dict.fromkeys(COSTS, _COST),
-    'step_spread': Optional(_COST),
+    **dict.fromkeys(('step_spread', *LATER_COSTS), Optional(_COST)),
     'steps': int,
     'step': int,
     'machine': ({'versions': Optional(dict)}, str, None),
@@ -75,11 +77,37 @@ _CLAIM = {
     'stated': {'commit': (str, None), 'date': str, 'seeds': int, 'runs': int},
     'withdrawn': bool,
 }
+_LOOKS = {
+    'planned': int,
+    'taken': [{'seeds': int, 'date': str, 'commit': (str, None)}],
+}
+_PLANNED_CLAIM = {
+    'text': str,
+    'pair': [str],
+    'difference': NUMBER,
+    'from': str,
+    'step': NUMBER,
+    'sd': NUMBER,
+    'seeds': (int, None),
+    'power': {str: NUMBER},
+    'half_width': {str: NUMBER},
+}
+_PILOT = {
+    'seeds': int,
+    'date': str,
+    'commit': (str, None),
+    'planned': int,
+    'budget': _COST,
+    'seconds_per_seed': _COST,
+    'claims': [_PLANNED_CLAIM],
+}
 _EXPERIMENT = {
     'file': str,
     'overrides': Optional(dict),
     'claim': str,
     'claims': Optional([_CLAIM]),
+    'looks': Optional(_LOOKS),
+    'pilot': Optional((_PILOT, None)),
     'reference': (str, {str: str}),
     'metrics': [_METRIC],
     'published': [_PUBLISHED],
@@ -98,10 +126,11 @@ def read_result(result: Any) -> tuple[dict[str, Any], str]:
     """
     if not isinstance(result, dict):
         return {}, 'it is not an object'
-    written = [key for key in COSTS if isinstance(decode_non_finite(result.get(key)), float)]
+    known = (*COSTS, *LATER_COSTS)
+    written = [key for key in known if isinstance(decode_non_finite(result.get(key)), float)]
     decoded = result | {key: None for key in written if not is_finite(result[key])}
     fault = find_misfit(decoded, _RESULT)
-    costs = [key for key in COSTS if not (decoded.get(key) is None or is_finite(decoded[key]))]
+    costs = [key for key in known if not (decoded.get(key) is None or is_finite(decoded[key]))]
     return decoded, fault or (f'{costs[0]!r} is not a finite number' if costs else '')
 
 

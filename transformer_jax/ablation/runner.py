@@ -12,6 +12,7 @@ import rich.table
 
 from transformer_jax import config as config_lib
 from transformer_jax.ablation import results
+from transformer_jax.ablation.durations import duration
 from transformer_jax.ablation.live_table import LiveTable
 from transformer_jax.ablation.plan import Plan
 from transformer_jax.ablation.run_setting import run_setting, state
@@ -93,7 +94,7 @@ def ablate(plan: Plan, log: Log, most: int = 0) -> None:
         raise Stopped(stop.signum, f'{stop} ({done} of {len(plan.trials)} runs are done)') from None
     finally:
         if jax.process_index() == 0:
-            results.write_results(plan.root)
+            plan.finish()
     done = len(plan.trials) - len(failures)
     log(f'{done} of {len(plan.trials)} runs done: {plan.root / results.RESULTS}')
     if failures:
@@ -149,14 +150,6 @@ def summary(plan: Plan, lacking: int) -> list[str]:
                 f'{matched.target:,.0f} ({matched.residual:+.2%})'
             )
     return lines
-
-
-def duration(seconds: float) -> str:
-    """Write a duration in the largest unit of which there is one: '1.5 h', '12 min', '3 s'."""
-    for unit, size, places in (('h', 3600, 1), ('min', 60, 0)):
-        if seconds >= size:
-            return f'{seconds / size:,.{places}f} {unit}'
-    return f'{seconds:.0f} s'
 
 
 DRY_RUN_COLUMNS = (

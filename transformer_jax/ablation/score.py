@@ -172,6 +172,8 @@ def _costs(trial: Trial, anew: bool) -> dict[str, Any]:
         'params': size.params,
         'non_embedding_params': size.non_embedding_params,
         'flops': size.flops,
+        'state_bytes': size.state_bytes,
+        'state_length': size.state_length,
         'memory_bytes': measured.memory_bytes,
         'step_seconds': measured.step_seconds,
         'step_spread': measured.step_spread,

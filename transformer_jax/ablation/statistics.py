@@ -13,17 +13,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import special
 
-from transformer_jax.ablation.many_to_one import (
-    LEVEL,
-    EqualTables,
-    Layout,
-    Measured,
-    equal_tables,
-    measure,
-)
+from transformer_jax.ablation.many_to_one import LEVEL, equal_tables
+from transformer_jax.ablation.measured_table import MeasuredTable, Pair, measure_table
 from transformer_jax.ablation.power import detectable_difference, seeds_to_find
-from transformer_jax.ablation.scales import PLAIN, SCALES, Scale
-from transformer_jax.ablation.seed_correlation import varies_by_seed
+from transformer_jax.ablation.scales import PLAIN, Scale
 from transformer_jax.ablation.seed_values import (
     ROUNDING,
     Reference,
@@ -39,8 +32,6 @@ NOT_DISTINGUISHABLE, NOT_TESTED = 'not distinguishable', 'not tested'
 DIFFERENT = (BETTER, WORSE)
 # Tests of a Comparison.
 MODERATED, BLOCKED, PERMUTATION = 'moderated', 'moderated, blocks', 'permutation'
-
-Pair = tuple[str, str]  # a variant, and what it is compared with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +63,12 @@ class Comparison:
             NOT_TESTED.
         difference: of the means. None where nothing can be tested, as all that follow.
         low, high: the simultaneous interval: it holds the truth together with those of all other
-            comparisons in 95% of tables.
+            comparisons in 95% of tables (1 less the level).
         alone_low, alone_high: the 95% interval of this difference alone.
         test: MODERATED, BLOCKED, or PERMUTATION: no run differs from the others of its variant.
         p: of this comparison alone.
-        adjusted: p for all comparisons together; at most 0.05 where the verdict is a difference.
+        adjusted: p for all comparisons together; at most the level where the verdict is a
+            difference.
         detectable: the smallest difference that is found in 80% of tables, see `power`.
         seeds_needed: how many seeds would decide in 80% of tables, were this difference the true
             one; None if 100 are too few.
@@ -144,6 +136,7 @@ def compare_pairs(
     lower_is_better: bool,
     scale: Scale = PLAIN,
     margins: Mapping[Pair, float] | None = None,
+    level: float = LEVEL,
 ) -> dict[Pair, Comparison]:
     """Compare pairs of variants, all of them one family.
 
@@ -155,67 +148,41 @@ def compare_pairs(
             they are. A share is a count of examples: no run is taken to vary less than such a count
             does, 1/(4n) on the scale. n is one over the smallest step between values of the table.
         margins: of pairs that may turn out equivalent; `seeds_needed` counts that too.
+        level: the chance of any false verdict, see `looks`.
 
     Raises:
         ValueError: a value is not finite.
     """
     refuse_nonfinite(values)
     tested = [pair for pair in pairs if min(len(values[name]) for name in pair) >= 2]
-    runs = {name: values[name] for name in values if any(name in pair for pair in tested)}
-    flat = np.array([value for seeds in runs.values() for value in seeds.values()], float)
-    scale = scale if scale.takes(flat) else PLAIN
-    if not any(_varies(seeds) for seeds in runs.values()):
-        found = {pair: _permute(values, pair, lower_is_better) for pair in tested}
+    table = measure_table(values, tested, scale, level) if tested else None
+    if table is None:
+        found = {pair: _permute(values, pair, lower_is_better, level) for pair in tested}
     else:
-        place = {name: index for index, name in enumerate(runs)}
-        layout = Layout(
-            tuple(place[name] for name, seeds in runs.items() for _ in seeds),
-            tuple(seed for seeds in runs.values() for seed in seeds),
-            tuple((place[name], place[home]) for name, home in tested),
-        )
-        numbers = scale.forward(flat)[None]
-        layout = layout._replace(blocks=bool(varies_by_seed(numbers, layout)[0]))
-        least = float(np.diff(np.unique(flat)).min()) / 4 if scale is SCALES['share'] else 0.0
-        measured = measure(numbers, layout, least)
-        family = _Family(layout, measured, runs, scale, lower_is_better, margins or {})
-        found = _judge_all(family, tested)
+        margins = margins or {}
+        found = {
+            pair: _judge(table, number, lower_is_better, margins.get(pair, 0.0))
+            for number, pair in enumerate(tested)
+        }
     return {pair: found.get(pair) or _not_tested(values, pair) for pair in pairs}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Family:
-    """A table as it was measured, on its scale."""
-
-    layout: Layout
-    measured: Measured
-    runs: Mapping[str, SeedValues]
-    scale: Scale
-    lower_is_better: bool
-    margins: Mapping[Pair, float]
-
-
-def _judge_all(family: _Family, pairs: Sequence[Pair]) -> dict[Pair, Comparison]:
-    equal = equal_tables(family.layout)
-    return {pair: _judge(family, equal, number, pair) for number, pair in enumerate(pairs)}
-
-
-def _judge(family: _Family, equal: EqualTables, number: int, pair: Pair) -> Comparison:
-    layout, measured = family.layout, family.measured
-    step = float(measured.differences[0, number])
-    error = float(measured.errors[0, number])
-    sd = math.sqrt(measured.variances[0, list(layout.pairs[number])].mean())
-    home = np.array([*family.runs[pair[1]].values()], float)
-    center = float(family.scale.inverse(family.scale.forward(home).mean()))
+def _judge(table: MeasuredTable, number: int, lower_is_better: bool, margin: float) -> Comparison:
+    layout, pair = table.layout, table.pairs[number]
+    equal = equal_tables(layout)
+    step, error, sd = table.difference(number), table.error(number), table.sd(number)
     ends = [equal.critical * error, float(equal.critical_alone[number]) * error]
     found = detectable_difference(layout, number) * sd
     steps = np.array(
         [step - ends[0], step + ends[0], step - ends[1], step + ends[1], found, -found]
     )
-    low, high, alone_low, alone_high, up, down = family.scale.shift(center, steps).tolist()
-    adjusted = equal.p_value(abs(step) / error)
-    means = [float(np.mean([*family.runs[name].values()])) for name in pair]
+    shifted = table.scale.shift(table.center(number), steps)
+    low, high, alone_low, alone_high, up, down = shifted.tolist()
+    # It is decided where 0 is outside of the interval, or all of the interval within the margin.
+    within = (table.on_scale(number, margin) or 0.0) - abs(step)
+    means = [float(np.mean([*table.runs[name].values()])) for name in pair]
     return Comparison(
-        _direction(step, family.lower_is_better) if low * high > 0 else NOT_DISTINGUISHABLE,
+        _direction(step, lower_is_better) if low * high > 0 else NOT_DISTINGUISHABLE,
         means[0] - means[1],
         low,
         high,
@@ -223,22 +190,15 @@ def _judge(family: _Family, equal: EqualTables, number: int, pair: Pair) -> Comp
         alone_high,
         BLOCKED if layout.blocks else MODERATED,
         equal.p_alone(number, abs(step) / error),
-        adjusted,
+        equal.p_value(abs(step) / error),
         max(up, -down),
-        seeds_to_find(_to_decide(family, pair, center, step) / sd, layout, number),
+        seeds_to_find(max(abs(step), within) / sd, layout, number),
     )
 
 
-def _to_decide(family: _Family, pair: Pair, center: float, step: float) -> float:
-    """Return how far a difference is from 0, or within a margin, whichever is farther."""
-    scale, margin = family.scale, family.margins.get(pair, 0.0)
-    if not scale.takes(np.array([center + margin])):
-        return abs(step)
-    within = float(scale.forward(np.float64(center + margin)) - scale.forward(np.float64(center)))
-    return max(abs(step), within - abs(step))
-
-
-def _permute(values: Mapping[str, SeedValues], pair: Pair, lower_is_better: bool) -> Comparison:
+def _permute(
+    values: Mapping[str, SeedValues], pair: Pair, lower_is_better: bool, level: float
+) -> Comparison:
     """Compare two variants of which no run differs from the others: there is no t.
 
     The labels of the runs alone can be permuted, which claims no more than so few seeds can say.
@@ -247,7 +207,7 @@ def _permute(values: Mapping[str, SeedValues], pair: Pair, lower_is_better: bool
     difference = float(x.mean() - y.mean())
     equal = abs(difference) <= ROUNDING * abs(np.concatenate([x, y])).max()
     p = 1.0 if equal else 2 / math.comb(len(x) + len(y), len(x))
-    verdict = _direction(difference, lower_is_better) if p <= LEVEL else NOT_DISTINGUISHABLE
+    verdict = _direction(difference, lower_is_better) if p <= level else NOT_DISTINGUISHABLE
     reason = 'no spread over seeds, so there is no interval'
     return Comparison(verdict, *[difference] * 5, test=PERMUTATION, p=p, adjusted=p, reason=reason)
 
@@ -264,11 +224,6 @@ def _not_tested(values: Mapping[str, SeedValues], pair: Pair) -> Comparison:
 
 def _direction(difference: float, lower_is_better: bool) -> str:
     return BETTER if (difference > 0) != lower_is_better else WORSE
-
-
-def _varies(seeds: SeedValues) -> bool:
-    x = np.array([*seeds.values()], float)
-    return bool(standard_deviation(x, x))
 
 
 def _count(number: int, noun: str) -> str:

@@ -217,8 +217,7 @@ def _check_attention(components: Components, site: str, layer: int) -> None:
             f'{key}={text!r} ({site} layers) cannot be cut over parallel.mesh.context={context}; '
             f'kinds that can: {_kinds_that_can("context")}'
         )
-    # A language model reads its prompt at once: there a prefix may be seen before its turn.
-    prefixed = not components.model_kind.reads_source and kind.mask.prefix_length() > 1
+    prefixed = components.model_kind.reads_prefix(kind)
     for capability, what in NEEDS[site].items():
         if capability not in kind.supports() and not prefixed:
             own = '' if key.endswith(f'{site}_attention') else f'; set model.{site}_attention'

@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer_jax import spec
+from transformer_jax.attention import KINDS, Attention
 from transformer_jax.batch import Batch
 from transformer_jax.models.architecture import Architecture
 from transformer_jax.models.classifier import Classifier
@@ -27,6 +29,10 @@ class ModelKind(NamedTuple):
     size_key: str = 'd_ff'  # the configuration key that is solved for at equal parameters
     reads_source: bool = True  # batches have a source; otherwise a pair is one sequence
     predicts_class: bool = False  # the target is one class; otherwise it is text
+
+    def reads_prefix(self, kind: Attention) -> bool:
+        """Whether the model may see a kind's prefix before its turn: it reads prompts at once."""
+        return not self.reads_source and kind.mask.prefix_length() > 1
 
 
 MODELS: dict[str, ModelKind] = {
@@ -67,6 +73,17 @@ MODELS: dict[str, ModelKind] = {
 def build_model(architecture: Architecture) -> TokenModel:
     """Build the linen module of an architecture."""
     return MODELS[architecture.kind].module(architecture)
+
+
+def no_decoding(architecture: Architecture) -> str:
+    """Explain why a model cannot decode token by token; '' where it can."""
+    row = MODELS[architecture.kind]
+    if row.predicts_class:
+        return f'model.kind={architecture.kind!r} predicts a class'
+    kinds = (layer.kind for layer in architecture.decoder_attention)
+    unable = [kind for kind in kinds if 'decode' not in kind.supports()]
+    unable = [spec.text(kind, KINDS) for kind in unable if not row.reads_prefix(kind)]
+    return f'{unable[0]} cannot decode step by step' if unable else ''
 
 
 def dummy_batch(architecture: Architecture, rows: int = 1, length: int = 1) -> Batch:

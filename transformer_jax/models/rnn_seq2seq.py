@@ -24,7 +24,7 @@ from transformer_jax.models.rnn_decoder import (
     last_outputs,
 )
 from transformer_jax.models.rnn_layers import GATES, GLOROT, GLOROT_GATES, Alignment, Layer
-from transformer_jax.models.token_model import TokenModel
+from transformer_jax.models.token_model import LayerState, TokenModel
 
 
 class RnnSeq2Seq(TokenModel):
@@ -121,6 +121,19 @@ class RnnSeq2Seq(TokenModel):
         x_BTD, _ = self._align(decoder, h_BTD, Tokens(ones_BT, ones_BT), memory)
         logits_RV = self.logits(x_BTD).reshape(len(tokens_R), -1)
         return logits_RV, DecoderState(states, x_BTD.reshape(h_RD.shape).astype(jnp.float32))
+
+    @nn.nowrap
+    def layer_states(self, cache: DecoderState, memory: Memory) -> tuple[LayerState, ...]:
+        """Return what each layer keeps of the state that `start` or `step` returns.
+
+        The last output and the memory count where something reads them: input feeding, attention.
+        """
+        cell = self.architecture.cell
+        layers = [LayerState(f'decoder_{n}', layer, ()) for n, layer in enumerate(cache.layers)]
+        if cell.attends:
+            fed = cache.output_BD if cell.input_feeding else ()
+            layers.append(LayerState('attention', fed, (memory.memory_BSE, memory.keys_BSD)))
+        return tuple(layers)
 
     def _decode_by_layer(
         self, x_BTD: jax.Array, target: Tokens, memory: Memory, rate: jax.Array | None

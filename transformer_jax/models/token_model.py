@@ -1,5 +1,7 @@
 """The base of all models: token embeddings, and logits by an output table."""
 
+from typing import Any, NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,14 @@ from transformer_jax.batch import Batch
 from transformer_jax.layers.embedding import Embedding
 from transformer_jax.layers.functional import softcap
 from transformer_jax.models.architecture import Architecture
+
+
+class LayerState(NamedTuple):
+    """What one layer keeps between the steps of decoding."""
+
+    name: str  # 'decoder_0'
+    past: Any  # of the tokens before: a cache, or the state of a recurrence; (): nothing
+    source: Any  # of the encoder's output, which no step changes; (): nothing
 
 
 class TokenModel(nn.Module):

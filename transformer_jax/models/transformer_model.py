@@ -11,7 +11,7 @@ from transformer_jax.layers.dropout import dropout
 from transformer_jax.layers.parameters import constrain
 from transformer_jax.models.blocks import make_norm
 from transformer_jax.models.multi_head import Projection
-from transformer_jax.models.token_model import TokenModel
+from transformer_jax.models.token_model import LayerState, TokenModel
 
 
 @flax.struct.dataclass
@@ -66,6 +66,15 @@ class TransformerModel(TokenModel):
     def _embedding_norm(self) -> nn.Module | None:
         """Make the norm after the embedding, where the architecture has one."""
         return make_norm(self.architecture) if self.architecture.embedding_norm else None
+
+    @nn.nowrap
+    def layer_states(self, cache: DecodingCache, memory: Memory) -> tuple[LayerState, ...]:
+        """Return what each layer keeps of the state that `start` or `step` returns."""
+        keys = memory.keys or len(cache.layers) * ((),)
+        return tuple(
+            LayerState(f'decoder_{n}', layer, source)
+            for n, (layer, source) in enumerate(zip(cache.layers, keys, strict=True))
+        )
 
     def _enter(self, x_BTD: jax.Array, norm: nn.Module | None, rate: jax.Array | None) -> jax.Array:
         """Prepare embeddings for the first block: norm, dropout and sharding."""

@@ -17,10 +17,12 @@ import rich.table
 
 from transformer_jax import config as config_lib
 from transformer_jax.batch import EOS
+from transformer_jax.config import Components
 from transformer_jax.decoding.decoder import make_decoder
 from transformer_jax.display.tables import result_table
 from transformer_jax.efficiency.timing import seconds
 from transformer_jax.errors import ConfigError
+from transformer_jax.profiling.state_size import state_size
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.provenance import describe_machine
 from transformer_jax.training.programs import TrainProgram, make_program
@@ -67,6 +69,8 @@ class DecodeBench:
         source_length: tokens of each source.
         beam: of beam search.
         methods: the times of each of METHODS.
+        state_bytes: the decoding state of one sentence, by method and at each length: that of all
+            its hypotheses, with what they share; see `state_size`.
     """
 
     machine: dict[str, Any]
@@ -74,6 +78,7 @@ class DecodeBench:
     source_length: int
     beam: int
     methods: dict[str, DecodeTimes]
+    state_bytes: dict[str, tuple[int, ...]]
 
 
 def bench_decode(config: ExperimentConfig, longest: int, rows: int, log: Log) -> DecodeBench:
@@ -99,16 +104,34 @@ def bench_decode(config: ExperimentConfig, longest: int, rows: int, log: Log) ->
     machine = describe_machine()
     program = make_program(components)
     params = program.init_state().params
-    methods = {}
+    methods, states = {}, {}
     for method in METHODS:
         taken = []
+        states[method] = tuple(
+            _state_bytes(components, method, prompt + length, lengths[0]) for length in lengths
+        )
         for length in lengths:
             decode = forced_decoder(config, program, params, method, rows, lengths[0], length)
             jax.block_until_ready(decode())
             taken.append(min(seconds(decode) for _ in range(REPEATS)))
             log(f'{method}, {rows} × {length} tokens: {taken[-1]:.3f} s')
         methods[method] = fit(lengths, taken, rows)
-    return DecodeBench(machine, rows, lengths[0], config.decode.beam, methods)
+    return DecodeBench(machine, rows, lengths[0], config.decode.beam, methods, states)
+
+
+def _state_bytes(components: Components, method: str, length: int, read: int) -> int:
+    """Count the bytes of the decoding state of one sentence.
+
+    Args:
+        components: of the experiment.
+        method: of METHODS.
+        length: tokens of the decoder, those of a prompt included.
+        read: tokens of the source or the prompt.
+    """
+    hypotheses = components.config.decode.beam if method == 'beam' else 1
+    size = state_size(components.architecture, length, read, hypotheses)
+    assert size is not None, 'a model that is timed decodes'
+    return size.bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,14 +222,21 @@ def _table(bench: DecodeBench, method: str, times: DecodeTimes) -> rich.table.Ta
     name = f'beam {bench.beam}' if method == 'beam' else method
     table = result_table(
         f'{name}: {bench.rows} sentences of {bench.source_length} tokens',
-        ('output tokens', 'ms', 'sentences/s', 'tokens/s'),
+        ('output tokens', 'ms', 'sentences/s', 'tokens/s', 'state of a sentence in KiB'),
         [
-            (f'{length}', f'{1e3 * s:.1f}', f'{sentences:,.1f}', f'{tokens:,.0f}')
-            for length, s, sentences, tokens in zip(
+            (
+                f'{length}',
+                f'{1e3 * s:.1f}',
+                f'{sentences:,.1f}',
+                f'{tokens:,.0f}',
+                f'{state / 1024:,.1f}',
+            )
+            for length, s, sentences, tokens, state in zip(
                 times.lengths,
                 times.seconds,
                 times.sentences_per_second,
                 times.tokens_per_second,
+                bench.state_bytes[method],
                 strict=True,
             )
         ],

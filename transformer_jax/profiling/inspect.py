@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -15,8 +16,9 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax.display.tables import output_console, result_table
 from transformer_jax.efficiency.time_spent import TimeSpent, read_stretches
-from transformer_jax.models import build_model
+from transformer_jax.models import build_model, no_decoding
 from transformer_jax.profiling.cost_report import CostReport, Parameter, StepCost, cost_report
+from transformer_jax.profiling.state_size import StateSize, config_state
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.fingerprint import fingerprint
 from transformer_jax.storage.seed_checkpoints import open_checkpoints
@@ -31,6 +33,8 @@ def inspect_config(
 ) -> None:
     """Print the cost of a config; arguments and errors as `cost_report`."""
     report = cost_report(config, devices)
+    components = config_lib.resolve(config)
+    state = config_state(components)
     console = console or output_console()
     mesh = ' × '.join(f'{axis} {size}' for axis, size in report.mesh.items())
     console.print(f'mesh: {mesh} = {math.prod(report.mesh.values())} devices', highlight=False)
@@ -42,12 +46,21 @@ def inspect_config(
             report.steps,
         ),
     ]
+    if state:
+        tables.append(_state_table(state, config.model.dtype))
     if report.growth:
+        lengths = [cost.length for cost in report.growth]
         tables.append(
-            _step_table('one sequence, source and target alike, as its length grows', report.growth)
+            _step_table(
+                'one sequence, source and target alike, as its length grows',
+                report.growth,
+                [config_state(components, length) for length in lengths] if state else (),
+            )
         )
     for table in tables:
         console.print(table)
+    if why := no_decoding(components.architecture):
+        console.print(f'decoding state: no decoding, {why}', highlight=False, markup=False)
 
 
 def inspect_workdir(path: epath.PathLike, console: rich.console.Console | None = None) -> None:
@@ -124,22 +137,52 @@ def _parameter_table(report: CostReport) -> rich.table.Table:
     return table
 
 
-def _step_table(title: str, costs: Sequence[StepCost]) -> rich.table.Table:
-    return result_table(
-        title,
-        ('rows', 'length', 'FLOPs per step', 'FLOPs per target token', 'activations per device'),
+def _step_table(
+    title: str, costs: Sequence[StepCost], states: Sequence[StateSize | None] = ()
+) -> rich.table.Table:
+    """Make a table of costs; `states`: a column of the decoding states at the same lengths."""
+    heads = ['rows', 'length', 'FLOPs per step', 'FLOPs per target token', 'activations per device']
+    rows = [
         [
-            (
-                f'{cost.rows:,}',
-                f'{cost.length:,}',
-                _flops(cost.flops),
-                _flops(cost.flops_per_token),
-                _bytes(cost.activation_bytes),
-            )
-            for cost in costs
-        ],
-        text_columns=0,
+            f'{cost.rows:,}',
+            f'{cost.length:,}',
+            _flops(cost.flops),
+            _flops(cost.flops_per_token),
+            _bytes(cost.activation_bytes),
+        ]
+        for cost in costs
+    ]
+    if states:
+        heads.append('decoding state')
+        for row, state in zip(rows, states, strict=True):
+            row.append(_bytes(state.bytes) if state else '')
+    return result_table(title, heads, rows, text_columns=0)
+
+
+def _state_table(state: StateSize, dtype: str) -> rich.table.Table:
+    """Make a table of a decoding state, with one line for adjacent layers that are alike."""
+
+    def row(name: str, attention: str, past: int, source: int) -> tuple[str, ...]:
+        encoded = _bytes(source) if state.source_length else '–'
+        return name, attention, _bytes(past), encoded, _bytes(past + source)
+
+    rows = []
+    for alike, group in itertools.groupby(state.layers, lambda layer: layer.sizes):
+        first, *others = [layer.name for layer in group]
+        rows.append(row(f'{first} … {others[-1]}' if others else first, *alike))
+    also = ' after a source of as many' if state.source_length else ''
+    table = result_table(
+        f'decoding state of one sequence of {state.length:,} tokens{also}, model.dtype={dtype}',
+        ('each of', 'self-attention', 'past', 'source', 'together'),
+        rows,
+        text_columns=2,
+        overflow='fold',
     )
+    table.add_section()
+    table.add_row(*row('all layers', '', state.past_bytes, state.source_bytes))
+    table.caption = f'and {_bytes(state.index_bytes)} of positions, segments and indices'
+    table.caption_justify = 'left'
+    return table
 
 
 def _memory_table(report: CostReport) -> rich.table.Table:

@@ -22,6 +22,7 @@ from transformer_jax.efficiency.timing import seconds
 from transformer_jax.models import build_model
 from transformer_jax.partitioning.processes import from_primary
 from transformer_jax.profiling import flops as costs
+from transformer_jax.profiling.state_size import config_state
 from transformer_jax.storage.files import temporary_directory
 from transformer_jax.storage.metrics_writer import read_metrics
 from transformer_jax.training.programs import TrainProgram, make_program
@@ -40,11 +41,16 @@ class ModelSize:
         params: all parameters.
         non_embedding_params: see `flops.non_embedding_params`.
         flops: forward, for each target token, see `flops.flops_per_token`.
+        state_bytes: what decoding keeps of one sequence, see `state_size`; None where the model
+            does not decode.
+        state_length: tokens of that sequence, the longest row of `data.batching`; None likewise.
     """
 
     params: int
     non_embedding_params: int
     flops: int
+    state_bytes: int | None
+    state_length: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +76,13 @@ def model_size(components: Components) -> ModelSize:
     params = jax.eval_shape(
         functools.partial(init_state, components, build_model(components.architecture))
     ).params
+    state = config_state(components)
     return ModelSize(
         sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
         costs.non_embedding_params(components),
         round(costs.flops_per_token(components)),
+        state.bytes if state else None,
+        state.length if state else None,
     )
 
 

@@ -8,21 +8,22 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from transformer_jax.ablation.bootstrap import bootstrap
+from transformer_jax.ablation.families import Family, families, first_names
+from transformer_jax.ablation.looks import level
+from transformer_jax.ablation.pilot import waits
 from transformer_jax.ablation.rank_agreement import rank_agreement
 from transformer_jax.ablation.results import SENTENCES, load_results
-from transformer_jax.ablation.scales import SCALES
 from transformer_jax.ablation.seed_values import SeedValues, references_of
 from transformer_jax.ablation.statistics import (
     DIFFERENT,
     NOT_TESTED,
     Comparison,
     Pair,
-    compare_pairs,
     summarize,
 )
 from transformer_jax.errors import WorkdirError
 from transformer_jax.evaluation.metrics import METRICS
-from transformer_jax.report.claims import claimed_margins, judge_claims
+from transformer_jax.report.claims import judge_claims
 from transformer_jax.report.tables import (
     Cost,
     MissingRuns,
@@ -72,18 +73,14 @@ def analyze(path: epath.PathLike) -> Report:
     """
     results, path = load_results(path), absolute_path(path)
     experiment = results['experiment']
-    variants = experiment['variants']
-    references = references_of(variants, experiment['reference'])
-    # The last assignment wins: the references, else the first variant of a folder.
-    firsts = {
-        variants[name]['folder']: name for name in (*reversed(variants), *references.values())
-    }
+    variants, firsts = experiment['variants'], first_names(experiment)
     runs = {
         folder: sorted(
             (run for run in results['runs'] if run['folder'] == folder), key=lambda run: run['seed']
         )
         for folder in firsts
     }
+    references = references_of(variants, experiment['reference'])
     ablation = _Ablation(experiment, runs, firsts, references, path if path.is_dir() else None)
     gaps = collections.defaultdict(list)
     for gap in results['missing']:
@@ -92,22 +89,23 @@ def analyze(path: epath.PathLike) -> Report:
         MissingRuns([name for name in variants if variants[name]['folder'] == folder], seeds, why)
         for (folder, why), seeds in gaps.items()
     )
-    metrics = experiment['metrics']
-    values = {metric['label']: _values(ablation, metric['label']) for metric in metrics}
-    compared = {
-        metric['label']: _compare(ablation, metric, values[metric['label']]) for metric in metrics
-    }
+    found = families(experiment, results['runs'])
+    compared = {label: _compare(experiment, family) for label, family in found.items()}
     tables = tuple(
-        _analyze_metric(ablation, metric, values[metric['label']], compared[metric['label']])
-        for metric in metrics
+        _analyze_metric(ablation, metric, found[label].values, compared[label])
+        for metric in experiment['metrics']
+        for label in [metric['label']]
     )
-    by_variant = {
-        label: {name: found[ablation.first(name)] for name in variants}
-        for label, found in values.items()
-    }
-    claims = judge_claims(experiment, by_variant, compared)
+    claims = judge_claims(experiment, compared)
     traces = _read_traces(ablation)
     return Report(experiment, results['runs'], tables, missing, *traces, claims)
+
+
+def _compare(experiment: Mapping[str, Any], family: Family) -> dict[Pair, Comparison]:
+    """Compare the pairs of a family; while a pilot waits for its seeds nothing is judged."""
+    if why := waits(experiment):
+        return {pair: Comparison(NOT_TESTED, reason=why) for pair in family.pairs}
+    return family.compare(level(experiment))
 
 
 def _read_traces(
@@ -127,35 +125,6 @@ def _read_traces(
     order = [*first, *validation, 'train loss', *curves]
     ordered = dict(sorted(curves.items(), key=lambda item: order.index(item[0])))
     return ordered, read_heads(ablation.root, runs)
-
-
-def _values(ablation: _Ablation, label: str) -> dict[str, SeedValues]:
-    """Return the values of a metric, of the first variant of each folder."""
-    values = {
-        first: {run['seed']: run['scores'][label] for run in ablation.runs[folder]}
-        for folder, first in ablation.firsts.items()
-    }
-    # In the order of the variants, which the draws of `rank_agreement` depend on.
-    return {name: values[name] for name in ablation.experiment['variants'] if name in values}
-
-
-def _compare(
-    ablation: _Ablation, metric: Mapping[str, Any], values: Mapping[str, SeedValues]
-) -> dict[Pair, Comparison]:
-    """Compare the pairs of the rows and of the claims of a metric, all of them one family."""
-    margins: dict[Pair, float] = {}
-    claimed = claimed_margins(ablation.experiment, metric['label'])
-    for (name, home), margin in claimed.items():
-        pair = ablation.first(name), ablation.first(home)
-        margins[pair] = max(margin, margins.get(pair, 0.0))
-    rows = [(name, ablation.first(ablation.references[name])) for name in values]
-    pairs = [pair for pair in dict.fromkeys([*rows, *margins]) if pair[0] != pair[1]]
-    scale = SCALES[METRICS[metric['name']].scale]
-    found = compare_pairs(values, pairs, metric['lower_is_better'], scale, margins)
-    same = Comparison(NOT_TESTED, reason='they are the same runs')
-    for name, home in claimed:
-        found[name, home] = found.get((ablation.first(name), ablation.first(home)), same)
-    return found
 
 
 def _analyze_metric(
@@ -272,5 +241,7 @@ def _cost(matched: Mapping[str, Any], runs: Sequence[Result]) -> Cost:
         wall_seconds=over(statistics.mean, 'wall_seconds'),
         mfu=over(statistics.median, 'mfu'),
         goodput=over(statistics.mean, 'goodput'),
+        state_bytes=over(max, 'state_bytes'),
+        state_length=over(max, 'state_length'),
         matched=matched,
     )

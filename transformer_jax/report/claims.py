@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from transformer_jax.ablation.claims import Claim, Outcome, derive, judge, read_claim
-from transformer_jax.ablation.seed_values import SeedValues
-from transformer_jax.ablation.statistics import Comparison, Pair, compare_pairs
+from transformer_jax.ablation.claims import Claim, Outcome, judge, read_claim
+from transformer_jax.ablation.pilot import foreseen
+from transformer_jax.ablation.statistics import Comparison, Pair
 from transformer_jax.report import numbers
 
 MARKS = {
@@ -43,79 +43,53 @@ class ClaimResult(NamedTuple):
             return 'withdrawn'
         if self.outcome != Outcome.UNDECIDED:
             return str(self.outcome)
+        untested = [found.reason for found in self.comparisons.values() if found.low is None]
         needed = f'{self.seeds_needed} seeds would decide' if self.seeds_needed else ''
-        return f'undecided ({needed or "more than 100 seeds would be needed"})'
-
-
-def stated_claims(experiment: Mapping[str, Any]) -> list[tuple[Claim, Mapping[str, Any]]]:
-    """List the claims that an experiment.json has, each with its record."""
-    return [(read_claim(entry), entry) for entry in experiment.get('claims', ())]
-
-
-def claimed_margins(experiment: Mapping[str, Any], label: str) -> dict[Pair, float]:
-    """Return the pairs that claims compare by a metric, each with its largest margin or 0."""
-    found: dict[Pair, float] = {}
-    for claim, entry in stated_claims(experiment):
-        if claim.metric == label and not claim.over and not entry['withdrawn']:
-            for pair in claim.pairs(experiment):
-                found[pair] = max(found.get(pair, 0.0), claim.margin or 0.0)
-    return found
+        reason = '; '.join(dict.fromkeys(untested)) or needed
+        return f'undecided ({reason or "more than 100 seeds would be needed"})'
 
 
 def judge_claims(
-    experiment: Mapping[str, Any],
-    values: Mapping[str, Mapping[str, SeedValues]],
-    comparisons: Mapping[str, Mapping[Pair, Comparison]],
+    experiment: Mapping[str, Any], comparisons: Mapping[str, Mapping[Pair, Comparison]]
 ) -> tuple[ClaimResult, ...]:
     """Judge all claims.
 
     Args:
         experiment: the content of experiment.json.
-        values: metric -> variant -> seed -> value.
-        comparisons: metric -> pair -> its comparison.
+        comparisons: label of a family -> pair -> its comparison.
     """
-    lower = {metric['label']: metric['lower_is_better'] for metric in experiment['metrics']}
-    families = {**comparisons}
-    derived: dict[str, list[Claim]] = {}
-    for claim, entry in stated_claims(experiment):
-        if claim.over and not entry['withdrawn']:
-            derived.setdefault(claim.label, []).append(claim)
-    for label, claims in derived.items():
-        first = claims[0]
-        numbers_of = derive(first.over, experiment['axis'], values[first.metric])
-        margins = {pair: c.margin or 0.0 for c in claims for pair in c.pairs(experiment)}
-        families[label] = compare_pairs(
-            numbers_of, list(margins), lower[first.metric], margins=margins
-        )
     results = []
-    for claim, entry in stated_claims(experiment):
-        pairs = [] if entry['withdrawn'] else claim.pairs(experiment)
-        found = {pair: families[claim.label][pair] for pair in pairs}
-        outcome = None if entry['withdrawn'] else judge(claim, [*found.values()])
-        results.append(
-            ClaimResult(
-                claim, entry['stated'], entry['withdrawn'], *(outcome or (None, None)), found
-            )
-        )
+    for entry in experiment.get('claims', ()):
+        claim, withdrawn = read_claim(entry), entry['withdrawn']
+        pairs = [] if withdrawn else claim.pairs(experiment)
+        found = {pair: comparisons[claim.label][pair] for pair in pairs}
+        outcome, seeds = (None, None) if withdrawn else judge(claim, [*found.values()])
+        results.append(ClaimResult(claim, entry['stated'], withdrawn, outcome, seeds, found))
     return tuple(results)
 
 
-def claim_rows(claims: Sequence[ClaimResult], seeds: Sequence[int]) -> list[list[str]]:
-    """Write claims as rows of text, with the columns HEADS; `seeds` are those of the experiment."""
+def claim_rows(claims: Sequence[ClaimResult], experiment: Mapping[str, Any]) -> list[list[str]]:
+    """Write claims as rows of text, with the columns HEADS.
+
+    Args:
+        claims: to be written.
+        experiment: the content of experiment.json.
+    """
     return [
         [
             result.claim.text,
             _measure(result.claim),
             f'{MARKS[result.outcome]} {result.verdict}' if result.outcome else result.verdict,
             '; '.join(_difference(*item) for item in result.comparisons.items()) or numbers.NONE,
-            _stated(result, seeds),
+            '; '.join(filter(None, [_stated(result, experiment), _planned(result, experiment)])),
         ]
         for result in claims
     ]
 
 
 NOTE = (
-    'Verdicts on claims are read off simultaneous 95% intervals: the rows and the claims of one '
+    'Verdicts on claims are read off simultaneous intervals, of 95% unless seeds are added in '
+    'several looks: the rows and the claims of one '
     'metric are one family of 5%, each quantity over the axis is another.'
 )
 
@@ -135,8 +109,26 @@ def _difference(pair: Pair, found: Comparison) -> str:
     return f'{names}: {value} [{low}, {high}]'
 
 
-def _stated(result: ClaimResult, seeds: Sequence[int]) -> str:
-    stated = result.stated
+def _planned(result: ClaimResult, experiment: Mapping[str, Any]) -> str:
+    """Say what a pilot foresaw for a claim, and what came of it."""
+    pilot = experiment.get('pilot') or {'claims': (), 'planned': 0}
+    claims = [claim for claim in pilot['claims'] if claim['text'] == result.claim.text]
+    if not claims or not pilot['planned']:
+        return ''
+    said = (
+        f'a pilot of {pilot["seeds"]} seeds foresaw a chance of '
+        f'{foreseen(claims[0]["power"], pilot["planned"]):.0%} to decide it with '
+        f'{pilot["planned"]}, by {claims[0]["difference"]:.3g} ({claims[0]["from"]}), and ± '
+        f'{foreseen(claims[0]["half_width"], pilot["planned"]):.3g}'
+    )
+    found = result.comparisons.get((claims[0]['pair'][0], claims[0]['pair'][1]))
+    if found is None or found.low is None or found.high is None:
+        return said
+    return f'{said}; found ± {(found.high - found.low) / 2:.3g}'
+
+
+def _stated(result: ClaimResult, experiment: Mapping[str, Any]) -> str:
+    stated, seeds = result.stated, experiment['seeds']
     when = 'before the runs' if not stated['runs'] else f'after {stated["runs"]} runs'
     commit = f' at {stated["commit"][:7]}' if stated['commit'] else ''
     planned = f'{stated["seeds"]} seeds'

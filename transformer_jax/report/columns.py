@@ -101,14 +101,20 @@ def table_columns(table: Table, with_plot: bool = False) -> list[Column]:
             'cost',
             'of a run, the mean over runs; seeds side by side have shares of it',
         ),
-        *(column for column in _EFFICIENCY if _has(table, column)),
+        *(column for column in _LATER if _has(table, column)),
     ]
 
 
-# Left out of a table without them: results of earlier versions have neither.
-_EFFICIENCY = (
+# Left out of a table without them: results of earlier versions have none.
+_LATER = (
     Column('mfu', 'MFU', 'cost', 'model FLOPs over the peak of the devices, while steps run'),
     Column('goodput', 'goodput', 'cost', "share of a run's time spent on steps that count"),
+    Column(
+        'state_bytes',
+        'decoding state',
+        'cost',
+        'what decoding keeps of one sequence; – where the model does not decode',
+    ),
 )
 
 
@@ -227,6 +233,11 @@ def _step(cost: Any) -> Cell:
     return Cell(numbers.seconds(cost.step_seconds), cost.step_seconds, spread)
 
 
+def _state(cost: Any) -> Cell:
+    at = () if cost.state_length is None else (f'at {cost.state_length:,.0f} tokens',)
+    return Cell(numbers.size(cost.state_bytes), cost.state_bytes, at)
+
+
 _QUALITY: dict[str, Callable[[VariantResult, int], Cell]] = {
     'variant': lambda row, places: Cell(row.variant, row.variant),
     'n': _runs,
@@ -245,4 +256,5 @@ _COST: dict[str, Callable[[Any], Cell]] = {
     'wall': lambda cost: Cell(numbers.seconds(cost.wall_seconds), cost.wall_seconds),
     'mfu': lambda cost: Cell(numbers.percent(cost.mfu), cost.mfu),
     'goodput': lambda cost: Cell(numbers.percent(cost.goodput), cost.goodput),
+    'state_bytes': _state,
 }

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from transformer_jax.ablation.result_shapes import COSTS
+from transformer_jax.ablation.result_shapes import COSTS, LATER_COSTS
 from transformer_jax.report.tables import Report
 from transformer_jax.report.tuning import find_choices
 
@@ -23,7 +23,6 @@ RESAMPLED = ('difference', 'low', 'high', 'p', 'adjusted')
 # that leaving out one apostrophe always gives the text back. The last four are the wide letters.
 FORMULA = re.compile(r"\s*'*\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?', re.ASCII | re.IGNORECASE)
-EFFICIENCY = ('mfu', 'goodput')  # left out where no run has them, as in earlier versions
 
 
 def runs_csv(report: Report) -> str:
@@ -57,7 +56,8 @@ def summary_csv(report: Report) -> str:
     """Write a line for each variant and metric, with all that was computed."""
     papers = list(dict.fromkeys(paper.name for table in report.tables for paper in table.papers))
     every = [row.cost for table in report.tables for row in table.rows]
-    measured = [key for key in EFFICIENCY if any(getattr(cost, key) is not None for cost in every)]
+    # Left out where no run has them, as in earlier versions.
+    measured = [key for key in LATER_COSTS if any(getattr(cost, key) is not None for cost in every)]
     lines: list[list[Any]] = [
         [
             'variant',

@@ -60,7 +60,7 @@ def html_report(report: Report) -> str:
 <header>
 <h1>{title}</h1>
 <p class="faint">{_subtitle(report)}</p>
-{_tally(report.tables[0])}
+{_looks(report)}{_tally(report.tables[0])}
 <nav>{links}</nav>
 </header>
 <main>
@@ -88,10 +88,14 @@ def _tally(table: Table) -> str:
     return f'<div class="tally">{chips}<span class="faint">by {escape(table.label)}</span></div>'
 
 
+def _looks(report: Report) -> str:
+    return f'<p class="note">{escape(report.looks)}</p>\n' if report.looks else ''
+
+
 def _claims(report: Report) -> str:
     if not report.claims:
         return ''
-    rows = claim_rows(report.claims, report.experiment['seeds'])
+    rows = claim_rows(report.claims, report.experiment)
     return f'{text_table(HEADS, rows)}\n<p class="note">{escape(NOTE)}</p>'
 
 

@@ -20,6 +20,7 @@ def markdown_report(report: Report, figures: Mapping[str, str] | None = None) ->
     parts = [
         f'# {escape(report.experiment["claim"])}',
         escape(' · '.join(sentences.subtitle(report))),
+        escape(report.looks),
     ]
     parts += claims_section(report)
     for table in report.tables:
@@ -62,7 +63,7 @@ def claims_section(report: Report) -> list[str]:
     """Write the claims of an experiment, if it has any: a heading, a table and a note."""
     if not report.claims:
         return []
-    rows = claim_rows(report.claims, report.experiment['seeds'])
+    rows = claim_rows(report.claims, report.experiment)
     table = grid(HEADS, [[*map(escape, row)] for row in rows], [True] * len(HEADS))
     return ['## Claims', table, NOTE]
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from transformer_jax.ablation import statistics
 from transformer_jax.ablation.bootstrap import Resampled
+from transformer_jax.ablation.looks import remark
 from transformer_jax.ablation.rank_agreement import RankAgreement
 from transformer_jax.ablation.seed_values import SeedValues
 from transformer_jax.ablation.statistics import Comparison, Summary
@@ -58,8 +59,10 @@ class Cost(NamedTuple):
         memory_bytes: of the compiled training step, the largest of any run.
         wall_seconds: of a run, the mean over runs.
         mfu: model FLOPs over the peak of the devices, the median over runs; results of earlier
-            versions have neither this nor the next.
+            versions have neither this nor the next three.
         goodput: the share of a run's time that was spent on steps that count, the mean over runs.
+        state_bytes: what decoding keeps of one sequence; None where the model does not decode.
+        state_length: tokens of that sequence.
         matched: what was solved for, {'model.d_ff': 240}, and the 'residual'.
     """
 
@@ -72,6 +75,8 @@ class Cost(NamedTuple):
     wall_seconds: float | None = None
     mfu: float | None = None
     goodput: float | None = None
+    state_bytes: float | None = None
+    state_length: float | None = None
     matched: Mapping[str, Any] = {}
 
 
@@ -227,3 +232,8 @@ class Report:
     curves: Mapping[str, Mapping[str, Curve]]
     heads: Mapping[str, Heads]
     claims: tuple[ClaimResult, ...] = ()
+
+    @property
+    def looks(self) -> str:
+        """What there is to say of how often verdicts were taken."""
+        return remark(self.experiment)
