@@ -86,18 +86,9 @@ class Plan:
             checked_configs(experiment), experiment.compared_with, experiment.match
         )
         self.tune, self.metrics = experiment.tuning, experiment.metrics
-        if self.tune:
-            configs = {name: matched.config for name, matched in self.matched.items()}
-            check_tries(self.tune, configs, self.overrides)
         path = self.root / results.EXPERIMENT
         earlier = results.read_experiment(path) if exists(path) else {'variants': {}, 'seeds': []}
-        self.settings = settings_of(
-            {name: m.config for name, m in self.matched.items()},
-            earlier['variants'],
-            lambda folder, config: results.holds_other(
-                self.root / folder, config, self.tune.values if self.tune else ()
-            ),
-        )
+        self.settings = self._untuned_settings(earlier['variants'])
         stages = self._stages(earlier, seeds, pilot)
         wanted = self._wanted(stages['pilot'], seeds, pilot)
         self.record = make_record(
@@ -233,6 +224,18 @@ class Plan:
     def flat(self, setting: Setting) -> dict[str, Any]:
         """Return the config of a setting as results have it."""
         return json.loads(to_json(config_lib.flatten(setting.config)))
+
+    def _untuned_settings(self, earlier: dict[str, Any]) -> tuple[Setting, ...]:
+        """Return the distinct configs before they are tuned; `earlier` are the variants before."""
+        configs = {name: matched.config for name, matched in self.matched.items()}
+        tuned = self.tune.values if self.tune else ()
+        if self.tune:
+            check_tries(self.tune, configs, self.overrides)
+        return settings_of(
+            configs,
+            earlier,
+            lambda folder, config: results.holds_other(self.root / folder, config, tuned),
+        )
 
     def _claims(self, earlier: list[dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
         """Record the claims, new ones with how many runs had results by then."""
