@@ -12,6 +12,12 @@ from transformer_jax.training import seed_groups
 from transformer_jax.training.training_run import Record
 
 
+def _name(path):
+    """Return the name of a run or group: 'base/0', of a try 'base/tries/NAME'."""
+    start = -3 if path.parts[-2] == 'tries' else -2
+    return '/'.join(path.parts[start:])
+
+
 @pytest.fixture
 def pretend(monkeypatch):
     """Replace training and scoring by fakes that cost nothing.
@@ -23,7 +29,7 @@ def pretend(monkeypatch):
     errors, trained = {}, []
 
     def train(config, path, log):
-        if error := errors.get(name := f'{path.parent.name}/{path.name}'):
+        if error := errors.get(name := _name(path)):
             raise error
         seed_groups.release_member(path)
         write_run(config, path)
@@ -32,8 +38,7 @@ def pretend(monkeypatch):
         trained.append(name)
 
     def train_group(configs, group, log):
-        row = group.parent.name
-        failed = [errors.get(f'{row}/{config.train.seed}') for config in configs]
+        failed = [errors.get(_name(path)) for path in group.member_paths]
         group.path.mkdir(exist_ok=True)
         seed_groups.begin_group(group)
         for config, path in zip(configs, group.member_paths, strict=True):
@@ -42,7 +47,7 @@ def pretend(monkeypatch):
         for error in failed:
             if error and not isinstance(error, Diverged):
                 raise error
-        late = errors.get(name := f'{row}/{group.name}')
+        late = errors.get(name := _name(group.path))
         write_checkpoint(
             group.path, 2 if late else 4, records=list(map(dataclasses.asdict, records))
         )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from transformer_jax.ablation import results
+from transformer_jax.ablation import choices, results
 from transformer_jax.storage import checkpoint_folders, manifest, seed_group_file
 from transformer_jax.storage.workdir import Workdir
 
@@ -18,7 +18,7 @@ def file_names(folder):
     yield from [checkpoint_folders.META, checkpoint_folders.DAMAGED, manifest.NAME]
     yield from [seed_group_file.NAME, seed_group_file.LOCK]
     yield from [results.EXPERIMENT, results.RESULT, results.FAILURE, results.SENTENCES]
-    yield results.RESULTS
+    yield from [results.RESULTS, choices.TUNING]
 
 
 @pytest.fixture

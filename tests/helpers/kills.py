@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from etils import epath
 
+from transformer_jax.ablation import tuning
 from transformer_jax.storage import seed_group_file, workdir
 
 
@@ -39,7 +40,8 @@ def every_kill(act: Callable[[int], None], check: Callable[[int], None]) -> int:
 def killed_before(count: int) -> Iterator[None]:
     """Raise Killed at the change of the disk after the first `count`, and at all that follow.
 
-    Changes are atomic writes of workdirs and of the file of groups, and deletions of files.
+    Changes are atomic writes of workdirs, of the file of groups and of tuning.json, and deletions
+    of files.
     """
     path_type = type(epath.Path('/'))
     done = []
@@ -54,7 +56,7 @@ def killed_before(count: int) -> Iterator[None]:
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (seed_group_file, workdir):
+        for module in (seed_group_file, workdir, tuning):
             patch.setattr(module, 'write_text', counted(module.write_text))
         patch.setattr(path_type, 'unlink', counted(path_type.unlink))
         yield

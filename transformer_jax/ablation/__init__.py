@@ -4,8 +4,10 @@ The names below are all that an experiment file needs.
 """
 
 from transformer_jax.ablation.claims import Claim
-from transformer_jax.ablation.experiment import Axis, Experiment, Metric, Published
+from transformer_jax.ablation.experiment import Axis, Experiment, Published
 from transformer_jax.ablation.experiment_files import at_scale, config_file, load_experiment
+from transformer_jax.ablation.metric import Metric
+from transformer_jax.ablation.tune import Tune
 from transformer_jax.profiling.state_size import state_bytes
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     'Experiment',
     'Metric',
     'Published',
+    'Tune',
     'at_scale',
     'config_file',
     'load_experiment',

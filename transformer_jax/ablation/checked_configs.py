@@ -1,8 +1,14 @@
-"""The check that every variant of an experiment can be trained and scored by its metrics."""
+"""The check that every variant, and every try of it, can be trained and scored by its metrics."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from transformer_jax import config as config_lib
-from transformer_jax.ablation.experiment import Experiment, Metric, impossible_variants
+from transformer_jax.ablation.experiment import Experiment, impossible_variants
+from transformer_jax.ablation.metric import Metric
+from transformer_jax.ablation.tune import Tune, say_values
 from transformer_jax.data.tasks.base import Task
+from transformer_jax.errors import ConfigError
 from transformer_jax.evaluation.metrics import METRICS
 from transformer_jax.schema import ExperimentConfig, evaluates
 
@@ -34,6 +40,52 @@ def checked_configs(experiment: Experiment) -> dict[str, ExperimentConfig]:
     if reasons:
         raise impossible_variants(reasons)
     return configs
+
+
+def check_tries(
+    tune: Tune, configs: Mapping[str, ExperimentConfig], overrides: Mapping[str, Any]
+) -> None:
+    """Raise ConfigError for tries that cannot be trained, or scored.
+
+    Args:
+        tune: what is tried.
+        configs: variant -> its configuration, without what is tuned.
+        overrides: keys of the base that the command line sets.
+    """
+    if fixed := [key for key in tune.values if key in overrides]:
+        raise ConfigError(f'--config.{fixed[0]}: tune chooses it for every variant: leave it out')
+    reasons: dict[str, list[str]] = {}
+    for variant, config in configs.items():
+        for why in _refusals(tune, config):
+            reasons.setdefault(why, []).append(variant)
+    if reasons:
+        said = [
+            why if len(names) == len(configs) else f'{", ".join(names)}: {why}'
+            for why, names in reasons.items()
+        ]
+        lines = said if len(said) == 1 else ['values that cannot be tried:', *said]
+        raise ConfigError('tune: ' + '\n  '.join(lines))
+
+
+def _refusals(tune: Tune, config: ExperimentConfig) -> dict[str, None]:
+    """Say why tries of a variant cannot be, each reason once."""
+    tried: dict[ExperimentConfig, str] = {}
+    reasons = {}
+    if why := _unmeasurable(config, tune.metric):
+        return {why: None}
+    for values in tune.combinations:
+        try:
+            made = config_lib.override(config, values)
+        except ConfigError as error:
+            reasons[str(error).replace('\n', ' ')] = None
+            continue
+        if why := _unmeasurable(made, tune.metric):
+            reasons[why] = None
+        said = say_values(values)
+        if made in tried:
+            reasons[f'{said} is the same as {tried[made]}: leave one of them out'] = None
+        tried[made] = said
+    return reasons
 
 
 def _unmeasurable(config: ExperimentConfig, metric: Metric) -> str:

@@ -4,7 +4,7 @@ numbers of the paper.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import ml_collections
@@ -12,8 +12,9 @@ import ml_collections
 from transformer_jax import config as config_lib
 from transformer_jax.ablation.claims import Claim
 from transformer_jax.ablation.field_types import check_fields
+from transformer_jax.ablation.metric import Metric
+from transformer_jax.ablation.tune import Tune
 from transformer_jax.errors import ConfigError, UserError
-from transformer_jax.evaluation.metrics import METRICS
 from transformer_jax.ranges import shorten
 from transformer_jax.schema import ExperimentConfig
 
@@ -23,55 +24,6 @@ MATCHES = {
     'params': 'at equal non-embedding parameters',
     'flops': 'at equal FLOPs',
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """A number by which variants are scored.
-
-    Attributes:
-        name: a key of what `evaluate` reports, a row of METRICS; or 'step_seconds', the measured
-            time of a training step of one run.
-        split: validation or test.
-        checkpoint: as `evaluate --checkpoint`: best, last or avg:N; '': the best one, or the last
-            where no evaluation chose a best one.
-        length: 0, or measured as by `evaluate --lengths`, on the lengths of all metrics of this
-            experiment with the same split and checkpoint: an example counts for the smallest
-            length that it fits into.
-    """
-
-    name: str
-    split: str = 'test'
-    checkpoint: str = ''
-    length: int = 0
-
-    def __post_init__(self):
-        check_fields(self)
-        if self.split not in ('validation', 'test'):
-            raise ConfigError(f'split={self.split!r} of {self.name}, it takes validation, test')
-        if not re.fullmatch('|best|last|avg:[1-9][0-9]*', self.checkpoint):
-            raise ConfigError(
-                f'checkpoint={self.checkpoint!r} of {self.name}, it takes best, last, avg:N'
-            )
-        if self.length < 0 or self.length == 1:
-            raise ConfigError(f'length={self.length} of {self.name} must be 2 or more')
-
-    def __str__(self) -> str:
-        """The name in tables and results: 'test accuracy at 40', 'step_seconds'."""
-        if self.timed:
-            return self.name
-        at_length = f' at {self.length}' if self.length else ''
-        return f'{self.split} {self.name}{at_length}'
-
-    @property
-    def timed(self) -> bool:
-        """True if it is measured by taking training steps, not by an evaluation."""
-        return self.name in METRICS and METRICS[self.name].timed
-
-    @property
-    def lower_is_better(self) -> bool:
-        """True where a lower value is better."""
-        return METRICS[self.name].lower_is_better
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +88,8 @@ class Experiment:
             `ablation.looks`. Fixed before the first.
         match: none, params or flops: `model.d_ff` (recurrent models: `model.d_model`) is solved so
             that each variant has as many as its reference.
+        tune: what is chosen for each variant by tries, before it is scored: a Tune, or its `values`
+            alone, {'optim.learning_rate': (1e-3, 3e-3, 1e-2)}.
     """
 
     claim: str
@@ -148,6 +102,7 @@ class Experiment:
     axis: Axis | None = None
     match: str = 'none'
     claims: tuple[Claim, ...] = ()
+    tune: Tune | Mapping[str, Any] | None = None
     looks: int = 1
 
     def __post_init__(self):
@@ -162,6 +117,13 @@ class Experiment:
         if not 1 <= self.looks <= 20:
             raise ConfigError(f'looks={self.looks}, it takes 1 to 20')
         self._check_names()
+        if self.tuning:
+            self.tuning.check_keys(self.variants, self.match)
+
+    @property
+    def tuning(self) -> Tune | None:
+        """How variants are tuned; None where they are not."""
+        return self.tune if isinstance(self.tune, Tune | None) else Tune(self.tune)
 
     @property
     def compared_with(self) -> str | dict[str, str]:
@@ -252,20 +214,6 @@ class Experiment:
         if reasons:
             raise impossible_variants(reasons)
         return configs
-
-
-def evaluations(metrics: Sequence[Metric]) -> dict[str, list[Metric]]:
-    """Group metrics by the evaluation that measures them: {'test best': [metrics]}."""
-    groups: dict[str, list[Metric]] = {}
-    for metric in metrics:
-        if not metric.timed:
-            groups.setdefault(f'{metric.split} {metric.checkpoint}'.strip(), []).append(metric)
-    return groups
-
-
-def lengths_of(metrics: Sequence[Metric]) -> list[int]:
-    """Return the lengths at which some metrics of one evaluation are measured, ascending."""
-    return sorted({metric.length for metric in metrics if metric.length})
 
 
 def slug(name: str) -> str:

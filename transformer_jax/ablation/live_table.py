@@ -3,23 +3,32 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import jax
 import rich.console
 import rich.live
 import rich.table
 import rich.text
+from etils import epath
 
-from transformer_jax.ablation.plan import Plan, Trial
 from transformer_jax.ablation.results import last_event
 from transformer_jax.ablation.settings import Setting
+from transformer_jax.ablation.trial import Trial
 from transformer_jax.display.progress import without_bars
 from transformer_jax.display.tables import result_table
 from transformer_jax.storage.metrics_writer import training_loss
-from transformer_jax.training.seed_groups import group_name
 
 ACTIVE = ('training', 'scoring', 'running elsewhere')
 UNFINISHED = ('waiting', *ACTIVE)
+
+
+class Planned(Protocol):
+    """What is shown: the trials of a file under a root, those of a setting next to each other."""
+
+    file: str
+    root: epath.Path
+    trials: list[Trial]
 
 
 class LiveTable:
@@ -29,7 +38,7 @@ class LiveTable:
         states: trial -> its state, of the trials that are planned.
     """
 
-    def __init__(self, plan: Plan, lacking: set[Trial], log: Callable[[str], None]):
+    def __init__(self, plan: Planned, lacking: set[Trial], log: Callable[[str], None]):
         """Show a plan.
 
         Args:
@@ -69,8 +78,10 @@ class LiveTable:
         for trial in trials:
             if self.states.get(trial) == 'waiting':
                 self.states[trial] = 'training'
-        seeds = group_name([trial.seed for trial in trials])
-        self._remark = f'{trials[0].setting.folder}/{seeds}: {line}'
+        name = trials[0].name
+        if len(trials) > 1:
+            name = f'{trials[0].setting.folder}/{trials[0].group_name(trials)}'
+        self._remark = f'{name}: {line}'
         if not self._console.is_terminal:
             self._log(self._remark)
 

@@ -1,6 +1,8 @@
 """The plan of an ablation: the distinct configs of an experiment times seeds, under one root."""
 
 import dataclasses
+import itertools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -10,57 +12,28 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax import spec
 from transformer_jax.ablation import results
-from transformer_jax.ablation.checked_configs import checked_configs
+from transformer_jax.ablation.checked_configs import check_tries, checked_configs
 from transformer_jax.ablation.claims import record_claims, today
-from transformer_jax.ablation.experiment import (
-    Experiment,
-    evaluations,
-    impossible_variants,
-    lengths_of,
-)
+from transformer_jax.ablation.experiment import Experiment, impossible_variants
 from transformer_jax.ablation.experiment_files import PROJECT
 from transformer_jax.ablation.looks import look_if_due, no_looks, take_look
 from transformer_jax.ablation.match_sizes import match_sizes
+from transformer_jax.ablation.metric import evaluations, lengths_of
 from transformer_jax.ablation.pilot import begin_pilot, go_on, plan_seeds
 from transformer_jax.ablation.record import make_record, refuse_other_version
-from transformer_jax.ablation.settings import Setting, settings_of
+from transformer_jax.ablation.settings import Setting, settings_of, tuned_settings
+from transformer_jax.ablation.trial import Trial
+from transformer_jax.ablation.tune import FIRST_SEED, Tune
 from transformer_jax.attention.engines import require_platform
 from transformer_jax.config.values import RANGES
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.partitioning.mesh import mesh_sizes
 from transformer_jax.partitioning.processes import from_primary
-from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.files import exists, make_directory, write_text
 from transformer_jax.storage.json_text import to_json
 from transformer_jax.storage.paths import absolute_path
 from transformer_jax.storage.processes import write_once
 from transformer_jax.storage.provenance import git_commit
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """A setting with one seed: one run of training, in a workdir of its own."""
-
-    setting: Setting
-    seed: int
-    workdir: epath.Path
-
-    @property
-    def name(self) -> str:
-        """The name in the log: the folder under the root."""
-        return f'{self.setting.folder}/{self.seed}'
-
-    def with_seed(self, seed: int) -> 'Trial':
-        """Return the trial of the same setting with another seed."""
-        return Trial(self.setting, seed, self.workdir.parent / str(seed))
-
-    @property
-    def config(self) -> ExperimentConfig:
-        """The configuration that it trains with."""
-        return config_lib.replace(
-            self.setting.config,
-            train=dataclasses.replace(self.setting.config.train, seed=self.seed),
-        )
 
 
 class Plan:
@@ -74,7 +47,10 @@ class Plan:
         matched: variant -> its config at the size of its reference.
         settings: the distinct configs, in the order of the variants.
         trials: those to be done, the seeds of a setting next to each other.
-        record: the content of experiment.json.
+        metrics: of the experiment.
+        record: the content of experiment.json; its configs are without what was tuned.
+        tune: how variants are tuned; None where they are not.
+        choices: folder -> the content of tuning.json, of settings that are tuned.
     """
 
     def __init__(
@@ -109,13 +85,10 @@ class Plan:
         self.matched = match_sizes(
             checked_configs(experiment), experiment.compared_with, experiment.match
         )
+        self.tune, self.metrics = experiment.tuning, experiment.metrics
         path = self.root / results.EXPERIMENT
         earlier = results.read_experiment(path) if exists(path) else {'variants': {}, 'seeds': []}
-        self.settings = settings_of(
-            {name: m.config for name, m in self.matched.items()},
-            earlier['variants'],
-            lambda folder, config: results.holds_other(self.root / folder, config),
-        )
+        self.settings = self._untuned_settings(earlier['variants'])
         stages = self._stages(earlier, seeds, pilot)
         wanted = self._wanted(stages['pilot'], seeds, pilot)
         self.record = make_record(
@@ -128,11 +101,27 @@ class Plan:
             claims=self._claims(earlier.get('claims', []), len(wanted)),
             **stages,
         )
-        refuse_other_version(self.root, earlier['variants'], self.record['variants'])
+        refuse_other_version(self.root, earlier, self.record)
         self.trials = [
             Trial(setting, seed, self.root / setting.folder / str(seed))
             for setting in self.settings
             for seed in wanted
+        ]
+        self.choices: dict[str, dict[str, Any]] = {}
+        self.take_choices()
+
+    def take_choices(self) -> None:
+        """Give settings and trials the values that tuning has chosen for them by now.
+
+        Raises:
+            WorkdirError: a tuning.json is damaged, or of another version of the experiment.
+        """
+        if self.tune is None:
+            return
+        self.settings, self.choices = tuned_settings(self.settings, self.tune, self.root)
+        tuned = {setting.folder: setting for setting in self.settings}
+        self.trials = [
+            dataclasses.replace(trial, setting=tuned[trial.setting.folder]) for trial in self.trials
         ]
 
     def narrow(self, only: Sequence[str], part: str) -> None:
@@ -157,9 +146,11 @@ class Plan:
         index, _, count = part.partition('/')
         if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
             raise ConfigError(f'--part={part}: it takes i/n, a part i of n, with 0 ≤ i < n')
-        # Neighbors stay together: the seeds of a setting share what is compiled.
-        first, last = (len(self.trials) * end // int(count) for end in (int(index), int(index) + 1))
-        self.trials = self.trials[first:last]
+        # Neighbors stay together: the seeds of a setting share what is compiled, and its tuning.
+        key = (lambda trial: trial.setting.folder) if self.tune else (lambda trial: trial.name)
+        units = [list(members) for _, members in itertools.groupby(self.trials, key)]
+        first, last = (len(units) * end // int(count) for end in (int(index), int(index) + 1))
+        self.trials = [trial for members in units[first:last] for trial in members]
 
     def require_machine(self) -> None:
         """Raise ConfigError if this machine lacks the engine or mesh of some settings."""
@@ -231,8 +222,20 @@ class Plan:
         return ''
 
     def flat(self, setting: Setting) -> dict[str, Any]:
-        """Return the config of a setting as experiment.json has it."""
-        return self.record['variants'][setting.variants[0]]['config']
+        """Return the config of a setting as results have it."""
+        return json.loads(to_json(config_lib.flatten(setting.config)))
+
+    def _untuned_settings(self, earlier: dict[str, Any]) -> tuple[Setting, ...]:
+        """Return the distinct configs before they are tuned; `earlier` are the variants before."""
+        configs = {name: matched.config for name, matched in self.matched.items()}
+        tuned = self.tune.values if self.tune else ()
+        if self.tune:
+            check_tries(self.tune, configs, self.overrides)
+        return settings_of(
+            configs,
+            earlier,
+            lambda folder, config: results.holds_other(self.root / folder, config, tuned),
+        )
 
     def _claims(self, earlier: list[dict[str, Any]], seeds: int) -> list[dict[str, Any]]:
         """Record the claims, new ones with how many runs had results by then."""
@@ -246,7 +249,7 @@ class Plan:
             seeds = piloted['seeds'] if pilot else seeds or piloted['planned']
         first = cast(Any, self.experiment.base).train.seed
         wanted = range(first, first + (seeds or self.experiment.seeds))
-        _refuse_large_seeds(wanted)
+        _refuse_large_seeds(wanted, self.tune)
         return wanted
 
     def _stages(self, earlier: Mapping[str, Any], seeds: int, pilot: bool) -> dict[str, Any]:
@@ -268,7 +271,12 @@ def _now() -> dict[str, Any]:
     return {'commit': git_commit(PROJECT), 'date': today()}
 
 
-def _refuse_large_seeds(seeds: range) -> None:
-    """Raise ConfigError if the last of some seeds is more than `train.seed` takes."""
+def _refuse_large_seeds(seeds: range, tune: Tune | None) -> None:
+    """Raise ConfigError if the last of some seeds is more than `train.seed` takes, or tuning's."""
+    if tune and seeds[-1] >= FIRST_SEED and seeds[0] <= tune.all_seeds[-1]:
+        raise ConfigError(
+            f'train.seed={seeds[0]}: seeds from {FIRST_SEED} to {tune.all_seeds[-1]} are those of '
+            'tuning, which no table may have: take others'
+        )
     if why := RANGES['train.seed'].reject('train.seed', seeds[-1]):
         raise ConfigError(f'{why}: {len(seeds)} seeds count up from {seeds[0]}, lower that')

@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 
 from transformer_jax import config as config_lib
+from transformer_jax.ablation.choices import holds_tuning, tune_changes
 from transformer_jax.ablation.experiment import Experiment
 from transformer_jax.ablation.match_sizes import Matched
 from transformer_jax.ablation.results import differences
@@ -60,20 +61,33 @@ def make_record(
         'published': [dataclasses.asdict(published) for published in experiment.published],
         'axis': experiment.axis and dataclasses.asdict(experiment.axis),
         'match': experiment.match,
+        'tune': experiment.tuning and experiment.tuning.as_json(),
         'variants': {name: variant(name, matched) for name, matched in matched.items()},
         **stages,
     }
     return json.loads(to_json(record))  # as it will be read: tuples are lists
 
 
-def refuse_other_version(root: epath.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raise ConfigError if a variant has another config than before.
+def refuse_other_version(root: epath.Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise ConfigError if a variant has another config than before, or is tuned otherwise.
 
     Only variants, seeds and metrics may be added and removed.
+
+    Args:
+        root: of the ablation.
+        before: the content of experiment.json; without variants where there was none.
+        now: what it is to be.
     """
-    reasons = []
+    old, new = before['variants'], now['variants']
+    changes = tune_changes(before.get('tune'), now['tune']) if old else []
+    if changes and holds_tuning(root):
+        raise ConfigError(
+            f'{root} was begun with another tune; take another --root, or the old one: '
+            f'{"; ".join(changes)}'
+        )
+    reasons, tuned = [], now['tune']['values'] if now['tune'] else ()
     for name in old.keys() & new.keys():
-        changed = differences(old[name]['config'], new[name]['config'])
+        changed = differences(old[name]['config'], new[name]['config'], tuned)
         if changed:
             reasons.append(f'{name}: {"; ".join(changed)}')
     if reasons:

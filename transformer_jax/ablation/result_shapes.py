@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from transformer_jax.ablation.choices import CHOICE, TUNE
 from transformer_jax.ablation.claims import read_claim
 from transformer_jax.ablation.experiment import MATCHES
 from transformer_jax.ablation.field_types import is_finite
@@ -63,6 +64,7 @@ _VARIANT = {
     'folder': str,
     'config': {'train.steps': int},
     'matched': Optional(({str: NUMBER}, None)),
+    'tuning': Optional(CHOICE),
 }
 _CLAIM = {
     'text': str,
@@ -111,6 +113,7 @@ _EXPERIMENT = {
     'published': [_PUBLISHED],
     'axis': ({'label': str, 'points': {str: list}}, None),
     'match': str,
+    'tune': Optional((TUNE, None)),
     'seeds': [int],
     'variants': {str: _VARIANT},
 }

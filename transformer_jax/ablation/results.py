@@ -2,6 +2,7 @@
 
 - experiment.json: claims, metrics, published numbers, seeds, and the folder and config of
   every variant
+- <folder>/tuning.json: what was chosen for a variant, and by which tries, see `choices`
 - <folder>/<seed>/: the workdir of a run, with these files once it is scored:
   - result.json: scores, size, speed, machine
   - sentences.json: what the scores are made of, sentence by sentence
@@ -11,12 +12,13 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from etils import epath
 
 from transformer_jax import config as config_lib
+from transformer_jax.ablation.choices import add_choices
 from transformer_jax.ablation.field_types import is_finite
 from transformer_jax.ablation.result_shapes import migrate_experiment, read_result
 from transformer_jax.errors import ConfigError, WorkdirError
@@ -96,6 +98,7 @@ def collect(root: epath.Path) -> dict[str, Any]:
             f'{root} has no {EXPERIMENT}: name the --root of an ablation, or a results.json'
         )
     experiment = read_experiment(root / EXPERIMENT)
+    add_choices(experiment, root)
     configs = {variant['folder']: variant['config'] for variant in experiment['variants'].values()}
     return _gather(
         experiment,
@@ -165,27 +168,32 @@ def check_result(result: Any, seed: int, experiment: Mapping[str, Any]) -> dict[
     return result
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], besides: Collection[str] = ()
+) -> list[str]:
     """List the differences that make two flat configs different runs: 'key: old -> new'.
 
-    Seeds do not count.
+    Seeds do not count, nor the keys `besides`.
     """
     return [
         line
         for key, line in config_changes(old, new).items()
-        if key != 'train.seed' and not may_change(key)
+        if key != 'train.seed' and key not in besides and not may_change(key)
     ]
 
 
-def holds_other(folder: epath.Path, config: ExperimentConfig) -> bool:
-    """Whether a folder has runs of another config than this one; seeds do not count."""
+def holds_other(
+    folder: epath.Path, config: ExperimentConfig, besides: Collection[str] = ()
+) -> bool:
+    """Whether a folder has runs, or tries, of another config than this one, see `differences`."""
     wanted = config_lib.flatten(config)
-    for path in folder.glob('*/config.json'):
-        if not path.parent.name.isdecimal():  # A group of seeds, which has the config of them all.
+    for path in (*folder.glob('*/config.json'), *folder.glob('tries/*,seed=*/config.json')):
+        # A group of seeds has the config of them all.
+        if path.parent.parent == folder and not path.parent.name.isdecimal():
             continue
         with contextlib.suppress(WorkdirError):  # What is damaged is named when it is opened.
             stored = migrate_config(read_json(path, {}, 'delete it'), str(path))
-            if differences(config_lib.flatten(stored), json.loads(to_json(wanted))):
+            if differences(config_lib.flatten(stored), json.loads(to_json(wanted)), besides):
                 return True
     return False
 

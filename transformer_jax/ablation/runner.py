@@ -11,19 +11,19 @@ import jax
 import rich.table
 
 from transformer_jax import config as config_lib
-from transformer_jax.ablation import results, score, train_seeds
+from transformer_jax.ablation import results
 from transformer_jax.ablation.durations import duration
 from transformer_jax.ablation.live_table import LiveTable
-from transformer_jax.ablation.plan import Plan, Trial
+from transformer_jax.ablation.plan import Plan
+from transformer_jax.ablation.run_setting import run_setting, state
 from transformer_jax.ablation.settings import Setting
 from transformer_jax.ablation.train_seeds import Failure
+from transformer_jax.ablation.trial import Trial
+from transformer_jax.ablation.tuning import lacking_tries, tune_variants, tuning_summary
 from transformer_jax.display.tables import result_table
-from transformer_jax.errors import Stopped, UserError, WorkdirError
+from transformer_jax.errors import Stopped, UserError
 from transformer_jax.process_end import ALWAYS, STOP_SIGNALS, Interrupted
 from transformer_jax.profiling import measure
-from transformer_jax.storage.files import make_directory
-from transformer_jax.storage.locks import lock
-from transformer_jax.storage.processes import write_once
 
 Log = Callable[[str], None]
 # Programs that compile faster are not kept for the next run; jax's own limit is a second.
@@ -50,6 +50,7 @@ class Unfinished(UserError):
 def ablate(plan: Plan, log: Log, most: int = 0) -> None:
     """Train, score and measure all trials that have no sound result; then write results.json.
 
+    Before that variants are tuned, where the experiment says so, see `tuning`.
     A trial that fails does not stop the others. One that another process works on is left to it.
     The same call continues after a stop. Who continues a seed group scores all of its members.
 
@@ -69,15 +70,19 @@ def ablate(plan: Plan, log: Log, most: int = 0) -> None:
     key = 'jax_persistent_cache_min_compile_time_secs'
     if jax.config.values[key] == 1:  # jax's default: nobody set it
         jax.config.update(key, CACHED_COMPILE_SECONDS)
-    lacking = [trial for trial in plan.trials if plan.lacks(trial)]
-    live_table, failures = LiveTable(plan, set(lacking), log), {}
-    for line in summary(plan, len(lacking)):
+    with _signals_stop():
+        failures = tune_variants(plan, log, most)
+    lacking = [trial for trial in plan.trials if trial not in failures and plan.lacks(trial)]
+    live_table = LiveTable(plan, {*lacking, *failures}, log)
+    for trial in failures:
+        live_table.set_state(trial, state(failures[trial]))
+    for line in summary(plan, len(lacking) + len(failures)):
         log(line)
     try:
         with live_table.displayed(), _signals_stop():
             for _, members in itertools.groupby(lacking, key=lambda trial: trial.setting.folder):
-                for trial, failure in _run_setting(plan, list(members), most, live_table):
-                    live_table.set_state(trial, _state(failure))
+                for trial, failure in run_setting(plan, list(members), most, live_table):
+                    live_table.set_state(trial, state(failure))
                     if failure:
                         live_table.set_remark([trial], failure.message)
                     if failure and trial in lacking:
@@ -94,75 +99,6 @@ def ablate(plan: Plan, log: Log, most: int = 0) -> None:
     log(f'{done} of {len(plan.trials)} runs done: {plan.root / results.RESULTS}')
     if failures:
         raise Unfinished(failures, len(plan.trials))
-
-
-def _run_setting(
-    plan: Plan, members: Sequence[Trial], most: int, live_table: LiveTable
-) -> Iterator[train_seeds.Ended]:
-    """Train and score trials of one setting that no other process works on.
-
-    Yields each of `members` with its failure or None, and so every other trial of their seed
-    groups.
-    """
-    with contextlib.ExitStack() as claims:
-        claimed = []
-        for trial in members:
-            try:
-                _claim(trial, claims)
-            except WorkdirError as error:
-                yield trial, Failure.of(error)
-                continue
-            if plan.lacks(trial):
-                claimed.append(trial)
-            else:  # Another process has done it in the meantime.
-                yield trial, None
-        for trial, trained in train_seeds.train_seeds(claimed, most, live_table.set_remark):
-            # One of `members` that is not claimed was yielded above; another trial of the group is
-            # scored if no other process works on it.
-            if trial not in claimed and (
-                trial in members or not _claim_lacking(plan, trial, claims)
-            ):
-                continue
-            failure = trained or _score(plan, trial, live_table)
-            if failure and not failure.busy and jax.process_index() == 0:
-                failure.write(trial)
-            yield trial, failure
-
-
-def _claim(trial: Trial, claims: contextlib.ExitStack) -> None:
-    """Lock the workdir of a trial until `claims` is closed; raise Busy if it is locked already."""
-
-    def take() -> None:
-        make_directory(trial.workdir)
-        claims.enter_context(lock(trial.workdir / 'ablate.lock'))
-
-    write_once(take)
-
-
-def _claim_lacking(plan: Plan, trial: Trial, claims: contextlib.ExitStack) -> bool:
-    """Claim a trial that was not asked for; False if another process has it, or it has a result."""
-    with contextlib.suppress(WorkdirError):
-        _claim(trial, claims)
-        return bool(plan.lacks(trial))
-    return False
-
-
-def _score(plan: Plan, trial: Trial, live_table: LiveTable) -> Failure | None:
-    live_table.set_state(trial, 'scoring')
-    try:
-        score.score(
-            trial, plan.experiment.metrics, lambda line: live_table.set_remark([trial], line)
-        )
-    except Exception as error:
-        return Failure.of_trial(error)
-    why = plan.lacks(trial)
-    return Failure.of(WorkdirError(why)) if why else None
-
-
-def _state(failure: Failure | None) -> str:
-    if failure is None:
-        return 'done'
-    return 'running elsewhere' if failure.busy else 'failed'
 
 
 @contextlib.contextmanager
@@ -243,20 +179,21 @@ def dry_run(plan: Plan, log: Log) -> rich.table.Table:
     """
     plan.require_machine()
     lacking = {trial for trial in plan.trials if plan.lacks(trial)}
-    failures, rows, total = {}, [], 0.0
-    for line in summary(plan, len(lacking)):
+    tries, failures, rows, total = lacking_tries(plan), {}, [], 0.0
+    for line in (*tuning_summary(plan), *summary(plan, len(lacking))):
         log(line)
     for setting in dict.fromkeys(trial.setting for trial in plan.trials):
         members = [trial for trial in plan.trials if trial.setting == setting]
         todo = [trial for trial in members if trial in lacking]
+        tried = tries.get(setting.folder, [])
         cells = [
             setting.folder,
             ', '.join(setting.variants),
             ' '.join(str(trial.seed) for trial in members),
-            f'{len(todo)}',
+            f'{len(todo)} + {len(tried)} of tuning' if tried else f'{len(todo)}',
         ]
         try:
-            measured, seconds = _try_setting(setting, todo)
+            measured, seconds = _try_setting(setting, [*todo, *tried])
         except Exception as error:
             failures[members[0]] = Failure.of(error)
             rows.append([*cells, *'????'])
@@ -264,9 +201,11 @@ def dry_run(plan: Plan, log: Log) -> rich.table.Table:
         total += seconds
         rows.append([*cells, *measured, duration(seconds)])
         log(f'tried {setting.folder}')
+    tuned = sum(map(len, tries.values()))
     title = (
-        f'{len(lacking)} of {len(plan.trials)} runs to do, {duration(total)} of training steps one '
-        'after the other; compiling and evaluation come on top'
+        f'{len(lacking)} of {len(plan.trials)} runs to do, '
+        f'{f"{tuned} of tuning, " if tuned else ""}{duration(total)} of training steps one after '
+        'the other; compiling and evaluation come on top'
     )
     table = result_table(title, DRY_RUN_COLUMNS, rows)
     if failures:
@@ -284,7 +223,7 @@ def _try_setting(setting: Setting, todo: Sequence[Trial]) -> tuple[list[str], fl
     components = config_lib.resolve(setting.config)
     size, step = measure.model_size(components), measure.measure_step(components)
     done = [results.last_event(trial.workdir).get('step', 0) for trial in todo]
-    missing = sum(setting.config.train.steps - steps for steps in done)
+    missing = sum(trial.config.train.steps - steps for trial, steps in zip(todo, done, strict=True))
     cells = [
         f'{size.params:,}',
         f'{1e-9 * step.step_flops:,.3f}',

@@ -9,11 +9,11 @@ from typing import Any
 from etils import epath
 
 from transformer_jax import config as config_lib
-from transformer_jax.ablation.experiment import Metric, evaluations, lengths_of
 from transformer_jax.ablation.field_types import is_finite
-from transformer_jax.ablation.plan import Trial
-from transformer_jax.ablation.result_shapes import BY_METRIC
+from transformer_jax.ablation.metric import Metric, evaluations, lengths_of
+from transformer_jax.ablation.result_shapes import BY_METRIC, COSTS
 from transformer_jax.ablation.results import FAILURE, RESULT, SENTENCES
+from transformer_jax.ablation.trial import Trial
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.evaluation.by_length import by_length
 from transformer_jax.evaluation.metrics import METRICS
@@ -68,7 +68,10 @@ def score(trial: Trial, metrics: Sequence[Metric], log: Log) -> None:
         UserError: the trial cannot be scored.
     """
     # Costs come first: a failure there loses no evaluation.
-    costs = _costs(trial, anew=any(metric.timed for metric in metrics))
+    if trial.measured:
+        costs = _costs(trial, anew=any(metric.timed for metric in metrics))
+    else:
+        costs = _logged_costs(trial)
     findings = _read_findings(trial)
     for key, members in evaluations(metrics).items():
         lengths = lengths_of(members)
@@ -181,6 +184,13 @@ def _costs(trial: Trial, anew: bool) -> dict[str, Any]:
         'side_by_side': len(group.members) if group else 1,
         'mesh': dataclasses.asdict(config.parallel.mesh),
     }
+
+
+def _logged_costs(trial: Trial) -> dict[str, Any]:
+    """Return what is known of a trial without measuring: how many steps and seconds it took."""
+    seconds = measure.logged_seconds(Workdir(trial.workdir).metrics_path)
+    known = {'steps': trial.setting.config.train.steps, 'wall_seconds': seconds}
+    return dict.fromkeys(COSTS) | known
 
 
 def _origin() -> dict[str, Any]:

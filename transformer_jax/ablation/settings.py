@@ -2,12 +2,18 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Collection
+import json
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
+
+from etils import epath
 
 from transformer_jax import config as config_lib
 from transformer_jax.ablation import results
+from transformer_jax.ablation.choices import TUNING, read_choice, tune_changes
 from transformer_jax.ablation.experiment import slug
+from transformer_jax.ablation.tune import Tune
+from transformer_jax.errors import WorkdirError
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.json_text import to_json
 
@@ -24,7 +30,7 @@ class Setting:
     Attributes:
         folder: under the root, of all its trials.
         variants: their names.
-        config: with the first seed.
+        config: with the first seed; once it is tuned, with the values that were chosen.
     """
 
     folder: str
@@ -69,6 +75,45 @@ def settings_of(
     return tuple(
         Setting(folders[key], tuple(members), configs[members[0]]) for key, members in names.items()
     )
+
+
+def tuned_settings(
+    settings: Sequence[Setting], tune: Tune, root: epath.Path
+) -> tuple[tuple[Setting, ...], dict[str, dict[str, Any]]]:
+    """Give settings the values that were chosen for them under a root.
+
+    Returns:
+        all settings, those that are not tuned yet as they were; and folder -> the content of
+        tuning.json, of the others.
+
+    Raises:
+        WorkdirError: a tuning.json is damaged, or of another version of the experiment.
+    """
+    choices = {}
+    for setting in settings:
+        choice = read_choice(root / setting.folder)
+        if choice is None:
+            continue
+        wanted = json.loads(to_json(config_lib.flatten(setting.config)))
+        other = [
+            *tune_changes(choice['tune'], tune.as_json()),
+            *results.differences(choice['config'], wanted, tune.values),
+        ]
+        if other:
+            raise WorkdirError(
+                f'{root / setting.folder / TUNING} is of another version of the experiment '
+                f'({"; ".join(other)}): take another --root, or delete {root / setting.folder}'
+            )
+        choices[setting.folder] = choice
+    tuned = tuple(
+        dataclasses.replace(
+            setting, config=config_lib.override(setting.config, choices[setting.folder]['chosen'])
+        )
+        if setting.folder in choices
+        else setting
+        for setting in settings
+    )
+    return tuned, choices
 
 
 def choose_folder(name: str, taken: Collection[str]) -> str:

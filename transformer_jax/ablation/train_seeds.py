@@ -1,4 +1,4 @@
-"""The training of one setting's seeds, in one program where they can share it."""
+"""The training of one setting's seeds, or tries, in one program where they can share it."""
 
 import contextlib
 import dataclasses
@@ -10,8 +10,8 @@ import jax
 
 from transformer_jax import config as config_lib
 from transformer_jax.ablation import results
-from transformer_jax.ablation.plan import Trial
 from transformer_jax.ablation.results import FAILURE
+from transformer_jax.ablation.trial import Trial
 from transformer_jax.errors import ALIKE, Busy, ConfigError, Stopped, UserError, WorkdirError
 from transformer_jax.host_memory import exhausted
 from transformer_jax.storage import seed_group_file
@@ -92,7 +92,8 @@ def train_seeds(
     checkpoint is dissolved.
 
     Args:
-        trials: of one setting. One that has ended is not opened for training.
+        trials: of one setting, or tries of one that `same_programs` puts together. One that has
+            ended is not opened for training.
         most: how many may share a program; 0: all.
         log: receives one-line messages, and the trials that they are about.
 
@@ -176,20 +177,19 @@ def _begun_group(trial: Trial) -> SeedGroup | None:
 
 def _members(trial: Trial, group: SeedGroup) -> tuple[Trial, ...]:
     """Return the trials of a group, but for those that it has released."""
-    seeds = [name for name in group.members if name.isdecimal() and name == str(int(name))]
-    if tuple(seeds) != group.members:
+    members = {name: trial.sibling(name) for name in group.members}
+    if not all(members.values()):
         path = group.parent / seed_group_file.NAME
         raise WorkdirError(
             f'{path} lists {", ".join(group.members)}, which are not all seeds of '
             f'{trial.setting.folder}: restore it'
         )
-    return tuple(trial.with_seed(int(name)) for name in seeds if group.has_member(name))
+    return tuple(member for name, member in members.items() if member and group.has_member(name))
 
 
 def _new_group(trials: Sequence[Trial]) -> SeedGroup:
-    seeds = [trial.seed for trial in trials]
     names = tuple(trial.workdir.name for trial in trials)
-    return SeedGroup(trials[0].workdir.parent, seed_groups.group_name(seeds), names)
+    return SeedGroup(trials[0].workdir.parent, trials[0].group_name(trials), names)
 
 
 def _final_record(trial: Trial) -> Record | None:

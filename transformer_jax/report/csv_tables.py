@@ -1,4 +1,4 @@
-"""runs.csv and summary.csv: the numbers of a report with all of their digits.
+"""runs.csv, summary.csv and tries.csv: the numbers of a report with all of their digits.
 
 A text that a spreadsheet would compute as a formula has an apostrophe before it.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from transformer_jax.ablation.result_shapes import COSTS, LATER_COSTS
 from transformer_jax.report.tables import Report
+from transformer_jax.report.tuning import find_choices
 
 SUMMARY = ('mean', 'sd', 'low', 'high')
 COMPARISON = (
@@ -87,6 +88,21 @@ def summary_csv(report: Report) -> str:
                     *_fields(row.cost, [*COSTS, *measured]),
                 ]
             )
+    return _write_csv(lines)
+
+
+def tries_csv(report: Report) -> str:
+    """Write a line for each run of tuning: variant, values, score, seconds, or why it failed."""
+    tune = report.experiment['tune']
+    keys, label = [*tune['values']], tune['metric']['label']
+    lines: list[list[Any]] = [['variant', *keys, 'seed', label, 'seconds', 'chosen', 'failed']]
+    for variant, choice in find_choices(report.experiment).items():
+        for each in choice['tries']:
+            chosen = 'yes' if each['values'] == choice['chosen'] else 'no'
+            for run in each['runs']:
+                measured = run['seed'], run['score'], run['wall_seconds']
+                values = [each['values'][key] for key in keys]
+                lines.append([variant, *values, *measured, chosen, run['failed'] or None])
     return _write_csv(lines)
 
 

@@ -126,10 +126,10 @@ def differences_figure(table: Table, name: str) -> Figure:
             markerfacecolor='white' if is_open else color,
         )
     axes.set(ylim=(len(rows) - 0.5, -0.5))
-    axes.set_yticks(range(len(rows)), [_shorten(row.variant) for row, _ in rows])
+    axes.set_yticks(range(len(rows)), [shorten_name(row.variant) for row, _ in rows])
     better = 'left' if table.lower_is_better else 'right'
     axes.set_xlabel(
-        f'{name}: difference from {_shorten(table.reference)}\n'
+        f'{name}: difference from {shorten_name(table.reference)}\n'
         f'95% intervals, all together (better: {better})',
         fontsize=8,
     )
@@ -182,7 +182,7 @@ def _axis_figure(
 
 def _name_lines(axes: Axes, lines: Mapping[str, Line2D]) -> None:
     """Write the names of lines into a legend, or where they are many beside their ends."""
-    names = [_shorten(name) for name in lines]
+    names = [shorten_name(name) for name in lines]
     if len(lines) > MOST_COLORS:
         name_ends(axes, list(lines.values()), names)
     elif lines:
@@ -252,7 +252,7 @@ def _curves_figure(report: Report, name: str, found: Mapping[str, Curve]) -> Fig
     axes.set(xlabel='step', ylabel=curve_name(name))
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
-    names = [_shorten(variant) for variant in means]
+    names = [shorten_name(variant) for variant in means]
     if len(means) > MOST_COLORS:
         axes.margins(x=0.01)
         name_ends(axes, list(means.values()), names)
@@ -280,7 +280,7 @@ def _line_styles(report: Report) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def _shorten(name: str) -> str:
+def shorten_name(name: str) -> str:
     """Write a name on one line, without its middle where it is long."""
     name, half = ' '.join(name.split()), LONGEST_NAME // 2
     name = ''.join(letter if letter.isprintable() else '\ufffd' for letter in name)

@@ -18,6 +18,8 @@ from transformer_jax.report.html_tables import escape, results_table, text_table
 from transformer_jax.report.metric_names import curve_name
 from transformer_jax.report.tables import Report, Table
 from transformer_jax.report.traces import Curve
+from transformer_jax.report.tuning import tuning_heads, tuning_notes, tuning_rows
+from transformer_jax.report.tuning_figures import tuning_figures
 from transformer_jax.storage.json_text import to_json
 
 # A browser fetches nothing, whatever the name of a variant contains.
@@ -30,6 +32,7 @@ def html_report(report: Report) -> str:
         ('Claims', 'claims', _claims(report)),
         ('Results', 'results', ''.join(results_table(table) for table in report.tables)),
         ('What is varied', 'axis', _axis(report)),
+        ('Tuning', 'tuning', _tuning(report)),
         ('Missing runs', 'missing', _missing(report)),
         ('Learning curves', 'curves', _curves(report)),
         ('What differs between the variants', 'config', _config_differences(report)),
@@ -111,6 +114,18 @@ def _axis(report: Report) -> str:
     if not parts:
         return ''
     return '<p class="note">Means over seeds with their 95% intervals.</p>\n' + ''.join(parts)
+
+
+def _tuning(report: Report) -> str:
+    experiment = report.experiment
+    if not experiment.get('tune'):
+        return ''
+    rows = tuning_rows(experiment)
+    table = text_table(tuning_heads(experiment), rows) if rows else ''
+    notes = ''.join(f'<li>{escape(note)}</li>' for note in tuning_notes(experiment))
+    drawn = tuning_figures(experiment).values()
+    pictures = ''.join(picture(title, figure_bytes(figure)) for title, figure in drawn)
+    return f'{table}\n<ul class="note">{notes}</ul>\n{pictures}'
 
 
 def _curves(report: Report) -> str:

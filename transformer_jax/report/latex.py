@@ -2,6 +2,7 @@
 
 from transformer_jax.report.columns import cell, table_columns
 from transformer_jax.report.tables import Report, Table
+from transformer_jax.report.tuning import tuning_notes
 
 # Letter -> what TeX needs for it.
 LETTERS = {
@@ -33,8 +34,9 @@ COLUMNS = ('variant', 'n', 'mean', 'difference', 'p', 'verdict', 'paper', 'param
 
 
 def latex_report(report: Report) -> str:
-    """Write a tabular for each metric."""
-    return '\n'.join(_tabular(table) for table in report.tables)
+    """Write a tabular for each metric; comments say how the variants were tuned."""
+    notes = ''.join(f'% {latex_escape(note)}\n' for note in tuning_notes(report.experiment))
+    return notes + '\n'.join(_tabular(table) for table in report.tables)
 
 
 def _tabular(table: Table) -> str:

@@ -7,6 +7,7 @@ from transformer_jax.report import sentences
 from transformer_jax.report.claims import HEADS, NOTE, claim_rows
 from transformer_jax.report.columns import VERDICTS, Cell, Column, cell, table_columns
 from transformer_jax.report.tables import Report, Table, VariantResult
+from transformer_jax.report.tuning import tuning_heads, tuning_notes, tuning_rows
 
 
 def markdown_report(report: Report, figures: Mapping[str, str] | None = None) -> str:
@@ -29,6 +30,7 @@ def markdown_report(report: Report, figures: Mapping[str, str] | None = None) ->
             results_table(table, table_columns(table)),
             bullets(sentences.notes(table)),
         ]
+    parts += tuning_section(report)
     if report.missing:
         rows = [
             [code(variants), seeds, escape(why)]
@@ -64,6 +66,17 @@ def claims_section(report: Report) -> list[str]:
     rows = claim_rows(report.claims, report.experiment)
     table = grid(HEADS, [[*map(escape, row)] for row in rows], [True] * len(HEADS))
     return ['## Claims', table, NOTE]
+
+
+def tuning_section(report: Report) -> list[str]:
+    """Write how the variants were tuned, if they were: a heading, a table and notes."""
+    experiment = report.experiment
+    if not experiment.get('tune'):
+        return []
+    heads, rows = tuning_heads(experiment), tuning_rows(experiment)
+    cells = [[code(name), code(chosen), *map(escape, scores)] for name, chosen, *scores in rows]
+    table = grid([*map(escape, heads)], cells) if rows else ''
+    return ['## Tuning', table, bullets(tuning_notes(experiment))]
 
 
 def results_table(table: Table, columns: Sequence[Column]) -> str:

@@ -11,6 +11,7 @@ from transformer_jax.report import sentences
 from transformer_jax.report.columns import VERDICTS, Column, cell, table_columns
 from transformer_jax.report.markdown import code, escape, grid, join_remarks
 from transformer_jax.report.tables import Report, Table, VariantResult, Verdict
+from transformer_jax.report.tuning import tuning_notes
 
 TITLES = {
     'variant': 'variant',
@@ -114,8 +115,9 @@ def _axis_legend(table: Table, axis: Mapping[str, Any]) -> str:
 
 
 def short_tables(report: Report) -> str:
-    """Write the tables of all metrics, and how many runs are missing."""
+    """Write the tables of all metrics, how variants were tuned, and how many runs are missing."""
     parts = []
     for table in report.tables:
         parts += [metric_heading(table), short_table(report, table)]
-    return '\n\n'.join(filter(None, [*parts, missing_runs(report)]))
+    tuning = escape(' '.join(tuning_notes(report.experiment)))
+    return '\n\n'.join(filter(None, [*parts, tuning, missing_runs(report)]))

@@ -1,0 +1,72 @@
+"""The metrics of an experiment: a number, with the split, checkpoint and length it is taken at."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+from transformer_jax.ablation.field_types import check_fields
+from transformer_jax.errors import ConfigError
+from transformer_jax.evaluation.metrics import METRICS
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A number by which variants are scored.
+
+    Attributes:
+        name: a key of what `evaluate` reports, a row of METRICS; or 'step_seconds', the measured
+            time of a training step of one run.
+        split: validation or test.
+        checkpoint: as `evaluate --checkpoint`: best, last or avg:N; '': the best one, or the last
+            where no evaluation chose a best one.
+        length: 0, or measured as by `evaluate --lengths`, on the lengths of all metrics of this
+            experiment with the same split and checkpoint: an example counts for the smallest
+            length that it fits into.
+    """
+
+    name: str
+    split: str = 'test'
+    checkpoint: str = ''
+    length: int = 0
+
+    def __post_init__(self):
+        check_fields(self)
+        if self.split not in ('validation', 'test'):
+            raise ConfigError(f'split={self.split!r} of {self.name}, it takes validation, test')
+        if not re.fullmatch('|best|last|avg:[1-9][0-9]*', self.checkpoint):
+            raise ConfigError(
+                f'checkpoint={self.checkpoint!r} of {self.name}, it takes best, last, avg:N'
+            )
+        if self.length < 0 or self.length == 1:
+            raise ConfigError(f'length={self.length} of {self.name} must be 2 or more')
+
+    def __str__(self) -> str:
+        """The name in tables and results: 'test accuracy at 40', 'step_seconds'."""
+        if self.timed:
+            return self.name
+        at_length = f' at {self.length}' if self.length else ''
+        return f'{self.split} {self.name}{at_length}'
+
+    @property
+    def timed(self) -> bool:
+        """True if it is measured by taking training steps, not by an evaluation."""
+        return self.name in METRICS and METRICS[self.name].timed
+
+    @property
+    def lower_is_better(self) -> bool:
+        """True where a lower value is better."""
+        return METRICS[self.name].lower_is_better
+
+
+def evaluations(metrics: Sequence[Metric]) -> dict[str, list[Metric]]:
+    """Group metrics by the evaluation that measures them: {'test best': [metrics]}."""
+    groups: dict[str, list[Metric]] = {}
+    for metric in metrics:
+        if not metric.timed:
+            groups.setdefault(f'{metric.split} {metric.checkpoint}'.strip(), []).append(metric)
+    return groups
+
+
+def lengths_of(metrics: Sequence[Metric]) -> list[int]:
+    """Return the lengths at which some metrics of one evaluation are measured, ascending."""
+    return sorted({metric.length for metric in metrics if metric.length})
