@@ -4,12 +4,14 @@ The names below are all that an experiment file needs.
 """
 
 from transformer_jax.ablation.claims import Claim
+from transformer_jax.ablation.differences import Difference
 from transformer_jax.ablation.experiment import Axis, Experiment, Metric, Published
 from transformer_jax.ablation.experiment_files import at_scale, config_file, load_experiment
 
 __all__ = [
     'Axis',
     'Claim',
+    'Difference',
     'Experiment',
     'Metric',
     'Published',

@@ -11,6 +11,7 @@ import ml_collections
 
 from transformer_jax import config as config_lib
 from transformer_jax.ablation.claims import Claim
+from transformer_jax.ablation.differences import Difference, check_differences
 from transformer_jax.ablation.field_types import check_fields
 from transformer_jax.errors import ConfigError, UserError
 from transformer_jax.evaluation.metrics import METRICS
@@ -134,6 +135,7 @@ class Experiment:
         claims: what is tested, fixed before the runs.
         match: none, params or flops: `model.d_ff` (recurrent models: `model.d_model`) is solved so
             that each variant has as many as its reference.
+        differences: where this differs from the paper, for its readers.
     """
 
     claim: str
@@ -146,6 +148,7 @@ class Experiment:
     axis: Axis | None = None
     match: str = 'none'
     claims: tuple[Claim, ...] = ()
+    differences: tuple[Difference, ...] = ()
 
     def __post_init__(self):
         check_fields(self)
@@ -157,6 +160,7 @@ class Experiment:
         if self.seeds < 1:
             raise ConfigError(f'seeds={self.seeds} must be positive')
         self._check_names()
+        check_differences(self.differences)
 
     @property
     def compared_with(self) -> str | dict[str, str]:

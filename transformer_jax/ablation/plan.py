@@ -238,6 +238,7 @@ class Plan:
             'published': [dataclasses.asdict(published) for published in experiment.published],
             'axis': experiment.axis and dataclasses.asdict(experiment.axis),
             'match': experiment.match,
+            'differences': [dataclasses.asdict(each) for each in experiment.differences],
             'seeds': seeds,
             'variants': {name: variant(name, matched) for name, matched in self.matched.items()},
         }

@@ -24,7 +24,7 @@ COSTS = (
     'wall_seconds',
 )
 # The keys of a result.json whose values are objects, by metric or by split.
-BY_METRIC = ('scores', 'examples', 'lengths', 'checkpoints', 'selected')
+BY_METRIC = ('scores', 'examples', 'lengths', 'checkpoints', 'selected', 'splits')
 _COST = (*NUMBER, None)
 _RESULT = {
     'seed': int,
@@ -40,6 +40,7 @@ _RESULT = {
     'lengths': Optional({str: [int]}),
     'checkpoints': Optional({str: [int]}),
     'selected': Optional({str: str}),
+    'splits': Optional({str: str}),
 }
 _OUTLINE = {'metrics': [dict], 'published': [dict], 'variants': {str: {'config': dict}}}
 _METRIC = {
@@ -73,11 +74,13 @@ _CLAIM = {
     'stated': {'commit': (str, None), 'date': str, 'seeds': int, 'runs': int},
     'withdrawn': bool,
 }
+_DIFFERENCE = {'what': str, 'paper': str, 'here': str}
 _EXPERIMENT = {
     'file': str,
     'overrides': Optional(dict),
     'claim': str,
     'claims': Optional([_CLAIM]),
+    'differences': Optional([_DIFFERENCE]),
     'reference': (str, {str: str}),
     'metrics': [_METRIC],
     'published': [_PUBLISHED],

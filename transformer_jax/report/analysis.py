@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from transformer_jax.ablation.bootstrap import bootstrap
+from transformer_jax.ablation.compute import sound_compute
 from transformer_jax.ablation.rank_agreement import rank_agreement
 from transformer_jax.ablation.results import SENTENCES, load_results
+from transformer_jax.ablation.run_facts import sound_facts
 from transformer_jax.ablation.scales import SCALES
 from transformer_jax.ablation.seed_values import SeedValues, references_of
 from transformer_jax.ablation.statistics import (
@@ -107,7 +109,8 @@ def analyze(path: epath.PathLike) -> Report:
     }
     claims = judge_claims(experiment, by_variant, compared)
     traces = _read_traces(ablation)
-    return Report(experiment, results['runs'], tables, missing, *traces, claims)
+    compute = sound_compute(results)
+    return Report(experiment, results['runs'], tables, missing, *traces, claims, compute)
 
 
 def _read_traces(
@@ -185,6 +188,7 @@ def _analyze_metric(
                 comparison=comparisons.get(first),
                 resampled=resampled.get(first),
                 same_as='' if first == name else first,
+                validation=_validation(ablation.runs[entry['folder']], label),
             )
         )
     papers = tuple(
@@ -195,6 +199,12 @@ def _analyze_metric(
     count = len(next(iter(next(iter(sentences.values())).values()))) if resampled else 0
     scale = METRICS[metric['name']].scale
     return Table(label, lower_is_better, tuple(rows), papers, count, scale)
+
+
+def _validation(runs: Sequence[Result], label: str) -> SeedValues:
+    """Return the values on the validation split beside those of a test metric."""
+    found = {run['seed']: sound_facts(run).get('validation', {}) for run in runs}
+    return {seed: values[label] for seed, values in found.items() if label in values}
 
 
 def _read_sentences(ablation: _Ablation, label: str) -> dict[str, dict[int, list]]:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from transformer_jax.ablation.result_shapes import COSTS
-from transformer_jax.report.tables import Report
+from transformer_jax.ablation.statistics import summarize
+from transformer_jax.report.tables import Report, VariantResult
 
 SUMMARY = ('mean', 'sd', 'low', 'high')
 COMPARISON = (
@@ -57,6 +58,8 @@ def summary_csv(report: Report) -> str:
     papers = list(dict.fromkeys(paper.name for table in report.tables for paper in table.papers))
     every = [row.cost for table in report.tables for row in table.rows]
     measured = [key for key in EFFICIENCY if any(getattr(cost, key) is not None for cost in every)]
+    known = any(row.validation for table in report.tables for row in table.rows)
+    validation = ('seeds', 'mean', 'sd') if known else ()
     lines: list[list[Any]] = [
         [
             'variant',
@@ -69,6 +72,7 @@ def summary_csv(report: Report) -> str:
             *papers,
             *COSTS,
             *measured,
+            *(f'validation: {key}' for key in validation),
         ]
     ]
     for table in report.tables:
@@ -85,9 +89,15 @@ def summary_csv(report: Report) -> str:
                     *_fields(row.resampled, RESAMPLED),
                     *(theirs.get(paper) for paper in papers),
                     *_fields(row.cost, [*COSTS, *measured]),
+                    *(_validation(row)[key] for key in validation),
                 ]
             )
     return _write_csv(lines)
+
+
+def _validation(row: VariantResult) -> dict[str, Any]:
+    found = summarize(row.validation) if row.validation else None
+    return {'seeds': len(row.validation), 'mean': found and found.mean, 'sd': found and found.sd}
 
 
 def _fields(values: Any, keys: Iterable[str]) -> list[Any]:
