@@ -14,6 +14,8 @@ from helpers.recorded import (
 )
 
 from transformer_jax.ablation.results import load_results
+from transformer_jax.ablation.statistics import NOT_TESTED, Comparison
+from transformer_jax.report import analysis
 from transformer_jax.report.analysis import analyze
 from transformer_jax.report.columns import cell, table_columns
 from transformer_jax.report.csv_tables import summary_csv
@@ -23,6 +25,16 @@ from transformer_jax.report.reviewer import answers, fingerprint_rows
 from transformer_jax.report.seed_sources import seed_sources
 
 METRICS = [{'name': 'bleu'}, {'name': 'loss'}]
+
+
+@pytest.fixture(autouse=True)
+def without_statistics(monkeypatch):
+    """Leave out the tests of differences, which take seconds and are not what is looked at."""
+    untested = Comparison(NOT_TESTED, reason='left out')
+    monkeypatch.setattr(
+        analysis, 'compare_pairs', lambda values, pairs, *_: dict.fromkeys(pairs, untested)
+    )
+    monkeypatch.setattr(analysis, 'bootstrap', lambda sentences, references: {})
 
 
 @pytest.fixture
