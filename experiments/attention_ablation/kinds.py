@@ -10,7 +10,7 @@ directory, or in DIR with `--config.data.source_dir=DIR`, see README.md. The fee
 each variant is solved so that its non-embedding parameters equal those of softmax attention.
 """
 
-from transformer_jax.ablation import Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import Difference, Experiment, Metric, at_scale, config_file
 
 CONFIGS = {
     'small': 'configs/tiny_shakespeare.py:small',
@@ -71,5 +71,25 @@ def get_experiment(scale='small'):
         variants=variants,
         metrics=metrics,
         match='params',
+        differences=_differences(scale),
         seeds=3,
     )
+
+
+def _differences(scale):
+    table = Difference(
+        'table',
+        "no published table is reproduced; each kind's paper has a model and data of its own",
+        'all kinds in one model, at equal non-embedding parameters',
+    )
+    loss = Difference(
+        'validation loss (of nanoGPT)',
+        'estimated from 20 random batches',
+        'over the whole validation text',
+    )
+    smaller = (
+        Difference('model (of nanoGPT)', '4 layers of width 128', '2 layers of width 64'),
+        Difference('training (of nanoGPT)', '2,000 steps', '1,000 steps'),
+    )
+    more = {'small': (loss, *smaller), 'shakespeare': (loss,), 'multi30k': ()}
+    return (table, *more[scale])

@@ -15,7 +15,14 @@ head and too many heads are worse, small keys hurt, larger is better as long as 
 overfitting, dropout matters, sinusoids equal learned positions.
 """
 
-from transformer_jax.ablation import Experiment, Metric, Published, at_scale, config_file
+from transformer_jax.ablation import (
+    Difference,
+    Experiment,
+    Metric,
+    Published,
+    at_scale,
+    config_file,
+)
 
 # Row -> (perplexity per word piece, BLEU on newstest2013).
 PAPER = {
@@ -72,6 +79,7 @@ def get_experiment(scale='small'):
         variants=rows,
         metrics=metrics,
         seeds=3,
+        differences=_differences(scale),
         published=(
             Published(source, 'BLEU, newstest2013', str(metrics[0]), bleu),
             Published(
@@ -81,6 +89,51 @@ def get_experiment(scale='small'):
                 perplexity,
                 lower_is_better=True,
             ),
+        ),
+    )
+
+
+def _differences(scale):
+    if scale == 'wmt14':
+        return (
+            Difference(
+                'batches',
+                'about 25,000 source and 25,000 target tokens (section 5.1)',
+                '25,600 target tokens, padding included, in packed rows of 256',
+            ),
+        )
+    small = scale == 'small'
+    return (
+        Difference(
+            'data',
+            'WMT 2014 English to German, scored on newstest2013',
+            'Multi30k captions (29,000 pairs), lower-cased and tokenized, scored on test2016',
+        ),
+        Difference('vocabulary', '37,000 pieces', f'{"2,000" if small else "10,000"} pieces'),
+        Difference(
+            'base model',
+            '6 layers of width 512, d_ff 2,048, 8 heads',
+            '3 layers of width 64, d_ff 128, 8 heads'
+            if small
+            else '4 layers of width 128, d_ff 256, 4 heads (Transformer-Tiny, Wu et al. 2021)',
+        ),
+        Difference(
+            'training',
+            '100,000 steps of about 25,000 target tokens',
+            '2,000 steps of 800 target tokens'
+            if small
+            else 'up to 8,000 steps of up to 8,192 target tokens, patience 10',
+        ),
+        Difference(
+            'rows',
+            'absolute sizes, such as 1, 4, 16 and 32 heads',
+            "the paper's factors of our base, as nearly as whole numbers allow",
+        ),
+        Difference(
+            'decoding', 'beam 4, length penalty 0.6', f'beam {1 if small else 5}, length penalty 1'
+        ),
+        Difference(
+            'checkpoint', 'no averaging', 'the last one' if small else 'the average of the last 10'
         ),
     )
 

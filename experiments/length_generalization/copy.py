@@ -16,7 +16,14 @@ The paper's numbers are mean reciprocal ranks over many tasks (Figure 1): none .
 Expected: roughly that order.
 """
 
-from transformer_jax.ablation import Experiment, Metric, Published, at_scale, config_file
+from transformer_jax.ablation import (
+    Difference,
+    Experiment,
+    Metric,
+    Published,
+    at_scale,
+    config_file,
+)
 
 POSITIONS = {
     'none': 'none',
@@ -76,4 +83,22 @@ def get_experiment(scale='small'):
             ),
         ),
         seeds=3,
+        differences=_differences(scale),
+    )
+
+
+def _differences(scale):
+    always = (
+        Difference(
+            'measure',
+            'mean reciprocal rank over many tasks (Figure 1)',
+            'accuracy per token of the answer, teacher-forced, of one task',
+        ),
+    )
+    if scale != 'small':
+        return always
+    return (
+        *always,
+        Difference('model', '12 layers of width 768', '2 layers of width 64'),
+        Difference('tasks', 'many', 'copying, with an alphabet of 10'),
     )

@@ -16,6 +16,7 @@ the length where every token attends to every other.
 
 from transformer_jax.ablation import (
     Axis,
+    Difference,
     Experiment,
     Metric,
     Published,
@@ -57,6 +58,32 @@ def get_experiment(scale='small'):
     return at_scale(scale, {'small': small, 'lra': lra, 'speed': speed})()
 
 
+# Of the model where it is scored, see configs/listops.py.
+MODEL = (
+    Difference('pooling', '[CLS], a token put before the text', 'the mean over tokens'),
+    Difference('weights of layers', 'tied between layers', 'not tied'),
+)
+SMALL = (
+    Difference('data', '500 to 2,000 tokens, depth 10', '20 to 200 tokens, depth 5'),
+    Difference(
+        'model',
+        '6 layers of width 512, d_ff 2,048, 8 heads',
+        '4 layers of width 64, d_ff 128, 4 heads',
+    ),
+    Difference(
+        'training',
+        '5,000 steps of 32 sequences',
+        '600 steps of up to 6,656 tokens, padding included',
+    ),
+)
+SPEED = (
+    Difference('data', '32 sequences of bytes a step', 'one sequence of ListOps a step'),
+    Difference('model', 'a whole model', 'one layer of width 512, 8 heads'),
+    Difference('device', 'TPUs', 'that of "How it was run"'),
+    Difference('measure', 'steps per second', 'seconds per step'),
+)
+
+
 def kinds(length, window, block):
     """Return the variants: the paper's kinds, by its names, and two more bidirectional kinds.
 
@@ -87,7 +114,7 @@ def small():
     """Describe the small setting, for 2 CPU cores."""
     base = config_file('configs/listops.py:small')
     base.train.steps = 600
-    return quality(base, kinds(208, 16, 16))
+    return quality(base, kinds(208, 16, 16), SMALL)
 
 
 def lra():
@@ -98,7 +125,7 @@ def lra():
     return quality(config_file('configs/listops.py:lra'), kinds(2016, 64, 32) | additive)
 
 
-def quality(base, variants):
+def quality(base, variants, differences=()):
     """Describe the comparison of accuracies (Table 1)."""
     return Experiment(
         claim='full attention is well above chance on ListOps; local and linear attention are not',
@@ -106,6 +133,7 @@ def quality(base, variants):
         variants=variants,
         metrics=(Metric('accuracy'),),
         seeds=3,
+        differences=MODEL + differences,
         published=(
             Published(
                 'Tay et al. (2021), Table 1',
@@ -145,6 +173,7 @@ def speed():
         reference='softmax',
         seeds=3,
         axis=Axis('tokens in a sequence', points),
+        differences=SPEED,
         published=(
             Published('Tay et al. (2021), Table 2', 'steps per second', 'step_seconds', paper),
         ),

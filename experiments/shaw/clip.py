@@ -11,6 +11,7 @@ Expected: k = 0, no order at all, is far worse than the rest; from k = 2 on noth
 
 from transformer_jax.ablation import (
     Axis,
+    Difference,
     Experiment,
     Metric,
     Published,
@@ -23,6 +24,19 @@ CONFIGS = {
     'small': 'configs/number_words.py:en-de',
     'multi30k': 'configs/multi30k.py:en-de',
     'wmt14': 'configs/wmt14.py:en-de,base',
+}
+# What each scale has in place of the paper's data and model.
+HERE = {
+    'small': (
+        'number words, English to German',
+        '2 layers of width 128, 4 heads',
+        '300 steps of up to 2,048 target tokens',
+    ),
+    'multi30k': (
+        'Multi30k captions, English to German',
+        'Transformer-Tiny (Wu et al. 2021): 4 layers of width 128, 4 heads',
+        'up to 8,000 steps of up to 8,192 target tokens, patience 10',
+    ),
 }
 
 
@@ -51,5 +65,21 @@ def get_experiment(scale='small'):
         ),
         reference='k = 16',
         seeds=3,
+        differences=_differences(scale),
         axis=Axis('clipping distance k', {f'k = {k}': ('Shaw', k) for k in distances}),
+    )
+
+
+def _differences(scale):
+    clipped = Difference(
+        'k = 0', 'relative positions clipped at distance 0', 'no position encoding: it is the same'
+    )
+    if scale == 'wmt14':
+        return (clipped,)
+    data, model, training = HERE[scale]
+    return (
+        Difference('data', 'WMT 2014 English to German, scored on newstest2013', data),
+        Difference('model', 'the base model for WMT 2014', model),
+        Difference('training', 'that of the base model (here `wmt14`: 100,000 steps)', training),
+        clipped,
     )

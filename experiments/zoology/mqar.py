@@ -17,7 +17,14 @@ Expected: softmax attention reaches 0.99 or more; a window recalls what is withi
 8 < 16 < 32 < all.
 """
 
-from transformer_jax.ablation import Experiment, Metric, Published, at_scale, config_file
+from transformer_jax.ablation import (
+    Difference,
+    Experiment,
+    Metric,
+    Published,
+    at_scale,
+    config_file,
+)
 
 KINDS = {
     'softmax': 'softmax',
@@ -65,4 +72,23 @@ def get_experiment(scale='small'):
             ),
         ),
         seeds=3,
+        differences=_differences(scale, rows * steps),
     )
+
+
+def _differences(scale, sequences):
+    own = (
+        Difference('learning rate', 'the best of several', '3e-3'),
+        Difference('feed-forward layers', 'none', 'GELU, width 256'),
+        Difference(
+            'windows',
+            'combined with a convolution, at other lengths (Arora et al. 2024, Figure 2)',
+            'alone',
+        ),
+    )
+    if scale != 'small':
+        return own
+    training = Difference(
+        'training', '64 epochs of 100,000 sequences', f'{sequences:,} sequences in all'
+    )
+    return (training, *own)

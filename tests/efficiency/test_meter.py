@@ -135,7 +135,8 @@ def test_the_lines_are_json(clock, tmp_path):
     meter = make_meter(tmp_path / 'times.jsonl')
     meter.begin_steps(3)
     (line,) = (tmp_path / 'times.jsonl').read_text().splitlines()
-    ended = {'first': 3, 'last': 3, 'began': 1000.0, 'ended': 1000.0, 'seconds': {'setup': 0.0}}
+    ended = {'first': 3, 'last': 3, 'began': 1000.0, 'ended': 1000.0}
+    ended |= {'seconds': {'setup': 0.0}, 'flops': 0.0}
     assert json.loads(line) == ended
 
 
@@ -172,3 +173,18 @@ def test_a_cpu_is_measured_once(monkeypatch):
     assert [timing.peak_flops('float32') for _ in range(2)] == [7.0, 7.0]
     timing.peak_flops.cache_clear()
     assert measured == [round(1024 / jax.device_count() ** (1 / 3))]
+
+
+def test_each_stretch_has_the_flops_of_its_steps(clock, tmp_path):
+    path = epath.Path(tmp_path / 'times.jsonl')
+    meter = make_meter(path)
+    meter.begin_steps(0)
+    take_step(meter, clock, 1.0)
+    meter.log_values(1, 1.0)
+    take_step(meter, clock, 1.0, length=16)
+    take_step(meter, clock, 1.0)
+    meter.mark(3)
+    assert [stretch.flops for stretch in read_stretches(path)] == [0, 4 * 80, 4 * 160 + 4 * 80]
+    old = {'first': 0, 'last': 1, 'began': 0.0, 'ended': 1.0, 'seconds': {}}
+    path.write_text(json.dumps(old) + '\n')
+    assert [stretch.flops for stretch in read_stretches(path)] == [None]

@@ -1,6 +1,7 @@
 """Data that changed between two starts of a run is refused; data that only moved is not."""
 
 import gzip
+import json
 import shutil
 
 import pytest
@@ -189,6 +190,20 @@ def command(trained, tmp_path, call, monkeypatch):
         return errors
 
     return run
+
+
+def test_run_json_has_the_fingerprints_and_an_evaluation_that_of_its_split(trained, tmp_path):
+    workdir = shutil.copytree(trained / 'run', tmp_path / 'run')
+    [start] = json.loads((workdir / 'run.json').read_text())
+    data = load_data(
+        config_lib.resolve(of(trained / 'data')).pipeline, epath.Path(workdir / 'tokenizer'), quiet
+    )
+    expected = {split: split_fingerprint(data, split) for split in ('train', 'validation')}
+    assert start['splits'] == expected
+    scores = TrainedRun(workdir, 'last', quiet, {}).evaluate('validation').scores
+    assert scores['split_sha256'] == expected['validation']
+    [written] = json.loads((workdir / 'evaluations.json').read_text())
+    assert written['split_sha256'] == expected['validation']
 
 
 @pytest.mark.parametrize('name', COMMANDS)

@@ -35,6 +35,7 @@ RUNS = [  # key, value -> what is said of the run
     ('scores', {'test bleu': HUGE, 'test loss': 1.0}, 'its test bleu is (about 10^400)'),
     ('scores', {'test bleu': [1], 'test loss': 1.0}, 'its test bleu is [1]'),
     ('scores', {'test bleu': 'inf', 'test loss': 1.0}, 'its test bleu is inf'),
+    ('splits', {'test': 5}, "'test' is not a text"),
     ('seed', '0', "'seed' is not a whole number"),
 ]
 
@@ -125,6 +126,8 @@ EXPERIMENT = [  # place, value -> what is said of the file
     (('published', 0, 'metric'), 'test chrf', "published numbers by 'test chrf'"),
     (('published', 0, 'measure'), None, "'measure' is not a text"),
     (('published',), None, "'published' is not a list"),
+    (('differences',), 'none', "'differences' is not a list"),
+    (('differences',), [{'what': 'data', 'paper': 'WMT'}], "lacks 'here'"),
     (('overrides',), ['x'], "'overrides' is not an object"),
 ]
 

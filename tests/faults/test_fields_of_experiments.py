@@ -5,7 +5,7 @@ import contextlib
 import pytest
 from helpers.tiny_ablation import METRICS, plan, table
 
-from transformer_jax.ablation import Axis, Experiment, Metric, Published
+from transformer_jax.ablation import Axis, Difference, Experiment, Metric, Published
 from transformer_jax.config import default_config
 from transformer_jax.errors import ConfigError
 
@@ -19,6 +19,10 @@ def published(values, metric='test loss', **changes):
 
 def axis(points, label='x'):
     return {'axis': Axis(label, points)}
+
+
+def differences(*rows):
+    return {'differences': tuple(Difference(*row) for row in rows)}
 
 
 # What an experiment with the variants a and b is given, by a function since some fail when made ->
@@ -61,6 +65,13 @@ WRONG = [
     (lambda: {'metrics': (Metric(3),)}, 'name=3: it takes text'),
     (lambda: {'metrics': (Metric('loss', length=2.0),)}, 'length=2.0: it takes a whole number'),
     (lambda: {'metrics': (Metric('loss', checkpoint=None),)}, 'checkpoint=None: it takes text'),
+    (lambda: differences(('data', '', 'here')), "Difference 'data': paper is empty"),
+    (lambda: differences(('data', 'WMT', ' ')), "Difference 'data': here is empty"),
+    (lambda: differences((' ', 'WMT', 'here')), "Difference ' ': what is empty"),
+    (lambda: differences(('data', 3, 'here')), 'paper=3: it takes text'),
+    (lambda: differences(('data', 'WMT', 'WMT')), 'paper and here say the same'),
+    (lambda: differences(*2 * [('data', 'WMT', 'Multi30k')]), "differences has 'data' twice"),
+    (lambda: {'differences': ('data',)}, "differences[0]='data': it takes Difference"),
     (
         lambda: {'reference': 'old', **axis({'a': ('old', 1), 'b': ('old', 1)})},
         "reference='old' has several points of the axis at 1",
@@ -88,6 +99,7 @@ def test_a_wrong_field_is_named(changes, said):
         axis({'a': ('one', 1), 'b': ('one', 1)}),  # no line of it is the reference
         {'metrics': [Metric('loss')]},
         {'seeds': 7},
+        differences(('data', 'WMT 2014', 'Multi30k')),
     ],
 )
 def test_a_right_field_is_taken(changes):

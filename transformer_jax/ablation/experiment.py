@@ -11,6 +11,7 @@ import ml_collections
 
 from transformer_jax import config as config_lib
 from transformer_jax.ablation.claims import Claim
+from transformer_jax.ablation.differences import Difference, check_differences
 from transformer_jax.ablation.field_types import check_fields
 from transformer_jax.ablation.metric import Metric
 from transformer_jax.ablation.tune import Tune
@@ -90,6 +91,7 @@ class Experiment:
             that each variant has as many as its reference.
         tune: what is chosen for each variant by tries, before it is scored: a Tune, or its `values`
             alone, {'optim.learning_rate': (1e-3, 3e-3, 1e-2)}.
+        differences: where this differs from the paper, for its readers.
     """
 
     claim: str
@@ -104,6 +106,7 @@ class Experiment:
     claims: tuple[Claim, ...] = ()
     tune: Tune | Mapping[str, Any] | None = None
     looks: int = 1
+    differences: tuple[Difference, ...] = ()
 
     def __post_init__(self):
         check_fields(self)
@@ -117,6 +120,7 @@ class Experiment:
         if not 1 <= self.looks <= 20:
             raise ConfigError(f'looks={self.looks}, it takes 1 to 20')
         self._check_names()
+        check_differences(self.differences)
         if self.tuning:
             self.tuning.check_keys(self.variants, self.match)
 

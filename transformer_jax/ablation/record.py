@@ -61,6 +61,7 @@ def make_record(
         'published': [dataclasses.asdict(published) for published in experiment.published],
         'axis': experiment.axis and dataclasses.asdict(experiment.axis),
         'match': experiment.match,
+        'differences': [dataclasses.asdict(each) for each in experiment.differences],
         'tune': experiment.tuning and experiment.tuning.as_json(),
         'variants': {name: variant(name, matched) for name, matched in matched.items()},
         **stages,

@@ -27,7 +27,7 @@ COSTS = (
 # The same, in the results of later versions.
 LATER_COSTS = ('mfu', 'goodput', 'state_bytes', 'state_length')
 # The keys of a result.json whose values are objects, by metric or by split.
-BY_METRIC = ('scores', 'examples', 'lengths', 'checkpoints', 'selected')
+BY_METRIC = ('scores', 'examples', 'lengths', 'checkpoints', 'selected', 'splits')
 _COST = (*NUMBER, None)
 _RESULT = {
     'seed': int,
@@ -43,6 +43,7 @@ _RESULT = {
     'lengths': Optional({str: [int]}),
     'checkpoints': Optional({str: [int]}),
     'selected': Optional({str: str}),
+    'splits': Optional({str: str}),
 }
 _OUTLINE = {'metrics': [dict], 'published': [dict], 'variants': {str: {'config': dict}}}
 _METRIC = {
@@ -101,6 +102,7 @@ _PILOT = {
     'seconds_per_seed': _COST,
     'claims': [_PLANNED_CLAIM],
 }
+_DIFFERENCE = {'what': str, 'paper': str, 'here': str}
 _EXPERIMENT = {
     'file': str,
     'overrides': Optional(dict),
@@ -108,6 +110,7 @@ _EXPERIMENT = {
     'claims': Optional([_CLAIM]),
     'looks': Optional(_LOOKS),
     'pilot': Optional((_PILOT, None)),
+    'differences': Optional([_DIFFERENCE]),
     'reference': (str, {str: str}),
     'metrics': [_METRIC],
     'published': [_PUBLISHED],

@@ -19,8 +19,10 @@ from etils import epath
 
 from transformer_jax import config as config_lib
 from transformer_jax.ablation.choices import add_choices
+from transformer_jax.ablation.compute import compute_spent
 from transformer_jax.ablation.field_types import is_finite
 from transformer_jax.ablation.result_shapes import migrate_experiment, read_result
+from transformer_jax.ablation.run_facts import run_facts
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.ranges import shorten
 from transformer_jax.schema import ExperimentConfig
@@ -53,8 +55,9 @@ def load_results(path: epath.PathLike) -> dict[str, Any]:
 
     Returns:
         `experiment`: the content of experiment.json; `runs`: the sound ones, each the content of
-        its result.json with its `folder`; `missing`: all others of the plan, with `folder`, `seed`
-        and `why`.
+        its result.json with its `folder`, and with `facts`, see `run_facts`; `missing`: all others
+        of the plan, with `folder`, `seed` and `why`; `compute`, see `compute_spent`. Files of
+        earlier versions have neither `facts` nor `compute`.
 
     Raises:
         ConfigError: `path` is neither.
@@ -88,7 +91,8 @@ def load_results(path: epath.PathLike) -> dict[str, Any]:
             raise Damaged(find('missing', folder, seed).get('why', f'not in {path.name}'))
         return check_result(found, seed, experiment)
 
-    return _gather(experiment, run_of)
+    known = {'compute': content['compute']} if 'compute' in content else {}
+    return _gather(experiment, run_of) | known
 
 
 def collect(root: epath.Path) -> dict[str, Any]:
@@ -100,10 +104,19 @@ def collect(root: epath.Path) -> dict[str, Any]:
     experiment = read_experiment(root / EXPERIMENT)
     add_choices(experiment, root)
     configs = {variant['folder']: variant['config'] for variant in experiment['variants'].values()}
-    return _gather(
-        experiment,
-        lambda folder, seed: read_run(root / folder / str(seed), seed, configs[folder], experiment),
+
+    def run_of(folder: str, seed: int) -> dict[str, Any]:
+        workdir, config = root / folder / str(seed), configs[folder]
+        run = read_run(workdir, seed, config, experiment)
+        best_metric = config.get('evaluate.best_metric', '')  # A damaged file may lack it.
+        return run | {'facts': run_facts(workdir, run, experiment['metrics'], best_metric)}
+
+    found = _gather(experiment, run_of)
+    runs, missing = (
+        {(entry['folder'], str(entry['seed'])) for entry in found[key]}
+        for key in ('runs', 'missing')
     )
+    return found | {'compute': compute_spent(root, runs | missing, runs)}
 
 
 def write_results(root: epath.Path) -> None:

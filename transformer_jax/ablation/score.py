@@ -40,6 +40,7 @@ class Findings:
         lengths: 'test best' -> the lengths that this evaluation was measured at.
         checkpoints: str(metric) -> the steps that were scored.
         selected: str(metric) -> its `checkpoint`; results of earlier versions have none.
+        splits: 'test' -> the SHA-256 of the split when it was scored last.
         sentences: 'test bleu' -> what the score is made of, example by example; the content of
             sentences.json.
     """
@@ -49,6 +50,7 @@ class Findings:
     lengths: dict[str, list[int]]
     checkpoints: dict[str, list[int]]
     selected: dict[str, str]
+    splits: dict[str, str]
     sentences: dict[str, list[list[int]]]
 
     def lack(self, metric: Metric, key: str, lengths: Sequence[int]) -> bool:
@@ -84,6 +86,7 @@ def score(trial: Trial, metrics: Sequence[Metric], log: Log) -> None:
         _add_by_length(findings, trained, [metric for metric in lacking if metric.length], lengths)
         if lengths:
             findings.lengths[key] = lengths
+        findings.splits[first.split] = trained.fingerprint(first.split)
         for metric in lacking:
             findings.checkpoints[str(metric)] = list(trained.steps)
             findings.selected[str(metric)] = metric.checkpoint
@@ -202,10 +205,10 @@ def _origin() -> dict[str, Any]:
 
 def _read_findings(trial: Trial) -> Findings:
     """Read what was scored before; nothing where that is damaged or belongs to another seed."""
-    result = {'selected': {}} | _read_object(trial.workdir / RESULT)
+    result = {'selected': {}, 'splits': {}} | _read_object(trial.workdir / RESULT)
     sound = all(isinstance(result.get(key), dict) for key in BY_METRIC)
     if not sound or result.get('seed') != trial.seed:
-        return Findings({}, {}, {}, {}, {}, {})
+        return Findings({}, {}, {}, {}, {}, {}, {})
     parts = {key: result[key] for key in BY_METRIC}
     return Findings(**parts, sentences=_read_object(trial.workdir / SENTENCES))
 

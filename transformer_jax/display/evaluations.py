@@ -13,7 +13,7 @@ from etils import epath
 from transformer_jax.display.figures import PlainFigure, save_figure
 from transformer_jax.display.lines import fit_scale
 
-# Keys of a result that stand in the title, in a row of their own or in a table of their own.
+# Keys of a result that stand in the title, in a row or table of their own, or for programs alone.
 ELSEWHERE = (
     'direction',
     'task',
@@ -23,6 +23,7 @@ ELSEWHERE = (
     'decode',
     'classes',
     'confusion',
+    'split_sha256',
 )
 
 

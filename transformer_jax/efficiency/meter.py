@@ -50,6 +50,7 @@ class Meter:
         self._ended, self._first = self._began, 0
         self._shapes: set[tuple[int, int]] = set()
         self._flops: deque[float] = deque()  # of the steps that are not yet done
+        self._flops_of_stretch = 0.0
         self._since = self._paused = 0.0
         self._reset()
 
@@ -91,7 +92,9 @@ class Meter:
         now = time.perf_counter()
         self._step_seconds.append(max(now - self._since - self._paused, 0.0))
         self._since, self._paused = now, 0.0
-        self._flops_done += self._flops.popleft()
+        done = self._flops.popleft()
+        self._flops_done += done
+        self._flops_of_stretch += done
 
     def log_values(self, step: int, tokens_per_second: float) -> dict[str, float]:
         """Return what a line of the log says of the steps since the last one, and `mark` it.
@@ -125,9 +128,10 @@ class Meter:
     def mark(self, step: int) -> None:
         """End a stretch after `step`, and append it to times.jsonl."""
         ended = self._now()
-        stretch = Stretch(self._first, step, self._ended, ended, dict(self._seconds))
+        seconds, flops = dict(self._seconds), self._flops_of_stretch
+        stretch = Stretch(self._first, step, self._ended, ended, seconds, flops)
         self._compiled += self._seconds['compile']
-        self._ended, self._first = ended, step
+        self._ended, self._first, self._flops_of_stretch = ended, step, 0.0
         self._seconds.clear()
         self.spent.add(stretch)
         if jax.process_index() == 0:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from etils import epath
 
-from transformer_jax.storage.json_files import NUMBER, read_json_lines
+from transformer_jax.storage.json_files import NUMBER, Optional, read_json_lines
 
 # What a start does but useful steps, each with its meaning. 'setup' begins a start.
 CAUSES = {
@@ -37,6 +37,8 @@ class Stretch:
         began: Unix time.
         ended: Unix time.
         seconds: by cause, of CAUSES; all other time was spent on steps.
+        flops: of the steps that were done, matrix products of forward and backward pass, padding
+            included; None in files of earlier versions.
     """
 
     first: int
@@ -44,6 +46,7 @@ class Stretch:
     began: float
     ended: float
     seconds: Mapping[str, float]
+    flops: float | None = None
 
     @property
     def step_seconds(self) -> float:
@@ -120,6 +123,9 @@ def read_stretches(path: epath.Path) -> list[Stretch]:
     Raises:
         WorkdirError: the file cannot be read.
     """
-    shape = {'first': int, 'last': int, 'began': NUMBER, 'ended': NUMBER, 'seconds': {str: NUMBER}}
+    shape = {
+        **{'first': int, 'last': int, 'began': NUMBER, 'ended': NUMBER, 'seconds': {str: NUMBER}},
+        'flops': Optional((*NUMBER, None)),
+    }
     lines = read_json_lines(path, shape, strict=False)
-    return [Stretch(**{key: line[key] for key in shape}) for _, line in lines]
+    return [Stretch(**{key: line[key] for key in shape if key in line}) for _, line in lines]

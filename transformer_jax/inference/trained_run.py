@@ -12,7 +12,7 @@ from etils import epath
 from transformer_jax import config as config_lib
 from transformer_jax.attention.engines import is_available
 from transformer_jax.data import load_data
-from transformer_jax.data.fingerprints import require_same_splits
+from transformer_jax.data.fingerprints import require_same_splits, split_fingerprint
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.evaluation.evaluator import Evaluation, Evaluator
 from transformer_jax.inference.decode_keys import with_method
@@ -99,6 +99,7 @@ class TrainedRun:
         meta = self.checkpoints.meta(self.steps[0])
         self.data.tokenizer.require(meta['tokenizer'], self.workdir.tokenizer_path)
         self._stored_splits, self._allows_changes = meta.get('splits', {}), allow_changed_data
+        self._fingerprints: dict[str, str] = {}  # of the splits as they are read now
         self.require_same_data(splits)
         self.params = self.params_at(self.steps)
         self.evaluator = Evaluator(components, self.data, self.partitioner, log)
@@ -131,6 +132,12 @@ class TrainedRun:
         """Raise DataError where a split that was read in training is another one now."""
         require_same_splits(self.data, self._stored_splits, splits, self._allows_changes, self.log)
 
+    def fingerprint(self, split: str) -> str:
+        """Return the SHA-256 of a split's examples as they are read now, see `fingerprints`."""
+        if split not in self._fingerprints:
+            self._fingerprints[split] = split_fingerprint(self.data, split)
+        return self._fingerprints[split]
+
     def samples_name(self, split: str) -> str:
         """Name the file in the workdir's samples/ where `evaluate` writes translations."""
         return f'{split}-{self.choice.replace(":", "")}.txt'
@@ -142,18 +149,19 @@ class TrainedRun:
             split: 'validation' or 'test'.
 
         Returns:
-            the evaluation. Its scores also say what was scored: task, split, checkpoint, steps,
-            decode and seconds.
+            the evaluation. Its scores also say what was scored: task, split, its
+            fingerprint, checkpoint, steps, decode and seconds.
         """
         start = time.time()
+        self.require_same_data([split])
         origin = {
             'task': self.config.data.task,
             'split': split,
+            'split_sha256': self.fingerprint(split),
             'checkpoint': self.choice,
             'steps': list(self.steps),
             'decode': config_lib.flatten(self.config.decode),
         }
-        self.require_same_data([split])
         found = self.evaluator.evaluate(self.params, split)
         scores = origin | found.scores | {'seconds': round(time.time() - start, 2)}
         return dataclasses.replace(found, scores=scores)

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from transformer_jax.ablation.bootstrap import bootstrap
+from transformer_jax.ablation.compute import sound_compute
 from transformer_jax.ablation.families import Family, families, first_names
 from transformer_jax.ablation.looks import level
 from transformer_jax.ablation.pilot import waits
 from transformer_jax.ablation.rank_agreement import rank_agreement
 from transformer_jax.ablation.results import SENTENCES, load_results
+from transformer_jax.ablation.run_facts import sound_facts
 from transformer_jax.ablation.seed_values import SeedValues, references_of
 from transformer_jax.ablation.statistics import (
     DIFFERENT,
@@ -98,7 +100,8 @@ def analyze(path: epath.PathLike) -> Report:
     )
     claims = judge_claims(experiment, compared)
     traces = _read_traces(ablation)
-    return Report(experiment, results['runs'], tables, missing, *traces, claims)
+    compute = sound_compute(results)
+    return Report(experiment, results['runs'], tables, missing, *traces, claims, compute)
 
 
 def _compare(experiment: Mapping[str, Any], family: Family) -> dict[Pair, Comparison]:
@@ -154,6 +157,7 @@ def _analyze_metric(
                 comparison=comparisons.get(first),
                 resampled=resampled.get(first),
                 same_as='' if first == name else first,
+                validation=_validation(ablation.runs[entry['folder']], label),
             )
         )
     papers = tuple(
@@ -164,6 +168,12 @@ def _analyze_metric(
     count = len(next(iter(next(iter(sentences.values())).values()))) if resampled else 0
     scale = METRICS[metric['name']].scale
     return Table(label, lower_is_better, tuple(rows), papers, count, scale)
+
+
+def _validation(runs: Sequence[Result], label: str) -> SeedValues:
+    """Return the values on the validation split beside those of a test metric."""
+    found = {run['seed']: sound_facts(run).get('validation', {}) for run in runs}
+    return {seed: values[label] for seed, values in found.items() if label in values}
 
 
 def _read_sentences(ablation: _Ablation, label: str) -> dict[str, dict[int, list]]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from transformer_jax.ablation.statistics import PERMUTATION
+from transformer_jax.ablation.statistics import PERMUTATION, summarize
 from transformer_jax.report import numbers
 from transformer_jax.report.tables import PaperNumbers, Side, Table, VariantResult, Verdict
 
@@ -75,6 +75,7 @@ def table_columns(table: Table, with_plot: bool = False) -> list[Column]:
         Column(
             'mean', 'mean ± sd [95%]', 'quality', 'over seeds, with the 95% interval of the mean'
         ),
+        *([_VALIDATION] if any(row.validation for row in table.rows) else []),
         Column(
             'difference',
             'difference [95%]',
@@ -105,6 +106,9 @@ def table_columns(table: Table, with_plot: bool = False) -> list[Column]:
     ]
 
 
+_VALIDATION = Column(
+    'validation', 'validation', 'quality', 'mean ± sd on it, at the checkpoints that were scored'
+)
 # Left out of a table without them: results of earlier versions have none.
 _LATER = (
     Column('mfu', 'MFU', 'cost', 'model FLOPs over the peak of the devices, while steps run'),
@@ -151,6 +155,16 @@ def _mean(row: VariantResult, places: int) -> Cell:
         mean,
         (numbers.interval(low, high, places),),
     )
+
+
+def _validation(row: VariantResult, places: int) -> Cell:
+    if not row.validation:
+        return Cell(numbers.NONE, None)
+    found = summarize(row.validation)
+    sd = '' if found.sd is None else f' ± {numbers.fixed(found.sd, places)}'
+    seeds, all_seeds = len(row.validation), len(row.values)
+    fewer = (f'{seeds} of {all_seeds} seeds',) if seeds < all_seeds else ()
+    return Cell(f'{numbers.fixed(found.mean, places)}{sd}', found.mean, fewer)
 
 
 def _difference(row: VariantResult, places: int) -> Cell:
@@ -242,6 +256,7 @@ _QUALITY: dict[str, Callable[[VariantResult, int], Cell]] = {
     'variant': lambda row, places: Cell(row.variant, row.variant),
     'n': _runs,
     'mean': _mean,
+    'validation': _validation,
     'difference': _difference,
     'drawn': lambda row, places: Cell('', None if row.difference is None else row.difference.value),
     'p': _p,

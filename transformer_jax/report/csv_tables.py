@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from transformer_jax.ablation.result_shapes import COSTS, LATER_COSTS
-from transformer_jax.report.tables import Report
+from transformer_jax.ablation.statistics import summarize
+from transformer_jax.report.tables import Report, VariantResult
 from transformer_jax.report.tuning import find_choices
 
 SUMMARY = ('mean', 'sd', 'low', 'high')
@@ -58,6 +59,8 @@ def summary_csv(report: Report) -> str:
     every = [row.cost for table in report.tables for row in table.rows]
     # Left out where no run has them, as in earlier versions.
     measured = [key for key in LATER_COSTS if any(getattr(cost, key) is not None for cost in every)]
+    known = any(row.validation for table in report.tables for row in table.rows)
+    validation = ('seeds', 'mean', 'sd') if known else ()
     lines: list[list[Any]] = [
         [
             'variant',
@@ -70,6 +73,7 @@ def summary_csv(report: Report) -> str:
             *papers,
             *COSTS,
             *measured,
+            *(f'validation: {key}' for key in validation),
         ]
     ]
     for table in report.tables:
@@ -86,6 +90,7 @@ def summary_csv(report: Report) -> str:
                     *_fields(row.resampled, RESAMPLED),
                     *(theirs.get(paper) for paper in papers),
                     *_fields(row.cost, [*COSTS, *measured]),
+                    *(_validation(row)[key] for key in validation),
                 ]
             )
     return _write_csv(lines)
@@ -104,6 +109,11 @@ def tries_csv(report: Report) -> str:
                 values = [each['values'][key] for key in keys]
                 lines.append([variant, *values, *measured, chosen, run['failed'] or None])
     return _write_csv(lines)
+
+
+def _validation(row: VariantResult) -> dict[str, Any]:
+    found = summarize(row.validation) if row.validation else None
+    return {'seeds': len(row.validation), 'mean': found and found.mean, 'sd': found and found.sd}
 
 
 def _fields(values: Any, keys: Iterable[str]) -> list[Any]:

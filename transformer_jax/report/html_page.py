@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from transformer_jax.display.figures import figure_bytes
-from transformer_jax.report import sentences
+from transformer_jax.report import reviewer, sentences
 from transformer_jax.report.claims import HEADS, NOTE, claim_rows
 from transformer_jax.report.columns import VERDICTS
 from transformer_jax.report.figures import axis_figures
@@ -38,6 +38,8 @@ def html_report(report: Report) -> str:
         ('What differs between the variants', 'config', _config_differences(report)),
         ('Attention heads', 'heads', heads_section(report.heads)),
         ('How it was run', 'provenance', _provenance(report)),
+        ('Where this differs from the paper', 'differences', _differences(report)),
+        ('What a reviewer asks', 'review', _review(report)),
     ]
     sections = [section for section in sections if section[2]]
     links = ''.join(f'<a href="#{name}">{title}</a>' for title, name, _ in sections)
@@ -202,6 +204,20 @@ def _config_differences(report: Report) -> str:
         return ''
     note = '<p class="note">Only the keys that are not the same in all.</p>'
     return note + text_table(('variant', *keys), rows)
+
+
+def _differences(report: Report) -> str:
+    if rows := reviewer.difference_rows(report):
+        return text_table(reviewer.DIFFERENCE_HEADS, rows)
+    return f'<p>{escape(reviewer.difference_note(report))}</p>'
+
+
+def _review(report: Report) -> str:
+    answers = ''.join(
+        f'<li>{escape(name)}: {escape(value)}</li>' for name, value in reviewer.answers(report)
+    )
+    table = text_table(reviewer.FINGERPRINT_HEADS, reviewer.fingerprint_rows(report))
+    return f'{table}\n<ul>{answers}</ul>'
 
 
 def _provenance(report: Report) -> str:

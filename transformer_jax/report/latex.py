@@ -30,7 +30,10 @@ LETTERS = {
     '…': r'\dots{}',
     '∞': r'$\infty$',
 }
-COLUMNS = ('variant', 'n', 'mean', 'difference', 'p', 'verdict', 'paper', 'params', 'step')
+COLUMNS = (
+    *('variant', 'n', 'mean', 'validation', 'difference', 'p', 'verdict', 'paper'),
+    *('params', 'step'),
+)
 
 
 def latex_report(report: Report) -> str:

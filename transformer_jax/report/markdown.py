@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from transformer_jax.report import sentences
+from transformer_jax.report import reviewer, sentences
 from transformer_jax.report.claims import HEADS, NOTE, claim_rows
 from transformer_jax.report.columns import VERDICTS, Cell, Column, cell, table_columns
 from transformer_jax.report.tables import Report, Table, VariantResult
@@ -55,6 +55,7 @@ def markdown_report(report: Report, figures: Mapping[str, str] | None = None) ->
         '## How it was run',
         f'```\n{sentences.command(report.experiment)}\n```',
         bullets(f'{name}: {value}' for name, value in sentences.provenance(report)),
+        *review_sections(report),
     ]
     return '\n\n'.join(filter(None, parts)) + '\n'
 
@@ -77,6 +78,27 @@ def tuning_section(report: Report) -> list[str]:
     cells = [[code(name), code(chosen), *map(escape, scores)] for name, chosen, *scores in rows]
     table = grid([*map(escape, heads)], cells) if rows else ''
     return ['## Tuning', table, bullets(tuning_notes(experiment))]
+
+
+def review_sections(report: Report) -> list[str]:
+    """Write what a reviewer asks: differences from the paper, data, and the rest as a list."""
+    fingerprints = [
+        [split, code(digest), escape(whose)]
+        for split, digest, whose in reviewer.fingerprint_rows(report)
+    ]
+    return [
+        '## Where this differs from the paper',
+        differences_table(report) or reviewer.difference_note(report),
+        '## What a reviewer asks',
+        grid(reviewer.FINGERPRINT_HEADS, fingerprints),
+        bullets(f'{name}: {value}' for name, value in reviewer.answers(report)),
+    ]
+
+
+def differences_table(report: Report) -> str:
+    """Write the differences from the paper that the experiment states; '' without any."""
+    rows = [[*map(escape, row)] for row in reviewer.difference_rows(report)]
+    return grid(reviewer.DIFFERENCE_HEADS, rows) if rows else ''
 
 
 def results_table(table: Table, columns: Sequence[Column]) -> str:

@@ -102,6 +102,8 @@ class VariantResult:
         comparison: None for a reference, or a variant that has the reference's runs.
         resampled: the comparison over sentences, where those were kept.
         same_as: the earlier variant with the same config, whose runs these are; '' mostly.
+        validation: of a test metric: seed -> the value on the validation split at the checkpoint
+            that was scored, where it is known.
     """
 
     variant: str
@@ -113,6 +115,7 @@ class VariantResult:
     comparison: Comparison | None = None
     resampled: Resampled | None = None
     same_as: str = ''
+    validation: SeedValues = dataclasses.field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -223,6 +226,7 @@ class Report:
         curves: 'validation loss' -> variant -> curve.
         heads: variant -> what was measured of every attention head.
         claims: how each claim ended.
+        compute: what all runs have cost, see `compute_spent`; None where that is not recorded.
     """
 
     experiment: Mapping[str, Any]
@@ -232,6 +236,7 @@ class Report:
     curves: Mapping[str, Mapping[str, Curve]]
     heads: Mapping[str, Heads]
     claims: tuple[ClaimResult, ...] = ()
+    compute: Mapping[str, Any] | None = None
 
     @property
     def looks(self) -> str:

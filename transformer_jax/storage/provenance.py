@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from transformer_jax import outside
+from transformer_jax.storage.environment import describe_environment
 from transformer_jax.storage.jax_settings import jax_settings
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
@@ -22,8 +23,8 @@ def describe_run() -> dict[str, Any]:
     """Return the record of a run that starts now, JSON values for run.json.
 
     Keys: commit, versions, modules (SHA-256 of the files of modules from outside that specs name),
-    devices, processes, settings (of JAX), host, command, start, end, exit. 'end' and 'exit' are
-    None as long as the run is alive.
+    devices, processes, settings (of JAX), environment (see `describe_environment`), host, command,
+    start, end, exit. 'end' and 'exit' are None as long as the run is alive.
     """
     kinds = sorted({f'{device.platform} {device.device_kind}' for device in jax.devices()})
     return {
@@ -33,6 +34,7 @@ def describe_run() -> dict[str, Any]:
         'devices': f'{jax.device_count()} x {", ".join(kinds)}',
         'processes': jax.process_count(),
         'settings': jax_settings(),
+        'environment': describe_environment(),
         'host': platform.node(),
         'command': shlex.join(sys.argv),
         'start': timestamp(),

@@ -2,8 +2,8 @@
 
 - config.json: the resolved configuration, which a later run in this workdir must have too, the
   identity of the run, which each of its checkpoints has too, and the step of its first checkpoint
-- run.json: a record of every start: commit, versions, devices, settings of JAX, engines of
-  attention, command, times, how it ended
+- run.json: a record of every start: commit, versions, devices, settings of JAX, environment,
+  engines of attention, fingerprints of the splits, command, times, how it ended
 - metrics.jsonl: one object per event, with `step` and `split`; events/ has the same for TensorBoard
 - times.jsonl: where the time of all starts went; profile/: traces of steps
 - evaluations.json: the results of `evaluate`
@@ -30,6 +30,7 @@ from transformer_jax.schema import flatten
 from transformer_jax.storage.checkpoint_folders import CheckpointFolders
 from transformer_jax.storage.config_changes import MAY_CHANGE, config_changes, refused_changes
 from transformer_jax.storage.config_versions import migrate_config, with_version
+from transformer_jax.storage.environment import without_known_packages
 from transformer_jax.storage.files import (
     delete_directory,
     exists,
@@ -93,6 +94,7 @@ class Workdir:
         self.times_path = shared / 'times.jsonl'
         self.samples_path = self.path / 'samples'
         self.curves_path = self.path / 'curves.png'
+        self._start: dict[str, Any] | None = None  # the record of the start that is under way
 
     @contextlib.contextmanager
     def open_for_training(
@@ -128,6 +130,19 @@ class Workdir:
 
             run_on_primary(claim)
             yield from self._record_run(facts)
+
+    def add_facts(self, **facts: Any) -> None:
+        """Add entries to the record of the start that is under way, JSON values.
+
+        They are written at once, so that no kill loses them.
+
+        Raises:
+            WorkdirError: run.json cannot be written.
+        """
+        assert self._start is not None, 'no block of open_for_training is entered'
+        self._start |= facts
+        if jax.process_index() == 0:
+            self._write_starts([*self._starts()[:-1], self._start])
 
     def read_config(self) -> dict:
         """Return the configuration of an existing workdir, nested dictionaries of JSON values.
@@ -233,16 +248,20 @@ class Workdir:
         remedy = 'delete it: only the record of earlier starts is lost'
         return read_json_if_there(self.run_path, [dict], remedy) or []
 
+    def _write_starts(self, starts: Sequence[Mapping[str, Any]]) -> None:
+        write_text(self.run_path, to_json(starts, indent=1) + '\n')
+
     def _record_run(self, facts: Mapping[str, Any]) -> Iterator[dict]:
         """Yield this start's record; process 0 writes it to run.json before and after the run."""
-        run = {**describe_run(), **facts}
+        run = self._start = {**describe_run(), **facts}
         if jax.process_index() != 0:
             yield run
             return
         earlier = self._starts()
+        run |= without_known_packages(run, earlier)
 
         def write() -> None:
-            write_text(self.run_path, to_json([*earlier, run], indent=1) + '\n')
+            self._write_starts([*earlier, run])
 
         write()
         try:

@@ -171,6 +171,8 @@ def _train(
             runs = stack.enter_context(seed_groups.open_group(group, members, data, log))
             trainer = _make_group_trainer(components, runs, workdir, signals, log, profiler)
         trainer.start(workdir.tokenizer_path, allow_changed_data)
+        for opened in dict.fromkeys([workdir, *(run.workdir for run in trainer.runs)]):
+            opened.add_facts(splits=trainer.splits)
         for run in trainer.runs:
             run.open_trackers(recording.trackers)
         try:
