@@ -43,7 +43,7 @@ def test_another_checkpoint_of_a_metric_is_scored_again(pretend, tmp_path, monke
     [({'test loss': 'best'}, True), ({'test loss': 'avg:2'}, False), ({}, False)],
 )
 def test_a_finding_is_of_its_checkpoint(selected, lacks):
-    found = Findings({'test loss': 1.0}, {}, {}, {'test loss': [12]}, selected, {})
+    found = Findings({'test loss': 1.0}, {}, {}, {'test loss': [12]}, selected, {}, {})
     assert found.lack(Metric('loss', checkpoint='avg:2'), 'test avg:2', []) == lacks
 
 

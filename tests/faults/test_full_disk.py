@@ -382,7 +382,7 @@ def test_scores_of_an_ablation_that_cannot_be_written_are_logged(monkeypatch, tm
 
     for name, value in {
         '_costs': {},
-        '_read_findings': score.Findings({'test loss': 1.25}, *5 * [{}]),
+        '_read_findings': score.Findings({'test loss': 1.25}, *6 * [{}]),
     }.items():
         monkeypatch.setattr(score, name, lambda *_, value=value, **__: value)
     monkeypatch.setattr(score, '_write', raises)

@@ -13,6 +13,7 @@ from helpers.recorded import (
     write_times,
 )
 
+from transformer_jax.ablation import families
 from transformer_jax.ablation.results import load_results
 from transformer_jax.ablation.statistics import NOT_TESTED, Comparison
 from transformer_jax.report import analysis
@@ -32,7 +33,7 @@ def without_statistics(monkeypatch):
     """Leave out the tests of differences, which take seconds and are not what is looked at."""
     untested = Comparison(NOT_TESTED, reason='left out')
     monkeypatch.setattr(
-        analysis, 'compare_pairs', lambda values, pairs, *_: dict.fromkeys(pairs, untested)
+        families, 'compare_pairs', lambda values, pairs, *_: dict.fromkeys(pairs, untested)
     )
     monkeypatch.setattr(analysis, 'bootstrap', lambda sentences, references: {})
 

@@ -6,10 +6,14 @@ The names below are all that an experiment file needs.
 from transformer_jax.ablation.claims import Claim
 from transformer_jax.ablation.differences import Difference
 from transformer_jax.ablation.experiment import Axis, Experiment, Published
-from transformer_jax.ablation.experiment_files import at_scale, config_file, load_experiment
+from transformer_jax.ablation.experiment_files import (
+    at_scale,
+    config_file,
+    load_experiment,
+    state_bytes,
+)
 from transformer_jax.ablation.metric import Metric
 from transformer_jax.ablation.tune import Tune
-from transformer_jax.profiling.state_size import state_bytes
 
 __all__ = [
     'Axis',

@@ -15,9 +15,13 @@ from typing import Any, TypeVar
 
 import ml_collections
 
+from transformer_jax import config as config_lib
 from transformer_jax import spec
 from transformer_jax.ablation.experiment import Experiment
 from transformer_jax.errors import ConfigError, UserError
+from transformer_jax.models import no_decoding
+from transformer_jax.profiling.state_size import config_state
+from transformer_jax.schema import ExperimentConfig
 
 T = TypeVar('T')
 PROJECT = Path(__file__).parents[2]  # where configs/ is
@@ -65,6 +69,38 @@ def config_file(text: str) -> ml_collections.ConfigDict:
     if found is None:
         raise ConfigError(f'{path}: there is no such file')
     return _call(found, 'get_config', argument)
+
+
+def state_bytes(
+    config: ExperimentConfig | ml_collections.ConfigDict,
+    length: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> int:
+    """Count the bytes that a model keeps of one sequence while it decodes, over all layers.
+
+    An experiment file can put them on an axis:
+
+        points = {name: (name, state_bytes(base, 64, keys)) for name, keys in variants.items()}
+
+    Args:
+        config: the experiment.
+        length: tokens of the sequence, a prompt included; of an encoder-decoder, of source and
+            target alike. None: the longest row of `data.batching`.
+        overrides: keys to replace, as in {'model.attention': 'linear'}.
+
+    Raises:
+        ConfigError: an impossible configuration, a model that does not decode, or a length that it
+            does not reach.
+    """
+    if isinstance(config, ml_collections.ConfigDict):
+        config = config_lib.from_config_dict(config)
+    if overrides:
+        config = config_lib.override(config, overrides)
+    components = config_lib.resolve(config)
+    size = config_state(components, length)
+    if size is None:
+        raise ConfigError(f'no decoding state: {no_decoding(components.architecture)}')
+    return size.bytes
 
 
 def _call(path: Path, name: str, argument: str) -> Any:

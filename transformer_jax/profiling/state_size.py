@@ -16,15 +16,12 @@ that `bytes` is the number of a paper's formula.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 
-from transformer_jax import config as config_lib
 from transformer_jax import spec
 from transformer_jax.attention import KINDS
 from transformer_jax.attention import cache as caches
@@ -34,7 +31,6 @@ from transformer_jax.efficiency.flops import portable
 from transformer_jax.errors import ConfigError
 from transformer_jax.models import MODELS, abstract_params, build_model, no_decoding
 from transformer_jax.models.architecture import Architecture
-from transformer_jax.schema import ExperimentConfig
 
 INDICES = (jnp.int32, jnp.bool_)  # the dtypes of what says where tokens are
 
@@ -93,44 +89,13 @@ class StateSize:
         return self.past_bytes + self.source_bytes
 
 
-def state_bytes(
-    config: ExperimentConfig | ml_collections.ConfigDict,
-    length: int | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> int:
-    """Count the bytes that a model keeps of one sequence while it decodes, over all layers.
-
-    An experiment file can put them on an axis:
-
-        points = {name: (name, state_bytes(base, 64, keys)) for name, keys in variants.items()}
-
-    Args:
-        config: the experiment.
-        length: tokens of the sequence, a prompt included; of an encoder-decoder, of source and
-            target alike. None: the longest row of `data.batching`.
-        overrides: keys to replace, as in {'model.attention': 'linear'}.
-
-    Raises:
-        ConfigError: an impossible configuration, a model that does not decode, or a length that it
-            does not reach.
-    """
-    if isinstance(config, ml_collections.ConfigDict):
-        config = config_lib.from_config_dict(config)
-    if overrides:
-        config = config_lib.override(config, overrides)
-    components = config_lib.resolve(config)
-    size = config_state(components, length)
-    if size is None:
-        raise ConfigError(f'no decoding state: {no_decoding(components.architecture)}')
-    return size.bytes
-
-
 def config_state(components: Components, length: int | None = None) -> StateSize | None:
     """Return the decoding state of one sequence; None where the model does not decode.
 
     Args:
         components: of the experiment.
-        length: see `state_bytes`.
+        length: None: the longest row of `data.batching`; of an encoder-decoder it counts for
+            source and target alike.
 
     Raises:
         ConfigError: a length that the model does not reach.
