@@ -84,8 +84,9 @@ def save_checkpoint(folder):
 
 def write_tables(folder):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report_write, 'analyze', lambda path: None)
-        patch.setattr(report_write.figures, 'write_figures', lambda report, out: [])
+        empty = types.SimpleNamespace(experiment={'variants': {}})
+        patch.setattr(report_write, 'analyze', lambda path: empty)
+        patch.setattr(report_write.figures, 'write_figures', lambda report, out: {})
         for name in ('markdown_report', 'html_report', 'latex_report', 'runs_csv', 'summary_csv'):
             patch.setattr(report_write, name, lambda *_: 'text')
         report_write.write_report(folder, folder / 'report')
@@ -388,7 +389,7 @@ def test_scores_of_an_ablation_that_cannot_be_written_are_logged(monkeypatch, tm
     monkeypatch.setattr(score, '_write', raises)
     lines = []
     with pytest.raises(WorkdirError):
-        score.score(None, (), lines.append)
+        score.score(types.SimpleNamespace(measured=True), (), lines.append)
     assert '"test loss": 1.25' in lines[0]
 
 

@@ -163,6 +163,11 @@ def test_both_results_are_one_json_object_or_tables(config, result, capsys):
         print_benchmark(made, tables(made), as_json=False)
         assert made.machine['devices'] in capsys.readouterr().out
     assert [times.lengths for times in decoded.methods.values()] == [(2, 4, 8, 16)] * 2
+    token = 2 * 4 * config.model.d_model  # key and value; sources have 2 tokens, there are 2 beams
+    assert decoded.state_bytes == {
+        'greedy': tuple(token * (length + 2) for length in (2, 4, 8, 16)),
+        'beam': tuple(token * (2 * length + 2) for length in (2, 4, 8, 16)),
+    }
 
 
 @pytest.mark.parametrize(
