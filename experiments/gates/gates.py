@@ -12,7 +12,7 @@ nanoGPT's setting for a CPU. The text is `input.txt` in the current directory, o
 `--config.data.source_dir=DIR`. The margin of equality, 0.02 nats, is about 1% of the loss.
 """
 
-from transformer_jax.ablation import Claim, Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import Claim, Difference, Experiment, Metric, at_scale, config_file
 
 CONFIGS = {'small': 'configs/tiny_shakespeare.py:small', 'cpu': 'configs/tiny_shakespeare.py:cpu'}
 KINDS = {
@@ -44,6 +44,13 @@ def get_experiment(scale='small'):
                 variant='sigmoid',
                 direction='equal',
                 margin=MARGIN,
+            ),
+        ),
+        differences=(
+            Difference(
+                'size',
+                'up to 15 billion parameters and 3.5 trillion tokens (Qiu et al. 2025)',
+                '2 to 4 layers of width 64 to 128, a million characters',
             ),
         ),
     )

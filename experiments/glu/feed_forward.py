@@ -11,7 +11,7 @@ a CPU. The text is `input.txt` in the current directory, or in DIR with
 Expected: GEGLU and SwiGLU have a lower loss than ReLU and GELU.
 """
 
-from transformer_jax.ablation import Claim, Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import Claim, Difference, Experiment, Metric, at_scale, config_file
 
 CONFIGS = {'small': 'configs/tiny_shakespeare.py:small', 'cpu': 'configs/tiny_shakespeare.py:cpu'}
 LAYERS = {'ReLU': 'relu', 'GELU': 'gelu', 'SwiGLU': 'swiglu', 'GEGLU': 'geglu'}
@@ -30,5 +30,13 @@ def get_experiment(scale='small'):
         claims=tuple(
             Claim(f'{name} has a lower loss than ReLU', metric=str(loss), variant=name)
             for name in ('SwiGLU', 'GEGLU')
+        ),
+        differences=(
+            Difference('data', 'C4, filling in spans (T5)', 'tiny Shakespeare, next character'),
+            Difference(
+                'model',
+                'encoder and decoder of 12 layers of width 768',
+                'decoder alone, 2 to 4 layers of width 64 to 128',
+            ),
         ),
     )

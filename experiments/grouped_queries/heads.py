@@ -12,7 +12,7 @@ of the cache and the time of a token.
 Expected: all are equal within 0.02 nats, 1% of the loss.
 """
 
-from transformer_jax.ablation import Claim, Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import Claim, Difference, Experiment, Metric, at_scale, config_file
 
 CONFIGS = {'small': 'configs/tiny_shakespeare.py:small', 'cpu': 'configs/tiny_shakespeare.py:cpu'}
 HEADS = {'MHA': 4, 'GQA': 2, 'MQA': 1}
@@ -38,5 +38,15 @@ def get_experiment(scale='small'):
                 margin=MARGIN,
             )
             for name in ('GQA', 'MQA')
+        ),
+        differences=(
+            Difference(
+                'model', 'T5 Large and XXL', 'decoder alone, 2 to 4 layers of width 64 to 128'
+            ),
+            Difference(
+                'training',
+                'checkpoints of MHA, trained on with fewer heads',
+                'all from the start, on tiny Shakespeare',
+            ),
         ),
     )

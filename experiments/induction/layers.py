@@ -10,7 +10,7 @@ by what stands before it, and so needs a layer below that moves each symbol to i
 Expected: two layers solve the task, one layer does not, whatever its width.
 """
 
-from transformer_jax.ablation import Claim, Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import Claim, Difference, Experiment, Metric, at_scale, config_file
 
 # Scale -> (length, rows of a step, steps).
 SCALES = {'small': (32, 64, 2000), 'paper': (256, 64, 20_000)}
@@ -42,6 +42,12 @@ def get_experiment(scale='small'):
                 metric=str(accuracy),
                 variant=('one layer', 'one layer, twice as wide'),
                 direction='worse',
+            ),
+        ),
+        differences=(
+            Difference('data', 'natural language', f'random sequences of {length} symbols'),
+            Difference(
+                'measured', 'loss and heads while language models train', 'accuracy at the end'
             ),
         ),
     )

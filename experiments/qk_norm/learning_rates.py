@@ -12,7 +12,15 @@ characters, 2 layers of width 64, 500 steps; `cpu`: nanoGPT's setting for a CPU.
 Expected: at the best rate both are equal; beyond it the loss rises sooner without QK norm.
 """
 
-from transformer_jax.ablation import Axis, Claim, Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import (
+    Axis,
+    Claim,
+    Difference,
+    Experiment,
+    Metric,
+    at_scale,
+    config_file,
+)
 
 CONFIGS = {'small': 'configs/tiny_shakespeare.py:small', 'cpu': 'configs/tiny_shakespeare.py:cpu'}
 LINES = {'plain': 'softmax', 'QK norm': 'softmax(qk_norm=True)'}
@@ -47,6 +55,14 @@ def get_experiment(scale='small'):
                 variant='QK norm',
                 against='plain',
                 over='excess',
+            ),
+        ),
+        differences=(
+            Difference('data', 'C4, 32,000 word pieces', 'tiny Shakespeare, characters'),
+            Difference(
+                'training',
+                '100,000 steps of 256 rows of 512 tokens, warm-up of 5,000',
+                f'{base.train.steps:,} steps of 12 rows of 64, warm-up of 100',
             ),
         ),
     )

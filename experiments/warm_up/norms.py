@@ -10,7 +10,7 @@ width 64, 300 steps, a warm-up of 100 steps or none; `wmt14`: the paper's base m
 Expected: without warm-up post-LN is much worse than with it; pre-LN is the same.
 """
 
-from transformer_jax.ablation import Claim, Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import Claim, Difference, Experiment, Metric, at_scale, config_file
 
 # Scale -> (configuration, layers, steps of warm-up, steps, peak).
 SCALES = {
@@ -60,6 +60,13 @@ def get_experiment(scale='small'):
                 against='pre-LN, warm-up',
                 direction='equal',
                 margin=MARGIN,
+            ),
+        ),
+        differences=(
+            Difference(
+                'data',
+                'IWSLT 2014 German to English, WMT 2014 English to German, BERT',
+                'WMT 2014 English to German' if scale == 'wmt14' else 'number words',
             ),
         ),
     )
