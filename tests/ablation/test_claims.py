@@ -73,6 +73,7 @@ def test_a_line_stands_for_its_points_and_a_slope_is_of_each_seed():
     assert claim(variant='a', against='b').pairs(experiment) == [('a1', 'b1'), ('a4', 'b4')]
     values = {'a1': {0: 1.0, 1: 2.0}, 'a4': {0: 5.0, 1: 2.0}, 'b1': {0: 1.0}, 'b4': {1: 1.0}}
     slopes = derive('slope', {'points': points}, values)
+    assert derive('excess', {'points': points}, values)['a'] == {0: 2.0, 1: 0.0}
     assert slopes['b'] == {}
     assert slopes['a'] == pytest.approx({0: 2.0, 1: 0.0})
 

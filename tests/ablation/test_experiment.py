@@ -235,3 +235,10 @@ def test_shipped_experiments_are_possible_at_every_scale(path, monkeypatch):
     assert 'small' in scales
     for scale in dict.fromkeys(scales):
         assert checked_configs(load_experiment(f'{path}:{scale}')), scale
+
+
+def test_a_changed_base_leaves_the_other_alone():
+    experiment = Experiment('a claim', default_config(), {'base': {}}, (Metric('loss'),))
+    steps = experiment.base.train.steps
+    changed = experiment.with_base({'train.steps': steps + 7})
+    assert (experiment.base.train.steps, changed.base.train.steps) == (steps, steps + 7)

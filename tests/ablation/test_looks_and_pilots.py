@@ -92,6 +92,24 @@ def test_a_look_is_taken_when_all_runs_are_there(scored, tmp_path):
     assert 'after a verdict that was to be the last' in html_report(report)
 
 
+def test_a_process_that_ends_late_takes_nothing_back(scored, tmp_path):
+    """One that began with 3 seeds ends after another has taken verdicts with 6."""
+    late = make(tmp_path)
+    late.write()
+    run(tmp_path, 6)
+    late.finish()
+    assert taken(tmp_path) == [6]
+    assert json.loads((tmp_path / 'experiment.json').read_text())['seeds'] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_report_says_at_which_level_its_verdicts_are(scored, tmp_path):
+    run(tmp_path, 3, looks=2)
+    report = markdown_report(analyze(tmp_path))
+    assert 'difference \\[97.5%\\]' in report
+    assert 'Verdicts hold at 2.5%' in report
+    assert '95% interval for all' not in report + html_report(analyze(tmp_path))
+
+
 def test_seeds_that_are_added_need_a_clearer_difference(scored, tmp_path):
     """The intervals are those of the level that is left, and the same as if it had been planned."""
     run(tmp_path / 'at once', 6)

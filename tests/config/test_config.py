@@ -103,6 +103,19 @@ def test_an_unknown_key_is_refused_with_the_nearest_name():
     assert 'valid: context, data, fsdp, tensor' in message(parallel__mesh__zzz=1)
 
 
+@pytest.mark.parametrize(
+    ('key', 'said'),
+    [
+        ('trian.steps', "trian: unknown configuration key; did you mean 'train'?"),
+        ('train.stepz', "train.stepz: unknown configuration key; did you mean 'steps'?"),
+        ('train.steps.more', 'train.steps.more: steps is no section of the configuration'),
+    ],
+)
+def test_an_unknown_key_is_no_override(key, said):
+    with pytest.raises(ConfigError, match=said.replace('?', r'\?')):
+        config_lib.override(ExperimentConfig(), {key: 3})
+
+
 def test_a_missing_key_is_named():
     assert message(train__steps=...).startswith('missing configuration key train.steps;')
     assert message(optim=...).startswith('missing configuration key optim;')

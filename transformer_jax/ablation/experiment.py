@@ -5,7 +5,7 @@ numbers of the paper.
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import ml_collections
 
@@ -193,7 +193,7 @@ class Experiment:
         Args:
             overrides: {'data.source_dir': …}.
         """
-        base = ml_collections.ConfigDict(cast(Any, self.base))  # its stub allows mappings alone
+        base = self.base.copy_and_resolve_references()
         with base.unlocked():
             base.update_from_flattened_dict(overrides)
         return dataclasses.replace(self, base=base)

@@ -170,13 +170,7 @@ class Plan:
         Raises:
             WorkdirError: the root cannot be written.
         """
-
-        def write() -> None:
-            make_directory(self.root)
-            text = to_json(self.record, indent=1) + '\n'
-            write_text(self.root / results.EXPERIMENT, text)
-
-        write_once(write)
+        write_once(lambda: self._write(self.record))
 
     def plan_seeds(self, budget: float | None) -> dict[str, Any]:
         """Plan seeds from the pilot that has run; record the plan and return it.
@@ -188,19 +182,30 @@ class Plan:
             ConfigError: see `pilot.plan_seeds`.
             WorkdirError: the root cannot be written.
         """
-        self.record['pilot'] = from_primary(
-            lambda: plan_seeds(self.record, results.collect(self.root)['runs'], budget)
-        )
-        self.write()
-        return self.record['pilot']
+
+        def plan() -> dict[str, Any]:
+            record = self._recorded()
+            found = plan_seeds(record, results.collect(self.root)['runs'], budget)
+            self._write(record | {'pilot': found})
+            return found
+
+        return from_primary(plan)
 
     def finish(self) -> None:
-        """Record that verdicts can be seen, where they can, and write results.json."""
-        after = look_if_due(self.record, _now())
-        if after and not results.collect(self.root)['missing']:
-            self.record['looks'] = after
-            self.write()
+        """Record that verdicts can be seen, where they can, and write results.json; process 0."""
+        record = self._recorded()
+        looks = look_if_due(record, _now())
+        if looks and not results.collect(self.root)['missing']:
+            self._write(record | {'looks': looks})
         results.write_results(self.root)
+
+    def _recorded(self) -> dict[str, Any]:
+        """Read experiment.json: another process may have added seeds since this one began."""
+        return results.read_experiment(self.root / results.EXPERIMENT)
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        make_directory(self.root)
+        write_text(self.root / results.EXPERIMENT, to_json(record, indent=1) + '\n')
 
     def lacks(self, trial: Trial) -> str:
         """Say why a trial is not done, as process 0 sees it; '' where it is."""

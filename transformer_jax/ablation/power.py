@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from transformer_jax.ablation.many_to_one import TABLES, Layout, balanced, equal_tables
+from transformer_jax.ablation.many_to_one import LEVEL, TABLES, Layout, balanced, equal_tables
 
 SEARCHED = 2000  # tables that are simulated for each number of seeds
 LEAST = 1.5
@@ -13,7 +13,7 @@ POWER = 0.8  # at which a difference counts as one that the seeds could have det
 SEEDS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 30, 40, 50, 70, 100)
 
 
-def power(difference: float, seeds: int, variants: int) -> float:
+def power(difference: float, seeds: int, variants: int, level: float = LEVEL) -> float:
     """Compute the chance that a table finds one variant different from the reference.
 
     Spreads are taken to be equal, and seeds not to correlate; where they do the chance is larger.
@@ -22,13 +22,14 @@ def power(difference: float, seeds: int, variants: int) -> float:
         difference: in standard deviations of one run.
         seeds: of each variant, two or more.
         variants: of the table, the reference among them, two or more.
+        level: the chance of any false verdict.
 
     Raises:
         ValueError: fewer than two seeds or variants.
     """
     if min(seeds, variants) < 2:
         raise ValueError(f'{seeds} seeds of {variants} variants: a test needs two of each')
-    layout = balanced(seeds, tuple((variant, 0) for variant in range(1, variants)))
+    layout = balanced(seeds, tuple((variant, 0) for variant in range(1, variants)), level=level)
     tables = equal_tables(layout)
     return float(np.mean([tables.power(pair, difference) for pair in range(variants - 1)]))
 

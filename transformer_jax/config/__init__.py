@@ -1,7 +1,6 @@
 """The door to experiments: from a ConfigDict to a checked configuration, and to what it names."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,7 +77,12 @@ def override(config: ExperimentConfig, keys: Mapping[str, Any]) -> ExperimentCon
     values = to_dict(config)
     for key, value in keys.items():
         *sections, last = key.split('.')
-        functools.reduce(lambda section, name: section[name], sections, values)[last] = value
+        section = values
+        for name in sections:  # One that there is not is refused with its nearest below.
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise ConfigError(f'{key}: {name} is no section of the configuration')
+        section[last] = value
     return from_dict(values)
 
 

@@ -167,7 +167,8 @@ def _analyze_metric(
     )
     count = len(next(iter(next(iter(sentences.values())).values()))) if resampled else 0
     scale = METRICS[metric['name']].scale
-    return Table(label, lower_is_better, tuple(rows), papers, count, scale)
+    at = level(experiment)
+    return Table(label, lower_is_better, tuple(rows), papers, count, scale, at)
 
 
 def _validation(runs: Sequence[Result], label: str) -> SeedValues:

@@ -14,7 +14,7 @@ MARKS = {
     Outcome.EQUIVALENT: '=',
     Outcome.UNDECIDED: '?',
 }
-HEADS = ('claim', 'by', 'verdict', 'differences [95%]', 'stated')
+HEADS = ('claim', 'by', 'verdict', 'differences [together]', 'stated')
 
 
 class ClaimResult(NamedTuple):
@@ -88,9 +88,8 @@ def claim_rows(claims: Sequence[ClaimResult], experiment: Mapping[str, Any]) -> 
 
 
 NOTE = (
-    'Verdicts on claims are read off simultaneous intervals, of 95% unless seeds are added in '
-    'several looks: the rows and the claims of one '
-    'metric are one family of 5%, each quantity over the axis is another.'
+    'Verdicts on claims are read off simultaneous intervals: the rows and the claims of one metric '
+    'are one family, at the level of its table; each quantity over the axis is another.'
 )
 
 

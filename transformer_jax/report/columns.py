@@ -67,7 +67,9 @@ def table_columns(table: Table, with_plot: bool = False) -> list[Column]:
     """
     against = f'against {table.reference}'
     paired = 'by the paired bootstrap over the test set'
-    plot = Column('drawn', 'drawn', against, 'the difference and its 95% interval about 0')
+    confidence, at = table.confidence, f'{100 * table.level:.3g}%'
+    drawn = f'the difference and its {confidence} interval about 0'
+    plot = Column('drawn', 'drawn', against, drawn)
     resampled = Column('resampled', 'over sentences [95%]', against, paired)
     return [
         Column('variant', 'variant', '', 'what was changed', text=True),
@@ -78,13 +80,20 @@ def table_columns(table: Table, with_plot: bool = False) -> list[Column]:
         *([_VALIDATION] if any(row.validation for row in table.rows) else []),
         Column(
             'difference',
-            'difference [95%]',
+            f'difference [{confidence}]',
             against,
-            'of the means, with the 95% interval for all comparisons together; alone: of this one',
+            f'of the means, with the {confidence} interval for all comparisons together; alone: '
+            'of this one',
         ),
         *([plot] if with_plot else []),
         Column('p', 'p (together)', against, 'for all comparisons of this table together'),
-        Column('verdict', 'verdict', against, 'at 5% for the table as a whole', text=True),
+        Column(
+            'verdict',
+            'verdict',
+            against,
+            f'at {at} for the table as a whole',
+            text=True,
+        ),
         *([resampled] if table.sentences else []),
         *(
             Column(f'paper {number}', f'paper: {paper.measure}', 'published', paper.name)

@@ -130,7 +130,7 @@ def differences_figure(table: Table, name: str) -> Figure:
     better = 'left' if table.lower_is_better else 'right'
     axes.set_xlabel(
         f'{name}: difference from {shorten_name(table.reference)}\n'
-        f'95% intervals, all together (better: {better})',
+        f'{table.confidence} intervals, all together (better: {better})',
         fontsize=8,
     )
     axes.tick_params(labelsize=8)

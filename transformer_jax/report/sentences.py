@@ -93,15 +93,15 @@ def _test(table: Table, compared: Sequence[VariantResult]) -> str:
     scale = SCALES[table.scale].words
     on_scale = f', on the scale {scale}' if scale else ''
     return (
-        f'Differences from {table.reference} by {test}{on_scale}. Verdicts hold at 5% for the '
-        f'{comparisons} of this table together, and so do the intervals in brackets; "alone" is '
-        'the interval of one difference by itself.'
+        f'Differences from {table.reference} by {test}{on_scale}. Verdicts hold at '
+        f'{100 * table.level:.3g}% for the {comparisons} of this table together, and so do the '
+        'intervals in brackets; "alone" is the interval of one difference by itself.'
     )
 
 
 def _power(table: Table, compared: Sequence[VariantResult], with_detectable: bool) -> str:
     seeds = compared[0].planned
-    chance = power(EFFECT, seeds, len(compared) + 1)
+    chance = power(EFFECT, seeds, len(compared) + 1, table.level)
     rows = (*compared, *map(table.row, table.references))
     fewer = ' (less with fewer seeds)' if any(len(row.values) < seeds for row in rows) else ''
     detectable = '; "detectable" is the difference that is found with a chance of '

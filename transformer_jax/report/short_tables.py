@@ -17,9 +17,9 @@ TITLES = {
     'variant': 'variant',
     'n': 'seeds',
     'mean': 'mean ± sd',
-    'difference': 'difference [95%]',
     'verdict': 'verdict',
 }
+SHOWN = (*TITLES, 'difference')
 MARKED = (Verdict.BETTER, Verdict.WORSE, Verdict.OPEN)
 
 
@@ -36,7 +36,7 @@ def short_table(report: Report, table: Table) -> str:
     columns = [
         column
         for column in table_columns(table)
-        if column.key in TITLES or column.key.startswith('paper')
+        if column.key in SHOWN or column.key.startswith('paper')
     ]
     heads = [escape(TITLES.get(column.key, column.title)) for column in columns]
     rows = [[_write_cell(table, row, column) for column in columns] for row in table.rows]

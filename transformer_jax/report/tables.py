@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from transformer_jax.ablation import statistics
 from transformer_jax.ablation.bootstrap import Resampled
 from transformer_jax.ablation.looks import remark
+from transformer_jax.ablation.many_to_one import LEVEL
 from transformer_jax.ablation.rank_agreement import RankAgreement
 from transformer_jax.ablation.seed_values import SeedValues
 from transformer_jax.ablation.statistics import Comparison, Summary
@@ -170,6 +171,7 @@ class Table:
         papers: the published numbers of this metric.
         sentences: how many were resampled; 0: none.
         scale: of SCALES, on which runs are compared.
+        level: the chance of any false verdict, see `looks`.
     """
 
     label: str
@@ -178,6 +180,12 @@ class Table:
     papers: tuple[PaperNumbers, ...]
     sentences: int = 0
     scale: str = 'plain'
+    level: float = LEVEL
+
+    @property
+    def confidence(self) -> str:
+        """How often all intervals of differences hold the truth together: '95%'."""
+        return f'{100 * (1 - self.level):.4g}%'
 
     @property
     def references(self) -> list[str]:
