@@ -22,6 +22,7 @@ KINDS = {
     'sigmoid': 'softmax(normalizer=sigmoid)',
 }
 MARGIN = 0.02
+DOUBT = 'another sign after training so long that the speed of learning no longer counts'
 
 
 def get_experiment(scale='small'):
@@ -36,14 +37,28 @@ def get_experiment(scale='small'):
         match='params',
         seeds=5,
         claims=(
-            Claim('an output gate lowers the loss', metric=label, variant='output gate'),
-            Claim('a forget gate lowers the loss', metric=label, variant='forget gate'),
+            Claim(
+                'an output gate lowers the loss',
+                metric=label,
+                variant='output gate',
+                source='Qiu et al. (2025), Table 1',
+                doubt=DOUBT,
+            ),
+            Claim(
+                'a forget gate lowers the loss',
+                metric=label,
+                variant='forget gate',
+                source='Lin et al. (2025), Figure 2',
+                doubt=DOUBT,
+            ),
             Claim(
                 'sigmoid attention learns as well as softmax',
                 metric=label,
                 variant='sigmoid',
                 direction='equal',
                 margin=MARGIN,
+                source='Ramapuram et al. (2024), Figure 1',
+                doubt=DOUBT,
             ),
         ),
         differences=(

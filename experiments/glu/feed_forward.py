@@ -28,7 +28,13 @@ def get_experiment(scale='small'):
         match='params',
         seeds=5,
         claims=tuple(
-            Claim(f'{name} has a lower loss than ReLU', metric=str(loss), variant=name)
+            Claim(
+                f'{name} has a lower loss than ReLU at equal parameters',
+                metric=str(loss),
+                variant=name,
+                source='Shazeer (2020), Table 1',
+                doubt='the other sign at the size of the paper, or with a rate tuned for each layer',
+            )
             for name in ('SwiGLU', 'GEGLU')
         ),
         differences=(

@@ -36,6 +36,8 @@ def get_experiment(scale='small'):
                 variant=name,
                 direction='equal',
                 margin=MARGIN,
+                source='Ainslie et al. (2023), Figure 3',
+                doubt='a task that needs many keys of one place, such as recall of many pairs',
             )
             for name in ('GQA', 'MQA')
         ),

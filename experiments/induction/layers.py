@@ -42,6 +42,8 @@ def get_experiment(scale='small'):
                 metric=str(accuracy),
                 variant=('one layer', 'one layer, twice as wide'),
                 direction='worse',
+                source='Olsson et al. (2022), argument 1',
+                doubt='one layer that solves the task with other positions, or after more steps',
             ),
         ),
         differences=(

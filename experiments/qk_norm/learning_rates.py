@@ -55,6 +55,11 @@ def get_experiment(scale='small'):
                 variant='QK norm',
                 against='plain',
                 over='excess',
+                source='Wortsman et al. (2023), Figure 1; Dehghani et al. (2023)',
+                doubt=(
+                    'a larger model in which QK norm loses more than it wins between the best rate '
+                    'and 100 times that'
+                ),
             ),
         ),
         differences=(

@@ -52,6 +52,8 @@ def get_experiment(scale='small'):
                 variant='post-LN, no warm-up',
                 against='post-LN, warm-up',
                 direction='worse',
+                source='Xiong et al. (2020), Figure 2',
+                doubt='a learning rate at which post-LN learns as well without warm-up',
             ),
             Claim(
                 'pre-LN is as good without warm-up',
@@ -60,6 +62,8 @@ def get_experiment(scale='small'):
                 against='pre-LN, warm-up',
                 direction='equal',
                 margin=MARGIN,
+                source='Xiong et al. (2020), Figure 4',
+                doubt='a learning rate at which pre-LN diverges without warm-up',
             ),
         ),
         differences=(

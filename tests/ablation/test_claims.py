@@ -4,7 +4,7 @@ import pytest
 from helpers.made_up_ablation import analyzed, make_results
 
 from transformer_jax.ablation import Claim
-from transformer_jax.ablation.claims import Outcome, derive, judge, record_claims
+from transformer_jax.ablation.claims import Outcome, derive, judge, read_claim, record_claims
 from transformer_jax.ablation.statistics import Comparison
 from transformer_jax.errors import ConfigError
 from transformer_jax.report.html_page import html_report
@@ -85,6 +85,16 @@ def test_what_was_recorded_stays_and_a_change_is_shown():
     assert [entry['stated']['runs'] for entry in again] == [0, 7, 0]
     assert [entry['withdrawn'] for entry in again] == [False, False, True]
     assert record_claims([claim(), claim(margin=2.0)], again, NOW) == again
+
+
+def test_what_readers_are_told_may_change_and_is_no_other_claim():
+    first = record_claims([claim(margin=1.0)], [], NOW)
+    told = claim(margin=1.0, source='Press et al. 2022, Figure 1', doubt='a larger model')
+    [entry] = record_claims([told], first, NOW | {'runs': 7})
+    assert (entry['stated']['runs'], entry['withdrawn']) == (0, False)
+    assert read_claim(entry) == told
+    del entry['source'], entry['doubt']  # as earlier versions wrote it
+    assert read_claim(entry) == claim(margin=1.0)
 
 
 def test_a_report_has_the_claims_with_when_they_were_stated(tmp_path):

@@ -41,6 +41,9 @@ class Claim:
         margin: the smallest difference that matters, in units of the metric; 'equal' needs one.
         over: '', or a quantity of DERIVED that is computed from the points of a line of the axis,
             seed by seed; `variant` and `against` are lines then.
+        source: who claims it, and where: 'Press et al. 2022, Figure 1'. For readers, as `doubt`:
+            both may be changed after the runs.
+        doubt: what would change our mind about the verdict, in a sentence.
     """
 
     text: str
@@ -50,6 +53,8 @@ class Claim:
     direction: str = BETTER
     margin: float | None = None
     over: str = ''
+    source: str = ''
+    doubt: str = ''
 
     def __post_init__(self):
         check_fields(self)
@@ -204,18 +209,19 @@ def record_claims(
     recorded = []
     for claim in claims:
         fields = dataclasses.asdict(claim) | {'variant': list(claim.variants)}
-        before = [old for old in earlier if all(old[key] == fields[key] for key in fields)]
+        before = [old for old in earlier if all(old[key] == fields[key] for key in _TESTED)]
         stated = before[0]['stated'] if before else dict(now)
         recorded.append(fields | {'stated': stated, 'withdrawn': False})
-    kept = [[entry[key] for key in _FIELDS] for entry in recorded]
-    gone = [old for old in earlier if [old[key] for key in _FIELDS] not in kept]
+    kept = [[entry[key] for key in _TESTED] for entry in recorded]
+    gone = [old for old in earlier if [old[key] for key in _TESTED] not in kept]
     return [*recorded, *({**old, 'withdrawn': True} for old in gone)]
 
 
 def read_claim(entry: Mapping[str, Any]) -> Claim:
     """Make a claim of what `record_claims` wrote."""
-    fields: dict[str, Any] = {key: entry[key] for key in _FIELDS}
-    return Claim(**{**fields, 'variant': tuple(entry['variant'])})
+    fields: dict[str, Any] = {key: entry[key] for key in _TESTED}
+    told = {key: entry.get(key, '') for key in _TOLD}
+    return Claim(**{**fields, **told, 'variant': tuple(entry['variant'])})
 
 
 def today() -> str:
@@ -223,4 +229,5 @@ def today() -> str:
     return time.strftime('%Y-%m-%d')
 
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(Claim))
+_TOLD = ('source', 'doubt')  # Results of earlier versions have none.
+_TESTED = tuple(field.name for field in dataclasses.fields(Claim) if field.name not in _TOLD)
