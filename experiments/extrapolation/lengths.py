@@ -4,8 +4,8 @@
     transformer-jax report runs/extrapolation
 
 Language models that read 64 characters in training are scored on windows of 64 to 512. `small`:
-tiny Shakespeare by characters, 2 layers of width 64; `cpu`: nanoGPT's setting for a CPU. The text is
-`input.txt` in the current directory, or in DIR with `--config.data.source_dir=DIR`.
+tiny Shakespeare by characters, 2 layers of width 64; `cpu`: nanoGPT's setting for a CPU. The text
+is `input.txt` in the current directory, or in DIR with `--config.data.source_dir=DIR`.
 
 Expected: with sinusoidal positions and RoPE the loss grows beyond 64 characters; with biases that
 fall with distance, and with a forget gate in place of positions (Lin et al. 2025), it does not.
@@ -56,7 +56,7 @@ def get_experiment(scale='small'):
                 variant='ALiBi',
                 against='RoPE',
                 source=PRESS,
-                doubt='RoPE that keeps its loss at 8 times the length, without a change of its base',
+                doubt='RoPE that keeps its loss at 8 times the length, its base unchanged',
             ),
             Claim(
                 'a forget gate without positions reads longer texts better than RoPE',
@@ -64,7 +64,7 @@ def get_experiment(scale='small'):
                 variant='forget gate',
                 against='RoPE',
                 source='Lin et al. (2025), Figure 3',
-                doubt='RoPE that keeps its loss at 8 times the length, without a change of its base',
+                doubt='RoPE that keeps its loss at 8 times the length, its base unchanged',
             ),
         ),
         differences=(

@@ -33,7 +33,7 @@ def get_experiment(scale='small'):
                 metric=str(loss),
                 variant=name,
                 source='Shazeer (2020), Table 1',
-                doubt='the other sign at the size of the paper, or with a rate tuned for each layer',
+                doubt='the other sign at the size of the paper, or with a tuned learning rate',
             )
             for name in ('SwiGLU', 'GEGLU')
         ),
