@@ -54,7 +54,7 @@ def finished(tmp_path_factory):
 
 
 # The others are rare: each case trains a step.
-OFTEN = ('halved', 'a bit')
+OFTEN = ('halved',)
 
 
 @pytest.mark.fault('damaged checkpoint files')

@@ -453,9 +453,14 @@ def same_program():
 
 
 @needs_root
-@pytest.mark.slow
 @pytest.mark.fault('full disks')
-@pytest.mark.parametrize('kilobytes', FREE)
+@pytest.mark.parametrize(
+    'kilobytes',
+    [
+        pytest.param(free, marks=pytest.mark.rare if number % 4 else pytest.mark.slow)
+        for number, free in enumerate(FREE)
+    ],
+)
 def test_a_disk_that_gets_full(kilobytes, same_program, call, tmp_path, monkeypatch):
     """The run ends with 0, or with 3 and one line; with room again the same command ends with 0."""
     monkeypatch.setattr(train_lib, 'make_program', same_program)

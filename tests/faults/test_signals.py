@@ -345,9 +345,17 @@ def test_a_compilation_is_not_waited_for(tmp_path, what, signums, line, saved):
     assert 'Traceback' not in errors
 
 
-@pytest.mark.slow
 @pytest.mark.fault('signals')
-@pytest.mark.parametrize('signums', [[TERM] * 5, [INT, TERM], [USR1, TERM], [HUP], [INT, INT]])
+@pytest.mark.parametrize(
+    'signums',
+    [
+        pytest.param([TERM] * 5, marks=pytest.mark.slow),
+        *(
+            pytest.param(signums, marks=pytest.mark.rare)
+            for signums in ([INT, TERM], [USR1, TERM], [HUP], [INT, INT])
+        ),
+    ],
+)
 def test_any_signals_save_once(tmp_path, signums):
     process = start('train', f'--workdir={tmp_path}', *flags(**LONG))
     wait_until(lambda: len(events(tmp_path, 'train')) > 5, process)

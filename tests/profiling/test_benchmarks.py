@@ -48,7 +48,7 @@ def test_seeds_are_compared_with_one(run):
     assert '2 seeds side by side' in text
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_tiny_shakespeare_ends_with_a_loss(run, tmp_path):
     # The configuration has 65 characters, as the real text.
     text = f'{string.ascii_letters} {string.digits}!?\n'

@@ -53,7 +53,7 @@ def test_two_processes_are_one(tmp_path):
     assert json.loads((tmp_path / 'two' / 'config.json').read_text())['train']['steps'] == 12
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_two_processes_take_over(tmp_path):
     train(experiment(**RUN), tmp_path / 'one', quiet)
     stop_at(6, experiment(**RUN), tmp_path / 'two')
@@ -82,7 +82,7 @@ def test_two_processes_stop_resume_and_end_together(tmp_path):
     assert exits[1] == 'done'
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_eight_devices_hand_over_to_one(tmp_path):
     train(experiment(**RUN), tmp_path / 'whole', quiet)
     stop_at(6, experiment(**RUN), tmp_path / 'run')

@@ -66,7 +66,7 @@ def crash_at(step: int, config, workdir) -> None:
             thread.join()
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_crashes_leave_no_trace(whole, tmp_path):
     for step in (
         3,

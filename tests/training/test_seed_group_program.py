@@ -66,8 +66,8 @@ def mixture(tiny, make_batch, random_rows):
     'layout',
     [
         'all devices',
-        'an axis of seeds',
-        'one by one',
+        pytest.param('an axis of seeds', marks=pytest.mark.rare),
+        pytest.param('one by one', marks=pytest.mark.rare),
         pytest.param('pieces', marks=pytest.mark.rare),
     ],
 )

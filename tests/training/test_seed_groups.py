@@ -141,7 +141,7 @@ def test_a_group_is_stopped_and_goes_on_as_if_it_had_not_been(group, tmp_path):
         assert trace(tmp_path / seed) == trace(group / seed)
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_one_device_is_eight(group, tmp_path):
     finish(start('train', f'--workdir={tmp_path}', *flags(train__num_seeds=2, **RUN)))
     for seed in ('0', '1'):
