@@ -251,3 +251,21 @@ def test_the_chance_that_is_foreseen_is_that_of_tables(direction, step):
     equal = equal_tables(balanced(seeds, ((1, 0), (2, 0), (3, 0))))
     expected = equal.power_within(0, margin) if not step else equal.power(0, step)
     assert decided / 300 == pytest.approx(expected, abs=0.08)
+
+
+def test_what_is_to_be_found_at_a_ceiling_is_below_it(pretend, monkeypatch, tmp_path):
+    def score(run, metrics, log):
+        noise = np.random.default_rng(run.seed).uniform(0, 0.01)
+        share = 1.0 if run.setting.variants[0] == 'base' else 0.3 + noise
+        write_result(run, scores={'test exact_match': share}, wall_seconds=1.0)
+
+    monkeypatch.setattr(score_lib, 'score', score)
+    claims = (
+        Claim('one head is worse', str(METRICS[0]), 'one head', direction='worse'),
+        Claim('it matters', str(METRICS[0]), 'no dropout', direction='worse', margin=0.2),
+    )
+    experiment = dataclasses.replace(table(VARIANTS, METRICS[:1]), claims=claims, seeds=3)
+    plan = Plan(experiment, 'table.py', tmp_path, 0, {}, True)
+    ablate(plan, quiet)
+    found = [claim['difference'] for claim in plan.plan_seeds(None)['claims']]
+    assert found == pytest.approx([0.695, 0.2], abs=0.01)

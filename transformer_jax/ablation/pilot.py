@@ -150,13 +150,17 @@ def _plan_claim(
 
 def _plan_pair(claim: Claim, pair: Pair, table: MeasuredTable) -> dict[str, Any]:
     number = table.pairs.index(pair)
-    sd, step, source = table.sd(number), abs(table.difference(number)), FROM_PILOT
-    if claim.margin and (on_scale := table.on_scale(number, claim.margin)):
-        step, source = on_scale, FROM_MARGIN
+    sd, found = table.sd(number), table.difference(number)
+    towards, source = found, FROM_PILOT
+    # On the side of what was found: a share of 1 can only get smaller.
+    margin = math.copysign(claim.margin, found) if claim.margin else None
+    if margin and (on_scale := table.on_scale(number, margin)):
+        towards, source = on_scale, FROM_MARGIN
+    step = abs(towards)
     power = {n: _power(claim, n, number, step / sd, table) for n in SEEDS}
     seeds = next((n for n in SEEDS if power[n] >= POWER), None)
     return {
-        'difference': float(table.scale.shift(table.center(number), np.array([step]))[0]),
+        'difference': abs(float(table.scale.shift(table.center(number), np.array([towards]))[0])),
         'from': source,
         'step': step,
         'sd': sd,
