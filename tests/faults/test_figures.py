@@ -15,7 +15,7 @@ from transformer_jax.display.figures import PlainFigure, figure_bytes, save_figu
 from transformer_jax.display.lines import MOST_COLORS, fit_scale, name_ends
 from transformer_jax.errors import ConfigError
 from transformer_jax.profiling import bench_attention_result as bench
-from transformer_jax.report import figures
+from transformer_jax.report import axis_figures, figures
 from transformer_jax.report.metric_names import curve_name, metric_name
 from transformer_jax.report.traces import Curve
 
@@ -32,7 +32,7 @@ def axis_of(count: int, places=(16, 64)) -> dict:
 
 def scores(axis: dict, mean=1.0, half=0.5) -> dict:
     return {
-        variant: figures.Point(mean, mean - half, mean + half, (mean,))
+        variant: axis_figures.Point(mean, mean - half, mean + half, (mean,))
         for variant in axis['points']
     }
 
@@ -71,8 +71,8 @@ def test_axes_are_logarithmic_where_values_span_decades(values, ends, scale):
 def test_intervals_are_whole(mean, half, linear):
     axis = axis_of(2)
     found = scores(axis, mean, half)
-    found['0 16'] = figures.Point(40 * mean, 40 * mean, 40 * mean, (40 * mean,))
-    [axes] = figures._axis_figure(axis, 'y', found, linear).axes
+    found['0 16'] = axis_figures.Point(40 * mean, 40 * mean, 40 * mean, (40 * mean,))
+    [axes] = axis_figures._axis_figure(axis, 'y', found, linear).axes
     low, high = axes.get_ylim()
     assert low <= mean - half
     assert high >= mean + half
@@ -81,7 +81,7 @@ def test_intervals_are_whole(mean, half, linear):
 @pytest.mark.parametrize('count', [1, 2, 8, 9, 30])
 def test_many_lines_have_their_names_beside_them(count):
     axis = axis_of(count)
-    figure = figures._axis_figure(axis, 'y', scores(axis), linear=True)
+    figure = axis_figures._axis_figure(axis, 'y', scores(axis), linear=True)
     figure.draw_without_rendering()
     [axes] = figure.axes
     names = [f'name {line}' for line in range(count)]

@@ -15,7 +15,7 @@ from transformer_jax.display.attention_heads import attention_figure
 from transformer_jax.display.evaluations import evaluation_table
 from transformer_jax.display.figures import PlainFigure, draw_legend
 from transformer_jax.display.tables import result_table
-from transformer_jax.report import csv_tables, figures, site
+from transformer_jax.report import axis_figures, csv_tables, figures, site
 from transformer_jax.report.csv_tables import runs_csv, summary_csv
 from transformer_jax.report.latex import latex_report
 
@@ -66,7 +66,7 @@ def with_names(*names: str, claim: str = 'a claim') -> dict:
 @pytest.mark.parametrize('name', [r'$\frac$', '_hidden', 'two\nlines'])
 def test_figures_of_a_report_draw_any_name(tmp_path, name):
     report = analyzed(tmp_path, with_names(name))
-    [(_, along), *_] = figures.axis_figures(report).values()
+    [(_, along), *_] = axis_figures.axis_figures(report).values()
     for figure in (figures.differences_figure(report.tables[0], name), along):
         figure.draw_without_rendering()
 

@@ -16,7 +16,7 @@ from helpers.made_up_ablation import (
 )
 
 from transformer_jax.cli import main
-from transformer_jax.report import figures, numbers, readme
+from transformer_jax.report import axis_figures, figures, numbers, readme
 from transformer_jax.report.analysis import analyze
 from transformer_jax.report.columns import table_columns
 from transformer_jax.report.csv_tables import summary_csv
@@ -211,3 +211,21 @@ def test_the_command_writes_into_the_root_or_beside_the_file(tmp_path, capsys, m
 def test_what_is_no_ablation_is_refused(argument, message, capsys):
     assert main(['report', *[argument] * bool(argument)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_metric_at_several_lengths_is_a_line_for_each_variant(tmp_path):
+    results = make_results()
+    [bleu, loss] = results['experiment']['metrics']
+    metrics = [loss | {'length': length, 'label': f'test loss at {length}'} for length in (64, 128)]
+    results['experiment'] |= {'metrics': [bleu, *metrics], 'published': []}
+    for run in results['runs']:
+        for part in ('scores', 'checkpoints', 'selected'):
+            if 'test loss' in run.get(part, {}):
+                value = run[part].pop('test loss')
+                run[part] |= {metric['label']: value for metric in metrics}
+    report = analyzed(tmp_path, results)
+    [(name, (title, figure))] = axis_figures.length_figures(report).items()
+    assert (name, title) == ('by-length-test-loss', 'loss (test) over length')
+    [axes] = figure.axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ['64', '128']
+    assert len(axes.containers) == 5  # the variants with runs

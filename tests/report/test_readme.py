@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from helpers.made_up_ablation import make_results, write_file
 
+from transformer_jax.ablation import Claim
+from transformer_jax.ablation.claims import record_claims
 from transformer_jax.cli import main
 from transformer_jax.errors import ConfigError
 from transformer_jax.report import readme, site
@@ -38,6 +40,7 @@ old
 after
 """
 CLAIMS = '<!-- begin claims -->\nold\n<!-- end claims -->\n'
+EXPERIMENTS = CLAIMS.replace('claims', 'experiments')
 
 
 @pytest.fixture
@@ -51,8 +54,8 @@ def project(tmp_path):
     (folder / 'results_of_one_run.json').write_text('{"test": 1}')
     (folder / 'along.png').write_bytes(b'a picture')
     (folder / 'README.md').write_text(README)
-    (tmp_path / 'README.md').write_text(CLAIMS)
-    (tmp_path / 'docs' / 'results' / 'index.md').write_text(CLAIMS)
+    (tmp_path / 'README.md').write_text(EXPERIMENTS)
+    (tmp_path / 'docs' / 'results' / 'index.md').write_text(CLAIMS + EXPERIMENTS)
     return tmp_path
 
 
@@ -93,9 +96,43 @@ def test_a_claim_is_one_line_for_each_results_file(project):
     assert '](made-up.md)' in (project / 'docs' / 'results' / 'index.md').read_text()
 
 
+def test_claims_are_sorted_by_verdict_with_what_was_found(project):
+    results = make_results()
+    for entry in results['experiment']['variants'].values():
+        entry['config'] |= {'data.task': 'mqar(length=64)', 'model.kind': 'encoder_decoder'}
+        entry['config'] |= {'model.encoder_layers': 2, 'model.decoder_layers': 3}
+        entry['config'] |= {'model.d_model': 64, 'train.steps': 1000}
+    claims = [
+        Claim('additive is better', 'test bleu', 'additive', source='Bahdanau et al. 2015, Fig. 2'),
+        Claim('linear is worse', 'test bleu', 'linear', direction='worse', doubt='a longer run'),
+        Claim('both are better', 'test bleu', ('additive', 'linear')),
+        Claim('withdrawn', 'test bleu', 'linear'),
+    ]
+    now = {'commit': 'abcdef0123', 'date': '2026-11-20', 'seeds': 5, 'runs': 0}
+    old = record_claims(claims[3:], [], now)
+    results['experiment']['claims'] = record_claims(claims[:3], old, now)
+    folder = project / 'experiments' / 'claimed'
+    folder.mkdir()
+    write_file(folder / 'results_claimed.json', results)
+    page = 'x\n<!-- begin report: results_claimed.json -->\n<!-- end report -->\n'
+    (folder / 'README.md').write_text(page)
+    site.write_pages(project)
+    index = (project / 'docs' / 'results' / 'index.md').read_text()
+    rows = [line.split(' | ') for line in index.splitlines() if '](claimed.md)' in line][:3]
+    assert [row[3] for row in rows] == ['✓ supported', '✓ supported', '✗ contradicted']
+    assert rows[1][0] == '| [linear is worse](claimed.md)'
+    assert rows[1][2] == 'mqar, 2 + 3 layers of width 64, 1,000 steps, 5 seeds'
+    assert 'linear − softmax: −1.93' in rows[1][4]
+    assert 'Bahdanau et al. 2015, Fig. 2' in index
+    assert 'withdrawn' not in index
+    results_page = (project / 'docs' / 'results' / 'claimed.md').read_text()
+    assert 'What would change our mind:\n\n- linear is worse: a longer run' in results_page
+    assert '- ✓ supported: linear is worse (test bleu: ' in (folder / 'README.md').read_text()
+
+
 def test_without_results_the_table_of_claims_says_so(tmp_path):
-    assert readme.fill_claims(CLAIMS, tmp_path, '{}') == (
-        '<!-- begin claims -->\nNo results of an ablation are committed yet.\n<!-- end claims -->\n'
+    assert readme.fill_tables(CLAIMS, tmp_path, '{}') == (
+        '<!-- begin claims -->\nNo experiment with claims has been run yet.\n<!-- end claims -->\n'
     )
 
 
@@ -169,6 +206,6 @@ def test_committed_pages_have_their_figures(path):
 
 
 def test_every_committed_result_has_its_place_in_a_readme():
-    assert readme.CLAIMS.search((ROOT / 'README.md').read_text())
+    assert readme.TABLES.search((ROOT / 'README.md').read_text())
     for path in readme.committed_results(ROOT / 'experiments'):
         assert f'<!-- begin report: {path.name} -->' in (path.parent / 'README.md').read_text()

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, Symmetrica
 # reference is black, so that a figure has eight colors at most. page.js has the same.
 COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#8c8c8c')
 BLACK = '#000000'
+LONGEST_NAME = 48  # letters of a variant's name; of longer ones the middle is left out
 DASHES = ('-', '--', ':', '-.')
 # With more lines than this each has its name at its end: no reader finds it by a color.
 MOST_COLORS = 8
@@ -116,3 +117,10 @@ def _spread(places: Sequence[float], gap: float) -> list[float]:
     for index in reversed(range(len(moved) - 1)):
         moved[index] = min(moved[index], moved[index + 1] - gap)
     return moved
+
+
+def shorten_name(name: str) -> str:
+    """Write a name on one line, without its middle where it is long."""
+    name, half = ' '.join(name.split()), LONGEST_NAME // 2
+    name = ''.join(letter if letter.isprintable() else '\ufffd' for letter in name)
+    return name if len(name) <= LONGEST_NAME else f'{name[:half]}…{name[1 - half :]}'

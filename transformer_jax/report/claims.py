@@ -77,14 +77,21 @@ def claim_rows(claims: Sequence[ClaimResult], experiment: Mapping[str, Any]) -> 
     """
     return [
         [
-            result.claim.text,
+            _with_source(result.claim),
             _measure(result.claim),
             f'{MARKS[result.outcome]} {result.verdict}' if result.outcome else result.verdict,
-            '; '.join(_difference(*item) for item in result.comparisons.items()) or numbers.NONE,
+            '; '.join(difference_text(*item) for item in result.comparisons.items())
+            or numbers.NONE,
             '; '.join(filter(None, [_stated(result, experiment), _planned(result, experiment)])),
         ]
         for result in claims
     ]
+
+
+def doubts(claims: Sequence[ClaimResult]) -> list[str]:
+    """Say what would change our mind about each claim, where the experiment says it."""
+    standing = (result.claim for result in claims if result.outcome)
+    return [f'{claim.text}: {claim.doubt}' for claim in standing if claim.doubt]
 
 
 NOTE = (
@@ -93,12 +100,17 @@ NOTE = (
 )
 
 
+def _with_source(claim: Claim) -> str:
+    return f'{claim.text} ({claim.source})' if claim.source else claim.text
+
+
 def _measure(claim: Claim) -> str:
     margin = f', margin {claim.margin:g}' if claim.margin else ''
     return f'{claim.label}: {claim.direction}{margin}'
 
 
-def _difference(pair: Pair, found: Comparison) -> str:
+def difference_text(pair: Pair, found: Comparison) -> str:
+    """Write a difference with its interval for all comparisons together: 'a − b: −1 [−2, 0]'."""
     names = f'{pair[0]} − {pair[1]}'
     if found.difference is None or found.low is None or found.high is None:
         return f'{names}: {found.reason}'

@@ -10,9 +10,9 @@ from typing import Any
 
 from transformer_jax.display.figures import figure_bytes
 from transformer_jax.report import reviewer, sentences
+from transformer_jax.report.axis_figures import axis_figures
 from transformer_jax.report.claims import HEADS, NOTE, claim_rows
 from transformer_jax.report.columns import VERDICTS
-from transformer_jax.report.figures import axis_figures
 from transformer_jax.report.html_heads import heads_section, picture
 from transformer_jax.report.html_tables import escape, results_table, text_table
 from transformer_jax.report.metric_names import curve_name

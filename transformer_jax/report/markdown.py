@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from transformer_jax.report import reviewer, sentences
-from transformer_jax.report.claims import HEADS, NOTE, claim_rows
+from transformer_jax.report.claims import HEADS, NOTE, claim_rows, doubts
 from transformer_jax.report.columns import VERDICTS, Cell, Column, cell, table_columns
 from transformer_jax.report.tables import Report, Table, VariantResult
 from transformer_jax.report.tuning import tuning_heads, tuning_notes, tuning_rows
@@ -64,9 +64,19 @@ def claims_section(report: Report) -> list[str]:
     """Write the claims of an experiment, if it has any: a heading, a table and a note."""
     if not report.claims:
         return []
+    return ['## Claims', claims_grid(report), NOTE, doubts_list(report)]
+
+
+def claims_grid(report: Report) -> str:
+    """Write the table of the claims of an experiment."""
     rows = claim_rows(report.claims, report.experiment)
-    table = grid(HEADS, [[*map(escape, row)] for row in rows], [True] * len(HEADS))
-    return ['## Claims', table, NOTE]
+    return grid(HEADS, [[*map(escape, row)] for row in rows], [True] * len(HEADS))
+
+
+def doubts_list(report: Report) -> str:
+    """Write what would change our mind about the claims; '' where no claim says it."""
+    lines = bullets(map(escape, doubts(report.claims)))
+    return f'What would change our mind:\n\n{lines}' if lines else ''
 
 
 def tuning_section(report: Report) -> list[str]:

@@ -3,14 +3,16 @@
 - experiments/<folder>/README.md has short tables of a results file between
   `<!-- begin report: results_table_small.json -->` and `<!-- end report -->`; the file is in the
   same folder.
-- README.md has a line for each of those files between `<!-- begin claims -->` and
-  `<!-- end claims -->`.
+- README.md has a line for each claim of those files between `<!-- begin claims -->` and
+  `<!-- end claims -->`; docs/results/index.md has one for each file, too, between
+  `<!-- begin experiments -->` and `<!-- end experiments -->`.
 
 `make docs` writes them (see `site`); a test fails when a table differs from its results.
 """
 
 import functools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from etils import epath
@@ -18,6 +20,7 @@ from etils import epath
 from transformer_jax.errors import ConfigError
 from transformer_jax.report import numbers, sentences
 from transformer_jax.report.analysis import analyze
+from transformer_jax.report.claim_tables import claims_table
 from transformer_jax.report.columns import decimal_places
 from transformer_jax.report.markdown import code, escape, grid
 from transformer_jax.report.short_tables import short_tables
@@ -30,8 +33,8 @@ REPORTS = re.compile(
     r'^([ \t]*<!-- begin report: (\S+) -->[ \t]*\n).*?^([ \t]*<!-- end report -->[ \t]*)$',
     re.DOTALL | re.MULTILINE,
 )
-CLAIMS = re.compile(
-    r'^([ \t]*<!-- begin claims -->[ \t]*\n).*?^([ \t]*<!-- end claims -->[ \t]*)$',
+TABLES = re.compile(
+    r'^([ \t]*<!-- begin (claims|experiments) -->[ \t]*\n).*?^([ \t]*<!-- end \2 -->[ \t]*)$',
     re.DOTALL | re.MULTILINE,
 )
 HEADS = ('experiment', 'hypothesis', 'paper', 'ours', 'against the reference')
@@ -96,30 +99,30 @@ def committed_results(experiments: Path) -> list[Path]:
     ]
 
 
-def fill_claims(page: str, experiments: Path, links: str) -> str:
-    """Return a page with the table of claims of today's results; arguments as `claims_table`."""
-    return CLAIMS.sub(
-        lambda match: f'{match[1]}{claims_table(experiments, links)}\n{match[2]}', page
-    )
-
-
-def claims_table(experiments: Path, links: str) -> str:
-    """Write a line for each results file.
-
-    It shows the variant that differs most from its reference in the paper, or else in our results.
+def fill_tables(page: str, experiments: Path, links: str) -> str:
+    """Return a page with the tables of claims and of experiments that it has places for.
 
     Args:
+        page: the text of the page.
         experiments: the folder experiments/.
         links: the link to the results page of a folder, with '{}' for the name of the page.
     """
-    files = committed_results(experiments)
-    if not files:
+    reports = [
+        (analyze_committed(path), links.format(page_name(path.parent.name)))
+        for path in committed_results(experiments)
+    ]
+    tables = {'claims': claims_table, 'experiments': experiments_table}
+    return TABLES.sub(lambda match: f'{match[1]}{tables[match[2]](reports)}\n{match[3]}', page)
+
+
+def experiments_table(reports: Sequence[tuple[Report, str]]) -> str:
+    """Write a line for each report, given with the link to its page.
+
+    It shows the variant that differs most from its reference in the paper, or else in our results.
+    """
+    if not reports:
         return 'No results of an ablation are committed yet.'
-    rows = []
-    for path in files:
-        link = links.format(page_name(path.parent.name))
-        rows.append(_claim(analyze_committed(path), link))
-    return grid(HEADS, rows)
+    return grid(HEADS, [_experiment(*each) for each in reports])
 
 
 def page_name(folder: str) -> str:
@@ -142,7 +145,7 @@ def headline(table: Table) -> VariantResult | None:
     return None if largest is None else largest[0]
 
 
-def _claim(report: Report, link: str) -> list[str]:
+def _experiment(report: Report, link: str) -> list[str]:
     experiment, table = report.experiment, report.tables[0]
     name, _, scale = Path(experiment['file']).name.replace('.py', '').partition(':')
     cells = [f'[{escape(f"{name} ({scale})" if scale else name)}]({link})']

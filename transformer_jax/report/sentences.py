@@ -50,10 +50,17 @@ def subtitle(report: Report) -> list[str]:
     return [
         experiment['file'],
         f'{variants} variants × {seeds} {"seed" if seeds == 1 else "seeds"}',
-        f'reference: {", ".join(report.tables[0].references)}',
+        f'reference: {_references(report)}',
         MATCHES[experiment['match']],
         dates(report),
     ]
+
+
+def _references(report: Report) -> str:
+    """Name the reference: a variant, or a line of the axis; several lines are listed by variant."""
+    names, axis = report.tables[0].references, report.experiment['axis']
+    lines = {axis['points'][name][0] for name in names if name in axis['points']} if axis else ()
+    return f'{next(iter(lines))} at each point' if len(lines) == 1 else ', '.join(names)
 
 
 def notes(table: Table, with_detectable: bool = True) -> Iterator[str]:

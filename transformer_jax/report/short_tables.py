@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from transformer_jax.report import sentences
+from transformer_jax.report.claim_tables import claim_lines
 from transformer_jax.report.columns import VERDICTS, Column, cell, table_columns
 from transformer_jax.report.markdown import code, escape, grid, join_remarks
 from transformer_jax.report.tables import Report, Table, VariantResult, Verdict
@@ -115,8 +116,8 @@ def _axis_legend(table: Table, axis: Mapping[str, Any]) -> str:
 
 
 def short_tables(report: Report) -> str:
-    """Write the tables of all metrics, how variants were tuned, and how many runs are missing."""
-    parts = []
+    """Write claims, the tables of all metrics, how variants were tuned, and what is missing."""
+    parts = [claim_lines(report)]
     for table in report.tables:
         parts += [metric_heading(table), short_table(report, table)]
     tuning = escape(' '.join(tuning_notes(report.experiment)))

@@ -21,9 +21,10 @@ from matplotlib.figure import Figure
 from transformer_jax.display.figures import save_figure
 from transformer_jax.errors import ConfigError
 from transformer_jax.report import readme, sentences
+from transformer_jax.report.axis_figures import axis_figures, length_figures
 from transformer_jax.report.csv_tables import runs_csv, summary_csv
-from transformer_jax.report.figures import axis_figures, differences_figure
-from transformer_jax.report.markdown import bullets, escape
+from transformer_jax.report.figures import differences_figure
+from transformer_jax.report.markdown import bullets, claims_grid, doubts_list, escape
 from transformer_jax.report.metric_names import metric_name
 from transformer_jax.report.short_tables import metric_heading, missing_runs, short_table
 from transformer_jax.report.tables import Report
@@ -48,7 +49,7 @@ def page_texts(root: Path) -> dict[Path, str]:
     pages = {root / 'README.md': f'{RESULTS}/{{}}.md', root / RESULTS / 'index.md': '{}.md'}
     for path, links in pages.items():
         if path.is_file():
-            texts[path] = readme.fill_claims(path.read_text(), experiments, links)
+            texts[path] = readme.fill_tables(path.read_text(), experiments, links)
     for path in sorted(experiments.glob('*/README.md')):
         texts[path] = readme.fill_reports(path.read_text(), path.parent)
         texts[root / RESULTS / f'{readme.page_name(path.parent.name)}.md'] = results_page(path)
@@ -137,6 +138,8 @@ def _results_block(results: Path, with_figure: bool) -> str:
         f'Claim: *{escape(report.experiment["claim"].rstrip("."))}*. By {escape(first.label)}: '
         f'{verdicts}.'
     ]
+    if report.claims:
+        parts += [claims_grid(report), doubts_list(report)]
     for table in report.tables:
         parts += [
             metric_heading(table),
@@ -151,9 +154,9 @@ def _results_block(results: Path, with_figure: bool) -> str:
 
 
 def _figure(results: Path) -> Figure | None:
-    """Draw the first metric: along the axis, or differences; None without differences."""
+    """Draw the first metric: along the axis or lengths, or differences; None without any."""
     report = readme.analyze_committed(results)
-    if figures := axis_figures(report):
+    if figures := axis_figures(report) or length_figures(report):
         return next(iter(figures.values()))[1]
     table, [metric, *_] = report.tables[0], report.experiment['metrics']
     return differences_figure(table, metric_name(metric)) if table.compared else None

@@ -16,8 +16,8 @@ from transformer_jax.display.lines import (
     height_for,
     line_style,
     name_ends,
+    shorten_name,
 )
-from transformer_jax.report.figures import shorten_name
 from transformer_jax.report.metric_names import metric_name
 from transformer_jax.report.tables import Report
 from transformer_jax.report.tuning import find_choices
