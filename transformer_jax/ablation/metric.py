@@ -14,8 +14,9 @@ class Metric:
     """A number by which variants are scored.
 
     Attributes:
-        name: a key of what `evaluate` reports, a row of METRICS; or 'step_seconds', the measured
-            time of a training step of one run.
+        name: a row of METRICS: a key of what `evaluate` reports; a probe, such as 'sink', whose
+            value is the mean over all heads of the model that have one; or 'step_seconds', the
+            measured time of a training step of one run.
         split: validation or test.
         checkpoint: as `evaluate --checkpoint`: best, last or avg:N; '': the best one, or the last
             where no evaluation chose a best one.
@@ -39,6 +40,10 @@ class Metric:
             )
         if self.length < 0 or self.length == 1:
             raise ConfigError(f'length={self.length} of {self.name} must be 2 or more')
+        if self.length and self.probed:
+            raise ConfigError(
+                f'length={self.length} of {self.name}: probes read rows of all lengths'
+            )
 
     def __str__(self) -> str:
         """The name in tables and results: 'test accuracy at 40', 'step_seconds'."""
@@ -51,6 +56,11 @@ class Metric:
     def timed(self) -> bool:
         """True if it is measured by taking training steps, not by an evaluation."""
         return self.name in METRICS and METRICS[self.name].timed
+
+    @property
+    def probed(self) -> bool:
+        """True if it is the mean of a probe of attention over the heads of a model."""
+        return self.name in METRICS and METRICS[self.name].probed
 
     @property
     def lower_is_better(self) -> bool:
