@@ -100,6 +100,11 @@ def test_the_seeds_are_those_of_ablate(tmp_path):
             {'model.attention': 'differential'},
             "test entropy: model.attention='differential' has negative weights",
         ),
+        (
+            Metric('gradient_norm', part='decoder_5/ffn'),
+            {},
+            "test gradient_norm of decoder_5/ffn: no parameter has 'decoder_5/ffn' in its name",
+        ),
         (Metric('sink', checkpoint='best'), {}, 'finds no best checkpoint'),
     ],
 )

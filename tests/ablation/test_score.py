@@ -240,3 +240,24 @@ def test_a_new_metric_is_scored_without_training(real, monkeypatch):
     bleu = BLEU.compute_bleu(totals[:4], totals[4:8], totals[8], totals[9], smooth_method='exp')
     assert bleu.score == pytest.approx(run['scores']['test bleu'])
     assert np.mean(sentences['test exact_match']) == run['scores']['test exact_match']
+
+
+@pytest.mark.parametrize('seeds', [1, 2])
+def test_an_untrained_model_is_scored(tmp_path, seeds):
+    """With `train.steps=0`, alone and side by side."""
+    parts = ('', 'encoder_0/ffn', 'decoder_0/ffn')
+    metrics = (
+        Metric('logit_std', 'validation'),
+        *(Metric('gradient_norm', 'validation', part=part) for part in parts),
+    )
+    changes = {'train.steps': 0, 'data.batching': 'packed(24)'}
+    made = plan(tmp_path, BASE, metrics, seeds=seeds, **changes)
+    ablate(made, quiet)
+    runs = load_results(tmp_path)['runs']
+    assert [run['side_by_side'] for run in runs] == seeds * [seeds]
+    for run in runs:
+        whole, encoder, decoder = (run['scores'][str(metric)] for metric in metrics[1:])
+        assert whole > math.hypot(encoder, decoder) > 0
+        assert (run['step'], {*map(tuple, run['checkpoints'].values())}) == (0, {(0,)})
+    assert len({run['scores']['validation logit_std'] for run in runs}) == seeds
+    assert not any(map(made.lacks, made.trials))

@@ -11,6 +11,7 @@ from transformer_jax.config import Components
 from transformer_jax.data.tasks.base import Task
 from transformer_jax.errors import ConfigError
 from transformer_jax.evaluation.metrics import METRICS
+from transformer_jax.inference.gradient_norms import lacks_part
 from transformer_jax.inference.probes import cannot_probe
 from transformer_jax.schema import ExperimentConfig, evaluates
 
@@ -111,6 +112,8 @@ def _unmeasurable(config: ExperimentConfig, metric: Metric) -> str:
 def _unknown(components: Components, metric: Metric) -> str:
     """Say why a metric means nothing for a model and its task; '' where it has a meaning."""
     config, task = components.config, components.task
+    if metric.name == 'gradient_norm':
+        return lacks_part(components.architecture, metric.part)
     if metric.probed:
         return cannot_probe(components.architecture, config.model, metric.name)
     names = task.scores_by_length if metric.length else reported(task)

@@ -17,6 +17,7 @@ from transformer_jax.ablation.trial import Trial
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.evaluation.by_length import by_length
 from transformer_jax.evaluation.metrics import METRICS
+from transformer_jax.inference.gradient_norms import gradient_norms, norm_of
 from transformer_jax.inference.probes import mean_probe, probe
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.profiling import measure
@@ -29,7 +30,7 @@ from transformer_jax.storage.provenance import describe_run
 from transformer_jax.storage.workdir import Workdir
 
 Log = Callable[[str], None]
-PROBED_BATCHES = 4  # of a split, from short rows to long ones, that probes read
+PROBED_BATCHES = 4  # of a split, from short rows to long ones, for probes and the gradient
 
 
 @dataclasses.dataclass
@@ -141,20 +142,22 @@ def _add_by_length(
 
 
 def _add_probes(findings: Findings, trained: TrainedRun, metrics: Sequence[Metric]) -> None:
-    """Probe the heads on a few batches of a split, and add the means of some probes.
+    """Add the scores of metrics that are measured on a few batches of a split.
 
     Raises:
         ConfigError: no head has a probe, as where every query may see one key alone.
     """
-    if not metrics:
-        return
-    found = probe(trained, metrics[0].split, PROBED_BATCHES)
-    [checkpoint] = found['checkpoints']
+    heads, norms = None, None
     for metric in metrics:
-        mean = mean_probe(checkpoint['sites'], metric.name)
-        if mean is None:
+        if metric.name == 'gradient_norm':
+            norms = norms or gradient_norms(trained, metric.split, PROBED_BATCHES)
+            found = norm_of(norms, metric.part)
+        else:
+            heads = heads or probe(trained, metric.split, PROBED_BATCHES)['checkpoints'][0]['sites']
+            found = mean_probe(heads, metric.name)
+        if found is None:
             raise ConfigError(f'{metric}: no head of the model has this number')
-        findings.scores[str(metric)] = mean
+        findings.scores[str(metric)] = found
 
 
 def _write(

@@ -31,7 +31,7 @@ class MetricKind:
     selects_checkpoint: bool = False  # may be `evaluate.best_metric`
     from_hypotheses: bool = False  # made from the decoded texts, which a reader may want to see
     timed: bool = False  # measured by taking training steps, not by an evaluation
-    probed: bool = False  # the mean over all heads of a probe of attention, see inference.probes
+    probed: bool = False  # measured on a few batches of a split: probes, the gradient
     scale: str = 'log'  # of `ablation.scales`, on which runs are compared
 
 
@@ -76,6 +76,9 @@ METRICS = {
     ),
     'logit_std': MetricKind(
         'standard deviation of attention scores', '{:.4f}', lower_is_better=True, probed=True
+    ),
+    'gradient_norm': MetricKind(
+        'norm of the gradient', '{:.4f}', lower_is_better=True, probed=True
     ),
     'step_seconds': MetricKind('seconds per step', '{:.4f}', lower_is_better=True, timed=True),
 }
