@@ -88,6 +88,8 @@ def test_names():
         'test bleu',
         'validation accuracy at 40',
     )
+    gradient = Metric('gradient_norm', 'validation', 'last', part='decoder_5/ffn')
+    assert str(gradient) == 'validation gradient_norm of decoder_5/ffn'
     assert (Metric('perplexity').lower_is_better, Metric('bleu').lower_is_better) == (True, False)
     assert slug('N=2, d_model=256 (big)') == 'N-2-d_model-256-big'
     assert slug('../..') not in ('..', '../..', '')

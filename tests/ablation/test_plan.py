@@ -80,6 +80,32 @@ def test_the_seeds_are_those_of_ablate(tmp_path):
             {'model.position': 'learned(max_len=32)'},
             'read 32 tokens at most',
         ),
+        (
+            Metric('sink', 'validation'),
+            {'model.kind': 'rnn_seq2seq', 'model.rnn': "gru(attention='none')"},
+            'validation sink: model.rnn=.* has no attention to probe',
+        ),
+        (
+            Metric('max_logit'),
+            {'model.kind': 'rnn_seq2seq'},
+            'test max_logit: model.rnn=.* keeps no scores before a normalizer',
+        ),
+        (
+            Metric('logit_std'),
+            {'model.attention': 'linear'},
+            "test logit_std: model.attention='linear' keeps no scores before a normalizer",
+        ),
+        (
+            Metric('entropy'),
+            {'model.attention': 'differential'},
+            "test entropy: model.attention='differential' has negative weights",
+        ),
+        (
+            Metric('gradient_norm', part='decoder_5/ffn'),
+            {},
+            "test gradient_norm of decoder_5/ffn: no parameter has 'decoder_5/ffn' in its name",
+        ),
+        (Metric('sink', checkpoint='best'), {}, 'finds no best checkpoint'),
     ],
 )
 def test_metrics_that_cannot_be_measured_are_refused_before_anything_runs(

@@ -21,6 +21,9 @@ from transformer_jax.ablation.runner import ablate
 from transformer_jax.config import resolve
 from transformer_jax.data.tokenizers import BytePairs
 from transformer_jax.errors import Stopped
+from transformer_jax.inference.head_sums import PROBES
+from transformer_jax.inference.probes import probe
+from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.profiling import measure
 from transformer_jax.storage.paths import absolute_path
 from transformer_jax.training import programs
@@ -33,6 +36,10 @@ def real(tmp_path_factory):
     root, lines = tmp_path_factory.mktemp('root'), []
     ablate(plan(root, {'base': {}}, seeds=1), lines.append)
     return root, lines
+
+
+def open_last(root):
+    return TrainedRun(root / 'base/0', 'last', quiet, {})
 
 
 @pytest.mark.slow
@@ -208,6 +215,7 @@ def test_a_new_metric_is_scored_without_training(real, monkeypatch):
         Metric('bleu'),
         Metric('accuracy', 'validation', length=12),
         Metric('accuracy', length=24),
+        *(Metric(probe, 'validation', 'last') for probe in PROBES),
     )
     made = plan(root, {'base': {}}, metrics, seeds=1)
     assert 'bleu is not measured' in made.lacks(made.trials[0])
@@ -219,6 +227,10 @@ def test_a_new_metric_is_scored_without_training(real, monkeypatch):
     )
     assert 0 <= run['scores']['validation accuracy at 12'] <= 1
     assert run['lengths'] == {'validation': [12], 'test': [24]}
+    [probed] = probe(open_last(root), 'validation', 4)['checkpoints']
+    for name in PROBES:
+        mean = np.mean([row[name] for row in probed['sites']])
+        assert run['scores'][f'validation {name}'] == pytest.approx(mean)
     hypotheses = (root / 'base/0' / run['examples']['test bleu']).read_text().splitlines()
     sentences = json.loads((root / 'base/0/sentences.json').read_text())
     assert (
@@ -228,3 +240,24 @@ def test_a_new_metric_is_scored_without_training(real, monkeypatch):
     bleu = BLEU.compute_bleu(totals[:4], totals[4:8], totals[8], totals[9], smooth_method='exp')
     assert bleu.score == pytest.approx(run['scores']['test bleu'])
     assert np.mean(sentences['test exact_match']) == run['scores']['test exact_match']
+
+
+@pytest.mark.parametrize('seeds', [1, 2])
+def test_an_untrained_model_is_scored(tmp_path, seeds):
+    """With `train.steps=0`, alone and side by side."""
+    parts = ('', 'encoder_0/ffn', 'decoder_0/ffn')
+    metrics = (
+        Metric('logit_std', 'validation'),
+        *(Metric('gradient_norm', 'validation', part=part) for part in parts),
+    )
+    changes = {'train.steps': 0, 'data.batching': 'packed(24)'}
+    made = plan(tmp_path, BASE, metrics, seeds=seeds, **changes)
+    ablate(made, quiet)
+    runs = load_results(tmp_path)['runs']
+    assert [run['side_by_side'] for run in runs] == seeds * [seeds]
+    for run in runs:
+        whole, encoder, decoder = (run['scores'][str(metric)] for metric in metrics[1:])
+        assert whole > math.hypot(encoder, decoder) > 0
+        assert (run['step'], {*map(tuple, run['checkpoints'].values())}) == (0, {(0,)})
+    assert len({run['scores']['validation logit_std'] for run in runs}) == seeds
+    assert not any(map(made.lacks, made.trials))

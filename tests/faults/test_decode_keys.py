@@ -9,7 +9,7 @@ from helpers.support import experiment
 
 from transformer_jax.errors import ConfigError
 from transformer_jax.inference.decode_keys import METHOD_OF, with_method
-from transformer_jax.inference.probes import _choose_batches
+from transformer_jax.inference.probes import choose_batches
 from transformer_jax.inference.requirements import require_decoding
 from transformer_jax.inference.trained_run import _usable_here
 from transformer_jax.schema import DecodeConfig
@@ -86,7 +86,7 @@ def test_no_more_batches_are_probed_than_there_are(tmp_path, count):
     config = experiment(evaluate__batch_tokens=96)
     data, _ = load(config, tmp_path, splits=('train', 'validation'))
     partitioner = types.SimpleNamespace(rows_multiple=1, local_rows=everything, put=lambda b: b)
-    taken = _choose_batches(
+    taken = choose_batches(
         types.SimpleNamespace(data=data, partitioner=partitioner), 'validation', count
     )
     there = data.evaluation('validation')[0].steps_per_epoch

@@ -13,6 +13,7 @@ from helpers.support import experiment, quiet
 from transformer_jax.errors import ConfigError
 from transformer_jax.inference import generate, probes
 from transformer_jax.inference.attention_maps import attend_to_text
+from transformer_jax.inference.head_sums import PROBES
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.partitioning import mesh as meshes
 from transformer_jax.partitioning import partitioner as partitioners
@@ -80,7 +81,7 @@ def findings(trained) -> dict:
         'scores': trained.evaluator.evaluate(trained.params, 'validation').scores,
         'says': say(trained),
         'attention': attend_to_text(trained, text, target).weights,
-        'probes': [[row[name] for name in probes.PROBES] for row in checkpoint['sites']],
+        'probes': [[row[name] for name in PROBES] for row in checkpoint['sites']],
     }
 
 

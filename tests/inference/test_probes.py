@@ -22,14 +22,8 @@ from transformer_jax.cli import main
 from transformer_jax.data.batching import Buckets
 from transformer_jax.errors import ConfigError
 from transformer_jax.inference import probe_display, probes
-from transformer_jax.inference.probes import (
-    PROBES,
-    AttentionRecord,
-    HeadSums,
-    attention_records,
-    head_sums,
-    read_probes,
-)
+from transformer_jax.inference.head_sums import PROBES, AttentionRecord, HeadSums, head_sums
+from transformer_jax.inference.probes import attention_records, read_probes
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.schema import ModelConfig
 from transformer_jax.storage.checkpoint_folders import CheckpointFolders
@@ -38,6 +32,8 @@ from transformer_jax.training.train import train
 V, LENGTH = 20, 8
 LENGTHS = [[(3, 2), (4, 5)], [(8, 8)], [(2, 6)], [(1, 1), (2, 3), (3, 4)]]  # packed, full, padded
 WHOLE = [[(5, 8)], [(8, 3)]]
+# The numbers of a query, and the scores of its pairs.
+QUERIED = ('entropy', 'normalized_entropy', 'distance', 'sink', 'scores')
 
 
 def random_params(model):
@@ -67,7 +63,7 @@ def probed(config, batch, params=None):
 def literal(record, head):
     """The definitions, query by query."""
     weights, allowed = np.asarray(record.weights_BNTS, np.float64), np.asarray(record.allowed_BTS)
-    found = {name: [] for name in PROBES}
+    found = {name: [] for name in QUERIED}
     for b, t in np.ndindex(allowed.shape[:2]):
         if not allowed[b, t].any():
             continue
@@ -91,13 +87,17 @@ def literal(record, head):
                 if position == 0 and segment == record.query.segments_BT[b, t]
             )
         )
-        found['max_logit'] += [
-            record.logits_BNTS[b, head, t, s] for s in np.flatnonzero(allowed[b, t])
+        found['scores'] += [
+            np.float64(record.logits_BNTS[b, head, t, s]) for s in np.flatnonzero(allowed[b, t])
         ]
-    return {
-        name: np.max(values) if name == 'max_logit' else np.mean(values)
-        for name, values in found.items()
-    }
+    return summed(found)
+
+
+def summed(found):
+    """Turn the numbers of the queries, and the scores of the pairs, into the probes of a head."""
+    scores = found.pop('scores')
+    means = {name: np.mean(values) for name, values in found.items()}
+    return means | {'max_logit': max(scores), 'logit_std': np.std(scores)}
 
 
 def test_sums_are_those_of_loops_over_packed_and_padded_rows(make_batch, random_rows, tiny):
@@ -156,7 +156,7 @@ def test_numbers_of_a_language_model_written_out(make_batch):
             x_TD @ attention[side][name]['kernel'][:, head].astype(np.float64)
             for side, name in (('queries', 'query'), ('keys', 'key'))
         )
-        found = {name: [] for name in PROBES}
+        found = {name: [] for name in QUERIED}
         for t in range(5):
             scores = np.array([0.3 * q_TH[t] @ k_TH[s] for s in range(t + 1)])
             w = np.exp(scores) / np.exp(scores).sum()
@@ -164,14 +164,8 @@ def test_numbers_of_a_language_model_written_out(make_batch):
             found['normalized_entropy'] += [found['entropy'][-1] / math.log(t + 1)] if t else []
             found['distance'].append(sum(w[s] * (t - s) for s in range(t + 1)))
             found['sink'].append(w[0])
-            found['max_logit'].append(scores.max())
-        assert row == pytest.approx(
-            {
-                name: np.max(values) if name == 'max_logit' else np.mean(values)
-                for name, values in found.items()
-            },
-            rel=1e-4,
-        )
+            found['scores'] += scores.tolist()
+        assert row == pytest.approx(summed(found), rel=1e-4)
 
 
 def made_record(weights_NTS, logits_NTS=None, real=None):
@@ -203,10 +197,11 @@ def test_uniform_attention_has_entropy_log_n_and_the_identity_none():
             'distance': mean,
             'sink': 1 / n,
             'max_logit': None,
+            'logit_std': None,
         }
     )
     assert own == pytest.approx(
-        {'entropy': 0, 'normalized_entropy': 0, 'distance': 0, 'sink': 1 / n, 'max_logit': None},
+        even | {'entropy': 0, 'normalized_entropy': 0, 'distance': 0, 'sink': pytest.approx(1 / n)},
         abs=1e-7,
     )
 
@@ -254,6 +249,7 @@ def test_what_has_no_meaning_is_none():
         'distance': None,
         'sink': 1.0,
         'max_logit': None,
+        'logit_std': None,
     }
     assert rows[1] == rows[0] | {'sink': 0.0}
     assert rows[2]['entropy'] == pytest.approx(0, abs=1e-6)
@@ -296,7 +292,9 @@ def test_every_kind_can_be_probed(kind, make_batch, random_rows, tiny):
     signed = kind in ('differential', 'linformer')
     for row in rows:
         assert row['sink'] is not None
-        assert (row['max_logit'] is None) == (not scored)
+        assert (row['max_logit'] is None) == (row['logit_std'] is None) == (not scored)
+        assert KINDS[kind]().has_scores == scored
+        assert KINDS[kind]().has_signed_weights == signed
         assert all(
             (row[name] is None) == signed for name in ('entropy', 'normalized_entropy', 'distance')
         )
@@ -324,6 +322,8 @@ def test_scores_of_differential_attention_are_those_of_both_maps(make_batch, ran
             for s in range(t + 1)
         ]
         assert row['max_logit'] == pytest.approx(max(scores), rel=1e-4)
+        larger = np.maximum(*np.split(np.array(scores), 2))
+        assert row['logit_std'] == pytest.approx(np.std(larger), rel=1e-4)
 
 
 def test_a_token_put_before_the_text_is_where_weight_sinks(make_batch, random_rows, tiny):
@@ -354,7 +354,7 @@ def test_the_alignment_of_a_recurrent_model_is_one_head(make_batch, random_rows,
     assert row['entropy'] == pytest.approx(np.mean(np.log(sizes)))
     assert row['normalized_entropy'] == pytest.approx(1)
     assert row['sink'] == pytest.approx(np.mean(1 / np.array(sizes)))
-    assert row['max_logit'] is None
+    assert row['max_logit'] is row['logit_std'] is None
 
 
 def test_weights_of_all_layers_are_never_held_at_once(tiny):
@@ -383,6 +383,7 @@ def test_pictures_leave_out_what_has_no_meaning(steps, monkeypatch, tmp_path):
             None if signed else 0.5,
             None if signed else 2.0,
             0.1,
+            None,
             None,
         ]
         return {'site': site, 'layer': layer, 'head': head} | dict(

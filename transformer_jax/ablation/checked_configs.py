@@ -7,9 +7,12 @@ from transformer_jax import config as config_lib
 from transformer_jax.ablation.experiment import Experiment, impossible_variants
 from transformer_jax.ablation.metric import Metric
 from transformer_jax.ablation.tune import Tune, say_values
+from transformer_jax.config import Components
 from transformer_jax.data.tasks.base import Task
 from transformer_jax.errors import ConfigError
 from transformer_jax.evaluation.metrics import METRICS
+from transformer_jax.inference.gradient_norms import lacks_part
+from transformer_jax.inference.probes import cannot_probe
 from transformer_jax.schema import ExperimentConfig, evaluates
 
 
@@ -91,11 +94,9 @@ def _refusals(tune: Tune, config: ExperimentConfig) -> dict[str, None]:
 def _unmeasurable(config: ExperimentConfig, metric: Metric) -> str:
     """Say why a config cannot have a score; '' where it can."""
     components = config_lib.resolve(config)
-    task = components.task
-    names = task.scores_by_length if metric.length else reported(task)
     longest, average = components.architecture.max_length, config.checkpoint.average
-    if metric.name not in names:
-        return f'{metric}: data.task={config.data.task!r} is scored by {", ".join(names)}'
+    if why := _unknown(components, metric):
+        return f'{metric}: {why}'
     if metric.length > longest:
         return (
             f'{metric}: model.position={config.model.position!r} and its attention read {longest} '
@@ -105,4 +106,17 @@ def _unmeasurable(config: ExperimentConfig, metric: Metric) -> str:
         return f'{metric}: evaluate.every=0 finds no best checkpoint'
     if metric.checkpoint.startswith('avg:') and int(metric.checkpoint[4:]) > average:
         return f'{metric}: checkpoint.average={average} keeps too few for {metric.checkpoint}'
+    return ''
+
+
+def _unknown(components: Components, metric: Metric) -> str:
+    """Say why a metric means nothing for a model and its task; '' where it has a meaning."""
+    config, task = components.config, components.task
+    if metric.name == 'gradient_norm':
+        return lacks_part(components.architecture, metric.part)
+    if metric.probed:
+        return cannot_probe(components.architecture, config.model, metric.name)
+    names = task.scores_by_length if metric.length else reported(task)
+    if metric.name not in names:
+        return f'data.task={config.data.task!r} is scored by {", ".join(names)}'
     return ''

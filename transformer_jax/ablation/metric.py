@@ -14,20 +14,25 @@ class Metric:
     """A number by which variants are scored.
 
     Attributes:
-        name: a key of what `evaluate` reports, a row of METRICS; or 'step_seconds', the measured
-            time of a training step of one run.
+        name: a row of METRICS: a key of what `evaluate` reports; a probe, such as 'sink', whose
+            value is the mean over all heads of the model that have one; 'gradient_norm', the L2
+            norm of the gradient of the mean loss; or 'step_seconds', the measured time of a
+            training step of one run. Probes and the gradient are taken on a few batches.
         split: validation or test.
         checkpoint: as `evaluate --checkpoint`: best, last or avg:N; '': the best one, or the last
             where no evaluation chose a best one.
         length: 0, or measured as by `evaluate --lengths`, on the lengths of all metrics of this
             experiment with the same split and checkpoint: an example counts for the smallest
             length that it fits into.
+        part: of gradient_norm: only of the parameters with this text in their name, as
+            'decoder_5/ffn'; '': of all.
     """
 
     name: str
     split: str = 'test'
     checkpoint: str = ''
     length: int = 0
+    part: str = ''
 
     def __post_init__(self):
         check_fields(self)
@@ -39,18 +44,30 @@ class Metric:
             )
         if self.length < 0 or self.length == 1:
             raise ConfigError(f'length={self.length} of {self.name} must be 2 or more')
+        if self.length and self.probed:
+            raise ConfigError(
+                f'length={self.length} of {self.name}: it is measured on rows of all lengths'
+            )
+        if self.part and self.name != 'gradient_norm':
+            raise ConfigError(f'part={self.part!r} of {self.name}: only gradient_norm has parts')
 
     def __str__(self) -> str:
         """The name in tables and results: 'test accuracy at 40', 'step_seconds'."""
         if self.timed:
             return self.name
         at_length = f' at {self.length}' if self.length else ''
-        return f'{self.split} {self.name}{at_length}'
+        of_part = f' of {self.part}' if self.part else ''
+        return f'{self.split} {self.name}{at_length}{of_part}'
 
     @property
     def timed(self) -> bool:
         """True if it is measured by taking training steps, not by an evaluation."""
         return self.name in METRICS and METRICS[self.name].timed
+
+    @property
+    def probed(self) -> bool:
+        """True if it is measured on a few batches: a probe of attention, or the gradient."""
+        return self.name in METRICS and METRICS[self.name].probed
 
     @property
     def lower_is_better(self) -> bool:

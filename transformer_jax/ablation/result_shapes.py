@@ -51,6 +51,7 @@ _METRIC = {
     'split': str,
     'checkpoint': str,
     'length': int,
+    'part': Optional(str),
     'lower_is_better': bool,
     'label': str,
 }

@@ -184,8 +184,8 @@ def _validation(
     alike = [
         other['label']
         for other in metrics
-        if (other['name'], other['length'], other['split'])
-        == (metric['name'], metric['length'], 'validation')
+        if (other['name'], other['length'], other.get('part', ''), other['split'])
+        == (metric['name'], metric['length'], metric.get('part', ''), 'validation')
         and result.get('checkpoints', {}).get(other['label']) == steps
     ]
     found = [result['scores'].get(label) for label in alike]

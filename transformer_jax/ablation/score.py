@@ -17,6 +17,8 @@ from transformer_jax.ablation.trial import Trial
 from transformer_jax.errors import ConfigError, WorkdirError
 from transformer_jax.evaluation.by_length import by_length
 from transformer_jax.evaluation.metrics import METRICS
+from transformer_jax.inference.gradient_norms import gradient_norms, norm_of
+from transformer_jax.inference.probes import mean_probe, probe
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.profiling import measure
 from transformer_jax.schema import ExperimentConfig
@@ -28,6 +30,7 @@ from transformer_jax.storage.provenance import describe_run
 from transformer_jax.storage.workdir import Workdir
 
 Log = Callable[[str], None]
+PROBED_BATCHES = 4  # of a split, from short rows to long ones, for probes and the gradient
 
 
 @dataclasses.dataclass
@@ -82,8 +85,11 @@ def score(trial: Trial, metrics: Sequence[Metric], log: Log) -> None:
             continue
         first = members[0]
         trained = TrainedRun(trial.workdir, first.checkpoint, log, {}, (first.split,))
-        _add_whole(findings, trained, [metric for metric in lacking if not metric.length])
+        probed = [metric for metric in lacking if metric.probed]
+        whole = [metric for metric in lacking if not metric.length and metric not in probed]
+        _add_whole(findings, trained, whole)
         _add_by_length(findings, trained, [metric for metric in lacking if metric.length], lengths)
+        _add_probes(findings, trained, probed)
         if lengths:
             findings.lengths[key] = lengths
         findings.splits[first.split] = trained.fingerprint(first.split)
@@ -133,6 +139,25 @@ def _add_by_length(
         raise ConfigError(f'the {split} split has no examples of length {", ".join(empty)}')
     for metric in metrics:
         findings.scores[str(metric)] = rows[metric.length][metric.name]
+
+
+def _add_probes(findings: Findings, trained: TrainedRun, metrics: Sequence[Metric]) -> None:
+    """Add the scores of metrics that are measured on a few batches of a split.
+
+    Raises:
+        ConfigError: no head has a probe, as where every query may see one key alone.
+    """
+    heads, norms = None, None
+    for metric in metrics:
+        if metric.name == 'gradient_norm':
+            norms = norms or gradient_norms(trained, metric.split, PROBED_BATCHES)
+            found = norm_of(norms, metric.part)
+        else:
+            heads = heads or probe(trained, metric.split, PROBED_BATCHES)['checkpoints'][0]['sites']
+            found = mean_probe(heads, metric.name)
+        if found is None:
+            raise ConfigError(f'{metric}: no head of the model has this number')
+        findings.scores[str(metric)] = found
 
 
 def _write(

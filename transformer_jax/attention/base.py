@@ -186,6 +186,16 @@ class Attention(Ranged, abc.ABC):
         """
         return None
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether `logits` returns scores."""
+        return type(self).logits is not Attention.logits
+
+    @property
+    def has_signed_weights(self) -> bool:
+        """Whether the weights may be of either sign, so that they are no shares."""
+        return False
+
     def postprocess_heads(self, o_BTNH: jax.Array, params: Any) -> jax.Array:
         """Return o_BTNH after what follows the mixing, for example a norm of each head.
 

@@ -64,7 +64,7 @@ COMMANDS = {
         "transformer-jax attention --workdir=runs/w --text='twenty-four' --out=heads.png",
     ),
     'probe': Command(
-        'Measure entropy, distance, sink and largest score of every head.',
+        'Measure entropy, distance, sink and the scores of every head.',
         define_probe,
         run_probe,
         'transformer-jax probe --workdir=runs/w --all_checkpoints',

@@ -31,6 +31,7 @@ class MetricKind:
     selects_checkpoint: bool = False  # may be `evaluate.best_metric`
     from_hypotheses: bool = False  # made from the decoded texts, which a reader may want to see
     timed: bool = False  # measured by taking training steps, not by an evaluation
+    probed: bool = False  # measured on a few batches of a split: probes, the gradient
     scale: str = 'log'  # of `ablation.scales`, on which runs are compared
 
 
@@ -60,6 +61,24 @@ METRICS = {
     ),
     'exact_match': MetricKind(
         'exact match', '{:.2%}', logged=True, selects_checkpoint=True, scale='share'
+    ),
+    'sink': MetricKind(
+        'weight on the first token', '{:.4f}', lower_is_better=True, probed=True, scale='share'
+    ),
+    # An entropy is a logarithm itself; a distance and the largest score need not be positive.
+    'entropy': MetricKind('entropy of attention', '{:.4f}', probed=True, scale='plain'),
+    'normalized_entropy': MetricKind(
+        'normalized entropy of attention', '{:.4f}', probed=True, scale='share'
+    ),
+    'distance': MetricKind('distance of attention', '{:.3f}', probed=True, scale='plain'),
+    'max_logit': MetricKind(
+        'largest attention score', '{:.3f}', lower_is_better=True, probed=True, scale='plain'
+    ),
+    'logit_std': MetricKind(
+        'standard deviation of attention scores', '{:.4f}', lower_is_better=True, probed=True
+    ),
+    'gradient_norm': MetricKind(
+        'norm of the gradient', '{:.4f}', lower_is_better=True, probed=True
     ),
     'step_seconds': MetricKind('seconds per step', '{:.4f}', lower_is_better=True, timed=True),
 }

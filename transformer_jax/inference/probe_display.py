@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from transformer_jax.display.figures import DPI, PlainFigure, save_figure
-from transformer_jax.inference.probes import PROBES, probes_at
+from transformer_jax.inference.head_sums import PROBES
+from transformer_jax.inference.probes import probes_at
 
 FEW_CELLS = 48  # Heat maps of at most so many cells have their numbers written into them.
 PANEL_INCHES = 2.4

@@ -10,102 +10,60 @@ For every site, layer and head, over the queries of some batches, teacher-forced
   from 0 on both sides, in cross-attention too
 - sink: the weight on the first token of the segment, not divided by the sum
 - max_logit: the largest score, before the normalizer, of any query for a key that it may see
+- logit_std: the standard deviation of these scores over all such pairs
 
 None means that a number has no meaning: entropies and distance where weights are negative,
-max_logit where attention has no score for each pair or keeps none (a recurrent model's).
+max_logit and logit_std where attention has no score for each pair or keeps none (a recurrent
+model's). A score of differential attention is the larger one of its two maps.
 
 Queries and keys are those of the forward pass. The weights are computed from them once more by the
 kind's dense formula, so that an engine that never holds weights is probed as well.
 """
 
 import functools
+import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from transformer_jax.attention.masks import Segments
-from transformer_jax.batch import Batch, Tokens
+from transformer_jax.batch import Batch
 from transformer_jax.errors import ConfigError
+from transformer_jax.inference.head_sums import (
+    NEED_POSITIVE_WEIGHTS,
+    NEED_SCORES,
+    AttentionRecord,
+    HeadSums,
+    head_sums,
+)
 from transformer_jax.inference.trained_run import TrainedRun
+from transformer_jax.models.architecture import Architecture
+from transformer_jax.schema import ModelConfig
 from transformer_jax.storage.files import write_text
 from transformer_jax.storage.json_files import read_json
 from transformer_jax.storage.json_text import to_json
 
-# The probes and their labels in tables and figures, in the order of `HeadSums.probes`.
-PROBES = {
-    'entropy': 'entropy (nats)',
-    'normalized_entropy': 'entropy / log n',
-    'distance': 'distance (tokens)',
-    'sink': 'weight on the first',
-    'max_logit': 'largest score',
-}
 RENAMED = {'normalised_entropy': 'normalized_entropy'}  # keys of old files
 FILE = 'probes.json'
-SIGNED = -1e-6  # Weights below this are negative; above it they are rounding errors.
 
 HeadProbes = dict[str, Any]  # {'site': 'encoder', 'layer': 0, 'head': 0, 'entropy': …, …}
 
 
-class AttentionRecord(NamedTuple):
-    """The weights of one attention on a batch, and what they belong to."""
-
-    weights_BNTS: jax.Array
-    logits_BNTS: jax.Array | None  # None: there is no score for each pair
-    allowed_BTS: jax.Array
-    query: Tokens
-    key: Tokens
-
-
-class HeadSums(NamedTuple):
-    """Sums for each of N heads, over queries that are not padding."""
-
-    entropy_N: Any
-    distance_N: Any
-    normalized_N: Any  # entropy / log n, over the queries of `choosing_N`
-    sink_N: Any
-    queries_N: Any  # the number of queries
-    weighing_N: Any  # queries with any weight, over which entropy and distance are summed
-    choosing_N: Any  # queries with any weight that may see two keys or more
-    smallest_N: Any  # the smallest weight
-    logit_N: Any  # the largest score; None: there are no scores
-
-    def plus(self, other: 'HeadSums') -> 'HeadSums':
-        """Join the sums of two batches."""
-        pairs = zip(self, other, strict=True)
-        added = HeadSums._make(None if a is None else a + b for a, b in pairs)
-        return added._replace(
-            smallest_N=np.minimum(self.smallest_N, other.smallest_N),
-            logit_N=None if self.logit_N is None else np.maximum(self.logit_N, other.logit_N),
-        )
-
-    def probes(self) -> list[dict[str, float | None]]:
-        """Compute the probes of each head, in the order of PROBES."""
-        always_N, positive_N = np.ones(len(self.smallest_N), bool), self.smallest_N >= SIGNED
-        columns = (
-            _means(self.entropy_N, self.weighing_N, positive_N),
-            _means(self.normalized_N, self.choosing_N, positive_N),
-            _means(self.distance_N, self.weighing_N, positive_N),
-            _means(self.sink_N, self.queries_N, always_N),
-            self._max_logits(),
-        )
-        return [dict(zip(PROBES, values, strict=True)) for values in zip(*columns, strict=True)]
-
-    def _max_logits(self) -> list[float | None]:
-        if self.logit_N is None:
-            return [None] * len(self.smallest_N)
-        return [float(logit) if np.isfinite(logit) else None for logit in self.logit_N]
-
-
-def _means(sum_N: Any, count_N: Any, meaningful_N: Any) -> list[float | None]:
-    return [
-        float(total / count) if count and meaningful else None
-        for total, count, meaningful in zip(sum_N, count_N, meaningful_N, strict=True)
-    ]
+def cannot_probe(architecture: Architecture, model: ModelConfig, name: str = 'sink') -> str:
+    """Say why no head of a model can have a probe, a key of PROBES; '' where some can."""
+    kinds = [architecture.attention_at(*place).kind for place in architecture.sites]
+    if not kinds and not architecture.cell.attends:
+        return f'model.rnn={model.rnn!r} has no attention to probe'
+    if name in NEED_SCORES and not any(kind.has_scores for kind in kinds):
+        attention = f'model.attention={model.attention!r}' if kinds else f'model.rnn={model.rnn!r}'
+        return f'{attention} keeps no scores before a normalizer'
+    if name in NEED_POSITIVE_WEIGHTS and kinds and all(kind.has_signed_weights for kind in kinds):
+        return f'model.attention={model.attention!r} has negative weights'
+    return ''
 
 
 def attention_records(
@@ -145,42 +103,6 @@ def attention_records(
     return records
 
 
-def head_sums(record: AttentionRecord) -> HeadSums:
-    """Sum what the probes are made of over the queries of a batch."""
-    weights_BNTS, logits_BNTS, allowed_BTS, query, key = record
-    weights_BNTS = weights_BNTS.astype(jnp.float32)
-    real_BT, seen_BT = allowed_BTS.any(-1), allowed_BTS.sum(-1)
-    total_BNT = weights_BNTS.sum(-1)
-    real_BNT = jnp.broadcast_to(real_BT[:, None], total_BNT.shape)
-    weighing_BNT = (total_BNT > 0) & real_BNT
-    choosing_BNT = weighing_BNT & (seen_BT >= 2)[:, None]
-    shares_BNTS = weights_BNTS / jnp.where(weighing_BNT, total_BNT, 1)[..., None]
-    entropy_BNT = jax.scipy.special.entr(jnp.maximum(shares_BNTS, 0)).sum(-1)
-    normalized_BNT = entropy_BNT / jnp.log(jnp.maximum(seen_BT, 2).astype(jnp.float32))[:, None]
-    distance_BTS = jnp.abs(query.positions_BT[:, :, None] - key.positions_BT[:, None])
-    first_BTS = Segments().allowed(query, key) & (key.positions_BT == 0)[:, None]
-    distance_BNT = jnp.einsum('BNTS,BTS->BNT', shares_BNTS, distance_BTS.astype(jnp.float32))
-    sink_BNT = jnp.einsum('BNTS,BTS->BNT', weights_BNTS, first_BTS.astype(jnp.float32))
-    logit_N = None
-    if logits_BNTS is not None:
-        logit_N = jnp.where(allowed_BTS[:, None], logits_BNTS, -jnp.inf).max((0, 2, 3))
-
-    def total_N(a_BNT, counted_BNT):
-        return jnp.where(counted_BNT, a_BNT, 0).sum((0, 2))
-
-    return HeadSums(
-        entropy_N=total_N(entropy_BNT, weighing_BNT),
-        distance_N=total_N(distance_BNT, weighing_BNT),
-        normalized_N=total_N(normalized_BNT, choosing_BNT),
-        sink_N=total_N(sink_BNT, real_BNT),
-        queries_N=real_BNT.sum((0, 2)),
-        weighing_N=weighing_BNT.sum((0, 2)),
-        choosing_N=choosing_BNT.sum((0, 2)),
-        smallest_N=weights_BNTS.min((0, 2, 3)),
-        logit_N=logit_N,
-    )
-
-
 def probe(
     trained: TrainedRun, split: str, batches: int, every_checkpoint: bool = False
 ) -> dict[str, Any]:
@@ -202,10 +124,10 @@ def probe(
         ConfigError: a model without attention.
     """
     architecture = trained.model.architecture
-    if not architecture.sites and not architecture.cell.attends:
-        raise ConfigError(f'model.rnn={trained.config.model.rnn!r} has no attention to probe')
+    if why := cannot_probe(architecture, trained.config.model):
+        raise ConfigError(why)
     places = architecture.sites or [('cross', 0)]
-    taken = _choose_batches(trained, split, batches)
+    taken = choose_batches(trained, split, batches)
 
     def sums(params: Any, batch: Batch) -> list[HeadSums]:
         records = attention_records(trained.model, params, batch)
@@ -234,7 +156,7 @@ def probe(
     return {'split': split, 'checkpoints': checkpoints}
 
 
-def _choose_batches(trained: TrainedRun, split: str, count: int) -> list[Batch]:
+def choose_batches(trained: TrainedRun, split: str, count: int) -> list[Batch]:
     """Place `count` batches of a split, taken evenly from short rows to long ones."""
     data, partitioner = trained.data, trained.partitioner
     plan, _ = data.evaluation(split)
@@ -276,3 +198,9 @@ def probes_at(rows: Sequence[HeadProbes], site: str, name: str) -> np.ndarray:
     return np.array(
         [[values[layer, head] for head in range(heads)] for layer in range(layers)], float
     )
+
+
+def mean_probe(rows: Sequence[HeadProbes], name: str) -> float | None:
+    """Return the mean of one probe over the heads that have it; None where none has."""
+    values = [row[name] for row in rows if row[name] is not None]
+    return statistics.fmean(values) if values else None

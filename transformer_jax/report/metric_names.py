@@ -15,8 +15,9 @@ def metric_name(metric: Mapping[str, Any]) -> str:
     kind = METRICS[metric['name']]
     if kind.timed:
         return kind.label
+    part = f' of {metric["part"]}' if metric.get('part') else ''
     length = f', length {metric["length"]}' if metric.get('length') else ''
-    return f'{kind.label} ({metric["split"]}{length})'
+    return f'{kind.label}{part} ({metric["split"]}{length})'
 
 
 def curve_name(name: str) -> str:

@@ -8,8 +8,9 @@ import numpy as np
 from etils import epath
 
 from transformer_jax.errors import WorkdirError
+from transformer_jax.inference.head_sums import PROBES
 from transformer_jax.inference.probes import FILE as PROBED
-from transformer_jax.inference.probes import PROBES, read_probes
+from transformer_jax.inference.probes import read_probes
 from transformer_jax.storage.metrics_writer import read_sound_events, training_loss
 
 PICTURES = 'attention*.png'  # as the command `attention` writes them

@@ -108,6 +108,10 @@ class Differential(Scored):
             'scale_H': (1 - init) * norm_H,
         }
 
+    @property
+    def has_signed_weights(self) -> bool:
+        return True
+
     def raw_scores(
         self, queries: softmax.Queries, keys: softmax.KeysValues, tile: Tile, params: Any
     ) -> jax.Array:

@@ -72,6 +72,10 @@ class Linear(Attention):
                 f'decay=fixed or decay=gated; without decay use {able}'
             )
 
+    @property
+    def has_signed_weights(self) -> bool:
+        return not self.feature.positive
+
     def supports(self) -> frozenset[str]:
         both_ways = {'encoder', 'cross'} if self._divides() else set()
         return frozenset({'causal', 'padding', 'segments', 'decode', 'context'} | both_ways)

@@ -67,6 +67,10 @@ class Linformer(Attention):
     def max_len(self) -> int:
         return self.length
 
+    @property
+    def has_signed_weights(self) -> bool:
+        return True
+
     def supports(self) -> frozenset[str]:
         return frozenset({'encoder', 'cross', 'padding'})
 

@@ -120,6 +120,10 @@ class Softmax(Scored):
             return mix_heads(scores_BKGTS, inputs.params['talking_before'])
         return scores_BKGTS
 
+    @property
+    def has_signed_weights(self) -> bool:
+        return 'after' in self._talking_places()
+
     def postprocess_weights(self, weights_BKGTS: jax.Array, params: Any) -> jax.Array:
         if 'after' in self._talking_places():
             return mix_heads(weights_BKGTS, params['talking_after'])
