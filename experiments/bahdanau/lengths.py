@@ -3,9 +3,9 @@
     transformer-jax ablate experiments/bahdanau/lengths.py:small --root=runs/bahdanau
     transformer-jax report runs/bahdanau
 
-BLEU of captions of up to 10, 14, 20 and 40 tokens, by a GRU with additive attention, and by one that
-keeps a sentence in one vector. `small`: Multi30k with the small recipe for a CPU; `multi30k`: an
-hour a run there.
+BLEU of captions of up to 10, 14, 20 and 40 tokens, by a GRU with additive attention, and by one
+that keeps a sentence in one vector. `small`: Multi30k with the small recipe for a CPU; `multi30k`:
+an hour a run there.
 
 Expected: without attention the BLEU of long sentences is lower than that of short ones, with it it
 is not.
