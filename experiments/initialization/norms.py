@@ -3,9 +3,9 @@
     transformer-jax ablate experiments/initialization/norms.py:small --root=runs/first_gradients
     transformer-jax report runs/first_gradients
 
-Nothing is trained: the gradients of the feed-forward layers of the decoder are measured as the model
-is initialized. By the paper's Theorem 1 that of the last of L layers is O(d √ln d) with post-LN, and
-smaller by √L with pre-LN.
+Nothing is trained: the gradients of the feed-forward layers of the decoder are measured as the
+model is initialized. By the paper's Theorem 1 that of the last of L layers is O(d √ln d) with
+post-LN, and smaller by √L with pre-LN.
 
 Expected: with post-LN the gradient of the last layer is larger than with pre-LN.
 """
