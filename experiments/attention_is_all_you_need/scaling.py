@@ -12,7 +12,15 @@ Expected: the three agree at small d_k; without scaling, dot-product attention f
 grows.
 """
 
-from transformer_jax.ablation import Axis, Difference, Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import (
+    Axis,
+    Claim,
+    Difference,
+    Experiment,
+    Metric,
+    at_scale,
+    config_file,
+)
 
 KINDS = {'scaled': 'softmax', 'unscaled': "softmax(scale='none')", 'additive': 'additive'}
 SCALES = {
@@ -48,6 +56,26 @@ def get_experiment(scale='small'):
         seeds=3,
         reference='scaled',
         axis=Axis('d_k', points),
+        claims=(
+            Claim(
+                'without 1/√d_k the loss is higher at large d_k',
+                metric='test loss',
+                variant=f'unscaled at {sizes[-1]}',
+                direction='worse',
+                source='Vaswani et al. (2017), section 3.2.1',
+                doubt='a learning rate at which both are equal',
+            ),
+            Claim(
+                'without 1/√d_k the loss grows with d_k, against that with it',
+                metric='test loss',
+                variant='unscaled',
+                against='scaled',
+                direction='worse',
+                over='slope',
+                source='Vaswani et al. (2017), section 3.2.1',
+                doubt='a task on which larger heads do not help by themselves',
+            ),
+        ),
         differences=(
             Difference(
                 'evidence',

@@ -16,6 +16,7 @@ overfitting, dropout matters, sinusoids equal learned positions.
 """
 
 from transformer_jax.ablation import (
+    Claim,
     Difference,
     Experiment,
     Metric,
@@ -79,6 +80,7 @@ def get_experiment(scale='small'):
         variants=rows,
         metrics=metrics,
         seeds=3,
+        claims=_claims(str(metrics[0])),
         differences=_differences(scale),
         published=(
             Published(source, 'BLEU, newstest2013', str(metrics[0]), bleu),
@@ -91,6 +93,37 @@ def get_experiment(scale='small'):
             ),
         ),
     )
+
+
+def _claims(bleu):
+    said = {
+        'B d_k 1/4': ('small keys hurt', 'worse'),
+        'C width 2': ('a wider model is better', 'better'),
+        'C layers 1/3': ('fewer layers are worse', 'worse'),
+        'A heads 1/8': ('a single head is worse', 'worse'),
+        'D dropout 0': ('without dropout BLEU is lower', 'worse'),
+    }
+    claims = [
+        Claim(
+            text,
+            metric=bleu,
+            variant=variant,
+            direction=direction,
+            source=f'Vaswani et al. (2017), Table 3 ({variant[0]})',
+            doubt='the other sign after training until nothing improves',
+        )
+        for variant, (text, direction) in said.items()
+    ]
+    learned = Claim(
+        'learned positions are as good as sinusoids',
+        metric=bleu,
+        variant='E learned positions',
+        direction='equal',
+        margin=1.0,
+        source='Vaswani et al. (2017), Table 3 (E)',
+        doubt='a difference of more than 1 BLEU after training until nothing improves',
+    )
+    return (*claims, learned)
 
 
 def _differences(scale):

@@ -11,6 +11,7 @@ Expected: k = 0, no order at all, is far worse than the rest; from k = 2 on noth
 
 from transformer_jax.ablation import (
     Axis,
+    Claim,
     Difference,
     Experiment,
     Metric,
@@ -65,6 +66,25 @@ def get_experiment(scale='small'):
         ),
         reference='k = 16',
         seeds=3,
+        claims=(
+            Claim(
+                'without relative positions BLEU is lower',
+                metric=str(bleu),
+                variant='k = 0',
+                direction='worse',
+                source='Shaw et al. (2018), Table 2',
+                doubt='a task whose words need no order',
+            ),
+            Claim(
+                'beyond 2 tokens the clipping distance does not matter',
+                metric=str(bleu),
+                variant='k = 2',
+                direction='equal',
+                margin=0.5,
+                source='Shaw et al. (2018), Table 2',
+                doubt='a difference on a task that is not at its ceiling',
+            ),
+        ),
         differences=_differences(scale),
         axis=Axis('clipping distance k', {f'k = {k}': ('Shaw', k) for k in distances}),
     )

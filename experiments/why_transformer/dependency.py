@@ -12,7 +12,15 @@ Expected: the accuracy of the LSTM without attention falls with the distance, th
 does not.
 """
 
-from transformer_jax.ablation import Axis, Difference, Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import (
+    Axis,
+    Claim,
+    Difference,
+    Experiment,
+    Metric,
+    at_scale,
+    config_file,
+)
 
 MODELS = {
     'LSTM': {'model.kind': 'rnn_seq2seq', 'model.rnn': "lstm(attention='none')"},
@@ -55,6 +63,25 @@ def get_experiment(scale='small'):
         seeds=3,
         reference='Transformer',
         axis=Axis('distance in tokens', points),
+        claims=(
+            Claim(
+                'an LSTM without attention loses a distant symbol',
+                metric='test exact_match',
+                variant=f'LSTM at {distances[-1]}',
+                direction='worse',
+                source='Vaswani et al. (2017), section 1; Bahdanau et al. (2015)',
+                doubt='an LSTM of the same size that finds the symbol after more steps',
+            ),
+            Claim(
+                'with attention an LSTM keeps a distant symbol as well as the Transformer',
+                metric='test exact_match',
+                variant=f'LSTM + attention at {distances[-1]}',
+                direction='equal',
+                margin=0.05,
+                source='Bahdanau et al. (2015)',
+                doubt='a distance at which an LSTM with attention fails',
+            ),
+        ),
         differences=(
             Difference(
                 'table',

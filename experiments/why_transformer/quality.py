@@ -11,7 +11,7 @@ Expected: all models solve number words, the Transformer with the lowest loss. O
 Transformer is best after long training; after short training attention is what matters.
 """
 
-from transformer_jax.ablation import Difference, Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import Claim, Difference, Experiment, Metric, at_scale, config_file
 
 CONFIGS = {
     'small': 'configs/number_words.py:en-de',
@@ -54,6 +54,16 @@ def get_experiment(scale='small'):
         metrics=metrics,
         match='params',
         seeds=3,
+        claims=(
+            Claim(
+                'at equal size the Transformer is better than recurrent models with attention',
+                metric=str(metrics[0]),
+                variant=('LSTM + attention', 'GRU + attention'),
+                direction='worse',
+                source='Vaswani et al. (2017), Table 2',
+                doubt='the other sign with a tuned recipe, trained until nothing improves',
+            ),
+        ),
         differences=(
             Difference(
                 'table',

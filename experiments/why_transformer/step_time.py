@@ -9,7 +9,15 @@ difference is small; on an accelerator it is the reason for the Transformer (Vas
 section 1).
 """
 
-from transformer_jax.ablation import Axis, Difference, Experiment, Metric, at_scale, config_file
+from transformer_jax.ablation import (
+    Axis,
+    Claim,
+    Difference,
+    Experiment,
+    Metric,
+    at_scale,
+    config_file,
+)
 
 MODELS = {
     'LSTM + attention': {'model.kind': 'rnn_seq2seq', 'model.rnn': "lstm(attention='additive')"},
@@ -48,6 +56,19 @@ def get_experiment(scale='small'):
         metrics=(Metric('step_seconds'),),
         reference='Transformer',
         axis=Axis('tokens in a row', points),
+        claims=tuple(
+            Claim(
+                f'the step of the {cell} grows faster with the length than that of the Transformer',
+                metric='step_seconds',
+                variant=f'{cell} + attention',
+                against='Transformer',
+                direction='worse',
+                over='slope',
+                source='Vaswani et al. (2017), Table 1',
+                doubt='a device that runs the steps of a recurrent model as fast as one product',
+            )
+            for cell in ('LSTM', 'GRU')
+        ),
         differences=(
             Difference(
                 'evidence',
