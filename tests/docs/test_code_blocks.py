@@ -22,6 +22,7 @@ from absl import flags as absl_flags
 from helpers.support import XLA_CACHE
 
 from transformer_jax.cli.commands import COMMANDS
+from transformer_jax.report.readme import TABLES
 from transformer_jax.schema import ExperimentConfig, flatten
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +133,8 @@ def test_named_files_exist(path):
 
 
 def test_the_readme_is_short():
-    text = (ROOT / 'README.md').read_text()
+    written = (ROOT / 'README.md').read_text()
+    text = ''.join(TABLES.split(written)[::4])  # what people wrote
     assert text.count('\n') <= 150
     assert len(text.split()) <= 1200
 

@@ -40,7 +40,7 @@ old
 after
 """
 CLAIMS = '<!-- begin claims -->\nold\n<!-- end claims -->\n'
-EXPERIMENTS = CLAIMS.replace('claims', 'experiments')
+FINDINGS, EXPERIMENTS = (CLAIMS.replace('claims', name) for name in ('findings', 'experiments'))
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def project(tmp_path):
     (folder / 'along.png').write_bytes(b'a picture')
     (folder / 'README.md').write_text(README)
     (tmp_path / 'README.md').write_text(EXPERIMENTS)
-    (tmp_path / 'docs' / 'results' / 'index.md').write_text(CLAIMS + EXPERIMENTS)
+    (tmp_path / 'docs' / 'results' / 'index.md').write_text(FINDINGS + EXPERIMENTS)
     return tmp_path
 
 

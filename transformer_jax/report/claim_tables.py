@@ -14,11 +14,12 @@ ORDER = (Outcome.SUPPORTED, Outcome.EQUIVALENT, Outcome.CONTRADICTED, Outcome.UN
 MOST = 2  # differences of a claim that are shown
 
 
-def claims_table(reports: Sequence[tuple[Report, str]]) -> str:
+def claims_table(reports: Sequence[tuple[Report, str]], heads: Sequence[str] = HEADS) -> str:
     """Write a line for each claim that stands, sorted by verdict.
 
     Args:
         reports: each with the link to its page.
+        heads: the first of HEADS, or all of them.
     """
     found = [
         (report, link, claim)
@@ -29,7 +30,8 @@ def claims_table(reports: Sequence[tuple[Report, str]]) -> str:
     if not found:
         return 'No experiment with claims has been run yet.'
     found.sort(key=lambda entry: ORDER.index(entry[2].outcome))
-    return grid(HEADS, [_row(*entry) for entry in found], [True] * len(HEADS))
+    rows = [_row(*entry)[: len(heads)] for entry in found]
+    return grid(heads, rows, [True] * len(heads))
 
 
 def claim_lines(report: Report) -> str:
@@ -67,7 +69,9 @@ def _row(report: Report, link: str, claim: ClaimResult) -> list[str]:
 
 
 def _verdict(claim: ClaimResult) -> str:
-    return f'{MARKS[claim.outcome]} {claim.verdict}' if claim.outcome else claim.verdict
+    late = f', stated after {claim.stated["runs"]} runs' if claim.stated['runs'] else ''
+    mark = f'{MARKS[claim.outcome]} ' if claim.outcome else ''
+    return f'{mark}{claim.verdict}{late}'
 
 
 def _found(claim: ClaimResult) -> str:

@@ -4,7 +4,8 @@
   `<!-- begin report: results_table_small.json -->` and `<!-- end report -->`; the file is in the
   same folder.
 - README.md has a line for each claim of those files between `<!-- begin claims -->` and
-  `<!-- end claims -->`; docs/results/index.md has one for each file, too, between
+  `<!-- end claims -->`; docs/results/index.md has what was found, too, between
+  `<!-- begin findings -->` and `<!-- end findings -->`, and a line for each file between
   `<!-- begin experiments -->` and `<!-- end experiments -->`.
 
 `make docs` writes them (see `site`); a test fails when a table differs from its results.
@@ -20,6 +21,7 @@ from etils import epath
 from transformer_jax.errors import ConfigError
 from transformer_jax.report import numbers, sentences
 from transformer_jax.report.analysis import analyze
+from transformer_jax.report.claim_tables import HEADS as CLAIM_HEADS
 from transformer_jax.report.claim_tables import claims_table
 from transformer_jax.report.columns import decimal_places
 from transformer_jax.report.markdown import code, escape, grid
@@ -34,7 +36,8 @@ REPORTS = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 TABLES = re.compile(
-    r'^([ \t]*<!-- begin (claims|experiments) -->[ \t]*\n).*?^([ \t]*<!-- end \2 -->[ \t]*)$',
+    r'^([ \t]*<!-- begin (claims|findings|experiments) -->[ \t]*\n).*?'
+    r'^([ \t]*<!-- end \2 -->[ \t]*)$',
     re.DOTALL | re.MULTILINE,
 )
 HEADS = ('experiment', 'hypothesis', 'paper', 'ours', 'against the reference')
@@ -111,7 +114,11 @@ def fill_tables(page: str, experiments: Path, links: str) -> str:
         (analyze_committed(path), links.format(page_name(path.parent.name)))
         for path in committed_results(experiments)
     ]
-    tables = {'claims': claims_table, 'experiments': experiments_table}
+    tables = {
+        'claims': functools.partial(claims_table, heads=CLAIM_HEADS[:-1]),
+        'findings': claims_table,
+        'experiments': experiments_table,
+    }
     return TABLES.sub(lambda match: f'{match[1]}{tables[match[2]](reports)}\n{match[3]}', page)
 
 
