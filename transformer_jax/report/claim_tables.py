@@ -37,7 +37,7 @@ def claims_table(reports: Sequence[tuple[Report, str]], heads: Sequence[str] = H
 def claim_lines(report: Report) -> str:
     """Write a line for each claim of an experiment: the verdict, and what it was read off."""
     return bullets(
-        f'{_verdict(claim)}: {escape(claim.claim.text)} ({escape(_found(claim))})'
+        f'{_verdict(claim)}: {claim.claim.text} ({_found(claim)})'
         for claim in report.claims
         if claim.outcome
     )

@@ -75,7 +75,7 @@ def claims_grid(report: Report) -> str:
 
 def doubts_list(report: Report) -> str:
     """Write what would change our mind about the claims; '' where no claim says it."""
-    lines = bullets(map(escape, doubts(report.claims)))
+    lines = bullets(doubts(report.claims))
     return f'What would change our mind:\n\n{lines}' if lines else ''
 
 
