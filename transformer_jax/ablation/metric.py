@@ -16,14 +16,15 @@ class Metric:
     Attributes:
         name: a row of METRICS: a key of what `evaluate` reports; a probe, such as 'sink', whose
             value is the mean over all heads of the model that have one; 'gradient_norm', the L2
-            norm of the gradient of the mean loss; or 'step_seconds', the measured time of a
-            training step of one run. Probes and the gradient are taken on a few batches.
+            norm of the gradient of the mean loss; or a measured time of one run: 'step_seconds', of
+            a training step, or 'decode_seconds', of a token in greedy decoding up to the longest
+            row. Probes and the gradient are taken on a few batches.
         split: validation or test.
         checkpoint: as `evaluate --checkpoint`: best, last or avg:N; '': the best one, or the last
             where no evaluation chose a best one.
         length: 0, or measured as by `evaluate --lengths`, on the lengths of all metrics of this
             experiment with the same split and checkpoint: an example counts for the smallest
-            length that it fits into.
+            length that it fits into. The BLEU of a length is that of its sentences alone.
         part: of gradient_norm: only of the parameters with this text in their name, as
             'decoder_5/ffn'; '': of all.
     """
@@ -61,13 +62,18 @@ class Metric:
 
     @property
     def timed(self) -> bool:
-        """True if it is measured by taking training steps, not by an evaluation."""
+        """True if it is measured by a clock, not by an evaluation."""
         return self.name in METRICS and METRICS[self.name].timed
 
     @property
     def probed(self) -> bool:
         """True if it is measured on a few batches: a probe of attention, or the gradient."""
         return self.name in METRICS and METRICS[self.name].probed
+
+    @property
+    def translated(self) -> bool:
+        """True if it is made of the translations of a whole split, of all lengths or of one."""
+        return self.name in METRICS and METRICS[self.name].from_hypotheses
 
     @property
     def lower_is_better(self) -> bool:

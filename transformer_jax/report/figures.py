@@ -22,7 +22,6 @@ from transformer_jax.display.lines import (
     line_style,
     name_ends,
 )
-from transformer_jax.evaluation.metrics import METRICS
 from transformer_jax.report.metric_names import curve_name, higher_is_better, metric_name
 from transformer_jax.report.tables import Report, Table, Verdict
 from transformer_jax.report.traces import Curve
@@ -89,7 +88,7 @@ def axis_figures(report: Report) -> dict[str, tuple[str, Figure]]:
         )
         for table in report.tables
     }
-    if not any(METRICS[metric['name']].timed for metric in report.experiment['metrics']):
+    if 'step_seconds' not in names:
         drawn['by-step-time'] = 'milliseconds per step', _step_times(report.tables[0]), False
     return {
         stem: (f'{name} over {axis["label"]}', _axis_figure(axis, name, found, linear))
