@@ -113,11 +113,11 @@ def _unmeasurable(config: ExperimentConfig, metric: Metric) -> str:
 def _unknown(components: Components, metric: Metric) -> str:
     """Say why a metric means nothing for a model and its task; '' where it has a meaning."""
     config, task = components.config, components.task
-    if metric.name == 'gradient_norm':
+    if metric.has_parts:
         return lacks_part(components.architecture, metric.part)
     if metric.probed:
         return cannot_probe(components.architecture, config.model, metric.name)
-    if metric.name == 'decode_seconds':
+    if metric.decodes:
         return no_decoding(components.architecture)
     names = task.scores_by_length if metric.length else reported(task)
     if metric.name not in names:

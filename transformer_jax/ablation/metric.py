@@ -49,7 +49,7 @@ class Metric:
             raise ConfigError(
                 f'length={self.length} of {self.name}: it is measured on rows of all lengths'
             )
-        if self.part and self.name != 'gradient_norm':
+        if self.part and not self.has_parts:
             raise ConfigError(f'part={self.part!r} of {self.name}: only gradient_norm has parts')
 
     def __str__(self) -> str:
@@ -69,6 +69,16 @@ class Metric:
     def probed(self) -> bool:
         """True if it is measured on a few batches: a probe of attention, or the gradient."""
         return self.name in METRICS and METRICS[self.name].probed
+
+    @property
+    def decodes(self) -> bool:
+        """True if what is timed is decoding, not training steps."""
+        return self.name in METRICS and METRICS[self.name].decodes
+
+    @property
+    def has_parts(self) -> bool:
+        """True if `part` may choose some parameters."""
+        return self.name in METRICS and METRICS[self.name].has_parts
 
     @property
     def translated(self) -> bool:

@@ -74,11 +74,9 @@ def score(trial: Trial, metrics: Sequence[Metric], log: Log) -> None:
         UserError: the trial cannot be scored.
     """
     # Costs come first: a failure there loses no evaluation.
-    timed = [metric.name for metric in metrics if metric.timed]
-    costs = _costs(trial, 'step_seconds' in timed) if trial.measured else _logged_costs(trial)
-    times = {'step_seconds': costs['step_seconds']}
-    if 'decode_seconds' in timed:
-        times['decode_seconds'] = seconds_per_token(config_lib.resolve(trial.setting.config))
+    anew = any(metric.timed and not metric.decodes for metric in metrics)
+    costs = _costs(trial, anew) if trial.measured else _logged_costs(trial)
+    times = _times(trial, metrics, costs)
     findings = _read_findings(trial)
     for key, members in evaluations(metrics).items():
         lengths = lengths_of(members)
@@ -99,9 +97,7 @@ def score(trial: Trial, metrics: Sequence[Metric], log: Log) -> None:
         for metric in lacking:
             findings.checkpoints[str(metric)] = list(trained.steps)
             findings.selected[str(metric)] = metric.checkpoint
-    for metric in metrics:
-        if metric.timed:
-            findings.scores[str(metric)] = times[metric.name]
+    findings.scores |= times
     try:
         write_once(lambda: _write(trial, metrics, findings, costs))
     except WorkdirError:
@@ -171,7 +167,7 @@ def _add_probes(findings: Findings, trained: TrainedRun, metrics: Sequence[Metri
     """
     heads, norms = None, None
     for metric in metrics:
-        if metric.name == 'gradient_norm':
+        if metric.has_parts:
             norms = norms or gradient_norms(trained, metric.split, PROBED_BATCHES)
             found = norm_of(norms, metric.part)
         else:
@@ -234,6 +230,15 @@ def _costs(trial: Trial, anew: bool) -> dict[str, Any]:
         'side_by_side': len(group.members) if group else 1,
         'mesh': dataclasses.asdict(config.parallel.mesh),
     }
+
+
+def _times(trial: Trial, metrics: Sequence[Metric], costs: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scores of the metrics that are times; decoding is timed here."""
+    times = {str(metric): costs['step_seconds'] for metric in metrics if metric.timed}
+    if decoded := [str(metric) for metric in metrics if metric.decodes]:
+        seconds = seconds_per_token(config_lib.resolve(trial.setting.config))
+        times |= dict.fromkeys(decoded, seconds)
+    return times
 
 
 def _logged_costs(trial: Trial) -> dict[str, Any]:

@@ -31,7 +31,9 @@ class MetricKind:
     selects_checkpoint: bool = False  # may be `evaluate.best_metric`
     from_hypotheses: bool = False  # made from the decoded texts, which a reader may want to see
     timed: bool = False  # measured by a clock, not by an evaluation
+    decodes: bool = False  # what is timed is decoding, not training steps
     probed: bool = False  # measured on a few batches of a split: probes, the gradient
+    has_parts: bool = False  # of all parameters, or of some of them
     scale: str = 'log'  # of `ablation.scales`, on which runs are compared
 
 
@@ -78,11 +80,11 @@ METRICS = {
         'standard deviation of attention scores', '{:.4f}', lower_is_better=True, probed=True
     ),
     'gradient_norm': MetricKind(
-        'norm of the gradient', '{:.4f}', lower_is_better=True, probed=True
+        'norm of the gradient', '{:.4f}', lower_is_better=True, probed=True, has_parts=True
     ),
     'step_seconds': MetricKind('seconds per step', '{:.4f}', lower_is_better=True, timed=True),
     'decode_seconds': MetricKind(
-        'seconds per decoded token', '{:.3g}', lower_is_better=True, timed=True
+        'seconds per decoded token', '{:.3g}', lower_is_better=True, timed=True, decodes=True
     ),
 }
 

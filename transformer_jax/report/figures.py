@@ -22,6 +22,7 @@ from transformer_jax.display.lines import (
     line_style,
     name_ends,
 )
+from transformer_jax.evaluation.metrics import METRICS
 from transformer_jax.report.metric_names import curve_name, higher_is_better, metric_name
 from transformer_jax.report.tables import Report, Table, Verdict
 from transformer_jax.report.traces import Curve
@@ -88,7 +89,8 @@ def axis_figures(report: Report) -> dict[str, tuple[str, Figure]]:
         )
         for table in report.tables
     }
-    if 'step_seconds' not in names:
+    kinds = [METRICS[metric['name']] for metric in report.experiment['metrics']]
+    if not any(kind.timed and not kind.decodes for kind in kinds):
         drawn['by-step-time'] = 'milliseconds per step', _step_times(report.tables[0]), False
     return {
         stem: (f'{name} over {axis["label"]}', _axis_figure(axis, name, found, linear))
