@@ -109,7 +109,7 @@ def test_the_seeds_are_those_of_ablate(tmp_path):
             Metric('decode_seconds'),
             {
                 'model.kind': 'classifier',
-                'data.task': 'parity(length=9, test_length=9)',
+                'data.task': 'parity(length=20, test_length=20)',
                 'data.vocab_size': 6,
             },
             "decode_seconds: model.kind='classifier' predicts a class",
