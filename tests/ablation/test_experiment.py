@@ -143,11 +143,14 @@ def test_an_experiment_that_contradicts_itself(changes, message):
         ({'split': 'train'}, 'it takes validation, test'),
         ({'checkpoint': 'avg:0'}, 'it takes best, last, avg:N'),
         ({'length': 1}, 'length=1 of loss must be 2 or more'),
+        ({'name': 'sink', 'length': 20}, 'length=20 of sink: it is measured on rows of all'),
+        ({'name': 'gradient_norm', 'length': 20}, 'length=20 of gradient_norm: it is measured'),
+        ({'part': 'ffn'}, "part='ffn' of loss: only gradient_norm has parts"),
     ],
 )
 def test_a_metric_that_cannot_be(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        Metric('loss', **arguments)
+        Metric(**{'name': 'loss'} | arguments)
 
 
 # --- Files ----------------------------------------------------------------------------------------

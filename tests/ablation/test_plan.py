@@ -101,6 +101,20 @@ def test_the_seeds_are_those_of_ablate(tmp_path):
             "test entropy: model.attention='differential' has negative weights",
         ),
         (
+            Metric('chrf', length=20),
+            {},
+            'test chrf at 20: data.task=.* is scored by accuracy, exact_match, bleu',
+        ),
+        (
+            Metric('decode_seconds'),
+            {
+                'model.kind': 'classifier',
+                'data.task': 'parity(length=20, test_length=20)',
+                'data.vocab_size': 6,
+            },
+            "decode_seconds: model.kind='classifier' predicts a class",
+        ),
+        (
             Metric('gradient_norm', part='decoder_5/ffn'),
             {},
             "test gradient_norm of decoder_5/ffn: no parameter has 'decoder_5/ffn' in its name",

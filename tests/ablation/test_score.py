@@ -207,12 +207,51 @@ def test_only_a_sound_score_of_this_run_is_taken_over(real, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
+def test_bleu_of_a_length_is_that_of_its_sentences(real, tmp_path, monkeypatch):
+    root, evaluated = shutil.copytree(real[0], tmp_path / 'root'), []
+    evaluate = TrainedRun.evaluate
+    monkeypatch.setattr(
+        TrainedRun, 'evaluate', lambda self, split: evaluated.append(split) or evaluate(self, split)
+    )
+    metrics = (Metric('bleu'), *(Metric('bleu', length=length) for length in (7, 9, 24)))
+    made = plan(root, {'base': {}}, metrics, seeds=1)
+    score_lib.score(made.trials[0], metrics, quiet)
+    assert evaluated == ['test']  # translated once
+    result = json.loads((root / 'base/0/result.json').read_text())
+    hypotheses = (root / 'base/0' / result['examples']['test bleu']).read_text().splitlines()
+    trained = open_last(root)
+    texts = trained.data.text('test')
+    pairs = zip(texts.source, texts.target, strict=True)
+    sizes = np.array([1 + max(map(len, trained.data.tokenizer.encode(pair))) for pair in pairs])
+    for low, high in ((0, 7), (7, 9), (9, 24)):
+        own = np.flatnonzero((sizes > low) & (sizes <= high))
+        assert len(own) > 1
+        expected = BLEU(tokenize=trained.config.evaluate.bleu_tokenize, force=True).corpus_score(
+            [hypotheses[number] for number in own], [[texts.target[number] for number in own]]
+        )
+        assert result['scores'][f'test bleu at {high}'] == pytest.approx(expected.score)
+
+
+@pytest.mark.slow
+def test_the_time_of_a_decoded_token_is_a_metric(real, tmp_path, monkeypatch):
+    root = shutil.copytree(real[0], tmp_path / 'root')
+    made = plan(root, {'base': {}}, (*METRICS, Metric('decode_seconds')), seeds=1)
+    assert made.lacks(made.trials[0]) == 'its decode_seconds is not measured'
+    monkeypatch.setattr(score_lib, 'TrainedRun', None)  # nothing is evaluated again
+    score_lib.score(made.trials[0], made.experiment.metrics, quiet)
+    result = json.loads((root / 'base/0/result.json').read_text())
+    assert result['scores']['decode_seconds'] > 0
+    assert not made.lacks(made.trials[0])
+
+
+@pytest.mark.slow
 def test_a_new_metric_is_scored_without_training(real, monkeypatch):
     root, _ = real
     before = (root / 'base/0/metrics.jsonl').read_text(), load_results(root)['runs'][0]['scores']
     metrics = (
         *METRICS,
         Metric('bleu'),
+        Metric('bleu', length=6),
         Metric('accuracy', 'validation', length=12),
         Metric('accuracy', length=24),
         *(Metric(probe, 'validation', 'last') for probe in PROBES),
@@ -226,7 +265,7 @@ def test_a_new_metric_is_scored_without_training(real, monkeypatch):
         {label: run['scores'][label] for label in before[1]},
     )
     assert 0 <= run['scores']['validation accuracy at 12'] <= 1
-    assert run['lengths'] == {'validation': [12], 'test': [24]}
+    assert run['lengths'] == {'validation': [12], 'test': [6, 24]}
     [probed] = probe(open_last(root), 'validation', 4)['checkpoints']
     for name in PROBES:
         mean = np.mean([row[name] for row in probed['sites']])

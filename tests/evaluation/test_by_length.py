@@ -27,11 +27,11 @@ class Copier(Evaluator):
             yield ScoredBatch(plan.step(number), batch, nll_BT, batch.targets_BT)
 
 
-def by_length(kind: str, wanted: list[int], tmp_path: Path) -> tuple[list[dict], list[str]]:
-    """Measure a model that copies 4 to 6 symbols without a fault, where training had 3 at most.
+def copier(kind: str, tmp_path: Path) -> tuple[Copier, list[str]]:
+    """Make a model that copies 4 to 6 symbols without a fault, where training had 3 at most.
 
     Returns:
-        (an object for each length, the lines of the log).
+        (its evaluator, the lines of the log).
     """
     config = experiment(
         **{
@@ -45,8 +45,13 @@ def by_length(kind: str, wanted: list[int], tmp_path: Path) -> tuple[list[dict],
     )
     components, lines = resolve(config), []
     data = load_data(components.pipeline, tmp_path, quiet, ('test',))
-    copier = Copier(components, data, Partitioner(config.parallel.mesh), lines.append)
-    return lengths.by_length(copier, None, 'test', wanted), lines
+    return Copier(components, data, Partitioner(config.parallel.mesh), lines.append), lines
+
+
+def by_length(kind: str, wanted: list[int], tmp_path: Path) -> tuple[list[dict], list[str]]:
+    """Measure such a model: (an object for each length, the lines of the log)."""
+    evaluator, lines = copier(kind, tmp_path)
+    return lengths.by_length(evaluator, None, 'test', wanted), lines
 
 
 @pytest.mark.parametrize(
@@ -70,3 +75,38 @@ def test_what_is_left_out_is_said(tmp_path):
     ]
     with pytest.raises(ConfigError, match='no test example has 2 to 9 tokens'):
         by_length('decoder_only', [8, 9], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'wanted'), [('encoder_decoder', [7, 5, 6]), ('decoder_only', [10, 12])]
+)
+def test_sentences_are_sorted_as_examples_are_counted(kind, wanted, tmp_path):
+    evaluator, _ = copier(kind, tmp_path)
+    counted = lengths.by_length(evaluator, None, 'test', wanted)
+    found = lengths.sort_by_length(evaluator.data, 'test', range(30), wanted)
+    assert {row['length']: row['examples'] for row in counted} == {
+        length: len(numbers) for length, numbers in found.items()
+    }
+    sources = evaluator.data.text('test').source
+    symbols = {length: [*found].index(length) + 4 for length in found}
+    assert all(
+        len(sources[number].split()) == symbols[length]
+        for length, numbers in found.items()
+        for number in numbers
+    )
+
+
+def test_sentences_longer_than_a_row_are_not_cut(tmp_path):
+    config = experiment(data__batching='buckets(lengths=(6,))')
+    data = load_data(resolve(config).pipeline, tmp_path, quiet, ('train', 'test'))
+    texts = data.text('test')
+    sizes = [
+        1 + max(map(len, data.tokenizer.encode(pair)))
+        for pair in zip(texts.source, texts.target, strict=True)
+    ]
+    found = lengths.sort_by_length(data, 'test', sizes, [6, max(sizes) - 1])
+    assert found == {
+        6: [size for size in sizes if size <= 6],
+        max(sizes) - 1: [size for size in sizes if 6 < size < max(sizes)],
+    }
+    assert max(sizes) > 8

@@ -8,6 +8,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+from helpers.support import experiment
 
 from transformer_jax import config as config_lib
 from transformer_jax.cli import main
@@ -135,6 +136,27 @@ def test_every_hypothesis_is_as_long_as_it_is_forced_to_be(config, method):
         config, program, program.init_state().params, method, 8, 3, 6
     )
     np.testing.assert_array_equal((np.asarray(decode()) > 0).sum(axis=1), 6)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'length'),
+    [
+        ({}, 24),
+        ({'kind': 'decoder_only', 'scan_layers': True, 'decoder_layers': 2}, 23),
+    ],
+)
+def test_the_time_of_a_token_is_the_median_over_all_tokens(changes, length, monkeypatch):
+    model = {f'model__{key}': value for key, value in changes.items()}
+    clock, decoded = [3.0, 1.0, 2.0], []
+
+    def seconds(decode):
+        decoded.append((np.asarray(decode()) > 0).sum(axis=1).tolist())
+        return clock[len(decoded) - 1]
+
+    monkeypatch.setattr(bench_decode, 'seconds', seconds)
+    found = bench_decode.seconds_per_token(resolve(experiment(**model)))
+    assert decoded == 3 * [16 * [length]]
+    assert found == pytest.approx(2.0 / (16 * length))
 
 
 def test_a_line_is_found_in_times_that_lie_on_one():

@@ -13,6 +13,7 @@ from transformer_jax.errors import ConfigError
 from transformer_jax.evaluation.metrics import METRICS
 from transformer_jax.inference.gradient_norms import lacks_part
 from transformer_jax.inference.probes import cannot_probe
+from transformer_jax.models import no_decoding
 from transformer_jax.schema import ExperimentConfig, evaluates
 
 
@@ -112,10 +113,12 @@ def _unmeasurable(config: ExperimentConfig, metric: Metric) -> str:
 def _unknown(components: Components, metric: Metric) -> str:
     """Say why a metric means nothing for a model and its task; '' where it has a meaning."""
     config, task = components.config, components.task
-    if metric.name == 'gradient_norm':
+    if metric.has_parts:
         return lacks_part(components.architecture, metric.part)
     if metric.probed:
         return cannot_probe(components.architecture, config.model, metric.name)
+    if metric.decodes:
+        return no_decoding(components.architecture)
     names = task.scores_by_length if metric.length else reported(task)
     if metric.name not in names:
         return f'data.task={config.data.task!r} is scored by {", ".join(names)}'

@@ -16,14 +16,15 @@ class Metric:
     Attributes:
         name: a row of METRICS: a key of what `evaluate` reports; a probe, such as 'sink', whose
             value is the mean over all heads of the model that have one; 'gradient_norm', the L2
-            norm of the gradient of the mean loss; or 'step_seconds', the measured time of a
-            training step of one run. Probes and the gradient are taken on a few batches.
+            norm of the gradient of the mean loss; or a measured time of one run: 'step_seconds', of
+            a training step, or 'decode_seconds', of a token in greedy decoding up to the longest
+            row. Probes and the gradient are taken on a few batches.
         split: validation or test.
         checkpoint: as `evaluate --checkpoint`: best, last or avg:N; '': the best one, or the last
             where no evaluation chose a best one.
         length: 0, or measured as by `evaluate --lengths`, on the lengths of all metrics of this
             experiment with the same split and checkpoint: an example counts for the smallest
-            length that it fits into.
+            length that it fits into. The BLEU of a length is that of its sentences alone.
         part: of gradient_norm: only of the parameters with this text in their name, as
             'decoder_5/ffn'; '': of all.
     """
@@ -48,7 +49,7 @@ class Metric:
             raise ConfigError(
                 f'length={self.length} of {self.name}: it is measured on rows of all lengths'
             )
-        if self.part and self.name != 'gradient_norm':
+        if self.part and not self.has_parts:
             raise ConfigError(f'part={self.part!r} of {self.name}: only gradient_norm has parts')
 
     def __str__(self) -> str:
@@ -61,13 +62,28 @@ class Metric:
 
     @property
     def timed(self) -> bool:
-        """True if it is measured by taking training steps, not by an evaluation."""
+        """True if it is measured by a clock, not by an evaluation."""
         return self.name in METRICS and METRICS[self.name].timed
 
     @property
     def probed(self) -> bool:
         """True if it is measured on a few batches: a probe of attention, or the gradient."""
         return self.name in METRICS and METRICS[self.name].probed
+
+    @property
+    def decodes(self) -> bool:
+        """True if what is timed is decoding, not training steps."""
+        return self.name in METRICS and METRICS[self.name].decodes
+
+    @property
+    def has_parts(self) -> bool:
+        """True if `part` may choose some parameters."""
+        return self.name in METRICS and METRICS[self.name].has_parts
+
+    @property
+    def translated(self) -> bool:
+        """True if it is made of the translations of a whole split, of all lengths or of one."""
+        return self.name in METRICS and METRICS[self.name].from_hypotheses
 
     @property
     def lower_is_better(self) -> bool:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -15,12 +15,13 @@ from transformer_jax.ablation.result_shapes import BY_METRIC, COSTS
 from transformer_jax.ablation.results import FAILURE, RESULT, SENTENCES
 from transformer_jax.ablation.trial import Trial
 from transformer_jax.errors import ConfigError, WorkdirError
-from transformer_jax.evaluation.by_length import by_length
-from transformer_jax.evaluation.metrics import METRICS
+from transformer_jax.evaluation.by_length import by_length, sort_by_length
+from transformer_jax.evaluation.metrics import METRICS, bleu_score
 from transformer_jax.inference.gradient_norms import gradient_norms, norm_of
 from transformer_jax.inference.probes import mean_probe, probe
 from transformer_jax.inference.trained_run import TrainedRun
 from transformer_jax.profiling import measure
+from transformer_jax.profiling.bench_decode import seconds_per_token
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.files import delete_file, write_text
 from transformer_jax.storage.json_files import read_json_if_there
@@ -73,10 +74,9 @@ def score(trial: Trial, metrics: Sequence[Metric], log: Log) -> None:
         UserError: the trial cannot be scored.
     """
     # Costs come first: a failure there loses no evaluation.
-    if trial.measured:
-        costs = _costs(trial, anew=any(metric.timed for metric in metrics))
-    else:
-        costs = _logged_costs(trial)
+    anew = any(metric.timed and not metric.decodes for metric in metrics)
+    costs = _costs(trial, anew) if trial.measured else _logged_costs(trial)
+    times = _times(trial, metrics, costs)
     findings = _read_findings(trial)
     for key, members in evaluations(metrics).items():
         lengths = lengths_of(members)
@@ -85,10 +85,11 @@ def score(trial: Trial, metrics: Sequence[Metric], log: Log) -> None:
             continue
         first = members[0]
         trained = TrainedRun(trial.workdir, first.checkpoint, log, {}, (first.split,))
+        forced = [metric for metric in lacking if metric.length and not metric.translated]
         probed = [metric for metric in lacking if metric.probed]
-        whole = [metric for metric in lacking if not metric.length and metric not in probed]
-        _add_whole(findings, trained, whole)
-        _add_by_length(findings, trained, [metric for metric in lacking if metric.length], lengths)
+        whole = [metric for metric in lacking if metric not in (*forced, *probed)]
+        _add_whole(findings, trained, whole, lengths)
+        _add_by_length(findings, trained, forced, lengths)
         _add_probes(findings, trained, probed)
         if lengths:
             findings.lengths[key] = lengths
@@ -96,9 +97,7 @@ def score(trial: Trial, metrics: Sequence[Metric], log: Log) -> None:
         for metric in lacking:
             findings.checkpoints[str(metric)] = list(trained.steps)
             findings.selected[str(metric)] = metric.checkpoint
-    for metric in metrics:
-        if metric.timed:
-            findings.scores[str(metric)] = costs[metric.name]
+    findings.scores |= times
     try:
         write_once(lambda: _write(trial, metrics, findings, costs))
     except WorkdirError:
@@ -106,19 +105,33 @@ def score(trial: Trial, metrics: Sequence[Metric], log: Log) -> None:
         raise
 
 
-def _add_whole(findings: Findings, trained: TrainedRun, metrics: Sequence[Metric]) -> None:
-    """Evaluate a split once, and add the scores of some metrics of it."""
+def _add_whole(
+    findings: Findings, trained: TrainedRun, metrics: Sequence[Metric], lengths: list[int]
+) -> None:
+    """Evaluate a split once, and add the scores of some metrics of it.
+
+    Those with a length are the BLEU of the sentences of that length.
+
+    Raises:
+        ConfigError: the split has no sentences of a length.
+    """
     if not metrics:
         return
     split = metrics[0].split
     evaluation = trained.evaluate(split)
     for metric in metrics:
-        findings.scores[str(metric)] = evaluation.scores[metric.name]
-        name = f'{split} {metric.name}'
-        if metric.name in evaluation.examples:
-            findings.sentences[name] = evaluation.examples[metric.name]
+        label, value = str(metric), evaluation.scores[metric.name]
+        sentences = evaluation.examples.get(metric.name)
+        if metric.length and sentences:
+            by_size = sort_by_length(trained.data, split, sentences, lengths)
+            _require_lengths(by_size, split, lengths)
+            sentences = by_size[metric.length]
+            value = bleu_score(sentences)
+        findings.scores[label] = value
+        if sentences:
+            findings.sentences[label] = sentences
         if METRICS[metric.name].from_hypotheses:
-            findings.examples[name] = f'samples/{trained.samples_name(split)}'
+            findings.examples[label] = f'samples/{trained.samples_name(split)}'
 
 
 def _add_by_length(
@@ -134,11 +147,16 @@ def _add_by_length(
     split = metrics[0].split
     found = by_length(trained.evaluator, trained.params, split, lengths)
     rows = {row['length']: row for row in found}
-    empty = [str(length) for length in lengths if length not in rows]
-    if empty:
-        raise ConfigError(f'the {split} split has no examples of length {", ".join(empty)}')
+    _require_lengths(rows, split, lengths)
     for metric in metrics:
         findings.scores[str(metric)] = rows[metric.length][metric.name]
+
+
+def _require_lengths(found: Mapping[int, Any], split: str, lengths: Sequence[int]) -> None:
+    """Raise ConfigError where a split has no examples of some lengths."""
+    empty = [str(length) for length in lengths if not found.get(length)]
+    if empty:
+        raise ConfigError(f'the {split} split has no examples of length {", ".join(empty)}')
 
 
 def _add_probes(findings: Findings, trained: TrainedRun, metrics: Sequence[Metric]) -> None:
@@ -149,7 +167,7 @@ def _add_probes(findings: Findings, trained: TrainedRun, metrics: Sequence[Metri
     """
     heads, norms = None, None
     for metric in metrics:
-        if metric.name == 'gradient_norm':
+        if metric.has_parts:
             norms = norms or gradient_norms(trained, metric.split, PROBED_BATCHES)
             found = norm_of(norms, metric.part)
         else:
@@ -212,6 +230,15 @@ def _costs(trial: Trial, anew: bool) -> dict[str, Any]:
         'side_by_side': len(group.members) if group else 1,
         'mesh': dataclasses.asdict(config.parallel.mesh),
     }
+
+
+def _times(trial: Trial, metrics: Sequence[Metric], costs: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scores of the metrics that are times; decoding is timed here."""
+    times = {str(metric): costs['step_seconds'] for metric in metrics if metric.timed}
+    if decoded := [str(metric) for metric in metrics if metric.decodes]:
+        seconds = seconds_per_token(config_lib.resolve(trial.setting.config))
+        times |= dict.fromkeys(decoded, seconds)
+    return times
 
 
 def _logged_costs(trial: Trial) -> dict[str, Any]:

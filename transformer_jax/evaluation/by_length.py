@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from transformer_jax.data import Data
 from transformer_jax.data.batching import Buckets
+from transformer_jax.data.encoding import encode
 from transformer_jax.errors import ConfigError
 from transformer_jax.evaluation.evaluator import Evaluator
 from transformer_jax.evaluation.metrics import wilson_interval
@@ -43,6 +45,30 @@ def by_length(
             for length in lengths
         ]
     return _examples_by_length(_at(evaluator, lengths), params, split, lengths)
+
+
+def sort_by_length(
+    data: Data, split: str, made_of: Sequence[Any], lengths: Sequence[int]
+) -> dict[int, list[Any]]:
+    """Sort what a score of translations is made of by the lengths of the sentences.
+
+    Args:
+        data: whose sentences these are.
+        split: 'validation' or 'test'.
+        made_of: an entry for each sentence of the split, as of `Evaluation.examples['bleu']`.
+        lengths: in tokens; a sentence counts as an example of `by_length` does.
+
+    Returns:
+        the entries of each length, ascending; those of longer sentences are left out.
+    """
+    sides_E2 = encode(data.tokenizer, data.text(split)).lengths
+    sizes_E = sides_E2.sum(1) if data.config.joins_pairs else sides_E2.max(1)
+    lengths = sorted(set(lengths))
+    found: dict[int, list[Any]] = {length: [] for length in lengths}
+    for place, entry in zip(np.searchsorted(lengths, sizes_E), made_of, strict=True):
+        if place < len(lengths):
+            found[lengths[place]].append(entry)
+    return found
 
 
 def _check_reach(evaluator: Evaluator, lengths: Sequence[int]) -> None:

@@ -30,8 +30,10 @@ class MetricKind:
     logged: bool = False  # in the line of the log that an evaluation during training writes
     selects_checkpoint: bool = False  # may be `evaluate.best_metric`
     from_hypotheses: bool = False  # made from the decoded texts, which a reader may want to see
-    timed: bool = False  # measured by taking training steps, not by an evaluation
+    timed: bool = False  # measured by a clock, not by an evaluation
+    decodes: bool = False  # what is timed is decoding, not training steps
     probed: bool = False  # measured on a few batches of a split: probes, the gradient
+    has_parts: bool = False  # of all parameters, or of some of them
     scale: str = 'log'  # of `ablation.scales`, on which runs are compared
 
 
@@ -78,9 +80,12 @@ METRICS = {
         'standard deviation of attention scores', '{:.4f}', lower_is_better=True, probed=True
     ),
     'gradient_norm': MetricKind(
-        'norm of the gradient', '{:.4f}', lower_is_better=True, probed=True
+        'norm of the gradient', '{:.4f}', lower_is_better=True, probed=True, has_parts=True
     ),
     'step_seconds': MetricKind('seconds per step', '{:.4f}', lower_is_better=True, timed=True),
+    'decode_seconds': MetricKind(
+        'seconds per decoded token', '{:.3g}', lower_is_better=True, timed=True, decodes=True
+    ),
 }
 
 
@@ -161,7 +166,7 @@ def translation_metrics(
     matches = [[int(hypothesis == reference)] for hypothesis, reference in pairs]
     exact = sum(match for [match] in matches)
     scores = {
-        'bleu': _bleu_score(counts),
+        'bleu': bleu_score(counts),
         'bleu_signature': str(bleu.get_signature()),
         'chrf': chrf.corpus_score(hypotheses, [references]).score,
         'chrf_signature': str(chrf.get_signature()),
@@ -179,8 +184,8 @@ def _bleu_counts(bleu: BLEU, hypothesis: str, reference: str) -> list[int]:
     return [*found.counts, *found.totals, found.sys_len, found.ref_len]
 
 
-def _bleu_score(counts: Sequence[Sequence[int]]) -> float:
-    """Return the BLEU of a corpus, given the counts of its sentences."""
+def bleu_score(counts: Sequence[Sequence[int]]) -> float:
+    """Return the BLEU of a corpus, given the ten counts of each sentence, or of some of them."""
     total = np.sum(counts, axis=0).tolist()
     score = BLEU.compute_bleu(total[:4], total[4:8], total[8], total[9], smooth_method='exp')
     return score.score

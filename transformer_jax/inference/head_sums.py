@@ -83,11 +83,10 @@ class HeadSums(NamedTuple):
 
     def plus(self, other: 'HeadSums') -> 'HeadSums':
         """Join the sums of two batches."""
-        added = map(np.add, self[:-1], other[:-1])
         scores = self.scores and other.scores and self.scores.plus(other.scores)
-        return HeadSums(*added, scores)._replace(
-            smallest_N=np.minimum(self.smallest_N, other.smallest_N)
-        )
+        smallest_N = np.minimum(self.smallest_N, other.smallest_N)
+        added = map(np.add, self[:-2], other[:-2])
+        return HeadSums._make((*added, smallest_N, scores))
 
     def probes(self) -> list[dict[str, float | None]]:
         """Compute the probes of each head, in the order of PROBES."""

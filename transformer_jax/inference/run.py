@@ -248,9 +248,8 @@ class Run:
 
         Returns:
             one row for each head: site, layer and head (from 0), entropy (nats),
-            normalized_entropy, distance (tokens), sink (weight on the first token), max_logit and
-            logit_std (the largest score and their standard deviation). None where a number has no
-            meaning.
+            normalized_entropy, distance (tokens), sink (weight on the first token), max_logit,
+            logit_std (of scores). None where a number has no meaning.
 
         Raises:
             ConfigError: a model without attention.

@@ -7,6 +7,7 @@ growth.
 """
 
 import dataclasses
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +19,12 @@ import rich.table
 from transformer_jax import config as config_lib
 from transformer_jax.batch import EOS
 from transformer_jax.config import Components
+from transformer_jax.data.batching import padded_rows
 from transformer_jax.decoding.decoder import make_decoder
 from transformer_jax.display.tables import result_table
 from transformer_jax.efficiency.timing import seconds
 from transformer_jax.errors import ConfigError
+from transformer_jax.models import no_decoding
 from transformer_jax.profiling.state_size import state_size
 from transformer_jax.schema import ExperimentConfig
 from transformer_jax.storage.provenance import describe_machine
@@ -30,6 +33,7 @@ from transformer_jax.training.programs import TrainProgram, make_program
 Log = Callable[[str], None]
 METHODS = ('greedy', 'beam')
 REPEATS = 3  # translations of each length
+TOKEN_ROWS = 16  # sentences of the batch that `seconds_per_token` decodes
 # The logit of EOS: below any other, but finite, so that beam search can still end at the limit.
 EOS_LOGIT = -1e9
 
@@ -117,6 +121,34 @@ def bench_decode(config: ExperimentConfig, longest: int, rows: int, log: Log) ->
             log(f'{method}, {rows} × {length} tokens: {taken[-1]:.3f} s')
         methods[method] = fit(lengths, taken, rows)
     return DecodeBench(machine, rows, lengths[0], config.decode.beam, methods, states)
+
+
+def seconds_per_token(components: Components) -> float:
+    """Measure the time of a token in greedy decoding of a batch with an untrained model.
+
+    Each row is as long as the longest of `data.batching`, a prompt of one token included; an
+    encoder reads a source of the same length.
+
+    Returns:
+        the median over REPEATS of the seconds of the batch, divided by the tokens in all rows.
+
+    Raises:
+        ConfigError: the model cannot decode.
+    """
+    if why := no_decoding(components.architecture):
+        raise ConfigError(why)
+    config, longest = components.config, components.batching.row_lengths()[-1]
+    # A scan shortens the compilation of a training step; decoding has its layers apart.
+    model = dataclasses.replace(config.model, scan_layers=False, remat='none')
+    program = make_program(config_lib.resolve(config_lib.replace(config, model=model)))
+    reads_source = components.model_kind.reads_source
+    source_length, length = (longest, longest) if reads_source else (1, longest - 1)
+    rows = padded_rows(TOKEN_ROWS, program.rows_multiple)
+    params = program.init_state().params
+    decode = forced_decoder(config, program, params, 'greedy', rows, source_length, length)
+    jax.block_until_ready(decode())
+    taken = [seconds(decode) for _ in range(REPEATS)]
+    return statistics.median(taken) / (rows * length)
 
 
 def _state_bytes(components: Components, method: str, length: int, read: int) -> int:

@@ -55,7 +55,8 @@ def axis_figures(report: Report) -> dict[str, tuple[str, Figure]]:
         )
         for table in report.tables
     }
-    if not any(METRICS[metric['name']].timed for metric in report.experiment['metrics']):
+    kinds = [METRICS[metric['name']] for metric in report.experiment['metrics']]
+    if not any(kind.timed and not kind.decodes for kind in kinds):
         drawn['by-step-time'] = 'milliseconds per step', _step_times(report.tables[0]), False
     return {
         stem: (f'{name} over {axis["label"]}', _axis_figure(axis, name, found, linear))

@@ -137,7 +137,11 @@ class Task(Ranged, abc.ABC):
     @property
     def scores_by_length(self) -> tuple[str, ...]:
         """The names of the metrics that are known for each length of text."""
-        return LIKELIHOOD if self.windowed else ('accuracy', 'exact_match')
+        if self.windowed:
+            return LIKELIHOOD
+        return (
+            ('accuracy', 'exact_match', 'bleu') if self.translates else ('accuracy', 'exact_match')
+        )
 
     # --- Where examples come from -----------------------------------------------------------------
 
