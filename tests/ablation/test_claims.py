@@ -17,8 +17,9 @@ def claim(**changes):
     return Claim('a claim', **{'metric': 'test bleu', 'variant': 'linear'} | changes)
 
 
-def found(low, high, verdict, needed=None):
-    return Comparison(verdict, (low + high) / 2, low, high, seeds_needed=needed)
+def found(low, high, verdict, needed=None, equality=None):
+    seeds = {'seeds_needed': needed, 'seeds_for_equality': equality}
+    return Comparison(verdict, (low + high) / 2, low, high, **seeds)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,8 @@ def test_a_claim_ends_by_its_intervals():
     assert judge(equal, [found(-0.1, 0.4, 'not distinguishable')]) == (Outcome.SUPPORTED, None)
     assert judge(claim(direction='equal', margin=2.0), [better])[0] == Outcome.UNDECIDED
     assert judge(claim(), [Comparison('not tested')]) == (Outcome.UNDECIDED, None)
+    across = found(0.2, 0.8, 'worse', 6, 86)  # it differs from 0: the margin is what is open
+    assert judge(equal, [across]) == (Outcome.UNDECIDED, 86)
 
 
 def test_a_line_stands_for_its_points_and_a_slope_is_of_each_seed():

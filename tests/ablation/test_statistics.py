@@ -273,3 +273,21 @@ def test_a_constant_lead_is_not_taken_for_certainty():
     found = compare(table([rising, rising + 1, rising + 2]), 'v0', **RISING)
     assert {row.test for row in found.values()} == {'moderated'}
     assert all(0.05 < row.p < 1 for row in found.values())
+
+
+def test_a_difference_at_its_margin_needs_more_seeds_than_one_within_or_beyond():
+    rng = np.random.default_rng(0)
+    means = {'a': 1.0, 'b': 1.03}
+    values = {name: dict(enumerate(rng.normal(mean, 0.01, 8))) for name, mean in means.items()}
+    step = float(np.mean([*values['b'].values()]) - np.mean([*values['a'].values()]))
+
+    def needed(margin):
+        pair = 'b', 'a'
+        found = compare_pairs(
+            values, [pair], lower_is_better=True, scale=SCALES['plain'], margins={pair: margin}
+        )
+        return found[pair].seeds_for_equality
+
+    assert needed(0.2 * step) is not None
+    assert needed(0.2 * step) == needed(1.8 * step)
+    assert needed(0.95 * step) is None or needed(0.95 * step) > needed(0.2 * step)

@@ -174,7 +174,11 @@ def judge(claim: Claim, comparisons: Sequence[Comparison]) -> tuple[Outcome, int
     if outcome != Outcome.UNDECIDED:
         return outcome, None
     open_ones = zip(comparisons, outcomes, strict=False)
-    needed = [found.seeds_needed for found, each in open_ones if each == Outcome.UNDECIDED]
+    needed = [
+        found.seeds_for_equality if claim.direction == EQUAL else found.seeds_needed
+        for found, each in open_ones
+        if each == Outcome.UNDECIDED
+    ]
     known = [seeds for seeds in needed if seeds is not None]
     return outcome, max(known) if known and len(known) == len(needed) else None
 

@@ -72,6 +72,7 @@ class Comparison:
         detectable: the smallest difference that is found in 80% of tables, see `power`.
         seeds_needed: how many seeds would decide in 80% of tables, were this difference the true
             one; None if 100 are too few.
+        seeds_for_equality: how many would decide whether it is within the margin; None as above.
         reason: why numbers are missing.
     """
 
@@ -86,6 +87,7 @@ class Comparison:
     adjusted: float | None = None
     detectable: float | None = None
     seeds_needed: int | None = None
+    seeds_for_equality: int | None = None
     reason: str = ''
 
 
@@ -193,6 +195,8 @@ def _judge(table: MeasuredTable, number: int, lower_is_better: bool, margin: flo
         equal.p_value(abs(step) / error),
         max(up, -down),
         seeds_to_find(max(abs(step), within) / sd, layout, number),
+        # All of the interval on one side of the margin.
+        seeds_to_find(abs(within) / sd, layout, number) if margin else None,
     )
 
 
