@@ -72,7 +72,7 @@ def get_experiment(scale='small'):
         ),
         differences=(
             Difference('measured', 'images per second', 'seconds for a token of each row'),
-            Difference('rows', 'as many as fit into the memory', '8'),
+            Difference('rows', 'as many as fit into the memory', '16'),
         ),
     )
 
