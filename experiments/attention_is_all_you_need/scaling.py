@@ -66,7 +66,7 @@ def get_experiment(scale='small'):
                 doubt='a learning rate at which both are equal',
             ),
             Claim(
-                'without 1/√d_k the loss grows with d_k, against that with it',
+                'the larger d_k, the more the loss suffers without 1/√d_k',
                 metric='test loss',
                 variant='unscaled',
                 against='scaled',

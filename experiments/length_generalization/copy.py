@@ -86,7 +86,7 @@ def get_experiment(scale='small'):
         seeds=3,
         claims=tuple(
             Claim(
-                f'a decoder without positions reads longer sequences better than with {name}',
+                f'without positions a decoder copies longer sequences better than with {name}',
                 metric='test accuracy',
                 variant=name,
                 direction='worse',

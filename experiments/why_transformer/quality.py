@@ -56,7 +56,7 @@ def get_experiment(scale='small'):
         seeds=3,
         claims=(
             Claim(
-                'at equal size the Transformer is better than recurrent models with attention',
+                'at equal size the Transformer beats recurrent models with attention',
                 metric=str(metrics[0]),
                 variant=('LSTM + attention', 'GRU + attention'),
                 direction='worse',
