@@ -11,7 +11,8 @@ characters, 2 layers of width 64; `cpu`: nanoGPT's setting for a CPU. The text i
 current directory, or in DIR with `--config.data.source_dir=DIR`.
 
 `small` is too small to decide it: after 1,000 steps softmax gives the first token 0.06 of the
-weight, and equal weights for all keys would give it 0.074, so there is no sink to remove (2026-12-01).
+weight, and equal weights for all keys would give it 0.074, so there is no sink to remove
+(2026-12-01).
 
 Expected: less weight on the first token, at an equal loss (within 0.02 nats, 1%).
 """
