@@ -48,6 +48,6 @@ def get_experiment(scale='small'):
         ),
         differences=(
             Difference('data', 'IWSLT 2014 German to English', 'number words'),
-            Difference('width', '512', str(width)),
+            *([Difference('width', '512', str(width))] if width != 512 else []),
         ),
     )
